@@ -1,0 +1,163 @@
+// Python sees buffers, counts and dtype codes; everything else stays on the C++ side. No interpreter lock is held
+// while arithmetic runs.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "isa.h"
+#include "run.h"
+
+namespace py = pybind11;
+using namespace mi::cpu;
+
+namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors files are little-endian, and so is this code");
+
+// A contiguous Python buffer, held for as long as this object lives.
+class Buffer {
+    Py_buffer view_{};
+
+public:
+    Buffer(py::handle object, bool writable) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0)
+            throw py::error_already_set();
+    }
+    Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_ = Py_buffer{}; }
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    ~Buffer() { PyBuffer_Release(&view_); }
+
+    char* range(std::size_t offset, std::size_t bytes, const char* name) const {
+        std::size_t length = static_cast<std::size_t>(view_.len);
+        if (offset > length || bytes > length - offset)
+            throw py::value_error(std::string(name) + ": the range ends beyond the buffer");
+        return static_cast<char*>(view_.buf) + offset;
+    }
+};
+
+const Kernels& kernels_named(const std::string& name) {
+    static const std::vector<Isa> isas = available_isas();
+    for (const Isa& isa : isas)
+        if (isa.name == name) return *isa.kernels;
+    throw py::value_error("no ISA named '" + name + "' on this machine");
+}
+
+DType dtype_of(py::handle code) {
+    int value = code.cast<int>();
+    if (value < kBF16 || value > kBytes) throw py::value_error("dtype codes are 0 (bf16) to 3 (bytes)");
+    return static_cast<DType>(value);
+}
+
+struct Work {
+    std::vector<Buffer> buffers;  // keeps the memory below alive
+    std::vector<Span> spans;
+};
+
+// One tuple a span: (out, out_offset, a, a_offset, b, b_offset, count, weight, out_dtype, a_dtype, b_dtype), offsets
+// in bytes, count in elements.
+Work parse(py::sequence spans) {
+    Work work;
+    std::size_t count = py::len(spans);
+    work.buffers.reserve(3 * count);
+    work.spans.reserve(count);
+    for (py::handle item : spans) {
+        py::tuple t = py::reinterpret_borrow<py::tuple>(item);
+        if (!py::isinstance<py::tuple>(item) || t.size() != 11) throw py::value_error("a span is a tuple of 11");
+        Span s;
+        s.n = t[6].cast<std::size_t>();
+        s.w = t[7].cast<float>();
+        s.out_type = dtype_of(t[8]), s.a_type = dtype_of(t[9]), s.b_type = dtype_of(t[10]);
+        bool bytes = s.out_type == kBytes || s.a_type == kBytes || s.b_type == kBytes;
+        bool same = s.out_type == s.a_type && s.out_type == s.b_type;
+        if (bytes && (!same || (s.w != 0.0f && s.w != 1.0f))) throw py::value_error("bytes can only be copied");
+        if (s.n > (std::size_t(1) << 60)) throw py::value_error("count is too large");
+        auto resolve = [&](int at, bool writable, DType type, const char* name) {
+            work.buffers.emplace_back(t[at], writable);
+            return work.buffers.back().range(t[at + 1].cast<std::size_t>(), s.n * kItemSize[type], name);
+        };
+        s.out = resolve(0, true, s.out_type, "out");
+        s.a = resolve(2, false, s.a_type, "a");
+        s.b = resolve(4, false, s.b_type, "b");
+        work.spans.push_back(s);
+    }
+    return work;
+}
+
+void lerp_spans(py::sequence spans, const std::string& isa, int threads, Stores stores) {
+    const Kernels& kernels = kernels_named(isa);
+    Work work = parse(spans);
+    py::gil_scoped_release unlocked;
+    run(work.spans.data(), work.spans.size(), kernels, threads, stores);
+}
+
+// The first output that overlaps something it must not, as (index of the output, name, index of the other), or None.
+// Exactly in place (same start, same element size) is allowed.
+py::object find_overlap(py::sequence spans) {
+    Work work = parse(spans);
+    struct Range {
+        const char *begin, *end;
+        std::size_t index;
+        std::size_t item;
+    };
+    std::vector<Range> outs;
+    for (std::size_t i = 0; i < work.spans.size(); ++i) {
+        const Span& s = work.spans[i];
+        const char* begin = static_cast<const char*>(s.out);
+        if (s.n) outs.push_back({begin, begin + s.n * kItemSize[s.out_type], i, kItemSize[s.out_type]});
+    }
+    std::sort(outs.begin(), outs.end(), [](const Range& x, const Range& y) { return x.begin < y.begin; });
+    for (std::size_t i = 1; i < outs.size(); ++i)
+        if (outs[i].begin < outs[i - 1].end) return py::make_tuple(outs[i].index, "out", outs[i - 1].index);
+    auto clash = [&](const void* data, std::size_t n, DType type, std::size_t index) -> const Range* {
+        const char* begin = static_cast<const char*>(data);
+        const char* end = begin + n * kItemSize[type];
+        auto it = std::upper_bound(outs.begin(), outs.end(), begin,
+                                   [](const char* x, const Range& range) { return x < range.end; });
+        for (; it != outs.end() && it->begin < end; ++it) {
+            bool in_place = it->index == index && it->begin == begin && it->item == kItemSize[type];
+            if (!in_place) return &*it;
+        }
+        return nullptr;
+    };
+    for (std::size_t i = 0; i < work.spans.size(); ++i) {
+        const Span& s = work.spans[i];
+        if (s.n == 0) continue;
+        if (const Range* r = clash(s.a, s.n, s.a_type, i)) return py::make_tuple(r->index, "a", i);
+        if (const Range* r = clash(s.b, s.n, s.b_type, i)) return py::make_tuple(r->index, "b", i);
+    }
+    return py::none();
+}
+
+void touch(py::object out, py::object a, py::object b, const std::string& isa, int threads, Stores stores) {
+    const Kernels& kernels = kernels_named(isa);
+    Buffer holders[3] = {{out, true}, {a, false}, {b, false}};
+    std::size_t bytes = py::len(py::memoryview(out).attr("cast")("B"));
+    Span s{holders[0].range(0, bytes, "out"), holders[1].range(0, bytes, "a"), holders[2].range(0, bytes, "b"),
+           bytes / 2, 0.0f, kBF16, kBF16, kBF16};
+    py::gil_scoped_release unlocked;
+    run_touch(s, kernels, threads, stores);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+    m.doc() = "CPU kernels: spans of bf16, float16 and float32 interpolated to the contract's bits.";
+    py::enum_<Stores>(m, "Stores")
+        .value("AUTO", Stores::kAuto)
+        .value("CACHED", Stores::kCached)
+        .value("STREAMING", Stores::kStreaming);
+    m.def("isas", [] {
+        std::vector<std::string> names;
+        for (const Isa& isa : available_isas()) names.emplace_back(isa.name);
+        return names;
+    });
+    m.def("lerp_spans", &lerp_spans, py::arg("spans"), py::arg("isa"), py::arg("threads") = 1,
+          py::arg("stores") = Stores::kAuto);
+    m.def("find_overlap", &find_overlap, py::arg("spans"));
+    m.def("touch", &touch, py::arg("out"), py::arg("a"), py::arg("b"), py::arg("isa"), py::arg("threads") = 1,
+          py::arg("stores") = Stores::kAuto);
+}

@@ -1,0 +1,32 @@
+// What one ISA offers: a table of plain functions. Pointers need no alignment; counts are elements.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace mi::cpu {
+
+enum DType : int { kBF16 = 0, kF16 = 1, kF32 = 2, kBytes = 3 };  // kBytes: copied, never computed with
+
+inline constexpr std::size_t kItemSize[] = {2, 2, 4, 1};
+inline constexpr int kFloatTypes = 3;
+
+struct Kernels {
+    // out = lerp(a, b, w), one dtype throughout, indexed by DType. `stream` writes past the cache (out must not be
+    // read soon, nor be an input). out may equal a or b.
+    void (*lerp[kFloatTypes])(void* out, const void* a, const void* b, std::size_t n, float w, bool stream);
+    // The lerp loop over bf16 with its arithmetic taken out (two reads, an OR, one write): the roofline of this ISA.
+    void (*touch)(void* out, const void* a, const void* b, std::size_t n, float w, bool stream);
+    // Between dtypes, by way of float32.
+    void (*widen[kFloatTypes])(float* out, const void* in, std::size_t n);
+    void (*narrow[kFloatTypes])(void* out, const float* in, std::size_t n);
+};
+
+extern const Kernels scalar_kernels;
+#if defined(__x86_64__)
+extern const Kernels avx2_kernels;
+extern const Kernels avx512_kernels;
+#elif defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
+
+}  // namespace mi::cpu

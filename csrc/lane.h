@@ -1,0 +1,38 @@
+// What a lane type is, and the constants every backend shares.
+//
+// The formulas (lerp.h) and the conversions (bf16.h, f16.h) name no instruction set. A lane type L supplies the
+// primitive operations (one float on the scalar CPU and on a GPU, a register of floats with SIMD), and the templates
+// say in which order they happen:
+//
+//     L::F               float32 lanes                 L::I               the same lanes as uint32 bits
+//     L::sub(x, y)       x - y, rounded once           L::fma(x, y, z)    x * y + z, rounded once
+//     L::bits(f)         reinterpret as integers       L::floats(i)       and back
+//     L::splat(u)        u in every lane               L::splat_float(f)  f in every lane
+//     L::add, L::and_    integer operations            L::shr16(i)        logical shift right by 16
+//     L::if_nan(f, x, y) per lane: f is NaN ? x : y
+//
+// Everything is a template on L, or always inlined, for a reason of its own: each ISA is compiled with its own flags,
+// and an ordinary inline function would be merged by the linker, lending AVX-512 code to a machine without it.
+#pragma once
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define MI_INLINE static __host__ __device__ __forceinline__
+#else
+#define MI_INLINE static inline __attribute__((always_inline))
+#endif
+
+namespace mi {
+
+// A NaN result is always this one, whatever the NaN that caused it: hardware disagrees on which payload survives,
+// and the promise is equal bits everywhere.
+constexpr std::uint32_t kNanF32 = 0x7FC00000u;
+constexpr std::uint16_t kNanF16 = 0x7E00u;
+
+// The result of float32 arithmetic that stays float32: rounded already, only its NaNs are made equal.
+template <class L>
+MI_INLINE typename L::F canonical(typename L::F r) {
+    return L::floats(L::if_nan(r, L::splat(kNanF32), L::bits(r)));
+}
+
+}  // namespace mi

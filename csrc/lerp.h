@@ -1,0 +1,31 @@
+// Linear interpolation, the formula of the contract:
+//
+//     d = b - a                                          float32, to nearest even
+//     r = w < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)      one rounding each, never contracted differently
+//
+// which is what torch.lerp computes in float32.
+#pragma once
+#include "lane.h"
+
+namespace mi {
+
+// lam as the arithmetic sees it. Which form applies depends on lam alone, so it is settled once per call.
+// w - 1 is exact in float32 wherever it is used with 0.5 <= w <= 2 (Sterbenz), and rounds once beyond, as in torch.
+template <class L>
+struct Weight {
+    typename L::F coefficient;
+    bool from_a;
+};
+
+template <class L>
+MI_INLINE Weight<L> weight(float w) {
+    return {L::splat_float(w < 0.5f ? w : w - 1.0f), w < 0.5f};
+}
+
+template <class L>
+MI_INLINE typename L::F lerp(typename L::F a, typename L::F b, const Weight<L>& w) {
+    typename L::F d = L::sub(b, a);
+    return L::fma(w.coefficient, d, w.from_a ? a : b);
+}
+
+}  // namespace mi

@@ -1,0 +1,73 @@
+"""Merging large checkpoints, exactly and at the speed of the hardware.
+
+    mi_kernels.lerp_checkpoint(instruct, thinking, out, lam=0.8)     # model folders or Hub ids
+    mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch on the CPU
+    mi_kernels.multi_lerp(a_list, b_list, lam)                       # many tensors in one call
+
+Names are imported when first used: `import mi_kernels` loads neither NumPy nor torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, open_checkpoint
+    from .errors import (
+        ArgumentError,
+        BackendError,
+        CheckpointError,
+        DTypeError,
+        MIKernelsError,
+        MismatchError,
+        OutputError,
+    )
+    from .merge import Report, lerp_checkpoint
+    from .ops import lerp, multi_lerp
+
+_HOMES = {
+    "ArgumentError": "errors",
+    "BackendError": "errors",
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "errors",
+    "DTypeError": "errors",
+    "MIKernelsError": "errors",
+    "MismatchError": "errors",
+    "OutputError": "errors",
+    "Report": "merge",
+    "lerp": "ops",
+    "lerp_checkpoint": "merge",
+    "multi_lerp": "ops",
+    "open_checkpoint": "checkpoint",
+}
+
+__all__ = [
+    "ArgumentError",
+    "BackendError",
+    "Checkpoint",
+    "CheckpointError",
+    "DTypeError",
+    "MIKernelsError",
+    "MismatchError",
+    "OutputError",
+    "Report",
+    "__version__",
+    "lerp",
+    "lerp_checkpoint",
+    "multi_lerp",
+    "open_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

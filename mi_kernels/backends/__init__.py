@@ -1,0 +1,1 @@
+"""Backends do arithmetic on memory they are handed. They validate nothing: `ops` has done that."""

@@ -1,0 +1,69 @@
+"""The compiled CPU kernels: which ISA serves, on how many threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import ArgumentError, BackendError
+
+if TYPE_CHECKING:
+    from .._cpu import Span
+
+ISA_VARIABLE = "MI_KERNELS_CPU_ISA"
+
+# The kernels' codes for dtypes, by the names of safetensors.
+DTYPE_CODES = {"BF16": 0, "F16": 1, "F32": 2}
+BYTES = 3
+ITEM_SIZES = (2, 2, 4, 1)
+
+
+def choose_isa(available: Sequence[str], requested: str | None) -> str:
+    """The ISA to use: the best one (`available` is ordered so), or the one asked for.
+
+    Raises:
+        BackendError: `requested` is not available; nothing else is used in its place.
+    """
+    if not requested:
+        return available[0]
+    if requested not in available:
+        raise BackendError(
+            f"{ISA_VARIABLE}={requested}: this machine runs {', '.join(available)}",
+            f"Unset {ISA_VARIABLE}, or set it to one of these.",
+        )
+    return requested
+
+
+def isa() -> str:
+    """The ISA the next call uses: the best of this machine, or the one MI_KERNELS_CPU_ISA names."""
+    from .. import _cpu
+
+    return choose_isa(_cpu.isas(), os.environ.get(ISA_VARIABLE))
+
+
+def default_threads() -> int:
+    """The cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def checked_threads(threads: int | None) -> int:
+    """`threads`, or the default for None.
+
+    Raises:
+        ArgumentError: not a whole number from 1 to 1024.
+    """
+    if threads is None:
+        return default_threads()
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
+        raise ArgumentError(f"threads is {threads!r}", "Give a whole number from 1 to 1024.")
+    return threads
+
+
+def run_spans(spans: Sequence[Span], isa: str, threads: int = 1) -> None:
+    """Interpolates (weight 0 or 1: copies) every span; see `_cpu.pyi` for what a span is."""
+    from .. import _cpu
+
+    _cpu.lerp_spans(spans, isa, threads)

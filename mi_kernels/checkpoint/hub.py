@@ -1,0 +1,44 @@
+"""Models by their Hub id. Only safetensors weights and small files are ever downloaded."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import CheckpointError
+
+_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+_FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+    "*.tiktoken",
+    "LICENSE*",
+]
+
+
+def looks_like_id(text: str) -> bool:
+    """True for ORG/NAME and ORG/NAME@REVISION."""
+    return _ID.fullmatch(text) is not None
+
+
+def download(text: str) -> tuple[str, str]:
+    """The local snapshot of the Hub id ORG/NAME[@REVISION]: (folder, commit).
+
+    Honours HF_HUB_OFFLINE, HF_HOME and the other variables of huggingface_hub; what its cache holds is not fetched.
+    """
+    match = _ID.fullmatch(text)
+    assert match is not None
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(match["id"], revision=match["revision"], allow_patterns=_FILES)
+    except Exception as error:  # the library raises a dozen kinds: network, gated, unknown, offline
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{text}: no such folder, and the Hub did not give it: {first_line[:300]}",
+            "Check the path or the id; gated models need `hf auth login`; offline, the cache must hold the model.",
+        ) from error
+    return folder, folder.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,181 @@
+"""A model folder: its shards, its tensors, its small files; every file checked before any of it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import CheckpointError, shortened
+from . import hub
+from .header import read_header
+from .tensor import TensorInfo
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MAX_JSON = 64 << 20  # an index of 100,000 tensors is 10 MB
+
+
+@dataclass
+class Checkpoint:
+    """A validated checkpoint.
+
+    Attributes:
+        source: the folder or Hub id as it was given.
+        root: the folder.
+        shards: paths of the safetensors files, in the order of their names.
+        tensors: every tensor by name, in file order, shard after shard.
+        metadata: the `__metadata__` of the first shard.
+        config: config.json, or an empty dict.
+        revision: the commit, for a Hub id.
+        notes: oddities worth one line to the user.
+    """
+
+    source: str
+    root: str
+    shards: list[str]
+    tensors: dict[str, TensorInfo]
+    metadata: dict[str, str]
+    config: dict[str, Any]
+    revision: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors.values())
+
+    @property
+    def tied(self) -> bool:
+        """True when config.json says that lm_head shares the embedding's weights."""
+        text = self.config.get("text_config")
+        tied = text.get("tie_word_embeddings") if isinstance(text, dict) else None
+        return bool(self.config.get("tie_word_embeddings", tied))
+
+
+def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """Opens a model folder, or downloads the Hub id ORG/NAME[@REVISION] and opens that.
+
+    Raises:
+        CheckpointError: the folder, its index or one of its shards cannot be used; names the file and the remedy.
+    """
+    given = os.fspath(source)
+    root, revision = given, None
+    if not os.path.isdir(given):
+        if os.path.exists(given):
+            raise CheckpointError(f"{given}: is a file, not a model folder", "Give the folder that holds it.")
+        if not hub.looks_like_id(given):
+            raise CheckpointError(f"{given}: no such folder", "Give a model folder or a Hub id such as ORG/NAME.")
+        root, revision = hub.download(given)
+    names, weight_map = _shards_of(root)
+    config = read_json(os.path.join(root, "config.json")) if os.path.exists(os.path.join(root, "config.json")) else {}
+    model = Checkpoint(given, root, [os.path.join(root, n) for n in names], {}, {}, config, revision)
+    for number, name in enumerate(names):
+        header = read_header(model.shards[number], number)
+        if number == 0:
+            model.metadata = header.metadata
+        _take_tensors(model, name, header.tensors, weight_map)
+    _check_complete(model, names, weight_map)
+    return model
+
+
+def _take_tensors(model: Checkpoint, name: str, tensors: list[TensorInfo], weight_map: dict[str, str] | None) -> None:
+    if weight_map is None:
+        model.tensors.update((t.name, t) for t in tensors)
+        return
+    unlisted = [t.name for t in tensors if t.name not in weight_map]
+    if unlisted:
+        raise CheckpointError(
+            f"{os.path.join(model.root, name)}: the index does not list {shortened(unlisted)}",
+            f"{INDEX} and the shards are not of one model: download both again.",
+        )
+    kept = [t for t in tensors if weight_map[t.name] == name]
+    if len(kept) < len(tensors):
+        model.notes.append(
+            f"{model.source}: {len(tensors) - len(kept)} tensors in {name} also stand elsewhere; the index decides"
+        )
+    model.tensors.update((t.name, t) for t in kept)
+
+
+def _check_complete(model: Checkpoint, names: list[str], weight_map: dict[str, str] | None) -> None:
+    missing = [name for name in weight_map or () if name not in model.tensors]
+    if missing:
+        assert weight_map is not None
+        path = os.path.join(model.root, weight_map[missing[0]])
+        raise CheckpointError(
+            f"{path}: lacks {shortened(missing)}, which the index puts there",
+            "Download the model again: a shard and the index do not belong together.",
+        )
+    if not model.tensors:
+        raise CheckpointError(f"{model.root}: {', '.join(names)} holds no tensors", "Give a folder with weights.")
+
+
+def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
+    """The names of the shards, and the index's map from tensor to shard (None for a single file)."""
+    try:
+        entries = sorted(os.listdir(root))
+    except OSError as error:
+        raise CheckpointError(f"{root}: cannot be listed: {error.strerror}") from error
+    indexes = [n for n in entries if n.endswith(".safetensors.index.json")]
+    files = [n for n in entries if n.endswith(".safetensors")]
+    if INDEX in indexes:
+        indexes = [INDEX]
+    if len(indexes) > 1:
+        raise CheckpointError(f"{root}: holds several indexes: {shortened(indexes)}", "Keep one model to a folder.")
+    if indexes:
+        weight_map = _read_index(os.path.join(root, indexes[0]))
+        listed = sorted(set(weight_map.values()))
+        if SINGLE in files and SINGLE not in listed:
+            raise CheckpointError(
+                f"{root}: holds both {SINGLE} and {indexes[0]}, which does not list it",
+                "Loaders disagree on which of the two is the model: remove the one that is not.",
+            )
+        return listed, weight_map
+    if SINGLE in files:
+        return [SINGLE], None
+    if len(files) == 1:
+        return files, None
+    if files:
+        raise CheckpointError(
+            f"{root}: holds {len(files)} safetensors files and no {INDEX}", "Download the index as well."
+        )
+    pickles = [n for n in entries if n.endswith(_PICKLES)]
+    if pickles:
+        raise CheckpointError(
+            f"{root}: holds only pickled weights ({shortened(pickles)}), which are never opened",
+            "Pickles can run code: get the safetensors version of the model, or convert it where that is safe.",
+        )
+    raise CheckpointError(f"{root}: holds no safetensors weights", "Give the folder that holds model.safetensors.")
+
+
+def _read_index(path: str) -> dict[str, str]:
+    index = read_json(path)
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{path}: has no weight_map", "Download the index again.")
+    for tensor, shard in weight_map.items():
+        if not isinstance(shard, str) or shard in ("", ".", "..") or any(c in shard for c in "/\\\0"):
+            raise CheckpointError(
+                f"{path}: puts {tensor} in {shard!r}, which is not the name of a file in this folder",
+                "An index names files beside it and nothing else: do not use this model.",
+            )
+    return weight_map
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """The JSON object at `path`, which must be a regular file of a sane size."""
+    try:
+        if not os.path.isfile(path):
+            raise CheckpointError(f"{path}: is not a regular file", "Download the model again.")
+        if os.path.getsize(path) > _MAX_JSON:
+            raise CheckpointError(f"{path}: is larger than {_MAX_JSON >> 20} MiB", "That is no model's file.")
+        with open(path, "rb") as file:
+            value = json.load(file)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: is not a JSON object", "Download it again.")
+    return value

@@ -1,0 +1,188 @@
+"""A folder that appears by one rename after everything in it is written and synced, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable
+from types import TracebackType
+
+from ..errors import OutputError
+
+_WORK_SUFFIX = ".mi-kernels-work"
+
+
+class OutputFolder:
+    """Context manager: a hidden work folder beside `out`, which `publish` turns into `out`.
+
+    Leaving the context without `publish` removes the work folder and any parent made for it. A killed process leaves
+    the work folder behind; the next run with the same `out` takes it over and starts clean. The work folder is locked
+    while it is in use, so that two processes cannot write one `out`.
+
+    Args:
+        out: the folder to make.
+        inputs: folders and files that must survive: `out` may be neither one of them, nor within one, nor around one.
+        overwrite: allow replacing a model folder that is there already. It stays in place until the new one is whole.
+
+    Raises:
+        OutputError: `out` cannot or must not be written.
+    """
+
+    def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str], overwrite: bool = False) -> None:
+        self.given = os.fspath(out)
+        self.path = os.path.realpath(self.given)
+        self._overwrite = overwrite
+        self._made_parent: str | None = None
+        self._lock = -1
+        self._published = False
+        self._check(inputs)
+        parent, name = os.path.split(self.path)
+        self.work = os.path.join(parent, f".{name}{_WORK_SUFFIX}")
+
+    def _check(self, inputs: Iterable[str]) -> None:
+        for item in inputs:
+            real = os.path.realpath(item)
+            if real == self.path:
+                raise OutputError(
+                    f"{self.given}: is the input {item}", "Inputs are never written: choose another output."
+                )
+            if _within(self.path, real):
+                raise OutputError(f"{self.given}: lies inside the input {item}", "Choose an output outside the inputs.")
+            if _within(real, self.path):
+                raise OutputError(f"{self.given}: holds the input {item}", "Choose an output outside the inputs.")
+        if os.path.islink(self.given) and not os.path.exists(self.given):
+            raise OutputError(f"{self.given}: is a link that leads nowhere", "Remove it or choose another output.")
+        if not os.path.lexists(self.path):
+            return
+        if not os.path.isdir(self.path):
+            raise OutputError(f"{self.given}: exists and is not a folder", "Choose another output.")
+        present = os.listdir(self.path)
+        if not present:
+            return
+        if not self._overwrite:
+            raise OutputError(f"{self.given}: exists and is not empty", "Choose another output, or pass --overwrite.")
+        if not any(n in ("config.json", "mi_kernels.json") or n.endswith(".safetensors") for n in present):
+            raise OutputError(
+                f"{self.given}: does not look like a model folder, so it is not overwritten",
+                "Choose another output, or empty it yourself.",
+            )
+
+    def free_space(self) -> int:
+        """Bytes an ordinary user may still write where `out` will be."""
+        parent = os.path.dirname(self.path)
+        while not os.path.isdir(parent):
+            parent = os.path.dirname(parent)
+        return shutil.disk_usage(parent).free
+
+    def __enter__(self) -> OutputFolder:
+        parent = os.path.dirname(self.path)
+        try:
+            missing = parent
+            while not os.path.isdir(missing):
+                self._made_parent, missing = missing, os.path.dirname(missing)
+            os.makedirs(parent, exist_ok=True)
+            self._acquire()
+        except BaseException as error:
+            self._remove_parents()
+            if isinstance(error, OSError):
+                raise OutputError(
+                    f"{self.given}: cannot be made: {error.strerror}", "Choose a place you may write to."
+                ) from error
+            raise
+        return self
+
+    def _acquire(self) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(self.work)
+        self._lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                os.close(self._lock)
+                self._lock = -1
+                raise OutputError(
+                    f"{self.given}: another process is writing it", "Wait for it to end, or choose another output."
+                ) from None
+            # A file system without locks: go on without.
+        for name in os.listdir(self.work):  # left by a process that was killed
+            _remove(os.path.join(self.work, name))
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """A small file, synced."""
+        fd = os.open(os.path.join(self.work, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        with open(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+
+    def publish(self) -> None:
+        """Makes the work folder `out`: atomically, also in place of an old model."""
+        os.fsync(self._lock)
+        if os.path.isdir(self.path) and os.listdir(self.path):
+            self._check(())  # it may have come into being since
+            _exchange(self.work, self.path)
+            _remove(self.work)
+        else:
+            os.rename(self.work, self.path)
+        self._made_parent = None
+        self._published = True
+        parent = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not self._published and os.path.isdir(self.work):
+            _remove(self.work)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+        self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        if self._made_parent is None:
+            return
+        folder = os.path.dirname(self.path)
+        with contextlib.suppress(OSError):
+            while _within(folder, self._made_parent) or folder == self._made_parent:
+                os.rmdir(folder)
+                folder = os.path.dirname(folder)
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner.startswith(outer.rstrip("/") + "/")
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
+
+
+def _exchange(work: str, out: str) -> None:
+    """Swaps two folders in one step (Linux's renameat2), or in two renames where that is not to be had."""
+    at_fdcwd, rename_exchange = -100, 2
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "renameat2"):
+        if libc.renameat2(at_fdcwd, os.fsencode(work), at_fdcwd, os.fsencode(out), rename_exchange) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(code, os.strerror(code), out)
+    aside = work + "-old"
+    os.rename(out, aside)
+    try:
+        os.rename(work, out)
+    except BaseException:
+        os.rename(aside, out)
+        raise
+    os.rename(aside, work)

@@ -1,0 +1,73 @@
+"""Positional writes into one shard: direct (past the page cache) where the file system can, else buffered."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+PAGE = 4096  # direct writes: offset, length and memory are multiples of this
+_DIRECT = getattr(os, "O_DIRECT", 0)  # not on macOS
+
+
+class ShardFile:
+    """A new file of `size` bytes; chunks may be written in any order, from several threads.
+
+    Direct writes skip the page cache: nothing is copied, nothing waits for write-back, and a merge does not push
+    the inputs out of memory. They are the default because the time of buffered ones depends on the state of the page
+    cache (bench/README.md has the measurement).
+    """
+
+    def __init__(self, path: str, size: int, direct: bool = True) -> None:
+        self._size = size
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._direct = direct and _DIRECT != 0
+        try:
+            self._fd = os.open(path, flags | (_DIRECT if self._direct else 0), 0o666)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._direct:
+                raise
+            self._direct = False
+            self._fd = os.open(path, flags, 0o666)
+
+    @property
+    def direct(self) -> bool:
+        """Whether writes go past the page cache. May turn False at the first one."""
+        return self._direct
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Writes all of `data` at `offset`. Data reaching beyond the file's end is cut off by `close`."""
+        while len(data):
+            try:
+                written = os.pwrite(self._fd, data, offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL or not self._direct:
+                    raise
+                self._leave_direct()  # some file systems accept the flag and refuse the write
+                continue
+            if written == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            data, offset = data[written:], offset + written
+            if len(data) and written % PAGE:
+                self._leave_direct()  # a short write left us unaligned
+
+    def close(self, sync: Callable[[int], None] = os.fsync) -> None:
+        """Sets the exact size, makes the file durable and closes it."""
+        try:
+            os.ftruncate(self._fd, self._size)
+            sync(self._fd)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Closes without any of it; harmless when closed already."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _leave_direct(self) -> None:
+        import fcntl
+
+        flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_DIRECT)
+        self._direct = False

@@ -1,0 +1,166 @@
+"""mi-kernels: the command line. Each command imports what it needs when it runs, so that the program starts fast."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+from .._version import __version__
+from ..errors import MIKernelsError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except MIKernelsError as error:
+        print(
+            f"mi-kernels: {error.problem}", *([f"  {error.remedy}"] if error.remedy else []), sep="\n", file=sys.stderr
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("mi-kernels: interrupted; nothing is left behind", file=sys.stderr)
+        return 130
+    except _Terminated:
+        print("mi-kernels: terminated; nothing is left behind", file=sys.stderr)
+        return 143
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: say nothing, also not at exit
+        return 141
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that it cleans up on the way out as Ctrl-C does."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise _Terminated
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, with its error in our two lines and without the usage text before it."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"mi-kernels: {message}\n  See `{self.prog} --help`.\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="mi-kernels",
+        description="Interpolates checkpoints exactly: merged = (1 - lam) * INSTRUCT + lam * THINKING.",
+        epilog="example: mi-kernels lerp Qwen/Qwen3-4B-Instruct-2507 Qwen/Qwen3-4B-Thinking-2507 -o mi-0.8 --lam 0.8",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mi-kernels {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_lerp(commands)
+    _add_inspect(commands)
+    _add_demo(commands)
+    _add_env(commands)
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction[_Parser], name: str, help: str, example: str) -> _Parser:
+    return commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_lerp(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "lerp",
+        "merge two checkpoints by linear interpolation",
+        "mi-kernels lerp ./instruct ./thinking -o ./mi-0.8 --lam 0.8 --layers 12:36 --modules ffn",
+    )
+    p.add_argument("instruct", metavar="INSTRUCT", help="model folder, or Hub id ORG/NAME[@REVISION]: lam 0")
+    p.add_argument("thinking", metavar="THINKING", help="the other model: lam 1")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to make")
+    p.add_argument("--lam", required=True, help="weight of THINKING, from 0 to 1")
+    what = p.add_argument_group("what is merged (the rest keeps INSTRUCT's bytes)")
+    what.add_argument("--layers", metavar="RANGES", help="decoder layers: half-open ranges such as 12:36 or :12,24:")
+    what.add_argument("--modules", metavar="NAMES", help="some of attn,ffn,router,norm,embed,head")
+    what.add_argument("--extrapolate", action="store_true", help="allow lam outside [0, 1]")
+    output = p.add_argument_group("what is written")
+    output.add_argument("--dtype", metavar="DTYPE", help="bfloat16, float16 or float32 (default: INSTRUCT's)")
+    output.add_argument("--max-shard-size", metavar="SIZE", help="such as 5GB (default: INSTRUCT's shards)")
+    output.add_argument(
+        "--copy-from",
+        metavar="SIDE",
+        default="thinking",
+        help="thinking or instruct: whose config, tokenizer and template (default: thinking)",
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace a model that stands at OUT")
+    how = p.add_argument_group("how")
+    how.add_argument("--device", metavar="DEVICE", default="auto", help="auto or cpu (default: auto)")
+    how.add_argument("--backend", metavar="NAME", help="cpu (default: the best)")
+    how.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
+    how.add_argument("--max-memory", metavar="SIZE", help="for buffers, such as 64MiB (default: at most 128MiB)")
+    how.add_argument("--io", metavar="MODE", default="auto", help="direct, buffered or auto (default: auto)")
+    how.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    how.add_argument("--json", action="store_true", help="print the report as JSON")
+    p.set_defaults(run=_run_lerp)
+
+
+def _run_lerp(arguments: argparse.Namespace) -> int:
+    from .lerp import run
+
+    return run(arguments)
+
+
+def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(commands, "inspect", "show what a checkpoint holds, after checking it", "mi-kernels inspect ./mi-0.8")
+    p.add_argument("model", metavar="MODEL", help="model folder or Hub id")
+    p.add_argument("--json", action="store_true", help="print it as JSON")
+    p.set_defaults(run=_run_inspect)
+
+
+def _run_inspect(arguments: argparse.Namespace) -> int:
+    from .inspect import run
+
+    return run(arguments)
+
+
+def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "demo",
+        "merge two made-up checkpoints, prove the result and time it",
+        "mi-kernels demo --size 400MB",
+    )
+    p.add_argument("--size", metavar="SIZE", default="200MB", help="of each of the two checkpoints (default: 200MB)")
+    p.add_argument("--folder", metavar="DIR", help="where to work (default: the system's temporary folder)")
+    p.set_defaults(run=_run_demo)
+
+
+def _run_demo(arguments: argparse.Namespace) -> int:
+    from .demo import run
+
+    return run(arguments)
+
+
+def _add_env(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands, "env", "show what this machine offers, and what missing pieces cost", "mi-kernels env --json"
+    )
+    p.add_argument("--json", action="store_true", help="print it as JSON")
+    p.set_defaults(run=_run_env)
+
+
+def _run_env(arguments: argparse.Namespace) -> int:
+    from .env import run
+
+    return run(arguments)

@@ -1,0 +1,103 @@
+"""mi-kernels env: what this machine offers, and what each missing piece costs."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from .._version import __version__
+from ..backends import cpu
+from ..errors import BackendError
+
+_COSTS = {
+    "torch": "lerp() takes NumPy arrays only (checkpoints merge without torch); `pip install torch`",
+    "triton": "no Triton kernels; comes with torch for CUDA on Linux",
+    "cuda": "no GPU work in torch; install a torch built for CUDA",
+    "driver": "no NVIDIA driver, so no GPU: everything runs on the CPU",
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    facts = gather()
+    print(json.dumps(facts, indent=2) if arguments.json else describe(facts))
+    return 0
+
+
+def gather() -> dict[str, Any]:
+    """Versions and capabilities; None for what is missing. Imports neither torch nor Triton: both are slow to load."""
+    torch = _version("torch")
+    facts: dict[str, Any] = {
+        "mi_kernels": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": cpu.default_threads(),
+        **_isa_facts(),
+        "numpy": _version("numpy"),
+        "safetensors": _version("safetensors"),
+        "torch": torch,
+        "triton": _version("triton"),
+        "cuda": _torch_cuda() if torch else None,
+        "driver": _driver(),
+    }
+    facts["missing"] = {name: cost for name, cost in _COSTS.items() if facts[name] is None}
+    return facts
+
+
+def _isa_facts() -> dict[str, Any]:
+    try:
+        from .. import _cpu
+    except ImportError as error:
+        raise BackendError(
+            f"the compiled extension cannot be imported: {error}",
+            "Run `python -m pip install .` again, with a C++17 compiler.",
+        ) from error
+    return {"isa_found": _cpu.isas(), "isa_used": cpu.isa()}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch_cuda() -> str | None:
+    """The CUDA version torch was built for, from the file its build leaves: importing torch takes seconds."""
+    for file in metadata.files("torch") or ():
+        if str(file) == "torch/version.py":
+            for line in file.read_text().splitlines():
+                if line.startswith("cuda") and "=" in line:
+                    value = line.split("=", 1)[1].strip().strip("'\"")
+                    return None if value == "None" else value
+    return None
+
+
+def _driver() -> str | None:
+    """The CUDA version the NVIDIA driver supports, asked of the driver itself."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        version = ctypes.c_int()
+        if driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+        return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+    except (OSError, AttributeError):
+        return None
+
+
+def describe(facts: dict[str, Any]) -> str:
+    f = facts
+    forced = f" (forced by {cpu.ISA_VARIABLE})" if os.environ.get(cpu.ISA_VARIABLE) else ""
+    rows = [
+        ("mi_kernels", f["mi_kernels"]),
+        ("python", f"{f['python']} on {f['platform']}, {f['cores']} cores"),
+        ("CPU kernels", f"{f['isa_used']}{forced}; found {', '.join(f['isa_found'])}"),
+        *((name, f[name] or f"missing: {_COSTS[name]}") for name in ("torch", "triton", "cuda", "driver")),
+        ("numpy", f["numpy"]),
+        ("safetensors", f["safetensors"]),
+    ]
+    return "\n".join(f"{name:<12} {value}" for name, value in rows)

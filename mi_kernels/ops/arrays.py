@@ -1,0 +1,85 @@
+"""One view of the arrays callers bring: NumPy arrays and torch CPU tensors become named, typed buffers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from ..errors import ArgumentError, DTypeError
+
+_NUMPY_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "bfloat16": "BF16"}
+_TORCH_DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+
+
+class Array(NamedTuple):
+    """A contiguous array: `dtype` as safetensors names it, `buffer` a flat NumPy array over the same memory."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    buffer: Any
+    device: str
+
+
+def is_torch(value: object) -> bool:
+    """Whether `value` is a torch tensor; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def as_array(value: Any, name: str, writable: bool = False) -> Array:
+    """`value` as an Array over the same memory.
+
+    Raises:
+        DTypeError: neither a NumPy array nor a torch tensor, or of another dtype than bf16, float16 and float32.
+        ArgumentError: not contiguous, or read-only where it must be written; names the argument.
+    """
+    if is_torch(value):
+        return _from_torch(value, name)
+    import numpy as np
+
+    if not isinstance(value, np.ndarray):
+        raise DTypeError(f"{name} is a {type(value).__name__}", "Give a NumPy array or a torch tensor.")
+    dtype = _NUMPY_DTYPES.get(value.dtype.name)
+    if dtype is None or not value.dtype.isnative:
+        raise DTypeError(
+            f"{name} has dtype {value.dtype}", "Give float32, float16, or bfloat16 (ml_dtypes, or its bits as uint16)."
+        )
+    if not value.flags.c_contiguous:
+        raise ArgumentError(f"{name} is not contiguous", f"Pass numpy.ascontiguousarray({name}).")
+    if writable and not value.flags.writeable:
+        raise ArgumentError(f"{name} is read-only", "Pass an array that may be written.")
+    flat = value.reshape(-1)
+    return Array(dtype, value.shape, flat.view(np.uint16) if dtype == "BF16" else flat, "cpu")
+
+
+def _from_torch(tensor: Any, name: str) -> Array:
+    import torch
+
+    dtype = _TORCH_DTYPES.get(str(tensor.dtype))
+    if dtype is None or tensor.layout != torch.strided:
+        raise DTypeError(
+            f"{name} has dtype {tensor.dtype}, layout {tensor.layout}",
+            "Give a dense bfloat16, float16 or float32 tensor.",
+        )
+    if tensor.requires_grad:
+        raise ArgumentError(f"{name} requires grad, and this function has no gradient", f"Pass {name}.detach().")
+    if not tensor.is_contiguous():
+        raise ArgumentError(f"{name} is not contiguous", f"Pass {name}.contiguous().")
+    if tensor.is_conj() or tensor.is_neg():
+        raise ArgumentError(f"{name} is a lazy view", f"Pass {name}.resolve_neg().")
+    device = str(tensor.device)
+    if tensor.device.type != "cpu":
+        return Array(dtype, tuple(tensor.shape), tensor, device)
+    flat = tensor.view(-1)
+    return Array(dtype, tuple(tensor.shape), (flat.view(torch.uint16) if dtype == "BF16" else flat).numpy(), device)
+
+
+def empty_like(value: Any) -> Any:
+    """A new array of the kind, dtype, shape and device of `value`."""
+    if is_torch(value):
+        import torch
+
+        return torch.empty_like(value)
+    import numpy as np
+
+    return np.empty_like(value, order="C")

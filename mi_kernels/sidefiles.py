@@ -1,0 +1,107 @@
+"""The small files of the output: config, tokenizer, chat template, model card, and the record of how it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+from .checkpoint import Checkpoint
+from .checkpoint.model import read_json
+from .errors import CheckpointError
+
+RECORD = "mi_kernels.json"
+_KEPT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
+_NEVER = (".safetensors.index.json", ".bin.index.json")
+_MAX_SIZE = 256 << 20  # a tokenizer of 250,000 words is 20 MB
+
+_CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+def collect(source: Checkpoint) -> dict[str, bytes]:
+    """The files that make `source` a model besides its weights and its card, by name.
+
+    Raises:
+        CheckpointError: one of them cannot be read, or is far too large to be one.
+    """
+    files = {}
+    for name in sorted(os.listdir(source.root)):
+        path = os.path.join(source.root, name)
+        wanted = name.endswith(_KEPT) or name.upper().startswith(("LICENSE", "NOTICE"))
+        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name == RECORD or not os.path.isfile(path):
+            continue
+        if os.path.getsize(path) > _MAX_SIZE:
+            raise CheckpointError(
+                f"{path}: is larger than {_MAX_SIZE >> 20} MiB", "That is no model's file: remove it."
+            )
+        try:
+            with open(path, "rb") as file:
+                files[name] = file.read()
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    return files
+
+
+def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> bytes:
+    """config.json as the new weights need it; the very same bytes where nothing changes.
+
+    Args:
+        untied: the output stores an lm_head of its own, so the config must not tie it to the embedding.
+        dtype: the dtype asked for, by safetensors' name.
+    """
+    if not untied and dtype is None:
+        return config
+    try:
+        content: dict[str, Any] = json.loads(config)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
+    text = content.get("text_config")
+    for part in (content, text if isinstance(text, dict) else {}):
+        if untied and part.get("tie_word_embeddings"):
+            part["tie_word_embeddings"] = False
+        for key in ("dtype", "torch_dtype"):
+            if dtype is not None and key in part:
+                part[key] = _CONFIG_DTYPES[dtype]
+    if untied:
+        content["tie_word_embeddings"] = False  # absent means tied for some architectures
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def hub_id(model: Checkpoint) -> str:
+    """The model's Hub id where it is known (given as one, or lying in the Hub's cache), else the folder's name."""
+    if model.revision is not None:
+        return model.source.split("@")[0]
+    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(model.root) + "/")
+    return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(model.root))
+
+
+def model_card(instruct: Checkpoint, thinking: Checkpoint, record: dict[str, Any], name: str) -> bytes:
+    """README.md with the metadata the Hub reads: base_model and tags."""
+    front = "".join(f"- {json.dumps(hub_id(m))}\n" for m in (instruct, thinking))
+    masks = "".join(f", {key} {record[key]}" for key in ("layers", "modules") if record[key] is not None)
+    return f"""---
+base_model:
+{front}base_model_relation: merge
+library_name: transformers
+tags:
+- merge
+- mi_kernels
+---
+
+# {name}
+
+`merged = (1 - lam) * A + lam * B` with A = {hub_id(instruct)}, B = {hub_id(thinking)}, lam = {record["lam"]:g}{masks}.
+
+{record["numerics"]} Made with mi_kernels {record["mi_kernels"]}; `{RECORD}` holds the details.
+""".encode()
+
+
+def encode_record(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=2) + "\n").encode()
+
+
+def read_record(root: str) -> dict[str, Any] | None:
+    """How the model at `root` was made, if this package made it."""
+    path = os.path.join(root, RECORD)
+    return read_json(path) if os.path.exists(path) else None
