@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from .backends import cpu
 from .checkpoint.layout import OutputShard
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
-from .checkpoint.writer import PAGE, ShardFile
+from .checkpoint.writer import ShardFile
 from .errors import ArgumentError, CheckpointError
+from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
     from ._cpu import Span
 
 CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
 DEFAULT_MEMORY = 128 << 20
-_SPARE_WORKERS = 2  # so that cores compute while others wait for the disk
+_SPARE_WORKERS = 4  # so that cores compute while others wait for the disk
 
 
 class Source(NamedTuple):
@@ -190,8 +191,7 @@ class _Work:
 
     def _worker(self) -> None:
         try:
-            memory = mmap.mmap(-1, self._buffers.chunk)  # anonymous, on a page boundary
-            view = memoryview(memory)
+            memory = io_buffer(self._buffers.chunk)
             ahead = self._next()
             while (chunk := ahead) is not None:
                 ahead = self._next()
@@ -199,7 +199,7 @@ class _Work:
                     self._read_ahead(ahead)
                 self._fill(memory, chunk)
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
-                self._files[chunk.shard].write(view[: -(-chunk.length // PAGE) * PAGE], chunk.offset)
+                self._files[chunk.shard].write(memory[: -(-chunk.length // PAGE) * PAGE], chunk.offset)
                 self._on_bytes(chunk.length)
                 self._finish(chunk)
         except BaseException as error:
@@ -231,14 +231,14 @@ class _Work:
                     item = ITEM_SIZE.get(t.dtype, 1)
                     maps[t.shard].read_ahead(t.begin + first * item, t.begin + (first + count) * item)
 
-    def _fill(self, memory: mmap.mmap, chunk: _Chunk) -> None:
+    def _fill(self, memory: memoryview, chunk: _Chunk) -> None:
         header = self._plan.shards[chunk.shard].header
         if chunk.offset < len(header):
             piece = header[chunk.offset : chunk.offset + chunk.length]
             memory[: len(piece)] = piece
         cpu.run_spans(list(self._spans(memory, chunk)), self._isa)
 
-    def _spans(self, memory: mmap.mmap, chunk: _Chunk) -> Iterator[Span]:
+    def _spans(self, memory: memoryview, chunk: _Chunk) -> Iterator[Span]:
         for source, out, first, count in self._pieces(chunk):
             a, b, weight = source.a, source.b, source.weight
             at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
