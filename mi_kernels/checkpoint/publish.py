@@ -73,10 +73,17 @@ class OutputFolder:
 
     def free_space(self) -> int:
         """Bytes an ordinary user may still write where `out` will be."""
+        return shutil.disk_usage(self._existing_parent()).free
+
+    def device(self) -> int:
+        """The number of the file system where `out` will be."""
+        return os.stat(self._existing_parent()).st_dev
+
+    def _existing_parent(self) -> str:
         parent = os.path.dirname(self.path)
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)
-        return shutil.disk_usage(parent).free
+        return parent
 
     def __enter__(self) -> OutputFolder:
         parent = os.path.dirname(self.path)
