@@ -78,5 +78,9 @@ def to_bits(tensor: torch.Tensor, fmt: Format) -> Bits:
 
 
 def torch_lerp(out: Format, a: Format, a_bits: Bits, b: Format, b_bits: Bits, lam: float) -> Bits:
-    """The contract's right-hand side, by torch itself."""
+    """The contract's right-hand side, by torch itself.
+
+    torch fuses the multiplication and the addition wherever the processor can; an x86 without FMA (or
+    ATEN_CPU_CAPABILITY=default) rounds twice, and its torch is no oracle.
+    """
     return to_bits(torch.lerp(to_torch(a, a_bits).float(), to_torch(b, b_bits).float(), lam).to(out.dtype), out)

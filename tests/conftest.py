@@ -28,3 +28,8 @@ def flush_denormals() -> Iterator[None]:
         pytest.skip("this processor cannot flush subnormals")
     yield
     torch.set_flush_denormal(False)
+
+
+def pytest_report_header() -> str:
+    """What the results were compared on."""
+    return f"ISAs: {', '.join(_cpu.isas())}; torch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()})"
