@@ -15,9 +15,7 @@ from mi_kernels.backends import reference
 from .bits import BF16, F32, Bits, random_bits, special_pairs, specials, torch_lerp
 
 # torch.lerp chooses its form by |w| < 0.5.
-far_below = pytest.mark.xfail(reason="the reference chooses the form by w < 0.5, torch by |w| < 0.5", strict=False)
-LAMS = [0.3, 0.5, 0.8, 0.5 - 1e-12, 1e-40, -0.3, 1.7, pytest.param(-0.5, marks=far_below),
-        pytest.param(-0.7, marks=far_below)]  # fmt: skip
+LAMS = [0.3, 0.5, 0.8, 0.5 - 1e-12, 1e-40, -0.3, 1.7, -0.5, -0.7]
 
 
 def nearest_float32(exact: Fraction) -> np.float32:
