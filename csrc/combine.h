@@ -12,7 +12,7 @@
 //
 // Ties (Yadav et al. 2023; x[0] is the base), with t[k] = x[k] - x[0] trimmed to 0 where |t[k]| < threshold[k]:
 //     s = w[1] * t[1];  then  s = fma(w[k], t[k], s)                        the elected sign is s's, and + for 0
-//     over the k with t[k] of that sign:  num = fma(w[k], t[k], num), den = den + w[k], from 0
+//     over the k with w[k] * t[k] of that sign:  num = fma(w[k], t[k], num), den = den + w[k], from 0
 //     r = fma(scale, num / den, x[0])     (den 0: num / 1; without normalising: num)
 // Dare (Yu et al. 2024) thins instead of trimming: t[k] = u < density[k] ? (x[k] - x[0]) * (1 / density[k]) : 0 with u the
 // uniform number that thinning_bits() gives for this element; what follows is Ties.
@@ -83,7 +83,7 @@ MI_INLINE typename L::F elect(const Combine& c, typename L::F base, const T& t) 
     F num = zero, den = zero;
     for (int k = 1; k < c.models; ++k) {
         const F w = L::splat_float(c.weight[k]), v = t(k);
-        const F towards = L::floats(L::xor_(L::bits(v), flip));
+        const F towards = L::floats(L::xor_(L::bits(L::mul(w, v)), flip));
         const I added = L::bits(L::fma(w, v, num));
         // NaN has no sign to agree with, and must not vanish: it is added all the same.
         num = L::floats(L::if_nan(v, added, L::if_greater(towards, zero, added, L::bits(num))));
