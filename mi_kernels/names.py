@@ -105,7 +105,7 @@ def layer_count(names: Iterable[str]) -> int:
     return max((place.layer + 1 for place in places(names).values() if place.layer is not None), default=0)
 
 
-# A model has tens of thousands of names and a few dozen kinds of them: the numbers are taken out, the rest is looked up.
+# A model has thousands of names, of a few dozen kinds: the numbers are taken out, and the rest is looked up.
 @lru_cache(maxsize=8192)
 def _understand(texts: tuple[str, ...]) -> tuple[str, bool]:
     """The module of a name cut at its numbers, and whether the first of them is a decoder layer's."""

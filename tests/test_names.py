@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels.names import MODULES, OTHER, Place, classify, layer_count, places
+from mi_kernels.names import MODULES, OTHER, Place, _understand, classify, layer_count, places
 
 LISTS = sorted((Path(__file__).parent / "architectures").glob("*.txt"))
 
@@ -90,3 +90,10 @@ def test_only_the_first_number_is_the_layer() -> None:
 
 def test_layer_count_of_nothing_is_zero() -> None:
     assert layer_count([]) == layer_count(["lm_head.weight"]) == 0
+
+
+def test_names_of_one_kind_are_understood_once() -> None:
+    names = [f"made.up.{i}.experts.{e}.weight" for i in range(50) for e in range(50)]
+    before = _understand.cache_info().misses
+    places(names)
+    assert _understand.cache_info().misses == before + 1

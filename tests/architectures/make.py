@@ -5,8 +5,8 @@ the classes it sits in (Qwen3MoeAttention, LlamaRMSNorm, JambaMambaMixer), never
 oracle independent of `mi_kernels.names`. Where transformers stores other names than it has in memory (fused experts),
 its own conversion gives the stored ones as well.
 
-A line is MODULE WHERE PATTERN. WHERE: "memory", "stored" or "both". In a pattern {layer} is the number of a decoder layer
-and {n} any other number; a pattern without {layer} belongs to no decoder layer.
+A line is MODULE WHERE PATTERN. WHERE: "memory", "stored" or "both". In a pattern {layer} is the number of a decoder
+layer and {n} any other number; a pattern without {layer} belongs to no decoder layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ HERE = Path(__file__).parent
 SMALL: dict[str, Any] = {"num_hidden_layers": 4}
 MOE: dict[str, Any] = {"num_hidden_layers": 4, "num_experts": 3, "num_local_experts": 3, "num_experts_per_tok": 2}
 GLM_MOE: dict[str, Any] = {"num_hidden_layers": 4, "n_routed_experts": 4, "num_experts_per_tok": 2}
-VISION: dict[str, Any] = {"text_config": {"num_hidden_layers": 4}, "vision_config": {"depth": 3, "num_hidden_layers": 3}}
+VISION: dict[str, Any] = {
+    "text_config": {"num_hidden_layers": 4},
+    "vision_config": {"depth": 3, "num_hidden_layers": 3},
+}
 LLAMA4: dict[str, Any] = {
     "text_config": {"num_hidden_layers": 4, "num_local_experts": 2, "moe_layers": [1, 3]},
     "vision_config": {"num_hidden_layers": 3},
@@ -77,7 +80,7 @@ ARCHITECTURES: list[tuple[str, str, dict[str, Any]]] = [
     ("t5", "T5ForConditionalGeneration", {"num_layers": 3, "num_decoder_layers": 4}),
 ]
 
-# The classes a tensor sits in. Attention keeps all it holds; elsewhere the innermost class that matches tells the module.
+# The classes a tensor sits in. Attention keeps all it holds; elsewhere the innermost class that matches decides.
 _TOWER = re.compile(r"Vision|Visual|Audio|Encoder(?!Decoder)|Projector|Merger|Siglip|Pixtral|^T5Stack$")
 _ATTENTION = re.compile(r"(?<!LayerSelf)(?<!LayerCross)Attention|Mixer|MambaLayer|GatedDeltaNet|ShortConv")
 _CLASSES = (
@@ -138,7 +141,10 @@ def patterns(model: Any) -> dict[str, tuple[str, set[str]]]:
     for name, tensor in model.state_dict().items():
         module = label(model, name, layers)
         layer = name[len(layers) + 1 :].split(".")[0] if name.startswith(layers + ".") else None
-        for where, text in (("memory", name), *(("stored", s) for s in revert_weight_conversion(model, {name: tensor}))):
+        for where, text in (
+            ("memory", name),
+            *(("stored", s) for s in revert_weight_conversion(model, {name: tensor})),
+        ):
             if layer is not None:
                 text, changed = re.subn(rf"\b{stack}\.{layer}\.", f"{stack}.{{layer}}.", text, count=1)
                 assert changed, (name, text)
