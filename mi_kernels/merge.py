@@ -71,7 +71,7 @@ def lerp_checkpoint(
             the disk fails while writing; nothing is left behind then.
     """
     options = Options(device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io)
-    recipe = Recipe(checked_lam(lam, extrapolate), layers, modules)
+    recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
     return _lerp(instruct, thinking, [(out, recipe)], options)[0]
 
 
@@ -108,7 +108,7 @@ def sweep_checkpoint(
         raise ArgumentError(f"lams holds a value twice: {', '.join(f'{v:g}' for v in values)}", "Give distinct values.")
     if "{lam}" not in out:
         raise ArgumentError(f"out {out!r} does not say where lam goes", "Write {lam} in it, as in 'runs/mi-{lam}'.")
-    outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules)) for v in values]
+    outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules, extrapolate=extrapolate)) for v in values]
     return _lerp(instruct, thinking, outs, Options(**options))
 
 
