@@ -18,7 +18,6 @@ from mi_kernels import cli
 
 from .models import Tensors, save, tiny
 
-
 # The installed program, whatever it is called where the tests run.
 PROGRAM = [sys.executable, "-c", "import sys; from mi_kernels.cli import main; sys.exit(main())"]
 

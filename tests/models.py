@@ -38,9 +38,7 @@ def random_bits(shape: Sequence[int], dtype: torch.dtype, seed: int) -> torch.Te
 
 def tiny(seed: int, *, layers: int = 2, tied: bool = False, dtype: torch.dtype = torch.bfloat16) -> Tensors:
     """A Qwen3 of `layers` layers and a few thousand parameters, of random bits."""
-    shapes = qwen3_shapes(
-        hidden=16, layers=layers, ffn=24, heads=2, kv_heads=1, head_dim=8, vocab=50, tied=tied
-    )
+    shapes = qwen3_shapes(hidden=16, layers=layers, ffn=24, heads=2, kv_heads=1, head_dim=8, vocab=50, tied=tied)
     return {name: random_bits(shape, dtype, seed * 1000 + i) for i, (name, shape) in enumerate(shapes.items())}
 
 
@@ -137,8 +135,8 @@ def load(folder: Path) -> Tensors:
 def lerp_reference(a: torch.Tensor, b: torch.Tensor, lam: float, dtype: torch.dtype | None = None) -> torch.Tensor:
     """The contract: torch.lerp in float32, rounded once to `dtype` (None: that of `a`).
 
-    0 and 1 copy, and so do dtypes that cannot be interpolated. Any other NaN is the canonical one here: which one torch leaves (0x7FC0, 0xFFFF) depends on whether it
-    took a vector path.
+    0 and 1 copy, and so do dtypes that cannot be interpolated. Any other NaN is the canonical one here: which one torch
+    leaves (0x7FC0, 0xFFFF) depends on whether it took a vector path.
     """
     if a.dtype not in FLOATS:
         return a.clone()
@@ -173,7 +171,7 @@ def assert_same_tensors(actual: Mapping[str, torch.Tensor], expected: Mapping[st
 
 
 def as_hub_cache(model: Path, cache: Path, repo: str = "org/name", revision: str = "0123abcd") -> Path:
-    """`model` moved into a cache as huggingface_hub lays it out: a snapshot of links into blobs. Returns the snapshot."""
+    """`model` moved into a cache as huggingface_hub lays it out. Returns the snapshot: a folder of links into blobs."""
     home = cache / f"models--{repo.replace('/', '--')}"
     blobs, snapshot = home / "blobs", home / "snapshots" / revision
     blobs.mkdir(parents=True)

@@ -234,9 +234,7 @@ def test_another_model_without_overwrite(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     "names", [["notes.txt"], ["a.py", "data.bin", ".git"], ["tokenizer.json"], ["pytorch_model.bin"]]
 )
-def test_overwrite_replaces_models_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]
-) -> None:
+def test_overwrite_replaces_models_only(tmp_path: Path, capsys: pytest.CaptureFixture[str], names: list[str]) -> None:
     world = World(tmp_path)
     world.out.mkdir()
     for name in names:

@@ -219,7 +219,11 @@ def test_the_config_says_the_new_dtype(tmp_path: Path, name: str, expected: str)
     given = {**CONFIG, "text_config": {"dtype": "bfloat16", "hidden_size": 16}}
     (world.thinking / "config.json").write_text(json.dumps(given))
     merge(world, dtype=name)
-    assert config(world.out) == {**given, "torch_dtype": expected, "text_config": {"dtype": expected, "hidden_size": 16}}
+    assert config(world.out) == {
+        **given,
+        "torch_dtype": expected,
+        "text_config": {"dtype": expected, "hidden_size": 16},
+    }
 
 
 def with_tied(tmp_path: Path, tied_side: str, **tied_config: Any) -> World:

@@ -323,9 +323,7 @@ def test_one_shard_of_several_is_no_model(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.xfail(reason="a small file behind a dangling link is left out silently")
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
-def test_a_small_file_that_is_a_dangling_link(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_a_small_file_that_is_a_dangling_link(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """As an interrupted download leaves it: the output would lack the file, and nobody would know."""
     world = World(tmp_path, shards=1)
     (world.thinking / name).unlink(missing_ok=True)
