@@ -254,6 +254,14 @@ def test_a_head_tied_on_one_side(tmp_path: Path, tied_side: str, copy_from: str)
     assert str(world.root / tied_side) in report.notes[0]
 
 
+def test_a_config_that_does_not_say_whether_it_ties(tmp_path: Path) -> None:
+    """Some architectures tie unless told otherwise, so the output says it."""
+    world = with_tied(tmp_path, "thinking")
+    (world.instruct / "config.json").write_text('{"model_type": "gemma"}')
+    merge(world, 0.8, copy_from="instruct")
+    assert config(world.out) == {"model_type": "gemma", "tie_word_embeddings": False}
+
+
 def test_a_head_tied_in_the_text_part_of_a_config(tmp_path: Path) -> None:
     world = with_tied(tmp_path, "thinking", text_config={"tie_word_embeddings": True})
     merge(world, 0.8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,7 @@ def copies(folder: Path, tensors: Tensors, shards: int = 1) -> Plan:
 TENSORS: Tensors = {
     "long": random_bits((3 * PAGE + 7,), torch.bfloat16, 1),
     "bytes": random_bits((PAGE + 1,), torch.uint8, 2),
+    "ids": torch.arange(PAGE),
     "empty": torch.empty(0),
     "scalar": torch.tensor(1.5),
     **{f"tiny.{i}": random_bits((i % 3,), torch.float16, i) for i in range(300)},
@@ -105,24 +107,53 @@ def test_no_more_workers_than_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert len(started) == 1
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+def stream_workers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("mi-kernels-")]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_a_failing_write_ends_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     plan = copies(tmp_path / "m", TENSORS)
     (tmp_path / "out").mkdir()
-    calls = []
+    lock, calls = threading.Lock(), []
 
     def write(self: ShardFile, data: memoryview, offset: int) -> None:
-        calls.append(offset)
-        if offset == 2 * PAGE:
+        with lock:
+            calls.append(threading.current_thread())
+            first = len(calls) == 1
+        if first:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
+        calls[0].join()
 
     monkeypatch.setattr(ShardFile, "write", write)
-    before = threading.active_count()
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         stream(plan, str(tmp_path / "out"), Buffers(PAGE, workers))
-    assert threading.active_count() == before
-    if workers == 1:
-        assert calls == [0, PAGE, 2 * PAGE]
+    assert stream_workers() == []
+    # Every other worker finishes the chunk it holds and the one it took ahead; nobody takes a new one.
+    assert len(calls) <= 1 + 2 * (workers - 1) < -(-plan.shards[0].size // PAGE)
+
+
+def test_an_interruption_waits_for_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they write must not appear after the folder is cleaned up."""
+    plan = copies(tmp_path / "m", TENSORS)
+    (tmp_path / "out").mkdir()
+    interrupted, join = threading.Event(), threading.Thread.join
+
+    def interrupt(self: threading.Thread, timeout: float | None = None) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            raise KeyboardInterrupt
+        join(self, timeout)
+
+    def write(self: ShardFile, data: memoryview, offset: int) -> None:
+        interrupted.wait()
+        time.sleep(0.1)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupt)
+    monkeypatch.setattr(ShardFile, "write", write)
+    with pytest.raises(KeyboardInterrupt):
+        stream(plan, str(tmp_path / "out"), Buffers(PAGE, 2))
+    assert stream_workers() == []
 
 
 def test_a_failing_callback_ends_the_stream(tmp_path: Path) -> None:
@@ -255,7 +286,7 @@ def test_short_writes_go_on_where_they_stopped(
         pytest.skip("needs /proc")
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real_short(real, fd, data, offset, step))
-    write_all(tmp_path / "f", direct)
+    assert write_all(tmp_path / "f", direct).direct is False  # what is left is no longer on a page boundary
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
