@@ -54,7 +54,9 @@ def align(models: Sequence[Checkpoint]) -> Alignment:
             _check_shapes(row, first, other, model)
         if not row.floating:
             _check_fixed(row, models)
-    return Alignment(rows, notes + _dtype_notes(rows), bool(notes))
+    # A mixture: the head that is written is no one's embedding any more.
+    untied = _HEAD in tensors[0] and any(m.tied for m in models) and not all(m.tied for m in models)
+    return Alignment(rows, notes + _dtype_notes(rows), untied)
 
 
 def _untie(models: Sequence[Checkpoint], tensors: list[dict[str, TensorInfo]]) -> list[str]:

@@ -2,8 +2,8 @@
 
 linear, task_arithmetic, ties, dare_ties, slerp and model_stock, with per-model and global parameters, gradients,
 filters, and `slices` that keep every layer in its place. What is not supported is refused by name before any work.
-Arithmetic is ours: float32 throughout, rounded once at the end, whatever `dtype` says; `out_dtype`, else `dtype`, is what
-is written.
+Arithmetic is ours: float32 throughout, rounded once at the end, whatever `dtype` says; `out_dtype`, else `dtype`, is
+what is written.
 """
 
 from __future__ import annotations

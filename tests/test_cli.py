@@ -146,7 +146,6 @@ def test_a_merge_needs_no_torch(tmp_path: Path) -> None:
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
 
 
-@pytest.mark.xfail(reason="standard output is flushed at exit, behind the handler")
 def test_a_reader_that_has_gone() -> None:
     """As `mi-kernels env | true`: no traceback, and no complaint at exit either."""
     read, write = os.pipe()
@@ -158,7 +157,6 @@ def test_a_reader_that_has_gone() -> None:
     assert done.returncode == 141
 
 
-@pytest.mark.xfail(reason="the model card cannot encode the name")
 def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     world = World(tmp_path)
     out = os.fsencode(tmp_path) + b"/out-\xff"
@@ -168,7 +166,6 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert os.path.isfile(os.path.join(out, b"README.md"))
 
 
-@pytest.mark.xfail(reason="argparse takes -1: for an option")
 def test_a_negative_range_needs_no_equals_sign(tmp_path: Path) -> None:
     assert run_cli(World(tmp_path).argv("--layers", "-1:", "-q")) == 0
 

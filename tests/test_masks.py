@@ -84,13 +84,12 @@ def test_layers_as_text_that_are_refused(layers: str) -> None:
         parse_layers(layers, 8)
 
 
-@pytest.mark.parametrize("layers", [8, -9, True, [], [1.0], ["1"], [None], slice(3, 3), range(0), [0, 8]])
+@pytest.mark.parametrize("layers", [8, -9, True, [], [1.0], [None], slice(3, 3), range(0), [0, 8]])
 def test_layers_that_are_refused(layers: Any) -> None:
     with pytest.raises(ArgumentError, match="layer"):
         parse_layers(layers, 8)
 
 
-@pytest.mark.xfail(reason="a number that is not whole is taken for an iterable")
 def test_a_fraction_is_no_layer() -> None:
     with pytest.raises(ArgumentError, match=r"1\.5"):
         parse_layers(1.5, 8)  # type: ignore[arg-type]
@@ -153,7 +152,7 @@ def test_a_module_the_model_does_not_have() -> None:
 
 
 def test_masks_that_select_nothing_together() -> None:
-    with pytest.raises(ArgumentError, match="together select no tensor"):
+    with pytest.raises(ArgumentError, match="select no tensor"):
         select(NAMES, "0:2", "head")
 
 

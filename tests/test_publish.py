@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels import OutputError, lerp_checkpoint
+from mi_kernels import OutputError, lerp_checkpoint, system
 from mi_kernels.checkpoint import OutputFolder, publish
 from mi_kernels.checkpoint.writer import ShardFile
 
@@ -200,7 +200,7 @@ def test_overwriting_where_two_folders_cannot_be_exchanged(world: World, monkeyp
         def __init__(self, *_: object, **__: object) -> None:
             pass
 
-    monkeypatch.setattr(publish.ctypes, "CDLL", OldLibc)
+    monkeypatch.setattr(system, "_libc", OldLibc)
     save(world.out, tiny(3))
     before = set(snapshot(world.root))
     merge(world, overwrite=True)
@@ -218,7 +218,7 @@ def test_the_old_model_returns_when_the_second_rename_fails(world: World, monkey
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(source, target)
 
-    monkeypatch.setattr(publish.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(system, "_libc", object)
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(OutputError, match=os.strerror(errno.EIO)):
         merge(world, overwrite=True)
@@ -254,7 +254,6 @@ def test_an_output_that_came_into_being_meanwhile(world: World) -> None:
     assert not Path(folder.work).exists()
 
 
-@pytest.mark.xfail(reason="the old model is not locked while it is removed in the place of the work folder")
 def test_a_second_process_while_the_old_model_is_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     save(world.out, tiny(3))
     real, outcomes = publish._remove, []
