@@ -154,8 +154,8 @@ def _launch(part: _DeviceTable, triple: tuple[int, int, int]) -> None:
     if part.packed.is_cuda:
         if torch.cuda.is_current_stream_capturing():
             _captured.append(part)
-        # The table may leave the cache while this stream still reads it.
-        part.packed.record_stream(torch.cuda.current_stream())
+        else:  # the table may leave the cache while this stream still reads it
+            part.packed.record_stream(torch.cuda.current_stream())
     kernels.lerp_chunks[(part.chunks,)](
         *part.sections, *triple, CHUNK, kernels.STEP, kernels.REST, kernels.INTERPRETED, **kernels.OPTIONS
     )
