@@ -53,7 +53,7 @@ def facts(architecture: int, triple: tuple[int, int, int]) -> dict[str, Any]:
         cubin.write_bytes(result.asm["cubin"])
         usage = tool("cuobjdump", "-res-usage", str(cubin))
         sass = tool("nvdisasm", "-c", str(cubin))
-    pointers = re.findall(r"tt\.int_to_ptr.*", result.asm["ttgir"])
+    pointers = re.findall(r"tt\.addptr.*tensor<.*", result.asm["ttgir"])
     return {
         "architecture": architecture,
         "triple": triple,

@@ -10,6 +10,7 @@ import pytest
 
 import mi_kernels
 from mi_kernels import BackendError, dispatch
+from mi_kernels.backends import triton
 from mi_kernels.dispatch import Machine, Request, choose
 
 ALL = Machine(cuda=None, triton=None)
@@ -111,3 +112,39 @@ def test_the_machine_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         dispatch.this_machine.cache_clear()
     assert asked == ["cuda", "triton"]
+
+
+@pytest.mark.parametrize(
+    ("version", "cuda", "visible", "capability", "environment", "reason"),
+    [
+        ("3.9.0", "13.0", True, (9, 0), None, None),
+        ("3.2.0+git", "12.6", True, (8, 0), None, None),
+        ("3.1.0", "12.6", True, (9, 0), None, "triton 3.1.0 is installed; 3.2 or newer"),
+        (None, "12.6", True, (9, 0), None, "triton is not installed"),
+        ("3.9.0", None, True, (9, 0), None, "is built without CUDA"),
+        ("3.9.0", "13.0", False, (9, 0), None, "torch finds no GPU"),
+        ("3.9.0", "13.0", True, (7, 5), None, "compute capability 7.5"),
+        ("3.9.0", "13.0", True, (9, 0), "1", "TRITON_INTERPRET=1 is set"),
+    ],
+)
+def test_triton_says_why_it_cannot_run(
+    monkeypatch: pytest.MonkeyPatch,
+    version: str | None,
+    cuda: str | None,
+    visible: bool,
+    capability: tuple[int, int],
+    environment: str | None,
+    reason: str | None,
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(triton, "find_spec", lambda name: version)
+    monkeypatch.setattr(triton, "_version", lambda: version)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: visible)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    if environment:
+        monkeypatch.setenv("TRITON_INTERPRET", environment)
+    else:
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    found = triton.available()
+    assert (found is None) if reason is None else (reason in str(found))

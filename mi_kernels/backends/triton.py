@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache, lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,13 +38,12 @@ def available() -> str | None:
         import torch
     except ImportError:
         return "torch is not installed."
-    try:
-        version = metadata.version("triton")
-    except metadata.PackageNotFoundError:
+    if find_spec("triton") is None:
         return "triton is not installed."
     if interpreted():
         return "TRITON_INTERPRET=1 is set, and the interpreter works on CPU tensors."
-    if tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
+    version = _version()
+    if version is not None and tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
         return f"triton {version} is installed; {'.'.join(map(str, MINIMUM))} or newer is needed."
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is built without CUDA."
@@ -52,6 +52,15 @@ def available() -> str | None:
     capability = torch.cuda.get_device_capability()
     if capability < MINIMUM_CAPABILITY:
         return f"the GPU has compute capability {capability[0]}.{capability[1]}; 8.0 or higher is needed."
+    return None
+
+
+def _version() -> str | None:
+    for package in ("triton", "pytorch-triton"):  # as PyPI and as torch's nightly builds call it
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
     return None
 
 

@@ -130,26 +130,22 @@ def _chunk(out, a, b, count, w, MODE: tl.constexpr, OUT: tl.constexpr, A: tl.con
 
     Where an address is not a multiple of 16, every element is a single one.
     """
-    whole = count * 0
-    if (out | a | b) % 16 == 0:
-        whole = count // STEP * STEP
-    # The first loop runs only where the addresses are multiples of 16, and its pointers say so: that is what makes its
-    # accesses wide. They are operations of their own, so the second loop's pointers promise nothing.
-    out16 = tl.multiple_of(_pointer(out, OUT), 16)
-    a16 = tl.multiple_of(_pointer(a, A), 16)
-    b16 = tl.multiple_of(_pointer(b, B), 16)
+    whole = tl.where((out | a | b) % 16 == 0, count // STEP * STEP, 0)
+    out, a, b = _pointer(out, OUT), _pointer(a, A), _pointer(b, B)
+    # This loop runs only where the addresses are multiples of 16, and its pointers say so: that is what makes its
+    # accesses wide. (Said of the addresses themselves, the second loop would be promised it too; said of the three
+    # pointers, Triton before 3.7 would not hear it.)
     for begin in range(0, whole, STEP):
         at = begin + tl.arange(0, STEP)
-        a_bits = tl.load(a16 + at) if MODE != _COPY_B else 0
-        b_bits = tl.load(b16 + at) if MODE != _COPY_A else 0
-        tl.store(out16 + at, _elements(a_bits, b_bits, w, MODE, OUT, A, B, EMULATE))
-    out1, a1, b1 = _pointer(out, OUT), _pointer(a, A), _pointer(b, B)
+        a_bits = tl.load(tl.multiple_of(a + at, 16)) if MODE != _COPY_B else 0
+        b_bits = tl.load(tl.multiple_of(b + at, 16)) if MODE != _COPY_A else 0
+        tl.store(tl.multiple_of(out + at, 16), _elements(a_bits, b_bits, w, MODE, OUT, A, B, EMULATE))
     for begin in range(whole, count, REST):
         at = begin + tl.arange(0, REST)
         inside = at < count
-        a_bits = tl.load(a1 + at, mask=inside) if MODE != _COPY_B else 0
-        b_bits = tl.load(b1 + at, mask=inside) if MODE != _COPY_A else 0
-        tl.store(out1 + at, _elements(a_bits, b_bits, w, MODE, OUT, A, B, EMULATE), mask=inside)
+        a_bits = tl.load(a + at, mask=inside) if MODE != _COPY_B else 0
+        b_bits = tl.load(b + at, mask=inside) if MODE != _COPY_A else 0
+        tl.store(out + at, _elements(a_bits, b_bits, w, MODE, OUT, A, B, EMULATE), mask=inside)
 
 
 @triton.jit
