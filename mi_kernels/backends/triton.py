@@ -107,12 +107,14 @@ def _by_dtypes(
     import torch
 
     codes = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
-    triples = [(o.dtype, x.dtype, y.dtype) for o, x, y in zip(outs, a, b)]
-    distinct = list(dict.fromkeys(triples))
-    key = {triple: (codes[triple[0]], codes[triple[1]], codes[triple[2]]) for triple in distinct}
-    if len(distinct) == 1:
-        return {key[distinct[0]]: slice(None)}
-    return {key[d]: np.array([i for i, triple in enumerate(triples) if triple == d]) for d in distinct}
+    dtypes = [{x.dtype for x in tensors} for tensors in (outs, a, b)]
+    if all(len(kinds) == 1 for kinds in dtypes):  # as checkpoints are; thousands of triples take their time
+        o, x, y = (codes[kinds.pop()] for kinds in dtypes)
+        return {(o, x, y): slice(None)}
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for i, (o, x, y) in enumerate(zip(outs, a, b)):
+        groups.setdefault((codes[o.dtype], codes[x.dtype], codes[y.dtype]), []).append(i)
+    return groups
 
 
 @lru_cache(maxsize=16)

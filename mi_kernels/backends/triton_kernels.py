@@ -8,7 +8,8 @@ The arithmetic is the contract's (`ops.linear`), with nothing left to a compiler
 - float32 <-> float16 are the hardware's conversions (`cvt.rn.f16.f32`: to nearest even, subnormals kept, overflow to
   inf) and NumPy's in the interpreter, which agree on everything but NaN.
 - A NaN result is replaced by the contract's, as bits.
-- The interpreter's `tl.fma` rounds the product. Under it, and only there, `EMULATE_FMA` computes in float64.
+- The interpreter's `tl.fma` rounds the product (Triton 3.9's no longer does). Under it, and only there, `EMULATE_FMA`
+  computes in float64.
 
 Addresses are 64-bit integers until they are used, and tensors are read and written as integers of their width, so a
 copy is a copy of bytes.
@@ -133,8 +134,7 @@ def _chunk(out, a, b, count, w, MODE: tl.constexpr, OUT: tl.constexpr, A: tl.con
     whole = tl.where((out | a | b) % 16 == 0, count // STEP * STEP, 0)
     out, a, b = _pointer(out, OUT), _pointer(a, A), _pointer(b, B)
     # This loop runs only where the addresses are multiples of 16, and its pointers say so: that is what makes its
-    # accesses wide. (Said of the addresses themselves, the second loop would be promised it too; said of the three
-    # pointers, Triton before 3.7 would not hear it.)
+    # accesses wide. (Said of `out`, `a` and `b`, it would hold for the second loop too, and Triton 3.6 would not hear.)
     for begin in range(0, whole, STEP):
         at = begin + tl.arange(0, STEP)
         a_bits = tl.load(tl.multiple_of(a + at, 16)) if MODE != _COPY_B else 0

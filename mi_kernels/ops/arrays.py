@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
+from operator import eq
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, DTypeError
@@ -79,6 +80,33 @@ def _from_torch(tensor: Any, name: str) -> Array:
         return Array(dtype, tuple(tensor.shape), tensor, device)
     flat = tensor.view(-1)
     return Array(dtype, tuple(tensor.shape), (flat.view(torch.uint16) if dtype == "BF16" else flat).numpy(), device)
+
+
+def are_sound(*lists: Sequence[Any]) -> bool:
+    """Whether `check_tensor` takes all these torch tensors, and their shapes and their device are the same across lists
+    of equal length. False where a check must say which and why.
+
+    A pass in C over a list for each property: a third of the time of Python's loop over the tensors, which for tens of
+    thousands of small ones takes longer than a GPU needs to merge them.
+    """
+    import torch
+
+    tensor: Any = torch.Tensor
+    devices: set[Any] = set()
+    for tensors in lists:
+        if not (
+            set(map(type, tensors)) <= {tensor, torch.nn.Parameter}
+            and {str(dtype) for dtype in set(map(tensor.dtype.__get__, tensors))} <= _TORCH_DTYPES.keys()
+            and set(map(tensor.layout.__get__, tensors)) == {torch.strided}
+            and not any(map(tensor.requires_grad.__get__, tensors))
+            and all(map(tensor.is_contiguous, tensors))
+            and not any(map(tensor.is_neg, tensors))
+        ):
+            return False
+        devices |= set(map(tensor.device.__get__, tensors))
+    return len(devices) == 1 and all(
+        all(map(eq, map(tensor.size, lists[0]), map(tensor.size, other))) for other in lists[1:]
+    )
 
 
 @cache

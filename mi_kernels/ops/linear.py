@@ -22,7 +22,7 @@ from .. import dispatch
 from ..backends import cpu
 from ..errors import ArgumentError, BackendError
 from ..lam import checked_lam
-from .arrays import Array, as_array, check_tensor, empty_like, is_torch, is_traced
+from .arrays import Array, are_sound, as_array, check_tensor, empty_like, is_torch, is_traced
 from .overlap import find_overlap
 
 if TYPE_CHECKING:
@@ -158,17 +158,19 @@ def _run_cuda(
 ) -> list[Any]:
     """As `multi_lerp_now`, for a list that starts with a CUDA tensor: tensors throughout, of one device."""
     device = a[0].device
-    for name, tensors in (("a", a), ("b", b), ("out", outs or ())):
-        named = partial(label, name)
-        for i, x in enumerate(tensors):
-            if not is_torch(x):
-                raise ArgumentError(
-                    f"{named(i)} is a {type(x).__name__}, {label('a', 0)} a tensor on {device}",
-                    "Give torch tensors on one device.",
-                )
-            check_tensor(x, named, i)
+    given = [a, b] if outs is None else [a, b, outs]
+    if not are_sound(*given):
+        for name, tensors in zip(("a", "b", "out"), given):
+            named = partial(label, name)
+            for i, x in enumerate(tensors):
+                if not is_torch(x):
+                    raise ArgumentError(
+                        f"{named(i)} is a {type(x).__name__}, {label('a', 0)} a tensor on {device}",
+                        "Give torch tensors on one device.",
+                    )
+                check_tensor(x, named, i)
+        check_pairs(a, b, a if outs is None else outs, label)
     results = [empty_like(x) for x in a] if outs is None else list(outs)
-    check_pairs(a, b, results, label)
     chosen = dispatch.backend_for(backend, str(device))
     if outs is not None:
         _refuse_cuda_overlap(a, b, outs, label)
