@@ -91,7 +91,9 @@ def choose(request: Request, machine: Machine) -> str:
     found = "".join(f"; {c}: {r.rstrip('.')}" for c, r in reasons.items() if r and (c == name or c in _SERVE[kind]))
     raise BackendError(
         f"backend {name!r} requested{origin}{where}; available: {', '.join(available)}{found}",
-        _REMEDIES[name] if name in _SERVE[kind] else f"Move the tensors, or use {' or '.join(available)}.",
+        _REMEDIES[name]
+        if name in _SERVE[kind]
+        else f"Move the tensors to {'the CPU' if name == 'cpu' else 'a GPU'}, or use {' or '.join(available)}.",
     )
 
 

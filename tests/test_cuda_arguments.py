@@ -81,6 +81,14 @@ def test_refusals_name_the_argument(run: Any, a: Any, b: Any, out: Any, text: st
         run([a], [b], None if out is None else [out])
 
 
+def test_elements_across_their_own_boundary_are_refused(run: Any) -> None:
+    shifted = torch.frombuffer(bytearray(41), dtype=torch.float32, offset=1)
+    assert shifted.data_ptr() % 4 == 1
+    with pytest.raises(mi_kernels.ArgumentError, match=r"b starts at address .* 4-byte elements\nPass b.clone"):
+        run([torch.zeros(10)], [shifted])
+    run([torch.zeros(0)], [shifted[:0]])
+
+
 def test_refusals_name_the_pair(run: Any) -> None:
     x, y = torch.zeros(8), torch.zeros(8)
     with pytest.raises(mi_kernels.ArgumentError, match=r"a\[1\] is on meta, a\[0\] on cpu"):

@@ -51,12 +51,18 @@ def test_what_is_chosen(request_: Request, machine: Machine, chosen: str) -> Non
         (
             Request("cpu", "cuda:0"),
             ALL,
-            ["'cpu' requested for tensors on cuda:0; available: cuda, triton, reference", "use cuda or triton"],
+            [
+                "'cpu' requested for tensors on cuda:0; available: cuda, triton, reference",
+                "to the CPU, or use cuda or triton",
+            ],
         ),
         (
             Request("triton"),
             ALL,
-            ["'triton' requested for tensors on cpu; available: cpu, reference; triton: it serves CUDA", "Move"],
+            [
+                "'triton' requested for tensors on cpu; available: cpu, reference; triton: it serves CUDA",
+                "Move the tensors to a GPU",
+            ],
         ),
         (
             Request("triton", "cuda:0"),

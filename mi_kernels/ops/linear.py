@@ -172,8 +172,7 @@ def _run_cuda(
         check_pairs(a, b, a if outs is None else outs, label)
     results = [empty_like(x) for x in a] if outs is None else list(outs)
     chosen = dispatch.backend_for(backend, str(device))
-    if outs is not None:
-        _refuse_cuda_overlap(a, b, outs, label)
+    _refuse_addresses(a, b, results, label, overlap=outs is not None)
     module = import_module(f"..backends.{'torch_reference' if chosen == 'reference' else chosen}", __package__)
     module.multi_lerp(results, a, b, lams)
     return results
@@ -222,12 +221,24 @@ def _refuse_overlap(spans: list[Span], label: Label) -> None:
     _refuse(_cpu.find_overlap(spans), label)
 
 
-def _refuse_cuda_overlap(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], label: Label) -> None:
+def _refuse_addresses(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], label: Label, overlap: bool) -> None:
+    """Refuses what a GPU would stop at for good, an element across its own boundary; and outputs that overlap."""
     import numpy as np
 
-    addresses = np.array([[x.data_ptr() for x in tensors] for tensors in (outs, a, b)], dtype=np.int64).T
-    sizes = np.array([[x.nbytes for x in tensors] for tensors in (outs, a, b)], dtype=np.int64).T
-    _refuse(find_overlap(addresses, sizes), label)
+    columns = (outs, a, b)
+    addresses = np.array([[x.data_ptr() for x in tensors] for tensors in columns], dtype=np.int64).T
+    widths = np.array([[x.itemsize for x in tensors] for tensors in columns], dtype=np.int64).T
+    counts = np.array([x.numel() for x in outs], dtype=np.int64)
+    misaligned = np.argwhere((addresses % widths != 0) & (counts != 0)[:, None])
+    if len(misaligned):
+        i, column = misaligned[0]
+        name = label(("out", "a", "b")[column], int(i))
+        raise ArgumentError(
+            f"{name} starts at address {addresses[i, column]}, not a multiple of its {widths[i, column]}-byte elements",
+            f"Pass {name}.clone().",
+        )
+    if overlap:
+        _refuse(find_overlap(addresses, widths * counts[:, None]), label)
 
 
 def _refuse(clash: tuple[int, str, int] | None, label: Label) -> None:
