@@ -24,8 +24,12 @@ if TYPE_CHECKING:
         MismatchError,
         OutputError,
     )
-    from .merge import Report, lerp_checkpoint
+    from .job import Report
+    from .merge import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
+    from .merge_recipe import MergeRecipe
     from .ops import lerp, multi_lerp
+    from .recipe import Recipe
+    from .rules import Rule
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -36,11 +40,16 @@ _HOMES = {
     "MIKernelsError": "errors",
     "MismatchError": "errors",
     "OutputError": "errors",
-    "Report": "merge",
+    "Report": "job",
     "lerp": "ops",
     "lerp_checkpoint": "merge",
+    "MergeRecipe": "merge_recipe",
+    "Recipe": "recipe",
+    "Rule": "rules",
+    "merge_checkpoint": "merge",
     "multi_lerp": "ops",
     "open_checkpoint": "checkpoint",
+    "sweep_checkpoint": "merge",
 }
 
 __all__ = [
@@ -50,14 +59,19 @@ __all__ = [
     "CheckpointError",
     "DTypeError",
     "MIKernelsError",
+    "MergeRecipe",
     "MismatchError",
     "OutputError",
+    "Recipe",
     "Report",
+    "Rule",
     "__version__",
     "lerp",
     "lerp_checkpoint",
+    "merge_checkpoint",
     "multi_lerp",
     "open_checkpoint",
+    "sweep_checkpoint",
 ]
 
 

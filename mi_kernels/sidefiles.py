@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from .checkpoint import Checkpoint
@@ -29,8 +31,10 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
     for name in sorted(os.listdir(source.root)):
         path = os.path.join(source.root, name)
         wanted = name.endswith(_KEPT) or name.upper().startswith(("LICENSE", "NOTICE"))
-        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name == RECORD or not os.path.isfile(path):
+        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name == RECORD or os.path.isdir(path):
             continue
+        if not os.path.isfile(path):
+            raise CheckpointError(f"{path}: is not a readable file", "Is it a link into a cache that was pruned?")
         if os.path.getsize(path) > _MAX_SIZE:
             raise CheckpointError(
                 f"{path}: is larger than {_MAX_SIZE >> 20} MiB", "That is no model's file: remove it."
@@ -56,6 +60,7 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
         content: dict[str, Any] = json.loads(config)
     except ValueError as error:
         raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
+    before = copy.deepcopy(content)
     text = content.get("text_config")
     for part in (content, text if isinstance(text, dict) else {}):
         if untied and part.get("tie_word_embeddings"):
@@ -64,7 +69,9 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
             if dtype is not None and key in part:
                 part[key] = _CONFIG_DTYPES[dtype]
     if untied:
-        content["tie_word_embeddings"] = False  # absent means tied for some architectures
+        content["tie_word_embeddings"] = False  # where it is absent, some architectures tie
+    if content == before:
+        return config
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
@@ -76,10 +83,9 @@ def hub_id(model: Checkpoint) -> str:
     return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(model.root))
 
 
-def model_card(instruct: Checkpoint, thinking: Checkpoint, record: dict[str, Any], name: str) -> bytes:
+def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) -> bytes:
     """README.md with the metadata the Hub reads: base_model and tags."""
-    front = "".join(f"- {json.dumps(hub_id(m))}\n" for m in (instruct, thinking))
-    masks = "".join(f", {key} {record[key]}" for key in ("layers", "modules") if record[key] is not None)
+    front = "".join(f"- {json.dumps(hub_id(m))}\n" for m in models)
     return f"""---
 base_model:
 {front}base_model_relation: merge
@@ -91,10 +97,10 @@ tags:
 
 # {name}
 
-`merged = (1 - lam) * A + lam * B` with A = {hub_id(instruct)}, B = {hub_id(thinking)}, lam = {record["lam"]:g}{masks}.
+{record["summary"]} Models: {", ".join(map(hub_id, models))}.
 
 {record["numerics"]} Made with mi_kernels {record["mi_kernels"]}; `{RECORD}` holds the details.
-""".encode()
+""".encode(errors="replace")
 
 
 def encode_record(record: dict[str, Any]) -> bytes:

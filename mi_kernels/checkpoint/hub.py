@@ -15,7 +15,9 @@ _FILES = [
     "*.txt",
     "*.model",
     "*.tiktoken",
+    "*.py",
     "LICENSE*",
+    "NOTICE*",
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -11,6 +10,7 @@ import shutil
 from collections.abc import Iterable
 from types import TracebackType
 
+from .. import system
 from ..errors import OutputError
 
 _WORK_SUFFIX = ".mi-kernels-work"
@@ -32,18 +32,22 @@ class OutputFolder:
         OutputError: `out` cannot or must not be written.
     """
 
-    def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str], overwrite: bool = False) -> None:
+    def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> None:
         self.given = os.fspath(out)
+        if not self.given or "\0" in self.given:
+            raise OutputError(f"the output {self.given!r} is not a path", "Name the folder to make.")
         self.path = os.path.realpath(self.given)
         self._overwrite = overwrite
         self._made_parent: str | None = None
         self._lock = -1
         self._published = False
-        self._check(inputs)
+        self.protect(inputs)
+        self._check_target()
         parent, name = os.path.split(self.path)
         self.work = os.path.join(parent, f".{name}{_WORK_SUFFIX}")
 
-    def _check(self, inputs: Iterable[str]) -> None:
+    def protect(self, inputs: Iterable[str]) -> None:
+        """Refuses an output that touches one of `inputs`."""
         for item in inputs:
             real = os.path.realpath(item)
             if real == self.path:
@@ -54,6 +58,8 @@ class OutputFolder:
                 raise OutputError(f"{self.given}: lies inside the input {item}", "Choose an output outside the inputs.")
             if _within(real, self.path):
                 raise OutputError(f"{self.given}: holds the input {item}", "Choose an output outside the inputs.")
+
+    def _check_target(self) -> None:
         if os.path.islink(self.given) and not os.path.exists(self.given):
             raise OutputError(f"{self.given}: is a link that leads nowhere", "Remove it or choose another output.")
         if not os.path.lexists(self.path):
@@ -65,7 +71,7 @@ class OutputFolder:
             return
         if not self._overwrite:
             raise OutputError(f"{self.given}: exists and is not empty", "Choose another output, or pass --overwrite.")
-        if not any(n in ("config.json", "mi_kernels.json") or n.endswith(".safetensors") for n in present):
+        if not any(n == "mi_kernels.json" or n.endswith(".safetensors") for n in present):
             raise OutputError(
                 f"{self.given}: does not look like a model folder, so it is not overwritten",
                 "Choose another output, or empty it yourself.",
@@ -73,10 +79,17 @@ class OutputFolder:
 
     def free_space(self) -> int:
         """Bytes an ordinary user may still write where `out` will be."""
+        return shutil.disk_usage(self._existing_parent()).free
+
+    def device(self) -> int:
+        """The number of the file system where `out` will be."""
+        return os.stat(self._existing_parent()).st_dev
+
+    def _existing_parent(self) -> str:
         parent = os.path.dirname(self.path)
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)
-        return shutil.disk_usage(parent).free
+        return parent
 
     def __enter__(self) -> OutputFolder:
         parent = os.path.dirname(self.path)
@@ -100,17 +113,16 @@ class OutputFolder:
             os.mkdir(self.work)
         self._lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(self._lock)
-                self._lock = -1
+            if not _lock(self._lock):
                 raise OutputError(
                     f"{self.given}: another process is writing it", "Wait for it to end, or choose another output."
-                ) from None
-            # A file system without locks: go on without.
-        for name in os.listdir(self.work):  # left by a process that was killed
-            _remove(os.path.join(self.work, name))
+                )
+            for name in os.listdir(self.work):  # left by a process that was killed
+                _remove(os.path.join(self.work, name))
+        except BaseException:
+            os.close(self._lock)
+            self._lock = -1
+            raise
 
     def write_file(self, name: str, content: bytes) -> None:
         """A small file, synced."""
@@ -124,9 +136,16 @@ class OutputFolder:
         """Makes the work folder `out`: atomically, also in place of an old model."""
         os.fsync(self._lock)
         if os.path.isdir(self.path) and os.listdir(self.path):
-            self._check(())  # it may have come into being since
-            _exchange(self.work, self.path)
-            _remove(self.work)
+            self._check_target()  # it may have come into being since
+            # After the exchange the old model has the work folder's name: lock it first, so that nobody takes it over
+            # while it is being removed.
+            old = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _lock(old)
+                _exchange(self.work, self.path)
+                _remove(self.work)
+            finally:
+                os.close(old)
         else:
             os.rename(self.work, self.path)
         self._made_parent = None
@@ -157,6 +176,15 @@ class OutputFolder:
                 folder = os.path.dirname(folder)
 
 
+def _lock(fd: int) -> bool:
+    """Takes the exclusive lock of an open folder. False when another process holds it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # a file system without locks: go on without
+    return True
+
+
 def _within(inner: str, outer: str) -> bool:
     return inner.startswith(outer.rstrip("/") + "/")
 
@@ -169,15 +197,9 @@ def _remove(path: str) -> None:
 
 
 def _exchange(work: str, out: str) -> None:
-    """Swaps two folders in one step (Linux's renameat2), or in two renames where that is not to be had."""
-    at_fdcwd, rename_exchange = -100, 2
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "renameat2"):
-        if libc.renameat2(at_fdcwd, os.fsencode(work), at_fdcwd, os.fsencode(out), rename_exchange) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(code, os.strerror(code), out)
+    """Swaps two folders: in one step, or by three renames where the system has no such step."""
+    if system.exchange(work, out):
+        return
     aside = work + "-old"
     os.rename(out, aside)
     try:

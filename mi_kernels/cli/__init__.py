@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from .._version import __version__
-from ..errors import MIKernelsError
+from ..errors import MIKernelsError, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         status: int = arguments.run(arguments)
+        sys.stdout.flush()  # here, where a reader that has gone is handled
         return status
     except MIKernelsError as error:
         print(
@@ -32,8 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mi-kernels: terminated; nothing is left behind", file=sys.stderr)
         return 143
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: say nothing, also not at exit
+        # The reader of our output has gone: say nothing, also not when the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        print(f"mi-kernels: {printable(str(error))}", file=sys.stderr)
+        return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -47,7 +55,11 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse's, with its error in our two lines and without the usage text before it."""
+    """argparse's, with its error in our two lines, and with -4: taken for a value as -4 is."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-\d")
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"mi-kernels: {message}\n  See `{self.prog} --help`.\n")

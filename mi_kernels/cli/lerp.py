@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..merge import Report, lerp_checkpoint
+from ..errors import printable
+from ..job import Report
+from ..merge import lerp_checkpoint
 from .values import parse_count, parse_size, show_bytes
 
 
@@ -40,7 +42,7 @@ def describe(report: Report) -> str:
     """The report in a few lines for people."""
     lines = [f"note: {note}" for note in report.notes]
     lines.append(
-        f"{report.out}: {show_bytes(report.bytes_written)} in {report.shards} "
+        f"{printable(report.out)}: {show_bytes(report.bytes_written)} in {report.shards} "
         f"shard{'s' if report.shards != 1 else ''}, {report.tensors_interpolated} tensors interpolated, "
         f"{report.tensors_copied} copied"
     )

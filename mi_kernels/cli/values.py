@@ -13,7 +13,7 @@ def parse_size(text: str | None, name: str) -> int | None:
     """Bytes from "5GB" (10^9), "64MiB" (2^20) or a plain number; None stays None."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?", text.strip().upper())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]I?)?B?", text.strip().upper())
     if match is None or float(match[1]) == 0:
         raise ArgumentError(f"{name} {text!r} is not a size", "Write a number with a unit, such as 5GB or 64MiB.")
     return int(float(match[1]) * _UNITS[match[2] or ""])

@@ -1,0 +1,66 @@
+"""From a recipe to what each tensor is made of, reading the tensors where a method must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+from .alignment import Alignment, Row
+from .backends import cpu
+from .checkpoint import Checkpoint, TensorInfo
+from .masks import select
+from .merge_recipe import MergeRecipe
+from .methods import METHODS, Parameters, Tensor
+from .names import layer_count, places
+from .statistics import Operand, Reader, in_parallel
+from .stream import MappedFile, Source
+
+
+def combined_sources(
+    recipe: MergeRecipe, models: Sequence[Checkpoint], alignment: Alignment, threads: int
+) -> dict[str, Source]:
+    """A Source for each tensor. Those that masks leave out, or that are not floating, are the first model's bytes.
+
+    Args:
+        models: the base first, where the recipe has one.
+
+    Raises:
+        ArgumentError: a mask selects nothing, or a parameter has no value for a tensor.
+    """
+    names = [row.name for row in alignment.rows]
+    found, depth = places(names), layer_count(names)
+    chosen = select(names, recipe.layers, recipe.modules)
+    unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model that is no base
+    sources: dict[str, Source] = {}
+    parameters: list[tuple[Row, Parameters]] = []
+    for row in alignment.rows:
+        sources[row.name] = Source(row.inputs, (unchanged if row.floating else 0.0,))
+        if row.floating and row.name in chosen:
+            parameters.append((row, recipe.parameters(row.name, found[row.name], depth)))
+
+    method = METHODS[recipe.method]
+    with ExitStack() as stack:
+        maps = [[stack.enter_context(MappedFile(path)) for path in m.shards] for m in models]
+
+        def task(row: Row, p: Parameters) -> Callable[[], None]:
+            def work() -> None:
+                readers = [_reader(maps[k], t) for k, t in enumerate(row.inputs)]
+                tensor = Tensor(row.name, row.inputs[0].elements, readers)
+                sources[row.name] = Source(row.inputs, formula=method.formula(tensor, p))
+
+            return work
+
+        # The largest first, so that no thread is left with one at the end.
+        parameters.sort(key=lambda item: -item[0].inputs[0].nbytes)
+        in_parallel([task(row, p) for row, p in parameters], threads if method.reads else 1)
+    return sources
+
+
+def _reader(maps: Sequence[MappedFile], t: TensorInfo) -> Reader:
+    code = cpu.DTYPE_CODES[t.dtype]
+    item = cpu.ITEM_SIZES[code]
+
+    def read(first: int, count: int) -> Operand:
+        return maps[t.shard].data, t.begin + first * item, code
+
+    return read
