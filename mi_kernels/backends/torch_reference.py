@@ -37,9 +37,9 @@ def multi_lerp(outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any], weights:
 
 
 def lerp_float32(a: Any, b: Any, w: float) -> Any:
-    """d = b - a;  w < 0.5 ? fma(w, d, a) : fma(w - 1, d, b), of float32 tensors; w is a float32 number."""
+    """d = b - a;  |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b), of float32 tensors; w is a float32 number."""
     d = b - a
-    if w < 0.5:
+    if abs(w) < 0.5:
         return fma(w, d, a)
     return fma(float(np.float32(w) - np.float32(1)), d, b)
 

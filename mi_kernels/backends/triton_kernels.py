@@ -100,9 +100,9 @@ def _fma(x, y, z, EMULATE: tl.constexpr):
 
 @triton.jit
 def _lerp(a, b, w, EMULATE: tl.constexpr):
-    """d = b - a;  w < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)."""
+    """d = b - a;  |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)."""
     d = b - a
-    from_a = w < 0.5
+    from_a = tl.abs(w) < 0.5
     coefficient = tl.where(from_a, w, w - 1.0)
     return _fma(tl.broadcast_to(coefficient, d.shape), d, tl.where(from_a, a, b), EMULATE)
 

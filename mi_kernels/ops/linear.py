@@ -4,7 +4,7 @@ The numerics contract: the result is bit-identical to ``torch.lerp(a.float(), b.
 backend, ISA, thread count and chunking. With ``w = float32(lam)``:
 
     d = b - a                                          float32, to nearest even
-    r = w < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)      one rounding each
+    r = |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)    one rounding each
     out = round_to_nearest_even(r, dtype)              overflow goes to inf, subnormals are kept
 
 Every NaN result is the canonical quiet one (0x7FC0, 0x7E00, 0x7FC00000), so that NaN too has the same bits everywhere.
@@ -113,15 +113,21 @@ def multi_lerp_now(
     arrays_out = [as_array(x, label("out", i), writable=True) for i, x in enumerate(results)]
     check_pairs(arrays_a, arrays_b, arrays_out, label)
     chosen = dispatch.backend_for(backend, arrays_a[0].device if arrays_a else "cpu")
-    spans = [_span(x, y, o, w) for x, y, o, w in zip(arrays_a, arrays_b, arrays_out, lams)]
-    if outs is not None:
-        _refuse_overlap(spans, label)
+    if chosen == "cpu":
+        spans = [_span(x, y, o, w) for x, y, o, w in zip(arrays_a, arrays_b, arrays_out, lams)]
+        if outs is not None:
+            _refuse_overlap(spans, label)
+        cpu.run_spans(spans, cpu.isa(), cpu.checked_threads(threads))
+        return results
+    if outs is not None:  # the others must not need the compiled extension
+        columns = (arrays_out, arrays_a, arrays_b)
+        addresses = [[x.buffer.ctypes.data for x in arrays] for arrays in columns]
+        sizes = [[x.buffer.nbytes for x in arrays] for arrays in columns]
+        _refuse(find_overlap(_rows(addresses), _rows(sizes)), label)
     if chosen == "reference":
         _run_reference(arrays_a, arrays_b, arrays_out, lams)
-    elif chosen == "triton":
-        _run_interpreter(a, b, results, lams)
     else:
-        cpu.run_spans(spans, cpu.isa(), cpu.checked_threads(threads))
+        _run_interpreter(a, b, results, lams)
     return results
 
 
@@ -226,8 +232,8 @@ def _refuse_addresses(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], l
     import numpy as np
 
     columns = (outs, a, b)
-    addresses = np.array([[x.data_ptr() for x in tensors] for tensors in columns], dtype=np.int64).T
-    widths = np.array([[x.itemsize for x in tensors] for tensors in columns], dtype=np.int64).T
+    addresses = _rows([[x.data_ptr() for x in tensors] for tensors in columns])
+    widths = _rows([[x.itemsize for x in tensors] for tensors in columns])
     counts = np.array([x.numel() for x in outs], dtype=np.int64)
     misaligned = np.argwhere((addresses % widths != 0) & (counts != 0)[:, None])
     if len(misaligned):
@@ -239,6 +245,13 @@ def _refuse_addresses(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], l
         )
     if overlap:
         _refuse(find_overlap(addresses, widths * counts[:, None]), label)
+
+
+def _rows(columns: list[list[int]]) -> Any:
+    """Three lists of T integers as int64 [T, 3]."""
+    import numpy as np
+
+    return np.array(columns, dtype=np.int64).T
 
 
 def _refuse(clash: tuple[int, str, int] | None, label: Label) -> None:

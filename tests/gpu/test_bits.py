@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarnin
 
 # Around a step of the wide loop (1024) and of the narrow one (512), below 16 bytes, and a second chunk.
 SIZES = [0, 1, 2, 7, 8, 9, 127, 511, 512, 513, 1023, 1024, 1025, 1536, 3001, triton_backend.CHUNK + 1031]
-LAMS = [0.0, 1.0, 0.3, 0.5, 0.8, -0.5, 1.7, 1e-40, 1e-60]  # 1e-40 is a subnormal float32, and 1e-60 is 0
+LAMS = [0.0, 1.0, 0.3, 0.5, 0.8, -0.5, -0.3, 1.7, 1e-40, 1e-60]  # 1e-40 is a subnormal float32, and 1e-60 is 0
 
 MultiLerp = Callable[..., Any]
 
