@@ -1,0 +1,28 @@
+// The kernels: one block a chunk. Compiled to a fat binary without a host side (tools/fatbin.py) and found by name,
+// hence extern "C".
+#include "mixed.h"
+
+namespace {
+
+using mi::cuda::kThreads;
+
+// Four blocks of 256 threads a multiprocessor leave each thread 64 registers: room for all its loads in flight.
+constexpr int kBlocks = 4;
+
+__device__ __forceinline__ mi::cuda::Worker worker() { return {int(threadIdx.x), kThreads}; }
+
+}  // namespace
+
+#define MI_KERNEL(name, Format)                                                                   \
+    extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) name(mi::cuda::Table table) { \
+        mi::cuda::run_chunk<mi::cuda::Format>(table, blockIdx.x, worker());                       \
+    }
+
+MI_KERNEL(mi_lerp_bf16, BF16)
+MI_KERNEL(mi_lerp_f16, F16)
+MI_KERNEL(mi_lerp_f32, F32)
+
+extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
+    mi_lerp_mixed(mi::cuda::Table table, mi::cuda::Types types) {
+    mi::cuda::run_mixed_chunk(table, blockIdx.x, types, worker());
+}

@@ -1,0 +1,66 @@
+"""Which PyPI packages compile the kernels for a CUDA version, and for which chips.
+
+A version is named as PyTorch names its wheels: cu126 is CUDA 12.6. NVRTC (the compiler as a library) and nvFatbin are on
+PyPI for every version since 12.4; the nvcc front end is only there since 13.0. So the same two libraries build every
+wheel, and neither a toolkit installation nor a GPU is needed.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from pathlib import Path
+
+# Machine code for the chips of today, as far as a version knows them. A cubin also runs on later chips of its major
+# version (8.0 on 8.7, 10.0 on 10.3), so one for each major would do; the minors get better schedules.
+SASS = (80, 86, 89, 90, 100, 120)
+# The oldest PTX: the driver compiles it for whatever has no machine code above, be it later, between (11.0) or Turing.
+# Newer PTX would exclude chips and gain nothing: the kernels use no instruction that came after it.
+PTX = 75
+
+
+class ToolkitError(Exception):
+    """The CUDA version is unknown, or its libraries are not installed."""
+
+
+def version_of(tag: str) -> tuple[int, int]:
+    """(12, 6) for "cu126".
+
+    Raises:
+        ToolkitError: not a tag, or of a version without nvFatbin.
+    """
+    match = re.fullmatch(r"cu(\d\d)(\d)", tag)
+    if not match or (version := (int(match[1]), int(match[2]))) < (12, 4):
+        raise ToolkitError(f"MI_KERNELS_CUDA={tag}: give a CUDA version from 12.4 on, such as cu126, cu128 or cu130")
+    return version
+
+
+def requirements(tag: str) -> list[str]:
+    """What pip installs to compile for `tag`. The packages lost the version in their names with CUDA 13."""
+    major, minor = version_of(tag)
+    suffix = f"-cu{major}" if major < 13 else ""
+    return [f"nvidia-{name}{suffix}=={major}.{minor}.*" for name in ("cuda-nvrtc", "nvfatbin")]
+
+
+def library(tag: str, name: str) -> Path:
+    """The path of "libnvrtc" or "libnvfatbin" as installed by pip for the version of `tag`.
+
+    Raises:
+        ToolkitError: not installed, or for another version.
+    """
+    for requirement in requirements(tag):
+        package, wanted = requirement.split("==")
+        if name.removeprefix("lib") not in package:
+            continue
+        try:
+            installed = metadata.distribution(package)
+        except metadata.PackageNotFoundError:
+            break
+        if not installed.version.startswith(wanted.rstrip("*")):
+            break
+        for file in installed.files or ():
+            if re.fullmatch(rf"{name}\.so\.\d+", file.name):
+                return Path(str(file.locate()))
+    raise ToolkitError(
+        f"{name} for {tag} is not installed: python -m pip install " + " ".join(f'"{r}"' for r in requirements(tag))
+    )
