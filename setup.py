@@ -2,8 +2,8 @@
 
 Each ISA file of the CPU part gets its own flags; nothing is tuned to the machine that builds.
 
-MI_KERNELS_CUDA=cu128 (or cu126, cu130, ...: any version from 12.4 on) adds the CUDA part for that version, and +cu128 to
-the version of the package. It needs no CUDA toolkit and no GPU: pip fetches the compiler library from PyPI
+MI_KERNELS_CUDA=cu128 (or cu126, cu130, ...: any version from 12.4 on) adds the CUDA part for that version, and +cu128
+to the version of the package. It needs no CUDA toolkit and no GPU: pip fetches the compiler library from PyPI
 (tools/cuda_toolkit.py), and the extension itself is plain C++. Unset or empty, nothing of CUDA is built or fetched.
 """
 

@@ -1,7 +1,7 @@
 """Which PyPI packages compile the kernels for a CUDA version, and for which chips.
 
-A version is named as PyTorch names its wheels: cu126 is CUDA 12.6. NVRTC (the compiler as a library) and nvFatbin are on
-PyPI for every version since 12.4; the nvcc front end is only there since 13.0. So the same two libraries build every
+A version is named as PyTorch names its wheels: cu126 is CUDA 12.6. NVRTC (the compiler as a library) and nvFatbin are
+on PyPI for every version since 12.4; the nvcc front end is only there since 13.0. So the same two libraries build every
 wheel, and neither a toolkit installation nor a GPU is needed.
 """
 
@@ -64,3 +64,16 @@ def library(tag: str, name: str) -> Path:
     raise ToolkitError(
         f"{name} for {tag} is not installed: python -m pip install " + " ".join(f'"{r}"' for r in requirements(tag))
     )
+
+
+def installed() -> str | None:
+    """The tag of an NVRTC that is installed with its nvFatbin, the newest first; None without."""
+    for package in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"):
+        try:
+            major, minor = metadata.version(package).split(".")[:2]
+            tag = f"cu{major}{minor}"
+            library(tag, "libnvrtc"), library(tag, "libnvfatbin")
+        except (metadata.PackageNotFoundError, ToolkitError):
+            continue
+        return tag
+    return None
