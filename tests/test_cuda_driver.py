@@ -158,7 +158,7 @@ def test_a_driver_runs_code_of_its_major_version_and_before(driver: int, wheel: 
 
 @pytest.mark.parametrize(
     ("elements", "chunk"),
-    [(1, 8192), (9600 * 8192, 8192), (9600 * 16384 - 1, 8192), (9600 * 16384, 16384), (4_000_000_000, 65536)],
+    [(1, 8192), (11200 * 8192, 8192), (11200 * 16384 - 1, 8192), (11200 * 16384, 16384), (4_000_000_000, 65536)],
 )
 def test_chunks_are_large_when_there_are_many(elements: int, chunk: int) -> None:
     assert cuda.chunk_for(elements) == chunk

@@ -7,7 +7,10 @@ wheel, and neither a toolkit installation nor a GPU is needed.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -77,3 +80,23 @@ def installed() -> str | None:
             continue
         return tag
     return None
+
+
+def cuobjdump() -> Path | None:
+    """The disassembler, from PATH or from PyPI's nvidia-cuda-cuobjdump (with nvidia-cuda-nvdisasm); None without."""
+    try:
+        files = metadata.files("nvidia-cuda-cuobjdump") or ()
+    except metadata.PackageNotFoundError:
+        found = shutil.which("cuobjdump")
+        return Path(found) if found and shutil.which("nvdisasm") else None
+    return next((Path(str(f.locate())) for f in files if f.name == "cuobjdump"), None)
+
+
+def run_cuobjdump(*arguments: str | Path) -> str:
+    """What cuobjdump prints. It looks for nvdisasm on PATH, so its own folder goes first."""
+    program = cuobjdump()
+    if program is None:
+        raise ToolkitError("cuobjdump is missing: python -m pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+    environment = {**os.environ, "PATH": f"{program.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    command = [str(program), *map(str, arguments)]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout

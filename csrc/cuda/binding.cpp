@@ -11,7 +11,7 @@ using namespace mi::cuda;
 
 namespace {
 
-// The grid's limit in x, and the most that keeps every offset inside a chunk in 32 bits, rounds of all threads included.
+// The grid's limit in x, and the most that keeps every offset inside a chunk in 32 bits, the loop's stride included.
 constexpr std::int64_t kMaxChunks = INT_MAX, kMaxChunk = 1 << 29;
 
 template <class T>

@@ -93,8 +93,8 @@ MI_INLINE Vector apply(const Vector& a, const Vector& b, float coefficient) {
 }
 
 // `n` units (vectors or elements), neighbours going to neighbouring threads. Four of each input are asked for before
-// the first is used: 128 bytes in flight a thread, which over the threads of a multiprocessor covers the latency of
-// device memory several times.
+// the first is used: 128 bytes in flight a thread, 160 KiB over the 1280 threads of a multiprocessor. An H100 needs
+// some 20 KiB on each to keep its memory busy (3.35 TB/s, 0.8 us of latency, 132 multiprocessors).
 constexpr int kInFlight = 4;
 
 template <class Operation, class Unit>

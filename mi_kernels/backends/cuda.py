@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import torch
 
 # A block goes through 8192 bf16 elements in one round of its loop, so that is the least worth a block. Larger chunks
-# make smaller tables, but a large GPU holds some 600 blocks at a time, and the last of them to finish leave it idle:
+# make smaller tables, but a large GPU holds some 700 blocks at a time, and the last of them to finish leave it idle:
 # with 16 rounds of blocks that costs a few per cent at most.
-MIN_CHUNK, MAX_CHUNK, CHUNKS_WANTED = 8192, 65536, 16 * 600
+MIN_CHUNK, MAX_CHUNK, CHUNKS_WANTED = 8192, 65536, 16 * 700
 
 
 def available() -> str | None:

@@ -95,6 +95,5 @@ int cuGetErrorString(int result, const char** text) {
     *text = result == kInvalidValue ? "invalid argument" : result == 101 ? "invalid device ordinal" : nullptr;
     return *text ? 0 : kInvalidValue;
 }
-int cuThreadExchangeStreamCaptureMode(int* mode) { return note("cuThreadExchangeStreamCaptureMode", std::to_string(*mode)); }
 
 }  // extern "C"
