@@ -8,8 +8,9 @@
 //     L::sub(x, y)       x - y, rounded once           L::fma(x, y, z)    x * y + z, rounded once
 //     L::bits(f)         reinterpret as integers       L::floats(i)       and back
 //     L::splat(u)        u in every lane               L::splat_float(f)  f in every lane
-//     L::add, L::and_    integer operations            L::shr16(i)        logical shift right by 16
-//     L::if_nan(f, x, y) per lane: f is NaN ? x : y
+//     L::mul, L::div, L::plus  float, rounded once     L::add, L::and_, L::xor_  integer
+//     L::shr16(i)        logical shift right by 16     L::if_nan(f, x, y) per lane: f is NaN ? x : y
+//     L::if_greater(u, v, x, y)                        per lane: u > v ? x : y (y when either is NaN)
 //
 // Everything is a template on L, or always inlined, for a reason of its own: each ISA is compiled with its own flags,
 // and an ordinary inline function would be merged by the linker, lending AVX-512 code to a machine without it.

@@ -1,16 +1,16 @@
 // Linear interpolation, the formula of the contract:
 //
 //     d = b - a                                          float32, to nearest even
-//     r = w < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)      one rounding each, never contracted differently
+//     r = |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)    one rounding each, never contracted differently
 //
-// which is what torch.lerp computes in float32.
+// which is what torch.lerp computes in float32 (|w|: it matters only when extrapolating below -0.5).
 #pragma once
 #include "lane.h"
 
 namespace mi {
 
 // lam as the arithmetic sees it. Which form applies depends on lam alone, so it is settled once per call.
-// w - 1 is exact in float32 wherever it is used with 0.5 <= w <= 2 (Sterbenz), and rounds once beyond, as in torch.
+// w - 1 is exact in float32 for 0.5 <= w <= 2 (Sterbenz), and rounds once beyond, as in torch.
 template <class L>
 struct Weight {
     typename L::F coefficient;
@@ -19,7 +19,8 @@ struct Weight {
 
 template <class L>
 MI_INLINE Weight<L> weight(float w) {
-    return {L::splat_float(w < 0.5f ? w : w - 1.0f), w < 0.5f};
+    const bool from_a = __builtin_fabsf(w) < 0.5f;
+    return {L::splat_float(from_a ? w : w - 1.0f), from_a};
 }
 
 template <class L>

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
         MismatchError,
         OutputError,
     )
-    from .merge import Report, lerp_checkpoint
+    from .job import Report
+    from .merge import lerp_checkpoint, sweep_checkpoint
     from .ops import lerp, multi_lerp
 
 _HOMES = {
@@ -36,11 +37,12 @@ _HOMES = {
     "MIKernelsError": "errors",
     "MismatchError": "errors",
     "OutputError": "errors",
-    "Report": "merge",
+    "Report": "job",
     "lerp": "ops",
     "lerp_checkpoint": "merge",
     "multi_lerp": "ops",
     "open_checkpoint": "checkpoint",
+    "sweep_checkpoint": "merge",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "lerp_checkpoint",
     "multi_lerp",
     "open_checkpoint",
+    "sweep_checkpoint",
 ]
 
 

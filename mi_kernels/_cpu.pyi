@@ -1,11 +1,30 @@
 """The compiled CPU kernels (csrc/cpu). Buffers are anything with the buffer protocol; nothing is copied."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict
 
 # (out, out_offset, a, a_offset, b, b_offset, count, weight, out_dtype, a_dtype, b_dtype): offsets in bytes, count in
 # elements, dtypes 0 bf16, 1 float16, 2 float32, 3 bytes (copied only, weight 0 or 1).
 Span = tuple[Any, int, Any, int, Any, int, int, float, int, int, int]
+
+class Formula(TypedDict, total=False):
+    """How K models become one (csrc/combine.h).
+
+    formula: 0 affine, 1 sum, 2 task, 3 ties, 4 dare. Lists have an entry for each model, the base's among them.
+    """
+
+    formula: int
+    weights: Sequence[float]
+    scale: float
+    normalize: bool
+    thresholds: Sequence[float]
+    densities: Sequence[float]
+    keys: Sequence[int]
+
+Operand = tuple[Any, int, int]  # (buffer, offset in bytes, dtype)
+
+# (out, out_offset, out_dtype, operands, count, first, formula): `first` is the place of the elements in their tensor.
+CombineSpan = tuple[Any, int, int, Sequence[Operand], int, int, Formula]
 
 class Stores:
     AUTO: ClassVar[Stores]
@@ -14,5 +33,9 @@ class Stores:
 
 def isas() -> list[str]: ...
 def lerp_spans(spans: Sequence[Span], isa: str, threads: int = 1, stores: Stores = ...) -> None: ...
+def lerp_groups(spans: Sequence[Span], group: int, isa: str) -> None: ...
+def combine_spans(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None: ...
+def moments(a: Operand, b: Operand, base: Operand | None, count: int, isa: str) -> list[float]: ...
+def histogram(x: Operand, base: Operand, count: int, counts: Any, high: int | None, isa: str) -> None: ...
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...

@@ -15,7 +15,7 @@ def checked_lam(lam: object, extrapolate: bool = False) -> float:
     """
     try:
         value = float(lam)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ArgumentError(f"lam is {lam!r}, which is not a number", "Give a number from 0 to 1.") from None
     if not abs(value) <= _FLOAT32_MAX:  # nan too
         raise ArgumentError(f"lam is {value}, which is not finite", "Give a number from 0 to 1.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from .checkpoint import Checkpoint
@@ -76,10 +77,9 @@ def hub_id(model: Checkpoint) -> str:
     return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(model.root))
 
 
-def model_card(instruct: Checkpoint, thinking: Checkpoint, record: dict[str, Any], name: str) -> bytes:
+def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) -> bytes:
     """README.md with the metadata the Hub reads: base_model and tags."""
-    front = "".join(f"- {json.dumps(hub_id(m))}\n" for m in (instruct, thinking))
-    masks = "".join(f", {key} {record[key]}" for key in ("layers", "modules") if record[key] is not None)
+    front = "".join(f"- {json.dumps(hub_id(m))}\n" for m in models)
     return f"""---
 base_model:
 {front}base_model_relation: merge
@@ -91,7 +91,7 @@ tags:
 
 # {name}
 
-`merged = (1 - lam) * A + lam * B` with A = {hub_id(instruct)}, B = {hub_id(thinking)}, lam = {record["lam"]:g}{masks}.
+{record["summary"]}
 
 {record["numerics"]} Made with mi_kernels {record["mi_kernels"]}; `{RECORD}` holds the details.
 """.encode()

@@ -19,59 +19,79 @@ from typing import TYPE_CHECKING, NamedTuple
 from .backends import cpu
 from .checkpoint.layout import OutputShard
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
-from .checkpoint.writer import PAGE, ShardFile
+from .checkpoint.writer import ShardFile
 from .errors import ArgumentError, CheckpointError
+from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
-    from ._cpu import Span
+    from ._cpu import CombineSpan, Formula, Span
 
 CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
 DEFAULT_MEMORY = 128 << 20
-_SPARE_WORKERS = 2  # so that cores compute while others wait for the disk
+_SPARE_WORKERS = 4  # so that cores compute while others wait for the disk
 
 
 class Source(NamedTuple):
-    """What one output tensor is made of: weight 0 copies `a`, 1 copies `b`, anything else interpolates."""
+    """What one output tensor is made of.
 
-    a: TensorInfo
-    b: TensorInfo
-    weight: float
+    Attributes:
+        inputs: where each model holds it, model by model. Dtypes may differ; shapes do not.
+        weights: one for each output: 0 copies inputs[0], 1 copies inputs[1], anything else interpolates the two.
+        formula: instead of weights, how all inputs are combined into the one output; see `_cpu.pyi`.
+    """
+
+    inputs: tuple[TensorInfo, ...]
+    weights: tuple[float, ...] = ()
+    formula: Formula | None = None
+
+    @property
+    def copied(self) -> bool:
+        """True when every output has the bytes of an input."""
+        return self.formula is None and all(w in (0, 1) for w in self.weights)
+
+    def used(self) -> list[int]:
+        """The numbers of the models that are read."""
+        if self.formula is not None:
+            return list(range(len(self.inputs)))
+        return [k for k, unused in ((0, 1), (1, 0)) if any(w != unused for w in self.weights)]
 
 
 class Plan(NamedTuple):
-    """Everything a stream needs: output shards, a source for each of their tensors, the input files of both sides."""
+    """Everything a stream needs.
+
+    Attributes:
+        shards: the files of each output; all outputs are laid out alike.
+        sources: a Source for each tensor of the shards.
+        models: the shards of each input model, by path.
+    """
 
     shards: Sequence[OutputShard]
     sources: Mapping[str, Source]
-    a_paths: Sequence[str]
-    b_paths: Sequence[str]
+    models: Sequence[Sequence[str]]
 
 
 class Buffers(NamedTuple):
-    """How memory is used: bytes of a chunk and how many workers have one."""
+    """How memory is used: bytes of a chunk, and how many workers have one of them for each output."""
 
     chunk: int
     workers: int
 
 
-def plan_buffers(threads: int, max_memory: int | None) -> Buffers:
-    """Buffers for `threads` computing threads, and two more that wait for the disk, within `max_memory` bytes.
+def plan_buffers(threads: int, max_memory: int | None, outputs: int = 1) -> Buffers:
+    """Buffers for `threads` computing threads, and four more that wait for the disk, within `max_memory` bytes.
 
-    The default of 128 MiB is a limit; each worker uses 4 MiB of it.
+    The default of 128 MiB is a limit; a worker uses 4 MiB of it for each output, or less where there are many.
 
     Raises:
         ArgumentError: `max_memory` is not enough for one smallest buffer.
     """
     memory = DEFAULT_MEMORY if max_memory is None else max_memory
-    workers = threads + _SPARE_WORKERS
-    if memory < PAGE:
+    if memory < PAGE * outputs:
         raise ArgumentError(
-            f"max_memory is {memory} bytes", f"Give at least {PAGE}; {DEFAULT_MEMORY >> 20} MiB is usual."
+            f"max_memory is {memory} bytes", f"Give at least {PAGE * outputs}; {DEFAULT_MEMORY >> 20} MiB is usual."
         )
-    chunk = min(CHUNK, memory // workers) // PAGE * PAGE
-    if chunk == 0:
-        chunk, workers = PAGE, memory // PAGE
-    return Buffers(chunk, workers)
+    workers = min(threads + _SPARE_WORKERS, memory // (PAGE * outputs))
+    return Buffers(min(CHUNK, memory // (workers * outputs)) // PAGE * PAGE, workers)
 
 
 class _Chunk(NamedTuple):
@@ -82,15 +102,16 @@ class _Chunk(NamedTuple):
 
 def stream(
     plan: Plan,
-    folder: str,
+    folders: Sequence[str],
     buffers: Buffers,
     *,
     direct: bool = True,
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> None:
-    """Writes every shard of `plan` into `folder`, durably.
+    """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
 
     Args:
+        folders: one for each weight of the sources.
         buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
         direct: write past the page cache where the file system can.
         on_bytes: called with the number of bytes written, from any thread.
@@ -100,13 +121,14 @@ def stream(
         CheckpointError: an input can no longer be read.
     """
     with ExitStack() as stack:
-        a_maps = [stack.enter_context(_Map(path)) for path in plan.a_paths]
-        b_maps = [stack.enter_context(_Map(path)) for path in plan.b_paths]
-        files = [ShardFile(os.path.join(folder, s.name), s.size, direct) for s in plan.shards]
-        for file in files:
-            stack.callback(file.abandon)
-        work = _Work(plan, files, a_maps, b_maps, buffers, on_bytes)
-        work.run()
+        maps = [[stack.enter_context(_Map(path)) for path in paths] for paths in plan.models]
+        files: list[list[ShardFile]] = []
+        for folder in folders:
+            files.append([])
+            for shard in plan.shards:
+                files[-1].append(ShardFile(os.path.join(folder, shard.name), shard.size, direct))
+                stack.callback(files[-1][-1].abandon)
+        _Work(plan, files, maps, buffers, on_bytes).run()
 
 
 class _Map:
@@ -139,14 +161,12 @@ class _Work:
     def __init__(
         self,
         plan: Plan,
-        files: list[ShardFile],
-        a_maps: list[_Map],
-        b_maps: list[_Map],
+        files: list[list[ShardFile]],
+        maps: list[list[_Map]],
         buffers: Buffers,
         on_bytes: Callable[[int], None],
     ) -> None:
-        self._plan, self._files, self._a, self._b, self._on_bytes = plan, files, a_maps, b_maps, on_bytes
-        self._buffers = buffers
+        self._plan, self._files, self._maps, self._buffers, self._on_bytes = plan, files, maps, buffers, on_bytes
         self._isa = cpu.isa()
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
@@ -190,17 +210,20 @@ class _Work:
 
     def _worker(self) -> None:
         try:
-            memory = mmap.mmap(-1, self._buffers.chunk)  # anonymous, on a page boundary
-            view = memoryview(memory)
+            size = self._buffers.chunk
+            memory = io_buffer(size * len(self._files))
+            slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
             ahead = self._next()
             while (chunk := ahead) is not None:
                 ahead = self._next()
                 if ahead is not None:
                     self._read_ahead(ahead)
-                self._fill(memory, chunk)
+                self._fill(slots, chunk)
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
-                self._files[chunk.shard].write(view[: -(-chunk.length // PAGE) * PAGE], chunk.offset)
-                self._on_bytes(chunk.length)
+                pages = -(-chunk.length // PAGE) * PAGE
+                for slot, files in zip(slots, self._files):
+                    files[chunk.shard].write(slot[:pages], chunk.offset)
+                    self._on_bytes(chunk.length)
                 self._finish(chunk)
         except BaseException as error:
             self._fail(error)
@@ -210,7 +233,8 @@ class _Work:
             self._left[chunk.shard] -= 1
             last = self._left[chunk.shard] == 0
         if last:
-            self._files[chunk.shard].close()
+            for files in self._files:
+                files[chunk.shard].close()
 
     def _pieces(self, chunk: _Chunk) -> Iterator[tuple[Source, TensorInfo, int, int]]:
         """The tensors in a chunk: (source, where it stands, first element, number of elements)."""
@@ -226,33 +250,50 @@ class _Work:
 
     def _read_ahead(self, chunk: _Chunk) -> None:
         for source, _, first, count in self._pieces(chunk):
-            for maps, t, used in ((self._a, source.a, source.weight != 1), (self._b, source.b, source.weight != 0)):
-                if used:
-                    item = ITEM_SIZE.get(t.dtype, 1)
-                    maps[t.shard].read_ahead(t.begin + first * item, t.begin + (first + count) * item)
+            for k in source.used():
+                t = source.inputs[k]
+                item = ITEM_SIZE.get(t.dtype, 1)
+                self._maps[k][t.shard].read_ahead(t.begin + first * item, t.begin + (first + count) * item)
 
-    def _fill(self, memory: mmap.mmap, chunk: _Chunk) -> None:
+    def _fill(self, slots: list[memoryview], chunk: _Chunk) -> None:
         header = self._plan.shards[chunk.shard].header
         if chunk.offset < len(header):
             piece = header[chunk.offset : chunk.offset + chunk.length]
-            memory[: len(piece)] = piece
-        cpu.run_spans(list(self._spans(memory, chunk)), self._isa)
-
-    def _spans(self, memory: mmap.mmap, chunk: _Chunk) -> Iterator[Span]:
+            for slot in slots:
+                slot[: len(piece)] = piece
+        lerps: list[Span] = []
+        combines: list[CombineSpan] = []
         for source, out, first, count in self._pieces(chunk):
-            a, b, weight = source.a, source.b, source.weight
             at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
-            codes = [cpu.DTYPE_CODES.get(t.dtype, cpu.BYTES) for t in (out, a, b)]
-            if cpu.BYTES in codes:  # a copy: count bytes, and let the side that is not read be the one that is
-                item = ITEM_SIZE.get(out.dtype, 1)
-                first, count, codes = first * item, count * item, [cpu.BYTES] * 3
-            a_map, b_map = self._a[a.shard].data, self._b[b.shard].data
-            if weight == 0:
-                b, b_map, codes[2] = a, a_map, codes[1]
-            elif weight == 1:
-                a, a_map, codes[1] = b, b_map, codes[2]
-            a_size, b_size = (cpu.ITEM_SIZES[code] for code in codes[1:])
-            yield (
-                memory, at, a_map, a.begin + first * a_size, b_map, b.begin + first * b_size,
-                count, weight, codes[0], codes[1], codes[2],
-            )  # fmt: skip
+            if source.formula is None:
+                lerps += self._lerp_spans(slots, at, source, out, first, count)
+            else:
+                combines.append(self._combine_span(slots[0], at, source, source.formula, out, first, count))
+        cpu.run_groups(lerps, len(slots), self._isa)
+        cpu.run_combine(combines, self._isa)
+
+    def _lerp_spans(
+        self, slots: list[memoryview], at: int, source: Source, out: TensorInfo, first: int, count: int
+    ) -> Iterator[Span]:
+        codes = [cpu.DTYPE_CODES.get(t.dtype, cpu.BYTES) for t in (out, *source.inputs[:2])]
+        if cpu.BYTES in codes:  # a copy: count bytes, not elements
+            item = ITEM_SIZE.get(out.dtype, 1)
+            first, count, codes = first * item, count * item, [cpu.BYTES] * 3
+        operands = [
+            (self._maps[k][t.shard].data, t.begin + first * cpu.ITEM_SIZES[code], code)
+            for k, (t, code) in enumerate(zip(source.inputs, codes[1:]))
+        ]
+        for slot, weight in zip(slots, source.weights):
+            # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
+            a = operands[1] if weight == 1 else operands[0]
+            b = operands[0] if weight == 0 else operands[-1]
+            yield (slot, at, a[0], a[1], b[0], b[1], count, weight, codes[0], a[2], b[2])
+
+    def _combine_span(
+        self, slot: memoryview, at: int, source: Source, formula: Formula, out: TensorInfo, first: int, count: int
+    ) -> CombineSpan:
+        operands = []
+        for k, t in enumerate(source.inputs):
+            code = cpu.DTYPE_CODES[t.dtype]
+            operands.append((self._maps[k][t.shard].data, t.begin + first * cpu.ITEM_SIZES[code], code))
+        return (slot, at, cpu.DTYPE_CODES[out.dtype], operands, count, first, formula)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoint.layout import shard_names
+from .names import layer_count
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -64,6 +65,32 @@ def qwen3_like(nbytes: int) -> Shapes:
     return model(max(1, (nbytes - 2 * vocab * hidden) // per_layer))
 
 
+def qwen3_config(shapes: Shapes) -> dict[str, Any]:
+    """The config.json that belongs to `shapes` of `qwen3_shapes`."""
+    vocab, hidden = shapes["model.embed_tokens.weight"]
+    attention = "model.layers.0.self_attn."
+    head_dim = shapes[attention + "q_norm.weight"][0]
+    config = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "vocab_size": vocab,
+        "hidden_size": hidden,
+        "num_hidden_layers": layer_count(shapes),
+        "num_attention_heads": shapes[attention + "q_proj.weight"][0] // head_dim,
+        "num_key_value_heads": shapes[attention + "k_proj.weight"][0] // head_dim,
+        "head_dim": head_dim,
+        "tie_word_embeddings": "lm_head.weight" not in shapes,
+        "dtype": "bfloat16",
+    }
+    if "model.layers.0.mlp.gate.weight" in shapes:
+        config["architectures"], config["model_type"] = ["Qwen3MoeForCausalLM"], "qwen3_moe"
+        config["num_experts"] = shapes["model.layers.0.mlp.gate.weight"][0]
+        config["moe_intermediate_size"] = shapes["model.layers.0.mlp.experts.0.gate_proj.weight"][0]
+    else:
+        config["intermediate_size"] = shapes["model.layers.0.mlp.gate_proj.weight"][0]
+    return config
+
+
 def write_checkpoint(
     folder: Path, shapes: Shapes, *, seed: int, shards: int = 1, config: dict[str, Any] | None = None
 ) -> None:
@@ -89,10 +116,7 @@ def write_checkpoint(
         weight_map = {name: file for file, group in zip(files, groups) for name in group}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    if config is None:
-        tied = "lm_head.weight" not in shapes
-        config = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "tie_word_embeddings": tied}
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (folder / "config.json").write_text(json.dumps(config or qwen3_config(shapes), indent=2))
 
 
 def _write_shard(path: Path, shapes: Shapes, pool: Any, rng: np.random.Generator) -> None:

@@ -28,7 +28,9 @@ OPTIONS = [
     "--prec-sqrt=true",
     f"--include-path={SOURCE.parent}",
     f"--include-path={SOURCE.parent / 'nvrtc'}",
-    "--define-macro=__builtin_memcpy=memcpy",  # NVRTC knows it by the C name only
+    # NVRTC knows these by their C names only.
+    "--define-macro=__builtin_memcpy=memcpy",
+    "--define-macro=__builtin_fabsf=fabsf",
 ]
 
 

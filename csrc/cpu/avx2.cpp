@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "loop.h"
+#include "table.h"
 
 namespace mi::cpu {
 namespace {
@@ -18,13 +18,20 @@ struct Avx2 {
     MI_INLINE F splat_float(float f) { return _mm256_set1_ps(f); }
     MI_INLINE F sub(F x, F y) { return _mm256_sub_ps(x, y); }
     MI_INLINE F fma(F x, F y, F z) { return _mm256_fmadd_ps(x, y, z); }
+    MI_INLINE F plus(F x, F y) { return _mm256_add_ps(x, y); }
+    MI_INLINE F mul(F x, F y) { return _mm256_mul_ps(x, y); }
+    MI_INLINE F div(F x, F y) { return _mm256_div_ps(x, y); }
     MI_INLINE I add(I x, I y) { return _mm256_add_epi32(x, y); }
     MI_INLINE I and_(I x, I y) { return _mm256_and_si256(x, y); }
     MI_INLINE I or_(I x, I y) { return _mm256_or_si256(x, y); }
+    MI_INLINE I xor_(I x, I y) { return _mm256_xor_si256(x, y); }
     MI_INLINE I shr16(I x) { return _mm256_srli_epi32(x, 16); }
     MI_INLINE I shl16(I x) { return _mm256_slli_epi32(x, 16); }
     MI_INLINE I if_nan(F f, I x, I y) {
         return bits(_mm256_blendv_ps(floats(y), floats(x), _mm256_cmp_ps(f, f, _CMP_UNORD_Q)));
+    }
+    MI_INLINE I if_greater(F u, F v, I x, I y) {
+        return bits(_mm256_blendv_ps(floats(y), floats(x), _mm256_cmp_ps(u, v, _CMP_GT_OQ)));
     }
 
     MI_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

@@ -3,7 +3,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "loop.h"
+#include "table.h"
 
 namespace mi::cpu {
 namespace {
@@ -19,13 +19,20 @@ struct Avx512 {
     MI_INLINE F splat_float(float f) { return _mm512_set1_ps(f); }
     MI_INLINE F sub(F x, F y) { return _mm512_sub_ps(x, y); }
     MI_INLINE F fma(F x, F y, F z) { return _mm512_fmadd_ps(x, y, z); }
+    MI_INLINE F plus(F x, F y) { return _mm512_add_ps(x, y); }
+    MI_INLINE F mul(F x, F y) { return _mm512_mul_ps(x, y); }
+    MI_INLINE F div(F x, F y) { return _mm512_div_ps(x, y); }
     MI_INLINE I add(I x, I y) { return _mm512_add_epi32(x, y); }
     MI_INLINE I and_(I x, I y) { return _mm512_and_si512(x, y); }
     MI_INLINE I or_(I x, I y) { return _mm512_or_si512(x, y); }
+    MI_INLINE I xor_(I x, I y) { return _mm512_xor_si512(x, y); }
     MI_INLINE I shr16(I x) { return _mm512_srli_epi32(x, 16); }
     MI_INLINE I shl16(I x) { return _mm512_slli_epi32(x, 16); }
     MI_INLINE I if_nan(F f, I x, I y) {
         return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q), y, x);
+    }
+    MI_INLINE I if_greater(F u, F v, I x, I y) {
+        return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(u, v, _CMP_GT_OQ), y, x);
     }
 
     MI_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }

@@ -7,37 +7,14 @@
 #include <string>
 #include <vector>
 
+#include "bind.h"
+#include "float_environment.h"
 #include "isa.h"
 #include "run.h"
 
 namespace py = pybind11;
-using namespace mi::cpu;
 
-namespace {
-
-static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors files are little-endian, and so is this code");
-
-// A contiguous Python buffer, held for as long as this object lives.
-class Buffer {
-    Py_buffer view_{};
-
-public:
-    Buffer(py::handle object, bool writable) {
-        if (PyObject_GetBuffer(object.ptr(), &view_, writable ? PyBUF_WRITABLE : PyBUF_SIMPLE) != 0)
-            throw py::error_already_set();
-    }
-    Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_ = Py_buffer{}; }
-    Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
-    ~Buffer() { PyBuffer_Release(&view_); }
-
-    char* range(std::size_t offset, std::size_t bytes, const char* name) const {
-        std::size_t length = static_cast<std::size_t>(view_.len);
-        if (offset > length || bytes > length - offset)
-            throw py::value_error(std::string(name) + ": the range ends beyond the buffer");
-        return static_cast<char*>(view_.buf) + offset;
-    }
-};
+namespace mi::cpu {
 
 const Kernels& kernels_named(const std::string& name) {
     static const std::vector<Isa> isas = available_isas();
@@ -52,6 +29,22 @@ DType dtype_of(py::handle code) {
     return static_cast<DType>(value);
 }
 
+DType float_type(py::handle code) {
+    DType type = dtype_of(code);
+    if (type == kBytes) throw py::value_error("bytes can only be copied");
+    return type;
+}
+
+std::size_t element_count(py::handle count) {
+    std::size_t n = count.cast<std::size_t>();
+    if (n > (std::size_t(1) << 60)) throw py::value_error("count is too large");
+    return n;
+}
+
+namespace {
+
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "safetensors files are little-endian, and so is this code");
+
 struct Work {
     std::vector<Buffer> buffers;  // keeps the memory below alive
     std::vector<Span> spans;
@@ -60,6 +53,7 @@ struct Work {
 // One tuple a span: (out, out_offset, a, a_offset, b, b_offset, count, weight, out_dtype, a_dtype, b_dtype), offsets
 // in bytes, count in elements.
 Work parse(py::sequence spans) {
+    DefaultFloatEnvironment environment;  // a weight may be subnormal, and is rounded to float32 here
     Work work;
     std::size_t count = py::len(spans);
     work.buffers.reserve(3 * count);
@@ -68,13 +62,12 @@ Work parse(py::sequence spans) {
         py::tuple t = py::reinterpret_borrow<py::tuple>(item);
         if (!py::isinstance<py::tuple>(item) || t.size() != 11) throw py::value_error("a span is a tuple of 11");
         Span s;
-        s.n = t[6].cast<std::size_t>();
+        s.n = element_count(t[6]);
         s.w = t[7].cast<float>();
         s.out_type = dtype_of(t[8]), s.a_type = dtype_of(t[9]), s.b_type = dtype_of(t[10]);
         bool bytes = s.out_type == kBytes || s.a_type == kBytes || s.b_type == kBytes;
         bool same = s.out_type == s.a_type && s.out_type == s.b_type;
         if (bytes && (!same || (s.w != 0.0f && s.w != 1.0f))) throw py::value_error("bytes can only be copied");
-        if (s.n > (std::size_t(1) << 60)) throw py::value_error("count is too large");
         auto resolve = [&](int at, bool writable, DType type, const char* name) {
             work.buffers.emplace_back(t[at], writable);
             return work.buffers.back().range(t[at + 1].cast<std::size_t>(), s.n * kItemSize[type], name);
@@ -92,6 +85,16 @@ void lerp_spans(py::sequence spans, const std::string& isa, int threads, Stores 
     Work work = parse(spans);
     py::gil_scoped_release unlocked;
     run(work.spans.data(), work.spans.size(), kernels, threads, stores);
+}
+
+void lerp_groups(py::sequence spans, std::size_t group, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    Work work = parse(spans);
+    if (group == 0 || work.spans.size() % group != 0) throw py::value_error("group must divide the number of spans");
+    for (std::size_t i = 0; i < work.spans.size(); ++i)
+        if (work.spans[i].n != work.spans[i - i % group].n) throw py::value_error("a group shares one count");
+    py::gil_scoped_release unlocked;
+    run_groups(work.spans.data(), work.spans.size(), group, kernels);
 }
 
 // The first output that overlaps something it must not, as (index of the output, name, index of the other), or None.
@@ -135,7 +138,7 @@ py::object find_overlap(py::sequence spans) {
 void touch(py::object out, py::object a, py::object b, const std::string& isa, int threads, Stores stores) {
     const Kernels& kernels = kernels_named(isa);
     Buffer holders[3] = {{out, true}, {a, false}, {b, false}};
-    std::size_t bytes = py::len(py::memoryview(out).attr("cast")("B"));
+    std::size_t bytes = holders[0].size();
     Span s{holders[0].range(0, bytes, "out"), holders[1].range(0, bytes, "a"), holders[2].range(0, bytes, "b"),
            bytes / 2, 0.0f, kBF16, kBF16, kBF16};
     py::gil_scoped_release unlocked;
@@ -143,8 +146,10 @@ void touch(py::object out, py::object a, py::object b, const std::string& isa, i
 }
 
 }  // namespace
+}  // namespace mi::cpu
 
 PYBIND11_MODULE(_cpu, m) {
+    using namespace mi::cpu;
     m.doc() = "CPU kernels: spans of bf16, float16 and float32 interpolated to the contract's bits.";
     py::enum_<Stores>(m, "Stores")
         .value("AUTO", Stores::kAuto)
@@ -157,7 +162,9 @@ PYBIND11_MODULE(_cpu, m) {
     });
     m.def("lerp_spans", &lerp_spans, py::arg("spans"), py::arg("isa"), py::arg("threads") = 1,
           py::arg("stores") = Stores::kAuto);
+    m.def("lerp_groups", &lerp_groups, py::arg("spans"), py::arg("group"), py::arg("isa"));
     m.def("find_overlap", &find_overlap, py::arg("spans"));
     m.def("touch", &touch, py::arg("out"), py::arg("a"), py::arg("b"), py::arg("isa"), py::arg("threads") = 1,
           py::arg("stores") = Stores::kAuto);
+    bind_combine(m);
 }

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../combine.h"
+
 namespace mi::cpu {
 
 enum DType : int { kBF16 = 0, kF16 = 1, kF32 = 2, kBytes = 3 };  // kBytes: copied, never computed with
@@ -19,6 +21,15 @@ struct Kernels {
     // Between dtypes, by way of float32.
     void (*widen[kFloatTypes])(float* out, const void* in, std::size_t n);
     void (*narrow[kFloatTypes])(void* out, const float* in, std::size_t n);
+    // Several models in one (combine.h): x[0] .. x[c.models - 1], one dtype throughout. out may equal any of them.
+    void (*combine[kFloatTypes])(void* out, const void* const* x, std::size_t n, const Combine& c);
+    // Dare's task vector: t = kept(first + i) ? (x - base) * (1 / density) : 0.
+    void (*thin)(float* t, const float* x, const float* base, std::size_t n, std::uint64_t key, float density,
+                 std::uint64_t first);
+    // Statistics of two blocks (stats.h).
+    void (*moments)(double* total, const float* a, const float* b, std::size_t n);
+    void (*high_histogram)(std::uint64_t* counts, const float* x, const float* base, std::size_t n);
+    void (*low_histogram)(std::uint64_t* counts, const float* x, const float* base, std::size_t n, std::uint32_t high);
 };
 
 extern const Kernels scalar_kernels;

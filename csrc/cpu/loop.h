@@ -187,12 +187,4 @@ void narrow_bf16(void* out, const float* in, std::size_t n) {
     }
 }
 
-template <class L>
-constexpr Kernels kernels_of() {
-    return {{lerp_kernel<L, BF16<L>>, lerp_kernel<L, F16<L>>, lerp_kernel<L, F32<L>>},
-            touch_kernel<L>,
-            {widen_bf16<L>, widen_f16<L>, widen_f32<L>},
-            {narrow_bf16<L>, narrow_f16<L>, narrow_f32<L>}};
-}
-
 }  // namespace mi::cpu

@@ -2,7 +2,7 @@
 #if defined(__aarch64__)
 #include <arm_neon.h>
 
-#include "loop.h"
+#include "table.h"
 
 namespace mi::cpu {
 namespace {
@@ -18,12 +18,17 @@ struct Neon {
     MI_INLINE F splat_float(float f) { return vdupq_n_f32(f); }
     MI_INLINE F sub(F x, F y) { return vsubq_f32(x, y); }
     MI_INLINE F fma(F x, F y, F z) { return vfmaq_f32(z, x, y); }
+    MI_INLINE F plus(F x, F y) { return vaddq_f32(x, y); }
+    MI_INLINE F mul(F x, F y) { return vmulq_f32(x, y); }
+    MI_INLINE F div(F x, F y) { return vdivq_f32(x, y); }
     MI_INLINE I add(I x, I y) { return vaddq_u32(x, y); }
     MI_INLINE I and_(I x, I y) { return vandq_u32(x, y); }
     MI_INLINE I or_(I x, I y) { return vorrq_u32(x, y); }
+    MI_INLINE I xor_(I x, I y) { return veorq_u32(x, y); }
     MI_INLINE I shr16(I x) { return vshrq_n_u32(x, 16); }
     MI_INLINE I shl16(I x) { return vshlq_n_u32(x, 16); }
     MI_INLINE I if_nan(F f, I x, I y) { return vbslq_u32(vceqq_f32(f, f), y, x); }
+    MI_INLINE I if_greater(F u, F v, I x, I y) { return vbslq_u32(vcgtq_f32(u, v), x, y); }
 
     MI_INLINE I load(const void* p) { return vreinterpretq_u32_u8(vld1q_u8(static_cast<const std::uint8_t*>(p))); }
     template <bool>

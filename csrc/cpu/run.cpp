@@ -7,9 +7,7 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
+#include "float_environment.h"
 
 namespace mi::cpu {
 namespace {
@@ -21,26 +19,8 @@ constexpr std::size_t kThreadingPays = std::size_t(1) << 20;
 // An output this large would only push everything else out of the cache: write past it.
 constexpr std::size_t kStreamingPays = std::size_t(1) << 23;
 
-// The contract keeps subnormals and rounds to nearest whatever the caller's thread has set (torch can be asked to
-// flush denormals, and that lives in a register of the thread).
-class DefaultFloatEnvironment {
-#if defined(__x86_64__)
-    unsigned saved_ = _mm_getcsr();
-
-public:
-    DefaultFloatEnvironment() { _mm_setcsr(0x1F80); }
-    ~DefaultFloatEnvironment() { _mm_setcsr(saved_); }
-#elif defined(__aarch64__)
-    unsigned long long saved_;
-
-public:
-    DefaultFloatEnvironment() {
-        asm volatile("mrs %0, fpcr" : "=r"(saved_));
-        asm volatile("msr fpcr, %0" : : "r"(0ULL));
-    }
-    ~DefaultFloatEnvironment() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
-#endif
-};
+// Elements of a block that several outputs share: both inputs stay in the first-level cache.
+constexpr std::size_t kShared = std::size_t(1) << 12;
 
 Span part(const Span& s, std::size_t begin, std::size_t n) {
     Span p = s;
@@ -93,14 +73,15 @@ void run_span(const Span& s, const Kernels& k, bool stream) {
     k.lerp[s.out_type](s.out, s.a, s.b, s.n, s.w, stream);
 }
 
-// Cuts the spans into tasks and lets every thread take the next one until none is left.
-template <class Work>
-void share(const Span* spans, std::size_t count, int threads, const Work& work) {
+// Cuts the spans into tasks and lets every thread take the next one until none is left. work(i, begin, n) does elements
+// begin to begin + n of span i.
+template <class Spans, class Work>
+void share(const Spans* spans, std::size_t count, int threads, const Work& work) {
     std::size_t elements = 0;
     for (std::size_t i = 0; i < count; ++i) elements += spans[i].n;
     if (threads <= 1 || elements < kThreadingPays) {
         DefaultFloatEnvironment environment;
-        for (std::size_t i = 0; i < count; ++i) work(spans[i], i);
+        for (std::size_t i = 0; i < count; ++i) work(i, 0, spans[i].n);
         return;
     }
     struct Task {
@@ -115,8 +96,8 @@ void share(const Span* spans, std::size_t count, int threads, const Work& work) 
     auto take = [&] {
         DefaultFloatEnvironment environment;
         for (std::size_t i; (i = next.fetch_add(1)) < tasks.size();) {
-            const Span& s = spans[tasks[i].span];
-            work(part(s, tasks[i].begin, std::min(kTask, s.n - tasks[i].begin)), tasks[i].span);
+            const Task& task = tasks[i];
+            work(task.span, task.begin, std::min(kTask, spans[task.span].n - task.begin));
         }
     };
     std::vector<std::thread> helpers;
@@ -132,15 +113,91 @@ void share(const Span* spans, std::size_t count, int threads, const Work& work) 
 }  // namespace
 
 void run(const Span* spans, std::size_t count, const Kernels& kernels, int threads, Stores stores) {
-    share(spans, count, threads, [&](const Span& piece, std::size_t index) {
-        run_span(piece, kernels, use_streaming(spans[index], stores));
+    share(spans, count, threads, [&](std::size_t i, std::size_t begin, std::size_t n) {
+        run_span(part(spans[i], begin, n), kernels, use_streaming(spans[i], stores));
     });
 }
 
 void run_touch(const Span& span, const Kernels& kernels, int threads, Stores stores) {
-    share(&span, 1, threads, [&](const Span& piece, std::size_t) {
+    share(&span, 1, threads, [&](std::size_t, std::size_t begin, std::size_t n) {
+        const Span piece = part(span, begin, n);
         kernels.touch(piece.out, piece.a, piece.b, piece.n, 0.0f, use_streaming(span, stores));
     });
+}
+
+void run_groups(const Span* spans, std::size_t count, std::size_t group, const Kernels& kernels) {
+    DefaultFloatEnvironment environment;
+    for (const Span* s = spans; s < spans + count; s += group)
+        for (std::size_t begin = 0; begin < s->n; begin += kShared)
+            for (std::size_t i = 0; i < group; ++i)
+                run_span(part(s[i], begin, std::min(kShared, s->n - begin)), kernels, false);
+}
+
+namespace {
+
+void combine_part(const CombineSpan& s, const Kernels& k, std::size_t begin, std::size_t n) {
+    const int models = s.how.models;
+    const void* x[kMaxModels];
+    bool same = s.how.formula != Formula::kDare;
+    for (int i = 0; i < models; ++i) {
+        x[i] = static_cast<const char*>(s.x[i]) + begin * kItemSize[s.types[i]];
+        same = same && s.types[i] == s.out_type;
+    }
+    char* out = static_cast<char*>(s.out) + begin * kItemSize[s.out_type];
+    if (same) return k.combine[s.out_type](out, x, n, s.how);
+    float wide[kMaxModels][kBlock], result[kBlock];
+    for (std::size_t at = 0; at < n; at += kBlock) {
+        const std::size_t m = std::min(kBlock, n - at);
+        const void* block[kMaxModels];
+        for (int i = 0; i < models; ++i) {
+            k.widen[s.types[i]](wide[i], static_cast<const char*>(x[i]) + at * kItemSize[s.types[i]], m);
+            if (s.how.formula == Formula::kDare && i > 0)
+                k.thin(wide[i], wide[i], wide[0], m, s.how.key[i], s.how.density[i], s.first + begin + at);
+            block[i] = wide[i];
+        }
+        k.combine[kF32](result, block, m, s.how);
+        k.narrow[s.out_type](out + at * kItemSize[s.out_type], result, m);
+    }
+}
+
+// Calls work(a, b, n) with blocks of a - base and b - base in float32 (of a and b where base is null).
+template <class Work>
+void blocks(const StatsSpan& s, const Kernels& k, const Work& work) {
+    DefaultFloatEnvironment environment;
+    float a[kBlock], b[kBlock], base[kBlock];
+    auto widen = [&](float* to, const void* from, DType type, std::size_t at, std::size_t n) {
+        k.widen[type](to, static_cast<const char*>(from) + at * kItemSize[type], n);
+    };
+    for (std::size_t at = 0; at < s.n; at += kBlock) {
+        const std::size_t n = std::min(kBlock, s.n - at);
+        widen(a, s.a, s.a_type, at, n);
+        widen(b, s.b, s.b_type, at, n);
+        if (s.base != nullptr) {
+            widen(base, s.base, s.base_type, at, n);
+            for (std::size_t i = 0; i < n; ++i) a[i] -= base[i], b[i] -= base[i];
+        }
+        work(a, b, n);
+    }
+}
+
+}  // namespace
+
+void run_combine(const CombineSpan* spans, std::size_t count, const Kernels& kernels, int threads) {
+    share(spans, count, threads, [&](std::size_t i, std::size_t begin, std::size_t n) {
+        combine_part(spans[i], kernels, begin, n);
+    });
+}
+
+void run_moments(const StatsSpan& span, const Kernels& k, double* total) {
+    blocks(span, k, [&](const float* a, const float* b, std::size_t n) { k.moments(total, a, b, n); });
+}
+
+void run_high_histogram(const StatsSpan& span, const Kernels& k, std::uint64_t* counts) {
+    blocks(span, k, [&](const float* a, const float* b, std::size_t n) { k.high_histogram(counts, a, b, n); });
+}
+
+void run_low_histogram(const StatsSpan& span, const Kernels& k, std::uint32_t high, std::uint64_t* counts) {
+    blocks(span, k, [&](const float* a, const float* b, std::size_t n) { k.low_histogram(counts, a, b, n, high); });
 }
 
 }  // namespace mi::cpu

@@ -1,6 +1,6 @@
 // One element after the other, no SIMD, compiled for the oldest machine: the oracle the other ISAs are tested against.
 // Without an FMA instruction the C library's fmaf is used, which is exact.
-#include "loop.h"
+#include "table.h"
 
 namespace mi::cpu {
 namespace {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
-    from .._cpu import Span
+    from .._cpu import CombineSpan, Span
 
 ISA_VARIABLE = "MI_KERNELS_CPU_ISA"
 
@@ -67,3 +67,21 @@ def run_spans(spans: Sequence[Span], isa: str, threads: int = 1) -> None:
     from .. import _cpu
 
     _cpu.lerp_spans(spans, isa, threads)
+
+
+def run_groups(spans: Sequence[Span], group: int, isa: str) -> None:
+    """As `run_spans` on one thread; `group` consecutive spans are outputs of one pair, which is then read once."""
+    from .. import _cpu
+
+    if group == 1:
+        _cpu.lerp_spans(spans, isa)
+    else:
+        _cpu.lerp_groups(spans, group, isa)
+
+
+def run_combine(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None:
+    """Combines several models into one, span by span; see `_cpu.pyi`."""
+    from .. import _cpu
+
+    if spans:
+        _cpu.combine_spans(spans, isa, threads)

@@ -35,11 +35,11 @@ def fma(x: np.float32, y: Float32, z: Float32) -> Float32:
 
 
 def lerp_float32(a: Float32, b: Float32, lam: float) -> Float32:
-    """d = b - a;  w < 0.5 ? fma(w, d, a) : fma(w - 1, d, b), with w = float32(lam)."""
+    """d = b - a;  |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b), with w = float32(lam)."""
     w = np.float32(lam)
     with np.errstate(all="ignore"):
         d = b - a
-    return fma(w, d, a) if w < np.float32(0.5) else fma(w - np.float32(1), d, b)
+    return fma(w, d, a) if abs(w) < np.float32(0.5) else fma(w - np.float32(1), d, b)
 
 
 def bf16_to_float32(bits: Bits) -> Float32:

@@ -46,6 +46,15 @@ class Checkpoint:
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.tensors.values())
 
+    def identity(self) -> dict[str, Any]:
+        """What this model was, for records."""
+        return {
+            "source": self.source,
+            "revision": self.revision,
+            "tensors": len(self.tensors),
+            "bytes": self.nbytes,
+        }
+
     @property
     def tied(self) -> bool:
         """True when config.json says that lm_head shares the embedding's weights."""

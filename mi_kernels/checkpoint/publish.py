@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -11,6 +10,7 @@ import shutil
 from collections.abc import Iterable
 from types import TracebackType
 
+from .. import system
 from ..errors import OutputError
 
 _WORK_SUFFIX = ".mi-kernels-work"
@@ -73,10 +73,17 @@ class OutputFolder:
 
     def free_space(self) -> int:
         """Bytes an ordinary user may still write where `out` will be."""
+        return shutil.disk_usage(self._existing_parent()).free
+
+    def device(self) -> int:
+        """The number of the file system where `out` will be."""
+        return os.stat(self._existing_parent()).st_dev
+
+    def _existing_parent(self) -> str:
         parent = os.path.dirname(self.path)
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)
-        return shutil.disk_usage(parent).free
+        return parent
 
     def __enter__(self) -> OutputFolder:
         parent = os.path.dirname(self.path)
@@ -169,15 +176,9 @@ def _remove(path: str) -> None:
 
 
 def _exchange(work: str, out: str) -> None:
-    """Swaps two folders in one step (Linux's renameat2), or in two renames where that is not to be had."""
-    at_fdcwd, rename_exchange = -100, 2
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "renameat2"):
-        if libc.renameat2(at_fdcwd, os.fsencode(work), at_fdcwd, os.fsencode(out), rename_exchange) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in (errno.EINVAL, errno.ENOSYS):
-            raise OSError(code, os.strerror(code), out)
+    """Swaps two folders: in one step, or by three renames where the system has no such step."""
+    if system.exchange(work, out):
+        return
     aside = work + "-old"
     os.rename(out, aside)
     try:

@@ -6,7 +6,8 @@ import errno
 import os
 from collections.abc import Callable
 
-PAGE = 4096  # direct writes: offset, length and memory are multiples of this
+from ..system import PAGE, preallocate
+
 _DIRECT = getattr(os, "O_DIRECT", 0)  # not on macOS
 
 
@@ -29,6 +30,11 @@ class ShardFile:
                 raise
             self._direct = False
             self._fd = os.open(path, flags, 0o666)
+        try:
+            preallocate(self._fd, size)
+        except OSError:
+            self.abandon()
+            raise
 
     @property
     def direct(self) -> bool:

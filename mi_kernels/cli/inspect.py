@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..names import MODULES, OTHER, classify, layer_count
+from ..names import MODULES, OTHER, layer_count, places
 from ..sidefiles import read_record
 from .values import show_bytes
 
@@ -24,8 +24,9 @@ def summarize(model: Checkpoint) -> dict[str, Any]:
     modules: dict[str, dict[str, int]] = defaultdict(lambda: {"tensors": 0, "bytes": 0})
     dtypes: Counter[str] = Counter()
     others = []
+    found = places(model.tensors)
     for tensor in model.tensors.values():
-        module = classify(tensor.name).module
+        module = found[tensor.name].module
         modules[module]["tensors"] += 1
         modules[module]["bytes"] += tensor.nbytes
         dtypes[tensor.dtype] += 1

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..merge import Report, lerp_checkpoint
+from ..job import Report
+from ..merge import lerp_checkpoint
 from .values import parse_count, parse_size, show_bytes
 
 

@@ -21,7 +21,7 @@ NO_GXX = "no g++ to compile csrc/cuda for the CPU"
 SIZES = (2, 2, 4)
 TRIPLES = [(o, a, b) for o in range(3) for a in range(3) for b in range(3)]
 # Copies, both forms of the formula and the boundary between them, extrapolation on either side.
-WEIGHTS = (0.0, 1.0, 0.8, 0.3, 0.5, float(np.nextafter(np.float32(0.5), np.float32(0))), -0.0, 1.5, -0.25)
+WEIGHTS = (0.0, 1.0, 0.8, 0.3, 0.5, float(np.nextafter(np.float32(0.5), np.float32(0))), -0.0, 1.5, -0.25, -0.75)
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -1,0 +1,119 @@
+// Several models in one: the formulas over K tensors x[0] .. x[K-1], all in float32, each operation rounded once.
+//
+// Affine (weighted average, weights that sum to 1). m is the last index with the largest weight:
+//     r = x[m];  for k != m, ascending:  r = fma(w[k], x[k] - x[m], r)
+// With two models and w[0] = 1 - w[1] this is lerp(x[0], x[1], w[1]), bit for bit.
+//
+// Sum (weights taken as they are):
+//     r = w[0] * x[0];  then  r = fma(w[k], x[k], r)
+//
+// Task (Task Arithmetic, Ilharco et al. 2023; x[0] is the base):
+//     t = w[1] * (x[1] - x[0]);  then  t = fma(w[k], x[k] - x[0], t);  r = fma(scale, t, x[0])
+//
+// Ties (Yadav et al. 2023; x[0] is the base), with t[k] = x[k] - x[0] trimmed to 0 where |t[k]| < threshold[k]:
+//     s = w[1] * t[1];  then  s = fma(w[k], t[k], s)                        the elected sign is s's, and + for 0
+//     over the k with w[k] * t[k] of that sign:  num = fma(w[k], t[k], num), den = den + w[k], from 0
+//     r = fma(scale, num / den, x[0])     (den 0: num / 1; without normalising: num)
+// Dare (Yu et al. 2024) thins instead of trimming: t[k] = u < density[k] ? (x[k] - x[0]) * (1 / density[k]) : 0 with u the
+// uniform number that thinning_bits() gives for this element; what follows is Ties.
+#pragma once
+#include "lane.h"
+
+namespace mi {
+
+constexpr int kMaxModels = 16;
+
+enum class Formula : int { kAffine = 0, kSum = 1, kTask = 2, kTies = 3, kDare = 4 };
+
+struct Combine {
+    Formula formula = Formula::kAffine;
+    int models = 0;
+    int largest = 0;        // Affine: m
+    bool normalize = true;  // Ties, Dare: divide by den
+    float scale = 1.0f;     // Task, Ties, Dare
+    float weight[kMaxModels] = {};
+    float threshold[kMaxModels] = {};    // Ties
+    float density[kMaxModels] = {};      // Dare
+    std::uint64_t key[kMaxModels] = {};  // Dare: one random stream for each tensor of each model
+};
+
+// 24 uniform bits for element `index` of the stream `key`: splitmix64 (Steele, Lea and Flood 2014) used as a counter-based
+// generator, so that an element's fate depends on nothing but its place.
+MI_INLINE std::uint32_t thinning_bits(std::uint64_t key, std::uint64_t index) {
+    std::uint64_t z = key + (index + 1) * 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return std::uint32_t((z ^ (z >> 31)) >> 40);
+}
+
+// x(k) gives the lanes of model k.
+template <class L, class X>
+MI_INLINE typename L::F affine(const Combine& c, const X& x) {
+    const typename L::F largest = x(c.largest);
+    typename L::F r = largest;
+    for (int k = 0; k < c.models; ++k)
+        if (k != c.largest) r = L::fma(L::splat_float(c.weight[k]), L::sub(x(k), largest), r);
+    return r;
+}
+
+template <class L, class X>
+MI_INLINE typename L::F sum(const Combine& c, const X& x) {
+    typename L::F r = L::mul(L::splat_float(c.weight[0]), x(0));
+    for (int k = 1; k < c.models; ++k) r = L::fma(L::splat_float(c.weight[k]), x(k), r);
+    return r;
+}
+
+template <class L, class X>
+MI_INLINE typename L::F task(const Combine& c, const X& x) {
+    const typename L::F base = x(0);
+    typename L::F t = L::mul(L::splat_float(c.weight[1]), L::sub(x(1), base));
+    for (int k = 2; k < c.models; ++k) t = L::fma(L::splat_float(c.weight[k]), L::sub(x(k), base), t);
+    return L::fma(L::splat_float(c.scale), t, base);
+}
+
+// t(k): the task vector of model k, trimmed or thinned already.
+template <class L, class T>
+MI_INLINE typename L::F elect(const Combine& c, typename L::F base, const T& t) {
+    using F = typename L::F;
+    using I = typename L::I;
+    const F zero = L::splat_float(0.0f);
+    F s = L::mul(L::splat_float(c.weight[1]), t(1));
+    for (int k = 2; k < c.models; ++k) s = L::fma(L::splat_float(c.weight[k]), t(k), s);
+    const I flip = L::if_greater(zero, s, L::splat(0x80000000u), L::splat(0));
+    F num = zero, den = zero;
+    for (int k = 1; k < c.models; ++k) {
+        const F w = L::splat_float(c.weight[k]), v = t(k);
+        const F towards = L::floats(L::xor_(L::bits(L::mul(w, v)), flip));
+        const I added = L::bits(L::fma(w, v, num));
+        // NaN has no sign to agree with, and must not vanish: it is added all the same.
+        num = L::floats(L::if_nan(v, added, L::if_greater(towards, zero, added, L::bits(num))));
+        den = L::floats(L::if_greater(towards, zero, L::bits(L::plus(den, w)), L::bits(den)));
+    }
+    if (c.normalize) {
+        const F size = L::floats(L::and_(L::bits(den), L::splat(0x7FFFFFFFu)));
+        num = L::div(num, L::floats(L::if_greater(size, zero, L::bits(den), L::bits(L::splat_float(1.0f)))));
+    }
+    return L::fma(L::splat_float(c.scale), num, base);
+}
+
+template <class L, class X>
+MI_INLINE typename L::F ties(const Combine& c, const X& x) {
+    const typename L::F base = x(0);
+    auto trimmed = [&](int k) {
+        const typename L::F d = L::sub(x(k), base);
+        const typename L::F size = L::floats(L::and_(L::bits(d), L::splat(0x7FFFFFFFu)));
+        return L::floats(L::if_greater(L::splat_float(c.threshold[k]), size, L::splat(0), L::bits(d)));
+    };
+    typename L::F t[kMaxModels];
+    t[1] = trimmed(1);
+    for (int k = 2; k < c.models; ++k) t[k] = trimmed(k);
+    return elect<L>(c, base, [&](int k) { return t[k]; });
+}
+
+// x(0) is the base, x(k) the thinned task vectors: see cpu/combine.h.
+template <class L, class X>
+MI_INLINE typename L::F dare(const Combine& c, const X& x) {
+    return elect<L>(c, x(0), x);
+}
+
+}  // namespace mi
