@@ -22,6 +22,7 @@ needs_gxx = pytest.mark.skipif(cuda_host.GXX is None, reason=cuda_host.NO_GXX)
 
 @pytest.fixture(scope="module")
 def extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("pybind11", reason="no pybind11 to compile the binding with")
     return cuda_host.compile_extension(tmp_path_factory.mktemp("extension"))
 
 
