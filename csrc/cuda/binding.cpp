@@ -47,6 +47,18 @@ int query(Result (*Driver::*call)(int*), const char* name) {
     return value;
 }
 
+// (major, minor): which machine code a device runs. Asking makes no context, which would take memory on it.
+py::tuple compute_capability(int ordinal) {
+    constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+    const Driver& d = driver();
+    Device device;
+    int major = 0, minor = 0;
+    d.check(d.device(&device, ordinal), "cuDeviceGet");
+    d.check(d.attribute(&major, kMajor, device), "cuDeviceGetAttribute");
+    d.check(d.attribute(&minor, kMinor, device), "cuDeviceGetAttribute");
+    return py::make_tuple(major, minor);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
@@ -55,6 +67,7 @@ PYBIND11_MODULE(_cuda, m) {
     py::register_exception<Error>(m, "CudaError", PyExc_RuntimeError);
     m.def("driver_version", [] { return query(&Driver::version, "cuDriverGetVersion"); });
     m.def("device_count", [] { return query(&Driver::device_count, "cuDeviceGetCount"); });
+    m.def("compute_capability", &compute_capability, py::arg("device"));
     m.def("prepare", &prepare, py::arg("device"), py::call_guard<py::gil_scoped_release>());
     m.def("launch", &launch_table, py::arg("device"), py::arg("stream"), py::kw_only(), py::arg("tensors"),
           py::arg("weights"), py::arg("chunk_tensor"), py::arg("chunk_start"), py::arg("chunks"), py::arg("chunk"),

@@ -21,6 +21,7 @@ Driver open() {
     find(library, "cuDriverGetVersion", &d.version);
     find(library, "cuDeviceGetCount", &d.device_count);
     find(library, "cuDeviceGet", &d.device);
+    find(library, "cuDeviceGetAttribute", &d.attribute);
     find(library, "cuDevicePrimaryCtxRetain", &d.retain);
     find(library, "cuDevicePrimaryCtxRelease_v2", &d.release);
     find(library, "cuCtxPushCurrent_v2", &d.push);

@@ -24,6 +24,7 @@ struct Driver {
     Result (*version)(int* version);
     Result (*device_count)(int* count);
     Result (*device)(Device* device, int ordinal);
+    Result (*attribute)(int* value, int attribute, Device device);
     Result (*retain)(Context* context, Device device);
     Result (*release)(Device device);
     Result (*push)(Context context);

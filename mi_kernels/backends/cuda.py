@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # make smaller tables, but a large GPU holds some 700 blocks at a time, and the last of them to finish leave it idle:
 # with 16 rounds of blocks that costs a few per cent at most.
 MIN_CHUNK, MAX_CHUNK, CHUNKS_WANTED = 8192, 65536, 16 * 700
+MINIMUM_CAPABILITY = (7, 5)  # of the PTX in the fat binary (tools/cuda_toolkit.py)
 
 
 def available() -> str | None:
@@ -30,11 +31,15 @@ def available() -> str | None:
     except ImportError as error:
         return f"mi_kernels._cuda cannot be loaded: {error}."
     try:
-        driver, devices = _cuda.driver_version(), _cuda.device_count()
+        driver = _cuda.driver_version()
+        capabilities = [_cuda.compute_capability(device) for device in range(_cuda.device_count())]
     except _cuda.CudaError as error:
         return f"{error}."
-    if devices == 0:
+    if not capabilities:
         return "the NVIDIA driver shows no device."
+    if max(capabilities) < MINIMUM_CAPABILITY:
+        major, minor = max(capabilities)
+        return f"the GPU has compute capability {major}.{minor}; 7.5 or higher is needed."
     return too_old(driver, _cuda.CUDA_VERSION)
 
 
@@ -65,15 +70,14 @@ def multi_lerp(
     """outs[i] = lerp(a[i], b[i], weights[i]) in one launch on the current stream; one for each combination of dtypes.
 
     Args:
-        outs, a, b: contiguous tensors of one CUDA device, equal shapes within a pair; bf16, float16 or float32. An
-            output may be its own input and overlaps nothing else.
+        outs, a, b: contiguous tensors of one CUDA device, aligned to their elements, equal shapes within a pair; bf16,
+            float16 or float32. An output may be its own input and overlaps nothing else.
         weights: lam of each pair.
 
     Returns before the work is done, like every operation of torch. Can be captured in a CUDA graph; its tables then
     stay on the device until the process ends, 12 bytes a chunk.
 
     Raises:
-        ArgumentError: a tensor is not aligned to its elements.
         BackendError: CUDA reports an error; names the call and the error.
     """
     if not outs:
@@ -85,8 +89,6 @@ def multi_lerp(
     counts = np.array([x.numel() for x in outs], dtype=np.int64)
     lams = np.asarray(weights, dtype=np.float32)
     groups = device_table.by_dtypes(outs, a, b)
-    for triple, rows in groups.items():
-        device_table.refuse_misaligned(addresses[rows], counts[rows], triple, rows)
     try:
         with device_table.on_device(device):
             _cuda.prepare(device.index)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ArgumentError
 from . import table
-from .cpu import DTYPE_CODES, ITEM_SIZES
+from .cpu import DTYPE_CODES
 
 if TYPE_CHECKING:
     import torch
@@ -47,9 +46,14 @@ def by_dtypes(
 
     names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
     codes = {dtype: DTYPE_CODES[name] for dtype, name in names.items()}
+    kinds = [{x.dtype for x in tensors} for tensors in (outs, a, b)]
+    if all(len(kind) == 1 for kind in kinds):  # as checkpoints are; thousands of tensors one by one take their time
+        o, x, y = (codes[kind.pop()] for kind in kinds)
+        return {(o, x, y): np.arange(len(outs))}
     groups: dict[Triple, list[int]] = {}
-    for i, (o, x, y) in enumerate(zip(outs, a, b, strict=True)):
-        groups.setdefault((codes[o.dtype], codes[x.dtype], codes[y.dtype]), []).append(i)
+    for i, triple in enumerate(zip(outs, a, b)):
+        o, x, y = (codes[tensor.dtype] for tensor in triple)
+        groups.setdefault((o, x, y), []).append(i)
     return {triple: np.array(rows, dtype=np.intp) for triple, rows in groups.items()}
 
 
@@ -59,25 +63,6 @@ def addresses_of(
     """int64 [T, 3]."""
     found: npt.NDArray[np.int64] = np.array([[x.data_ptr() for x in tensors] for tensors in (outs, a, b)], np.int64).T
     return found
-
-
-def refuse_misaligned(
-    addresses: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], triple: Triple, rows: npt.NDArray[np.intp]
-) -> None:
-    """Devices cannot read an element across its own boundary, and stop for good when told to.
-
-    Raises:
-        ArgumentError: an address is not a multiple of its element's size; names the pair by its number in `rows`.
-    """
-    sizes = np.array([ITEM_SIZES[code] for code in triple], dtype=np.int64)
-    bad = np.argwhere((addresses % sizes != 0) & (counts != 0)[:, None])
-    if len(bad):
-        row, which = bad[0]
-        raise ArgumentError(
-            f"{('outs', 'a', 'b')[which]}[{rows[row]}] lies at address {addresses[row, which]}, "
-            f"which is not a multiple of its {sizes[which]}-byte elements",
-            "Pass a copy: .clone().",
-        )
 
 
 @lru_cache(maxsize=16)

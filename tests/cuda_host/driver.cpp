@@ -12,6 +12,7 @@ constexpr int kInvalidValue = 1, kNoDevice = 100, kNotFound = 500;
 std::string calls;
 std::string failing;
 int failure = 0;
+int capability = 90;
 int contexts[2];  // of two devices; only their addresses matter
 void* stack[8] = {};
 int depth = 0;
@@ -34,6 +35,7 @@ extern "C" {
 const char* fake_calls() { return calls.c_str(); }
 void fake_forget() { calls.clear(); }
 void fake_fail(const char* call, int result) { failing = call, failure = result; }
+void fake_capability(int value) { capability = value; }
 int fake_depth() { return depth; }
 
 int cuInit(unsigned) { return note("cuInit"); }
@@ -42,6 +44,9 @@ int cuDeviceGetCount(int* count) { return *count = 2, note("cuDeviceGetCount"); 
 int cuDeviceGet(int* device, int ordinal) {
     if (ordinal < 0 || ordinal > 1) return note("cuDeviceGet"), 101;
     return *device = ordinal, note("cuDeviceGet", std::to_string(ordinal));
+}
+int cuDeviceGetAttribute(int* value, int attribute, int) {
+    return *value = attribute == 75 ? capability / 10 : capability % 10, note("cuDeviceGetAttribute");
 }
 int cuDevicePrimaryCtxRetain(void** context, int device) {
     return *context = contexts + device, note("cuDevicePrimaryCtxRetain", std::to_string(device));

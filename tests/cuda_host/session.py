@@ -36,6 +36,10 @@ class Fake:
     def fail(self, call: str, result: int) -> None:
         self._library.fake_fail(call.encode(), result)
 
+    def capability(self, value: int) -> None:
+        """That of every device, 90 for 9.0."""
+        self._library.fake_capability(value)
+
     def depth(self) -> int:
         """How many contexts are pushed."""
         return int(self._library.fake_depth())
@@ -154,7 +158,6 @@ class Stream:
 def multi_lerp(_cuda: Any, fake: Fake) -> dict[str, Any]:
     """backends.cuda.multi_lerp on tensors of the host, torch's streams replaced: groups, chunks, bytes, refusals."""
     import contextlib
-    from types import SimpleNamespace
 
     import torch
 
@@ -198,12 +201,15 @@ def multi_lerp(_cuda: Any, fake: Fake) -> dict[str, Any]:
     cuda.multi_lerp([], [], [], [])
     cuda.multi_lerp(outs[3:4], a[3:4], b[3:4], [0.5])  # type: ignore[arg-type]
     seen["empty"] = [call for call in fake.calls() if "Launch" in call]
-    odd = SimpleNamespace(data_ptr=lambda: a[1].data_ptr() + 2, numel=lambda: 32, dtype=wide, device=device)
-    seen["misaligned"] = attempt(cuda.multi_lerp, outs[:2], [a[0], odd], b[:2], [0.5, 0.5])
     fake.fail("cuLaunchKernel", 1)
     seen["error"] = attempt(cuda.multi_lerp, outs[:1], a[:1], b[:1], [0.5])
+    fake.fail("", 0)
+    seen["available"] = []
+    for capability in (90, 75, 70):
+        fake.capability(capability)
+        seen["available"].append(cuda.available())
     fake.fail("cuDeviceGetCount", 1)
-    seen["unavailable"] = cuda.available()
+    seen["available"].append(cuda.available())
     return seen
 
 
