@@ -8,12 +8,13 @@ from contextlib import ExitStack
 from .alignment import Alignment, Row
 from .backends import cpu
 from .checkpoint import Checkpoint, TensorInfo
+from .checkpoint.mapped import MappedFile
 from .masks import select
 from .merge_recipe import MergeRecipe
 from .methods import METHODS, Parameters, Tensor
 from .names import layer_count, places
 from .statistics import Operand, Reader, in_parallel
-from .stream import MappedFile, Source
+from .stream import Source
 
 
 def combined_sources(

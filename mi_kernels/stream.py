@@ -8,19 +8,19 @@ machinery. Chunks follow file order, which keeps the kernel's read-ahead useful.
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from .backends import cpu
 from .checkpoint.layout import OutputShard
+from .checkpoint.mapped import MappedFile
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
 from .checkpoint.writer import ShardFile
-from .errors import ArgumentError, CheckpointError
+from .errors import ArgumentError
 from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
@@ -129,14 +129,9 @@ def stream(
 
 
 def _check_lengths(plan: Plan, maps: list[list[MappedFile]]) -> None:
-    """A file may have changed since its header was read."""
     for source in plan.sources.values():
         for k in source.used():
-            t = source.inputs[k]
-            if t.end > len(maps[k][t.shard].data):
-                raise CheckpointError(
-                    f"{plan.models[k][t.shard]}: has become shorter, {t.name} is cut off", "Download the model again."
-                )
+            maps[k][source.inputs[k].shard].check_length(source.inputs[k])
 
 
 class _Files:
@@ -170,30 +165,6 @@ class _Files:
         for files in self._open.values():
             for file in files:
                 file.abandon()
-
-
-class MappedFile:
-    """A read-only map of a whole file (None for an empty one), and its descriptor for read-ahead."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.data = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be mapped: {error}", "Is it still there, and whole?") from error
-
-    def __enter__(self) -> MappedFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.data.close()
-        os.close(self.fd)
-
-    def read_ahead(self, begin: int, end: int) -> None:
-        """Asks the kernel to fetch a range while others compute."""
-        if hasattr(os, "posix_fadvise"):  # not on macOS
-            with suppress(OSError):
-                os.posix_fadvise(self.fd, begin, end - begin, os.POSIX_FADV_WILLNEED)
 
 
 class _Work:
