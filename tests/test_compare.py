@@ -90,7 +90,7 @@ def test_left_out_tensors_and_notes_are_told(tmp_path: Path, capsys: pytest.Capt
     assert main(["compare", str(one), str(two)]) == 0
     out = capsys.readouterr().out
     assert "left out: steps (I64, not floating)" in out
-    assert f"note: 1 tensors have several dtypes ({NORM}: BF16 and F16)" in out
+    assert f"note: 1 tensor has several dtypes ({NORM}: BF16 and F16)" in out
 
 
 def test_json_holds_everything(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
