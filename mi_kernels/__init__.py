@@ -1,7 +1,7 @@
 """Merging large checkpoints, exactly and at the speed of the hardware.
 
     mi_kernels.lerp_checkpoint(instruct, thinking, out, lam=0.8)     # model folders or Hub ids
-    mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch on the CPU
+    mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch
     mi_kernels.multi_lerp(a_list, b_list, lam)                       # many tensors in one call
     mi_kernels.similarity(instruct, thinking).overall.sigma          # how far apart two models are
 
