@@ -8,19 +8,19 @@ machinery. Chunks follow file order, which keeps the kernel's read-ahead useful.
 
 from __future__ import annotations
 
-import mmap
 import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple
 
 from .backends import cpu
 from .checkpoint.layout import OutputShard
+from .checkpoint.mapped import MappedFile
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
 from .checkpoint.writer import ShardFile
-from .errors import ArgumentError, CheckpointError
+from .errors import ArgumentError
 from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def stream(
         CheckpointError: an input can no longer be read.
     """
     with ExitStack() as stack:
-        maps = [[stack.enter_context(_Map(path)) for path in paths] for paths in plan.models]
+        maps = [[stack.enter_context(MappedFile(path)) for path in paths] for paths in plan.models]
         files: list[list[ShardFile]] = []
         for folder in folders:
             files.append([])
@@ -131,30 +131,6 @@ def stream(
         _Work(plan, files, maps, buffers, on_bytes).run()
 
 
-class _Map:
-    """A read-only map of a whole file (None for an empty one), and its descriptor for read-ahead."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self.data = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be mapped: {error}", "Is it still there, and whole?") from error
-
-    def __enter__(self) -> _Map:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.data.close()
-        os.close(self.fd)
-
-    def read_ahead(self, begin: int, end: int) -> None:
-        """Asks the kernel to fetch a range while others compute."""
-        if hasattr(os, "posix_fadvise"):  # not on macOS
-            with suppress(OSError):
-                os.posix_fadvise(self.fd, begin, end - begin, os.POSIX_FADV_WILLNEED)
-
-
 class _Work:
     """One stream: the shared list of chunks and what workers do with them."""
 
@@ -162,7 +138,7 @@ class _Work:
         self,
         plan: Plan,
         files: list[list[ShardFile]],
-        maps: list[list[_Map]],
+        maps: list[list[MappedFile]],
         buffers: Buffers,
         on_bytes: Callable[[int], None],
     ) -> None:
