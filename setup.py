@@ -16,7 +16,18 @@ ISA_FLAGS = {
     "avx512.cpp": [*AVX2, "-mavx512f", "-mavx512bw", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
 }
 
-SOURCES = ["binding", "combine_binding", "isa", "run", "scalar", "avx2", "avx512", "neon"]
+SOURCES = [
+    "binding",
+    "combine_binding",
+    "isa",
+    "run",
+    "virtual_run",
+    "virtual_binding",
+    "scalar",
+    "avx2",
+    "avx512",
+    "neon",
+]
 
 
 class BuildExt(build_ext):

@@ -1,0 +1,52 @@
+// Tensors that no file holds: their float32 values are computed, a run of elements at a time, from those that files do
+// hold. virtual_run.cpp finds the runs.
+//
+// Scaled (FP8 with a scale for each block): value = e4m3 * scale, rounded once.
+//
+// Low rank (LoRA, Hu et al. 2021; W + scale * B A):
+//     delta = 0;  then for k = 0 .. rank - 1  delta = fma(B[i][k], A[k][j], delta);  value = fma(scale, delta, W[i][j])
+#pragma once
+#include "../f8.h"
+#include "loop.h"
+
+namespace mi::cpu {
+
+// One element after the other; the compiler makes registers of it.
+template <class L>
+void scaled_kernel(float* out, const std::uint8_t* in, std::size_t n, float scale) {
+    for (std::size_t i = 0; i < n; ++i) out[i] = canonical<One>(One::mul(e4m3_to_f32(in[i]), scale));
+}
+
+// Columns of A that lie packed together: rank * kStrip floats stay in the first-level cache for the usual ranks.
+constexpr std::size_t kStrip = 128;
+
+// w[0 .. n) += low rank, in place, n <= kStrip: part of one row. `left` is that row's `rank` numbers, right[k * kStrip + j]
+// the column's; up to kStrip - 1 floats behind the last one are read, and not used.
+template <class L>
+void low_rank_kernel(float* w, const float* left, const float* right, std::size_t rank, std::size_t n, float scale) {
+    // Eight independent chains hide the fma's latency, and leave registers for the operands.
+    constexpr std::size_t kChains = 8, kStep = kChains * L::kWidth;
+    static_assert(kStrip % kStep == 0, "a strip is a whole number of steps");
+    const typename L::F of_delta = L::splat_float(scale);
+    for (std::size_t j = 0; j < n; j += kStep) {
+        typename L::F delta[kChains];
+        for (std::size_t c = 0; c < kChains; ++c) delta[c] = L::splat_float(0.0f);
+        for (std::size_t k = 0; k < rank; ++k) {
+            const typename L::F b = L::splat_float(left[k]);
+            const float* a = right + k * kStrip + j;
+            for (std::size_t c = 0; c < kChains; ++c)
+                delta[c] = L::fma(b, L::floats(L::load(a + c * L::kWidth)), delta[c]);
+        }
+        alignas(64) float rest[kStep];
+        const bool whole = n - j >= kStep;
+        float* to = whole ? w + j : rest;
+        if (!whole) __builtin_memcpy(rest, w + j, (n - j) * sizeof(float));
+        for (std::size_t c = 0; c < kChains; ++c) {
+            const typename L::F value = L::fma(of_delta, delta[c], L::floats(L::load(to + c * L::kWidth)));
+            L::template store<false>(to + c * L::kWidth, L::bits(canonical<L>(value)));
+        }
+        if (!whole) __builtin_memcpy(w + j, rest, (n - j) * sizeof(float));
+    }
+}
+
+}  // namespace mi::cpu
