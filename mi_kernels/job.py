@@ -68,7 +68,7 @@ class Output:
 
 def open_output(out: str | os.PathLike[str], models: Sequence[Checkpoint], options: Options) -> OutputFolder:
     """The folder `out`, which must touch none of `models`."""
-    return OutputFolder(out, [path for m in models for path in (m.root, *m.shards)], options.overwrite)
+    return OutputFolder(out, [path for m in models for path in (*m.roots, *m.files)], options.overwrite)
 
 
 def run(
@@ -89,12 +89,12 @@ def run(
     Raises:
         OutputError: no space, or the disk failed; nothing is left behind.
     """
-    buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs))
     shards, index = plan_shards(_output_tensors(alignment.rows, options.out_dtype), models[0], options.max_shard_size)
     small = [_small_files(models, output, alignment.untied, options, index) for output in outputs]
     size = sum(s.size for s in shards)
     _check_space(outputs, [size + sum(map(len, files.values())) for files in small])
-    plan = Plan(shards, sources, [m.shards for m in models])
+    plan = Plan(shards, sources, [m.files for m in models])
+    buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs) + plan.computes)
     try:
         with ExitStack() as stack:
             for output in outputs:

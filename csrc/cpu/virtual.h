@@ -11,10 +11,26 @@
 
 namespace mi::cpu {
 
-// One element after the other; the compiler makes registers of it.
 template <class L>
 void scaled_kernel(float* out, const std::uint8_t* in, std::size_t n, float scale) {
-    for (std::size_t i = 0; i < n; ++i) out[i] = canonical<One>(One::mul(e4m3_to_f32(in[i]), scale));
+    constexpr std::size_t kElements = 128;  // the usual block: long enough that no load waits for its store
+    const typename L::F factor = L::splat_float(scale);
+    alignas(64) std::uint32_t shifted[kElements];
+    // No lane type widens bytes: the compiler makes registers of this loop of a fixed length.
+    auto run = [&](float* to, const std::uint8_t* from) {
+        for (std::size_t i = 0; i < kElements; ++i) shifted[i] = e4m3_shifted(from[i]);
+        for (std::size_t i = 0; i < kElements; i += L::kWidth) {
+            const typename L::F value = e4m3_value<L>(L::load(shifted + i));
+            L::template store<false>(to + i, L::bits(canonical<L>(L::mul(value, factor))));
+        }
+    };
+    for (; n >= kElements; n -= kElements, out += kElements, in += kElements) run(out, in);
+    if (n == 0) return;
+    std::uint8_t bytes[kElements] = {};
+    float values[kElements];
+    __builtin_memcpy(bytes, in, n);
+    run(values, bytes);
+    __builtin_memcpy(out, values, n * sizeof(float));
 }
 
 // Columns of A that lie packed together: rank * kStrip floats stay in the first-level cache for the usual ranks.
