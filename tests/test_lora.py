@@ -328,7 +328,13 @@ def test_transformers_loads_what_the_command_line_makes(tmp_path: Path, capsys: 
 
 
 def test_another_base_than_the_adapters_is_a_note(tmp_path: Path) -> None:
-    for name, noted in (("org/base1", False), ("/elsewhere/base1/", False), ("org/base2", True), (None, False)):
+    for name, noted in (
+        ("org/base1", False),
+        ("/elsewhere/base1/", False),
+        ("org/base2", True),
+        (None, False),
+        (7, False),
+    ):
         pair = make_pair(tmp_path / str(name).strip("/").replace("/", "-"), base_model_name_or_path=name)
         notes = open_checkpoint(pair.name).notes
         assert any("names" in note for note in notes) == noted, name
@@ -414,6 +420,10 @@ def refused(tmp_path: Path, model: str, other: Path, capsys: pytest.CaptureFixtu
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
         ({"r": 0}, "r is 0, lora_alpha 7"),
         ({"lora_alpha": None}, "lora_alpha None"),
+        ({"lora_alpha": float("nan")}, "lora_alpha nan"),
+        ({"lora_alpha": 10**400}, "lora_alpha 1000"),
+        ({"rank_pattern": [4]}, "rank_pattern or alpha_pattern: "),
+        ({"alpha_pattern": {"(": 4}}, "rank_pattern or alpha_pattern: "),
     ],
 )
 def test_other_kinds_of_adapters_are_refused_by_name(

@@ -36,8 +36,8 @@ void scaled_kernel(float* out, const std::uint8_t* in, std::size_t n, float scal
 // Columns of A that lie packed together: rank * kStrip floats stay in the first-level cache for the usual ranks.
 constexpr std::size_t kStrip = 128;
 
-// w[0 .. n) += low rank, in place, n <= kStrip: part of one row. `left` is that row's `rank` numbers, right[k * kStrip + j]
-// the column's; up to kStrip - 1 floats behind the last one are read, and not used.
+// w[0 .. n) += low rank, in place, n <= kStrip: part of one row. `left` is that row's `rank` numbers,
+// right[k * kStrip + j] the column's; up to kStrip - 1 floats behind the last one are read, and not used.
 template <class L>
 void low_rank_kernel(float* w, const float* left, const float* right, std::size_t rank, std::size_t n, float scale) {
     // Eight independent chains hide the fma's latency, and leave registers for the operands.

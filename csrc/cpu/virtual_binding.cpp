@@ -28,7 +28,8 @@ struct Operand {
     std::size_t offset;
     DType type;
 
-    explicit Operand(const py::tuple& t) : buffer(t[0], false), offset(t[1].cast<std::size_t>()), type(float_type(t[2])) {}
+    explicit Operand(const py::tuple& t)
+        : buffer(t[0], false), offset(t[1].cast<std::size_t>()), type(float_type(t[2])) {}
 
     const void* elements(std::size_t count, const char* name) const {
         return buffer.range(offset, count * kItemSize[type], name);

@@ -114,8 +114,8 @@ def _unknown(config: dict[str, Any]) -> str | None:
             method = "bitsandbytes"
         parts = (method or "by an unnamed method", config.get("quant_algo"), config.get("format"))
         return " ".join(str(part) for part in parts if part)
-    if config.get("fmt", "e4m3") != "e4m3":
+    if config.get("fmt") not in (None, "e4m3"):
         return f"fp8 in {config['fmt']}"
-    if config.get("activation_scheme", "dynamic") not in ("dynamic", "static"):
+    if config.get("activation_scheme") not in (None, "dynamic", "static"):
         return f"fp8 with activation_scheme {config['activation_scheme']}"
     return None

@@ -98,7 +98,7 @@ def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: st
         tensors[name] = _adapted(adapter, config, module, tensors[name], pair)
     notes = [*base.notes, f"{given}: LoRA on {len(factors)} tensors, added to the base as they are read"]
     trained_on = config.get("base_model_name_or_path")
-    if trained_on and not _same_model(trained_on, base):
+    if isinstance(trained_on, str) and trained_on and not _same_model(trained_on, base):
         notes.append(f"{given}: the adapter names {trained_on} as its base, and is added to {base.source}")
     return replace(base, source=given, tensors=tensors, notes=notes, adapter=adapter)
 
@@ -172,9 +172,15 @@ def _adapted(adapter: Adapter, config: dict[str, Any], module: str, base: Tensor
     assert not isinstance(base, LoraTensor)
     path = os.path.join(adapter.root, CONFIG)
     a, b, embedding = factors
-    rank = _setting(config, "rank_pattern", module, config.get("r"))
-    alpha = _setting(config, "alpha_pattern", module, config.get("lora_alpha"))
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):
+    try:
+        rank = _setting(config, "rank_pattern", module, config.get("r"))
+        alpha = _setting(config, "alpha_pattern", module, config.get("lora_alpha"))
+    except (AttributeError, TypeError, re.error) as error:
+        raise CheckpointError(
+            f"{path}: rank_pattern or alpha_pattern: {error}", "Download the adapter again."
+        ) from error
+    # A rank beyond 2^31 is no rank, and an alpha beyond a float's range no number to Python's division.
+    if type(rank) is not int or not 0 < rank < 1 << 31 or type(alpha) not in (int, float) or not abs(alpha) < 1e38:
         raise CheckpointError(f"{path}: r is {rank}, lora_alpha {alpha} for {module}", "Download the adapter again.")
     transposed = embedding or bool(config.get("fan_in_fan_out"))
     shape = base.shape[::-1] if transposed else base.shape
