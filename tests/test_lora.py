@@ -244,7 +244,8 @@ def test_a_quantised_base(tmp_path: Path) -> None:
     a, b = factors(1, shape, 4, torch.float32)
     adapter = write_adapter(tmp_path / "adapter", {f"{Q}.lora_A.weight": a, f"{Q}.lora_B.weight": b})
     values = fp8.dequantised(tensors)
-    mi_kernels.lerp_checkpoint(f"{folder}+{adapter}", folder, tmp_path / "o", 0.5, progress=False)
+    report = mi_kernels.lerp_checkpoint(f"{folder}+{adapter}", folder, tmp_path / "o", 0.5, progress=False)
+    assert sum("4 FP8 tensors" in note for note in report.notes) == 2
     assert_same(tmp_path / "o", lerp({**values, f"{Q}.weight": chain(values[f"{Q}.weight"], a, b, 7 / 4)}, values, 0.5))
     assert "quantization_config" not in json.loads((tmp_path / "o" / "config.json").read_text())
 
@@ -392,8 +393,9 @@ def test_read_ahead_covers_what_is_computed_from(tmp_path: Path, monkeypatch: py
 
 def test_the_adapters_folder_is_an_input_too(tmp_path: Path) -> None:
     pair = make_pair(tmp_path)
-    with pytest.raises(mi_kernels.OutputError):
-        mi_kernels.lerp_checkpoint(pair.name, pair.folder, pair.adapter_folder, 0.5, overwrite=True, progress=False)
+    for out in (pair.adapter_folder, pair.adapter_folder / "o"):
+        with pytest.raises(mi_kernels.OutputError):
+            mi_kernels.lerp_checkpoint(pair.name, pair.folder, out, 0.5, overwrite=True, progress=False)
     assert sorted(p.name for p in pair.adapter_folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
