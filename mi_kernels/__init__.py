@@ -25,8 +25,11 @@ if TYPE_CHECKING:
         OutputError,
     )
     from .job import Report
-    from .merge import lerp_checkpoint, sweep_checkpoint
+    from .merge import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
+    from .merge_recipe import MergeRecipe
     from .ops import lerp, multi_lerp
+    from .recipe import Recipe
+    from .rules import Rule
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -40,6 +43,10 @@ _HOMES = {
     "Report": "job",
     "lerp": "ops",
     "lerp_checkpoint": "merge",
+    "MergeRecipe": "merge_recipe",
+    "Recipe": "recipe",
+    "Rule": "rules",
+    "merge_checkpoint": "merge",
     "multi_lerp": "ops",
     "open_checkpoint": "checkpoint",
     "sweep_checkpoint": "merge",
@@ -52,12 +59,16 @@ __all__ = [
     "CheckpointError",
     "DTypeError",
     "MIKernelsError",
+    "MergeRecipe",
     "MismatchError",
     "OutputError",
+    "Recipe",
     "Report",
+    "Rule",
     "__version__",
     "lerp",
     "lerp_checkpoint",
+    "merge_checkpoint",
     "multi_lerp",
     "open_checkpoint",
     "sweep_checkpoint",

@@ -56,17 +56,22 @@ def align(models: Sequence[Checkpoint]) -> Alignment:
             _check_shapes(row, first, other, model)
         if not row.floating:
             _check_fixed(row, models)
-    return Alignment(rows, notes + _dtype_notes(rows), bool(notes))
+    # A mixture: the head that is written is no one's embedding any more.
+    untied = _HEAD in tensors[0] and any(m.tied for m in models) and not all(m.tied for m in models)
+    return Alignment(rows, notes + _dtype_notes(rows), untied)
 
 
 def _untie(models: Sequence[Checkpoint], tensors: list[dict[str, Tensor]]) -> list[str]:
     """Adds a tied lm_head to the models that do not store it where another one does."""
     notes: list[str] = []
-    holder = next((m for m, held in zip(models, tensors) if _HEAD in held), None)
-    if holder is None:
+    found = next(((m, held[_HEAD]) for m, held in zip(models, tensors) if _HEAD in held), None)
+    if found is None:
         return notes
+    holder, head = found
     for model, held in zip(models, tensors):
-        embedding = next((name for name in held if classify(name).module == "embed"), None)
+        # Positions are embeddings too; the one that is tied has the head's shape.
+        tied = (name for name, t in held.items() if classify(name).module == "embed" and t.shape == head.shape)
+        embedding = next(tied, None)
         if _HEAD in held or embedding is None:
             continue
         if not model.config:

@@ -86,6 +86,15 @@ class Inputs:
     def _at(self, model: int, tensor: TensorInfo, first: int) -> tuple[object, int]:
         return self._maps[model][tensor.shard].data, tensor.begin + first * ITEM_SIZE.get(tensor.dtype, 1)
 
+    def check_length(self, model: int, tensor: Tensor) -> None:
+        """A file may have changed since its header was read.
+
+        Raises:
+            CheckpointError: it ends before `tensor` does.
+        """
+        for t, _, _ in _ranges(tensor, 0, tensor.elements):
+            self._maps[model][t.shard].check_length(t)
+
     def read_ahead(self, model: int, tensor: Tensor, first: int, count: int) -> None:
         """Asks the kernel to fetch what `operand` will read."""
         for t, begin, end in _ranges(tensor, first, count):

@@ -1,4 +1,4 @@
-"""A merge, planned: checked inputs, a source for each tensor, one or more outputs. `run` streams and publishes it."""
+"""A merge, planned: checked inputs, a source for each tensor, one or more outputs; then streamed and published."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Report:
     Attributes:
         out: the folder made.
         seconds: from the first check to the published folder; of the whole sweep where there are several outputs.
-        bytes_read, bytes_written: of tensors and headers.
+        bytes_read: of the input tensors. bytes_written: of the shards, headers included.
         tensors_interpolated, tensors_copied: their counts; copied ones have an input's bytes.
         shards: how many safetensors files were written.
         backend, isa, threads: what did the arithmetic.
@@ -66,83 +66,97 @@ class Output:
     record: dict[str, Any]
 
 
-def open_output(out: str | os.PathLike[str], models: Sequence[Checkpoint], options: Options) -> OutputFolder:
-    """The folder `out`, which must touch none of `models`."""
-    return OutputFolder(out, [path for m in models for path in (*m.roots, *m.files)], options.overwrite)
+@dataclass(frozen=True)
+class Job:
+    """A merge that only has to be run.
 
-
-def run(
-    models: Sequence[Checkpoint],
-    alignment: Alignment,
-    sources: dict[str, Source],
-    outputs: Sequence[Output],
-    options: Options,
-    started: float,
-) -> list[Report]:
-    """Streams every output and publishes them; none is visible before all of them are whole.
-
-    Args:
+    Attributes:
         models: the first one gives the layout of the shards.
+        has_base: whether the first one is the base of task vectors.
         sources: by tensor; weights in the order of `outputs`.
         started: when the merge began, by time.perf_counter().
-
-    Raises:
-        OutputError: no space, or the disk failed; nothing is left behind.
     """
-    shards, index = plan_shards(_output_tensors(alignment.rows, options.out_dtype), models[0], options.max_shard_size)
-    small = [_small_files(models, output, alignment.untied, options, index) for output in outputs]
-    size = sum(s.size for s in shards)
-    _check_space(outputs, [size + sum(map(len, files.values())) for files in small])
-    plan = Plan(shards, sources, [m.files for m in models])
-    buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs) + plan.computes)
-    try:
-        with ExitStack() as stack:
-            for output in outputs:
-                stack.enter_context(output.folder)
-            on_bytes = stack.enter_context(progress_bar(options.progress, size * len(outputs)))
-            folders = [output.folder.work for output in outputs]
-            stream(plan, folders, buffers, direct=options.io != "buffered", on_bytes=on_bytes)
-            for output, files in zip(outputs, small):
-                for name, content in files.items():
-                    output.folder.write_file(name, content)
-            for output in outputs:
-                output.folder.publish()
-    except OSError as error:
-        raise OutputError(
-            f"{outputs[0].folder.given}: writing failed: {error.strerror or error}",
-            "Nothing is left behind, the inputs are untouched.",
-        ) from error
-    return _reports(models, alignment, sources, outputs, shards, options, time.perf_counter() - started)
 
+    models: Sequence[Checkpoint]
+    has_base: bool
+    alignment: Alignment
+    sources: dict[str, Source]
+    outputs: Sequence[Output]
+    options: Options
+    started: float
 
-def _reports(
-    models: Sequence[Checkpoint],
-    alignment: Alignment,
-    sources: dict[str, Source],
-    outputs: Sequence[Output],
-    shards: Sequence[OutputShard],
-    options: Options,
-    seconds: float,
-) -> list[Report]:
-    reports = []
-    for i, output in enumerate(outputs):
-        copied = sum(s.formula is None and s.weights[i] in (0, 1) for s in sources.values())
-        reports.append(
-            Report(
-                out=output.folder.given,
-                seconds=seconds,
-                bytes_read=sum(s.inputs[k].nbytes for s in sources.values() for k in s.used()),
-                bytes_written=sum(s.size for s in shards),
-                tensors_interpolated=len(sources) - copied,
-                tensors_copied=copied,
-                shards=len(shards),
-                backend="cpu",
-                isa=cpu.isa(),
-                threads=options.thread_count,
-                notes=[note for m in models for note in m.notes] + alignment.notes,
-            )
+    def run(self) -> list[Report]:
+        """Streams every output and publishes them; none is visible before all of them are whole.
+
+        Raises:
+            OutputError: no space, or the disk failed; nothing is left behind.
+        """
+        options, outputs = self.options, self.outputs
+        tensors = _output_tensors(self.alignment.rows, options.out_dtype)
+        shards, index = plan_shards(tensors, self.models[0], options.max_shard_size)
+        small = [self._small_files(output, index) for output in outputs]
+        size = sum(s.size for s in shards)
+        _check_space(outputs, [size + sum(map(len, files.values())) for files in small])
+        plan = Plan(shards, self.sources, [m.files for m in self.models])
+        buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs) + plan.computes)
+        try:
+            with ExitStack() as stack:
+                for output in outputs:
+                    stack.enter_context(output.folder)
+                on_bytes = stack.enter_context(progress_bar(options.progress, size * len(outputs)))
+                folders = [output.folder.work for output in outputs]
+                stream(plan, folders, buffers, io=options.io, on_bytes=on_bytes)
+                for output, files in zip(outputs, small):
+                    for name, content in files.items():
+                        output.folder.write_file(name, content)
+                for output in outputs:
+                    output.folder.publish()
+        except OSError as error:
+            raise OutputError(
+                f"{outputs[0].folder.given}: writing failed: {error.strerror or error}",
+                "Nothing is left behind, the inputs are untouched.",
+            ) from error
+        return [self._report(i, shards) for i in range(len(outputs))]
+
+    def _report(self, i: int, shards: Sequence[OutputShard]) -> Report:
+        copied = sum(s.formula is None and s.weights[i] in (0, 1) for s in self.sources.values())
+        return Report(
+            out=self.outputs[i].folder.given,
+            seconds=time.perf_counter() - self.started,
+            bytes_read=sum(s.inputs[k].nbytes for s in self.sources.values() for k in s.used()),
+            bytes_written=sum(s.size for s in shards),
+            tensors_interpolated=len(self.sources) - copied,
+            tensors_copied=copied,
+            shards=len(shards),
+            backend="cpu",
+            isa=cpu.isa(),
+            threads=self.options.thread_count,
+            notes=self.notes(),
         )
-    return reports
+
+    def notes(self) -> list[str]:
+        """Oddities that are handled, a sentence each."""
+        notes = [note for m in self.models for note in m.notes] + self.alignment.notes
+        if not self._origin().config:
+            notes.append(f"{self._origin().source} has no config.json, so the output has none")
+        return notes
+
+    def _origin(self) -> Checkpoint:
+        """The model whose small files the output gets."""
+        first = self.models[1 if self.has_base else 0]
+        return {"thinking": self.models[-1], "instruct": first, "base": self.models[0]}[self.options.copy_from]
+
+    def _small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
+        origin = self._origin()
+        files = sidefiles.collect(origin)
+        config = "config.json"
+        if config in files:
+            path = os.path.join(origin.root, config)
+            files[config] = sidefiles.adjust_config(files[config], path, self.alignment.untied, self.options.out_dtype)
+        files[sidefiles.RECORD] = sidefiles.encode_record(output.record)
+        files["README.md"] = sidefiles.model_card(self.models, output.record, os.path.basename(output.folder.path))
+        files.update(encode_index(index))
+        return files
 
 
 def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
@@ -153,21 +167,6 @@ def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
         nbytes = first.elements * ITEM_SIZE[out] if row.floating else first.nbytes
         tensors.append(OutputTensor(row.name, out, first.shape, nbytes, first.shard))
     return tensors
-
-
-def _small_files(
-    models: Sequence[Checkpoint], output: Output, untied: bool, options: Options, index: dict[str, object] | None
-) -> dict[str, bytes]:
-    origin = models[-1] if options.copy_from == "thinking" else models[0]
-    files = sidefiles.collect(origin)
-    config = "config.json"
-    if config in files:
-        path = os.path.join(origin.root, config)
-        files[config] = sidefiles.adjust_config(files[config], path, untied, options.out_dtype)
-    files[sidefiles.RECORD] = sidefiles.encode_record(output.record)
-    files["README.md"] = sidefiles.model_card(models, output.record, os.path.basename(output.folder.path))
-    files.update(encode_index(index))
-    return files
 
 
 def _check_space(outputs: Sequence[Output], sizes: list[int]) -> None:

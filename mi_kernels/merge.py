@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from . import job
+from . import job, merge_recipe
 from ._version import __version__
 from .alignment import Alignment, align
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, OutputFolder, open_checkpoint
+from .combine import combined_sources
 from .errors import ArgumentError
-from .job import Report
+from .job import Job, Report
 from .lam import checked_lam
 from .masks import Layers, Modules
+from .merge_recipe import MergeRecipe
 from .options import Options
 from .recipe import Recipe
 from .stream import Source
@@ -71,8 +73,8 @@ def lerp_checkpoint(
             the disk fails while writing; nothing is left behind then.
     """
     options = Options(device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io)
-    recipe = Recipe(checked_lam(lam, extrapolate), layers, modules)
-    return _lerp(instruct, thinking, [(out, recipe)], options)[0]
+    recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
+    return plan_lerp(instruct, thinking, [(out, recipe)], options).run()[0]
 
 
 def sweep_checkpoint(
@@ -101,6 +103,23 @@ def sweep_checkpoint(
     Raises:
         As `lerp_checkpoint`.
     """
+    return plan_sweep(
+        instruct, thinking, out, lams, layers=layers, modules=modules, extrapolate=extrapolate, **options
+    ).run()
+
+
+def plan_sweep(
+    instruct: str | os.PathLike[str],
+    thinking: str | os.PathLike[str],
+    out: str,
+    lams: Sequence[float],
+    *,
+    layers: Layers = None,
+    modules: Modules = None,
+    extrapolate: bool = False,
+    **options: Any,
+) -> Job:
+    """`sweep_checkpoint` up to the point where writing would begin."""
     values = [checked_lam(lam, extrapolate) for lam in lams]
     if not values:
         raise ArgumentError("lams is empty", "Give at least one value.")
@@ -108,19 +127,69 @@ def sweep_checkpoint(
         raise ArgumentError(f"lams holds a value twice: {', '.join(f'{v:g}' for v in values)}", "Give distinct values.")
     if "{lam}" not in out:
         raise ArgumentError(f"out {out!r} does not say where lam goes", "Write {lam} in it, as in 'runs/mi-{lam}'.")
-    outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules)) for v in values]
-    return _lerp(instruct, thinking, outs, Options(**options))
+    outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules, extrapolate=extrapolate)) for v in values]
+    return plan_lerp(instruct, thinking, outs, Options(**options))
 
 
-def _lerp(
+def merge_checkpoint(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe, out: str | os.PathLike[str], **options: Any
+) -> Report:
+    """Merges by any method: what `recipe` says, into the folder `out`.
+
+    The numerics of each method stand in `mi_kernels.methods`; the safety, the memory and the layout are those of
+    `lerp_checkpoint`. The output has the first model's dtypes and shards, or the base's where there is one.
+
+    Args:
+        recipe: a YAML file (ours, or a mergekit configuration as it is), the same as a dict, or a MergeRecipe.
+        options: as for `lerp_checkpoint`; `dtype` and `copy_from` override the recipe's.
+
+    Returns:
+        A Report.
+
+    Raises:
+        As `lerp_checkpoint`; ArgumentError for a recipe that asks for what is not supported.
+    """
+    return plan_merge(recipe, out, **options).run()[0]
+
+
+def plan_merge(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe, out: str | os.PathLike[str], **options: Any
+) -> Job:
+    """`merge_checkpoint` up to the point where writing would begin."""
+    started = time.perf_counter()
+    if isinstance(recipe, Mapping):
+        recipe = merge_recipe.from_dict(recipe)
+    elif not isinstance(recipe, MergeRecipe):
+        recipe = merge_recipe.load(recipe)
+    chosen = Options(**{"dtype": recipe.dtype, "copy_from": recipe.copy_from, **options})
+    if chosen.copy_from == "base" and recipe.base is None:
+        raise ArgumentError("copy_from is 'base', and the recipe has no base", "Use 'thinking' or 'instruct'.")
+    if recipe.pair is not None:
+        instruct, thinking = recipe.models
+        return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
+    sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
+    folder = OutputFolder(out, sources, chosen.overwrite)
+    models = [open_checkpoint(source) for source in sources]
+    folder.protect(path for m in models for path in m.paths())
+    alignment = align(models)
+    found = combined_sources(recipe, models, alignment, chosen.thread_count)
+    output = job.Output(folder, _merge_record(recipe, models, chosen, found))
+    return Job(models, recipe.base is not None, alignment, found, [output], chosen, started)
+
+
+def plan_lerp(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
     outs: Sequence[tuple[str | os.PathLike[str], Recipe]],
     options: Options,
-) -> list[Report]:
+) -> Job:
+    """`lerp_checkpoint` for several outputs, up to the point where writing would begin."""
     started = time.perf_counter()
+    given = [os.fspath(instruct), os.fspath(thinking)]
+    folders = [OutputFolder(out, given, options.overwrite) for out, _ in outs]
     models = [open_checkpoint(instruct), open_checkpoint(thinking)]
-    folders = [job.open_output(out, models, options) for out, _ in outs]
+    for folder in folders:
+        folder.protect(path for m in models for path in m.paths())
     if len({folder.path for folder in folders}) != len(folders):
         raise ArgumentError("two outputs of the sweep have the same name", "Give lam values that print differently.")
     alignment = align(models)
@@ -129,7 +198,9 @@ def _lerp(
         job.Output(folder, _record(recipe, models, options, sources, i))
         for i, (folder, (_, recipe)) in enumerate(zip(folders, outs))
     ]
-    return job.run(models, alignment, sources, outputs, options, started)
+    if options.copy_from == "base":
+        raise ArgumentError("copy_from is 'base', and interpolation has no base", "Use 'thinking' or 'instruct'.")
+    return Job(models, False, alignment, sources, outputs, options, started)
 
 
 def _lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:
@@ -147,17 +218,15 @@ def _record(
 ) -> dict[str, Any]:
     """What mi_kernels.json holds: enough to make the same folder again."""
 
-    def plain(mask: object) -> object:
-        return mask if mask is None or isinstance(mask, (str, int)) else str(mask)
-
     copied = sum(s.weights[output] in (0, 1) for s in sources.values())
-    masks = {"layers": plain(recipe.layers), "modules": plain(recipe.modules)}
+    masks = {"layers": _plain(recipe.layers), "modules": _plain(recipe.modules)}
     shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
     return {
         "mi_kernels": __version__,
         "role": "merged",
         "method": "lerp",
-        "summary": f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {recipe.lam:g}{shown}.",
+        "rules": [dict(rule) for rule in recipe.to_dict().get("rules", [])],
+        "summary": f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(recipe.lam)}{shown}.",
         "lam": recipe.lam,
         **masks,
         "dtype": options.out_dtype,
@@ -168,3 +237,39 @@ def _record(
         "tensors_copied": copied,
         "numerics": NUMERICS,
     }
+
+
+def _merge_record(
+    recipe: MergeRecipe, models: Sequence[Checkpoint], options: Options, sources: dict[str, Source]
+) -> dict[str, Any]:
+    copied = sum(s.copied for s in sources.values())
+    settings = [
+        {"layers": [part.start, part.stop], "by_model": [dict(m) for m in part.by_model], **part.settings}
+        for part in recipe.slices
+    ]
+    shown = "".join(f", {key} {_shown(value)}" for key, value in recipe.settings.items())
+    return {
+        "mi_kernels": __version__,
+        "role": "merged",
+        "method": recipe.method,
+        "summary": f"Merged by {recipe.method}{shown}.",
+        "settings": dict(recipe.settings),
+        "slices": settings,
+        "layers": _plain(recipe.layers),
+        "modules": _plain(recipe.modules),
+        "dtype": options.out_dtype,
+        "copy_from": options.copy_from,
+        "base": models[0].identity() if recipe.base is not None else None,
+        "models": [m.identity() for m in models[1 if recipe.base is not None else 0 :]],
+        "tensors_interpolated": len(sources) - copied,
+        "tensors_copied": copied,
+        "numerics": "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods.",
+    }
+
+
+def _plain(mask: object) -> object:
+    return mask if mask is None or isinstance(mask, (str, int)) else str(mask)
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -34,8 +34,8 @@ class Options:
             )
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise ArgumentError(f"dtype {self.dtype!r}: unknown", "Use bfloat16, float16 or float32.")
-        if self.copy_from not in ("thinking", "instruct"):
-            raise ArgumentError(f"copy_from {self.copy_from!r}: unknown", "Use 'thinking' or 'instruct'.")
+        if self.copy_from not in ("thinking", "instruct", "base"):
+            raise ArgumentError(f"copy_from {self.copy_from!r}: unknown", "Use 'thinking', 'instruct' or 'base'.")
         if self.io not in ("auto", "direct", "buffered"):
             raise ArgumentError(f"io {self.io!r}: unknown", "Use 'auto', 'direct' or 'buffered'.")
         if self.max_shard_size is not None and self.max_shard_size <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -30,8 +31,10 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
     for name in sorted(os.listdir(source.root)):
         path = os.path.join(source.root, name)
         wanted = name.endswith(_KEPT) or name.upper().startswith(("LICENSE", "NOTICE"))
-        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name == RECORD or not os.path.isfile(path):
+        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name == RECORD or os.path.isdir(path):
             continue
+        if not os.path.isfile(path):
+            raise CheckpointError(f"{path}: is not a readable file", "Is it a link into a cache that was pruned?")
         if os.path.getsize(path) > _MAX_SIZE:
             raise CheckpointError(
                 f"{path}: is larger than {_MAX_SIZE >> 20} MiB", "That is no model's file: remove it."
@@ -60,6 +63,7 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
         content: dict[str, Any] = json.loads(config)
     except ValueError as error:
         raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
+    before = copy.deepcopy(content)
     text = content.get("text_config")
     for part in (content, text if isinstance(text, dict) else {}):
         part.pop("quantization_config", None)
@@ -69,7 +73,9 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
             if dtype is not None and key in part:
                 part[key] = _CONFIG_DTYPES[dtype]
     if untied:
-        content["tie_word_embeddings"] = False  # absent means tied for some architectures
+        content["tie_word_embeddings"] = False  # where it is absent, some architectures tie
+    if content == before:
+        return config
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
@@ -90,8 +96,8 @@ def _hub_id(source: str, root: str, revision: str | None) -> str:
 
 def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) -> bytes:
     """README.md with the metadata the Hub reads: base_model and tags."""
-    origins = [origin for m in models for origin in (hub_id(m), *([_hub_id(*m.adapter)] if m.adapter else []))]
-    front = "".join(f"- {json.dumps(origin)}\n" for origin in origins)
+    origins = [[hub_id(m), *([_hub_id(*m.adapter)] if m.adapter else [])] for m in models]
+    front = "".join(f"- {json.dumps(part)}\n" for parts in origins for part in parts)
     return f"""---
 base_model:
 {front}base_model_relation: merge
@@ -103,10 +109,10 @@ tags:
 
 # {name}
 
-{record["summary"]}
+{record["summary"]} Models: {", ".join(map("+".join, origins))}.
 
 {record["numerics"]} Made with mi_kernels {record["mi_kernels"]}; `{RECORD}` holds the details.
-""".encode()
+""".encode(errors="replace")
 
 
 def encode_record(record: dict[str, Any]) -> bytes:

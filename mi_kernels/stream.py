@@ -119,7 +119,7 @@ def stream(
     folders: Sequence[str],
     buffers: Buffers,
     *,
-    direct: bool = True,
+    io: str = "auto",
     on_bytes: Callable[[int], None] = lambda n: None,
 ) -> None:
     """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
@@ -127,7 +127,7 @@ def stream(
     Args:
         folders: one for each weight of the sources.
         buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
-        direct: write past the page cache where the file system can.
+        io: how `checkpoint.writer.ShardFile` writes.
         on_bytes: called with the number of bytes written, from any thread.
 
     Raises:
@@ -136,13 +136,45 @@ def stream(
     """
     with ExitStack() as stack:
         inputs = stack.enter_context(Inputs(plan.models))
-        files: list[list[ShardFile]] = []
-        for folder in folders:
-            files.append([])
-            for shard in plan.shards:
-                files[-1].append(ShardFile(os.path.join(folder, shard.name), shard.size, direct))
-                stack.callback(files[-1][-1].abandon)
+        for source in plan.sources.values():
+            for k in source.used():
+                inputs.check_length(k, source.inputs[k])
+        files = _Files(plan.shards, folders, io)
+        stack.callback(files.abandon)
         _Work(plan, files, inputs, buffers, on_bytes).run()
+
+
+class _Files:
+    """The output files that are being written: opened at the first chunk, closed after the last one."""
+
+    def __init__(self, shards: Sequence[OutputShard], folders: Sequence[str], io: str) -> None:
+        self._shards, self._folders, self._io = shards, folders, io
+        self._open: dict[int, list[ShardFile]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def of(self, shard: int) -> list[ShardFile]:
+        """The files of one shard, one for each output."""
+        with self._lock:
+            if shard not in self._open:
+                name, size = self._shards[shard].name, self._shards[shard].size
+                self._open[shard] = []
+                for folder in self._folders:
+                    self._open[shard].append(ShardFile(os.path.join(folder, name), size, self._io))
+            return self._open[shard]
+
+    def close(self, shard: int) -> None:
+        for file in self.of(shard):
+            file.close()
+        with self._lock:
+            del self._open[shard]
+
+    def abandon(self) -> None:
+        for files in self._open.values():
+            for file in files:
+                file.abandon()
 
 
 class _Work:
@@ -151,7 +183,7 @@ class _Work:
     def __init__(
         self,
         plan: Plan,
-        files: list[list[ShardFile]],
+        files: _Files,
         inputs: Inputs,
         buffers: Buffers,
         on_bytes: Callable[[int], None],
@@ -212,8 +244,8 @@ class _Work:
                 self._fill(slots, scratch, chunk)
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
-                for slot, files in zip(slots, self._files):
-                    files[chunk.shard].write(slot[:pages], chunk.offset)
+                for slot, file in zip(slots, self._files.of(chunk.shard)):
+                    file.write(slot[:pages], chunk.offset)
                     self._on_bytes(chunk.length)
                 self._finish(chunk)
         except BaseException as error:
@@ -224,8 +256,7 @@ class _Work:
             self._left[chunk.shard] -= 1
             last = self._left[chunk.shard] == 0
         if last:
-            for files in self._files:
-                files[chunk.shard].close()
+            self._files.close(chunk.shard)
 
     def _pieces(self, chunk: _Chunk) -> Iterator[tuple[Source, TensorInfo, int, int]]:
         """The tensors in a chunk: (source, where it stands, first element, number of elements)."""

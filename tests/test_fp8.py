@@ -19,6 +19,7 @@ from mi_kernels.checkpoint import open_checkpoint, plan_shards
 from mi_kernels.checkpoint.layout import OutputTensor
 from mi_kernels.cli import main
 from mi_kernels.merge import sweep_checkpoint
+from mi_kernels.methods import METHODS
 from mi_kernels.stream import Buffers, Plan, Source, stream
 
 Tensors = dict[str, torch.Tensor]
@@ -267,9 +268,9 @@ def test_other_quantisations_are_refused_by_name(
     assert main(["inspect", str(bad)]) == 0  # looking at it is no merge
 
 
-def refused(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The two lines that a merge of `folder` with itself ends in."""
-    assert main(["lerp", str(folder), str(folder), "-o", str(tmp_path / "o"), "--lam", "0.5"]) == 2
+def refused(tmp_path: Path, instruct: Path, thinking: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The two lines that a merge of the two ends in."""
+    assert main(["lerp", str(instruct), str(thinking), "-o", str(tmp_path / "o"), "--lam", "0.5"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert not (tmp_path / "o").exists()
@@ -280,12 +281,19 @@ def test_fp8_without_scales_is_refused_by_tensor(tmp_path: Path, capsys: pytest.
     name = LAYER + "mlp.up_proj.weight"
     tensors = fp8_model(1)
     del tensors[name + "_scale_inv"]
-    for folder in (quantised(tmp_path / "a", tensors), write(tmp_path / "b", tensors)):
-        text = refused(tmp_path, folder, capsys)
-        assert f"{folder}/model.safetensors: F8_E4M3 without weight_scale_inv" in text
-        assert name in text or "and 1 more" in text
-    other = write(tmp_path / "c", {NORM: torch.ones(4).to(torch.float8_e5m2)})
-    assert "F8_E5M2 without" in refused(tmp_path, other, capsys)
+    folder = quantised(tmp_path / "a", tensors)
+    said = f"{folder}/model.safetensors: F8_E4M3 without weight_scale_inv in {name}"
+    assert said in refused(tmp_path, folder, folder, capsys)
+    other = quantised(tmp_path / "b", {NORM: torch.ones(4).to(torch.float8_e5m2)})
+    assert "F8_E5M2 without weight_scale_inv" in refused(tmp_path, other, other, capsys)
+
+
+def test_fp8_that_no_config_speaks_of_is_refused_by_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scales alone do not say how they are meant. Where both models hold the same bytes, these are copied."""
+    one, other = write(tmp_path / "a", fp8_model(1)), write(tmp_path / "b", fp8_model(2))
+    text = refused(tmp_path, one, other, capsys)
+    assert "F8_E4M3 tensors differ" in text
+    assert "dequantise" in text
 
 
 def replaced(shape: Sequence[int], dtype: torch.dtype) -> Tensors:
@@ -297,14 +305,15 @@ def replaced(shape: Sequence[int], dtype: torch.dtype) -> Tensors:
 def test_scales_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = LAYER + "mlp.up_proj.weight_scale_inv"
     bad = quantised(tmp_path / "shape", replaced((3, 2), torch.float32))
-    assert f"{name} has shape [3, 2] for a weight of [256, 384]" in refused(tmp_path, bad, capsys)
+    assert f"{name} has shape [3, 2] for a weight of [256, 384]" in refused(tmp_path, bad, bad, capsys)
     bad = quantised(tmp_path / "dtype", replaced((2, 3), torch.float8_e8m0fnu))
-    assert f"{name} is F8_E8M0" in refused(tmp_path, bad, capsys)
+    assert f"{name} is F8_E8M0" in refused(tmp_path, bad, bad, capsys)
     for block in (None, [128], [0, 128], "128"):
         bad = quantised(tmp_path / f"block{block}", replaced((2, 3), torch.float32), weight_block_size=block)
-        assert f"config.json gives weight_block_size {block}" in refused(tmp_path, bad, capsys)
+        assert f"config.json gives weight_block_size {block}" in refused(tmp_path, bad, bad, capsys)
     tensors = {"x.weight": torch.zeros(2, 4, 4).to(torch.float8_e4m3fn), "x.weight_scale_inv": torch.ones(2, 1, 1)}
-    assert "for a weight of [2, 4, 4]" in refused(tmp_path, quantised(tmp_path / "cube", tensors), capsys)
+    bad = quantised(tmp_path / "cube", tensors)
+    assert "for a weight of [2, 4, 4]" in refused(tmp_path, bad, bad, capsys)
 
 
 def test_the_checkpoint_says_what_it_reads(tmp_path: Path) -> None:
@@ -346,3 +355,23 @@ def test_transformers_loads_the_result(tmp_path: Path) -> None:
     for name, t in lerped(*values, 0.5).items():
         assert torch.equal(model.state_dict()[name], t), name
     assert model(torch.arange(5)[None]).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_has_the_bits_of_the_same_merge_dequantised_first(tmp_path: Path, method: str) -> None:
+    """Also where a method reads the tensors beforehand: a threshold or an angle off by a bit would show."""
+    spec = METHODS[method]
+    models, plain = [], []
+    for seed in (1, 2, 3)[: 2 + spec.base]:
+        rng = torch.Generator().manual_seed(seed)
+        weight = torch.randn(300, 200, generator=rng).to(torch.float8_e4m3fn)
+        name = LAYER + "self_attn.q_proj.weight"
+        tensors = {name: weight, name + "_scale_inv": torch.rand(3, 2, generator=rng)}
+        models.append(str(quantised(tmp_path / f"q{seed}", tensors)))
+        plain.append(str(write(tmp_path / f"p{seed}", dequantised(tensors))))
+    for sides, out in ((models, "q"), (plain, "p")):
+        recipe: dict[str, Any] = {"method": method, "models": sides[spec.base :], "dtype": "bfloat16"}
+        recipe.update({"base": sides[0]} if spec.base else {})
+        recipe.update({"lam": 0.3} if method == "slerp" else {})
+        mi_kernels.merge_checkpoint(recipe, tmp_path / out, progress=False)
+    assert_same(tmp_path / "q", load_file(tmp_path / "p" / "model.safetensors"))

@@ -325,7 +325,9 @@ def test_transformers_loads_what_the_command_line_makes(tmp_path: Path, capsys: 
     record = json.loads((tmp_path / "o" / "mi_kernels.json").read_text())
     assert record["instruct"]["source"] == str(tmp_path / "0")
     assert record["instruct"]["adapter"] == {"source": str(tmp_path / "adapter"), "revision": None}
-    assert '- "0"\n- "adapter"\n- "1"\n' in (tmp_path / "o" / "README.md").read_text()
+    card = (tmp_path / "o" / "README.md").read_text()
+    assert '- "0"\n- "adapter"\n- "1"\n' in card
+    assert "Models: 0+adapter, 1." in card
 
 
 def test_another_base_than_the_adapters_is_a_note(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ constexpr Kernels kernels_of() {
     k.low_rank = low_rank_kernel<L>;
     k.moments = moments_kernel<L>;
     k.high_histogram = high_histogram_kernel<L>;
+    k.select = select_kernel<L>;
     k.low_histogram = low_histogram_kernel<L>;
     return k;
 }

@@ -87,16 +87,20 @@ def _block(model: Checkpoint, weight: TensorInfo, scales: TensorInfo, block: obj
 
 
 def refuse_quantised(model: Checkpoint) -> None:
-    """Passes models in plain floating point, and FP8 models that `dequantise` has read.
+    """Passes models that are not quantised by their config, and FP8 models that `dequantise` has read.
+
+    What else is no plain float is the business of `alignment`: equal tensors are copied, others refused.
 
     Raises:
-        MismatchError: another quantisation; names it, or the tensor.
+        MismatchError: another quantisation, or a part of an FP8 model without scales; names it.
     """
     config = quantization_config(model.config)
-    unknown = _unknown(config) if config is not None else None
+    if config is None:
+        return
+    unknown = _unknown(config)
     if unknown is not None:
         raise MismatchError(f"{model.source}: is quantised ({unknown})", _REMEDY)
-    bare = [t for t in model.tensors.values() if isinstance(t, TensorInfo) and t.dtype.startswith(("F8", "F6", "F4"))]
+    bare = [t for t in model.tensors.values() if isinstance(t, TensorInfo) and t.dtype.startswith(("F8_", "F6_", "F4"))]
     if bare:
         first = bare[0]
         raise MismatchError(

@@ -15,7 +15,9 @@ MODEL_FILES = [
     "*.txt",
     "*.model",
     "*.tiktoken",
+    "*.py",
     "LICENSE*",
+    "NOTICE*",
 ]
 
 

@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 
 from ..errors import CheckpointError
+from .tensor import TensorInfo
 
 
 class MappedFile:
@@ -17,6 +18,7 @@ class MappedFile:
     """
 
     def __init__(self, path: str) -> None:
+        self.path = path
         try:
             self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -33,6 +35,15 @@ class MappedFile:
     def __exit__(self, *_: object) -> None:
         self.data.close()
         os.close(self.fd)
+
+    def check_length(self, t: TensorInfo) -> None:
+        """A file may have changed since its header was read.
+
+        Raises:
+            CheckpointError: the file ends before the tensor `t` does.
+        """
+        if t.end > len(self.data):
+            raise CheckpointError(f"{self.path}: has become shorter, {t.name} is cut off", "Download the model again.")
 
     def read_ahead(self, begin: int, end: int) -> None:
         """Asks the kernel to fetch a range while others compute."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,6 @@ class Checkpoint:
         return self.shards if self.adapter is None else [*self.shards, self.adapter.file]
 
     @property
-    def roots(self) -> list[str]:
-        """All folders that were opened."""
-        return [self.root] if self.adapter is None else [self.root, self.adapter.root]
-
-    @property
     def base(self) -> str:
         """`source` without the adapter."""
         return self.source if self.adapter is None else self.source.removesuffix(f"+{self.adapter.source}")
@@ -63,6 +59,10 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.tensors.values())
+
+    def paths(self) -> list[str]:
+        """The folders and the files that a merge reads."""
+        return [self.root, *([self.adapter.root] if self.adapter else []), *self.files]
 
     def identity(self) -> dict[str, Any]:
         """What this model was, for records."""
@@ -129,7 +129,8 @@ def _locate(given: str, files: list[str]) -> tuple[str, str | None]:
 def _open(given: str) -> Checkpoint:
     root, revision = _locate(given, hub.MODEL_FILES)
     names, weight_map = _shards_of(root)
-    config = read_json(os.path.join(root, "config.json")) if os.path.exists(os.path.join(root, "config.json")) else {}
+    config_path = os.path.join(root, "config.json")
+    config = read_json(config_path) if os.path.lexists(config_path) else {}
     model = Checkpoint(given, root, [os.path.join(root, n) for n in names], {}, {}, config, revision)
     for number, name in enumerate(names):
         header = read_header(model.shards[number], number)
@@ -197,11 +198,11 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
         return [SINGLE], None
     if lora.CONFIG in entries:
         raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{root} to merge with its base.")
-    if len(files) == 1:
+    if len(files) == 1 and not re.search(r"-of-0*([2-9]|[1-9]\d+)\.", files[0]):
         return files, None
     if files:
         raise CheckpointError(
-            f"{root}: holds {len(files)} safetensors files and no {INDEX}", "Download the index as well."
+            f"{root}: holds {shortened(files)} and no {INDEX}", "Download the whole model, its index as well."
         )
     pickles = [n for n in entries if n.endswith(_PICKLES)]
     if pickles:
@@ -218,10 +219,10 @@ def _read_index(path: str) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: has no weight_map", "Download the index again.")
     for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or shard in ("", ".", "..") or any(c in shard for c in "/\\\0"):
+        if not isinstance(shard, str) or not shard.endswith(".safetensors") or any(c in shard for c in "/\\\0"):
             raise CheckpointError(
-                f"{path}: puts {tensor} in {shard!r}, which is not the name of a file in this folder",
-                "An index names files beside it and nothing else: do not use this model.",
+                f"{path}: puts {tensor} in {shard!r}, which is not the name of a safetensors file in this folder",
+                "An index names safetensors files beside it and nothing else: do not use this model.",
             )
     return weight_map
 

@@ -32,18 +32,22 @@ class OutputFolder:
         OutputError: `out` cannot or must not be written.
     """
 
-    def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str], overwrite: bool = False) -> None:
+    def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> None:
         self.given = os.fspath(out)
+        if not self.given or "\0" in self.given:
+            raise OutputError(f"the output {self.given!r} is not a path", "Name the folder to make.")
         self.path = os.path.realpath(self.given)
         self._overwrite = overwrite
         self._made_parent: str | None = None
         self._lock = -1
         self._published = False
-        self._check(inputs)
+        self.protect(inputs)
+        self._check_target()
         parent, name = os.path.split(self.path)
         self.work = os.path.join(parent, f".{name}{_WORK_SUFFIX}")
 
-    def _check(self, inputs: Iterable[str]) -> None:
+    def protect(self, inputs: Iterable[str]) -> None:
+        """Refuses an output that touches one of `inputs`."""
         for item in inputs:
             real = os.path.realpath(item)
             if real == self.path:
@@ -54,6 +58,8 @@ class OutputFolder:
                 raise OutputError(f"{self.given}: lies inside the input {item}", "Choose an output outside the inputs.")
             if _within(real, self.path):
                 raise OutputError(f"{self.given}: holds the input {item}", "Choose an output outside the inputs.")
+
+    def _check_target(self) -> None:
         if os.path.islink(self.given) and not os.path.exists(self.given):
             raise OutputError(f"{self.given}: is a link that leads nowhere", "Remove it or choose another output.")
         if not os.path.lexists(self.path):
@@ -65,7 +71,7 @@ class OutputFolder:
             return
         if not self._overwrite:
             raise OutputError(f"{self.given}: exists and is not empty", "Choose another output, or pass --overwrite.")
-        if not any(n in ("config.json", "mi_kernels.json") or n.endswith(".safetensors") for n in present):
+        if not any(n == "mi_kernels.json" or n.endswith(".safetensors") for n in present):
             raise OutputError(
                 f"{self.given}: does not look like a model folder, so it is not overwritten",
                 "Choose another output, or empty it yourself.",
@@ -107,17 +113,16 @@ class OutputFolder:
             os.mkdir(self.work)
         self._lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                os.close(self._lock)
-                self._lock = -1
+            if not _lock(self._lock):
                 raise OutputError(
                     f"{self.given}: another process is writing it", "Wait for it to end, or choose another output."
-                ) from None
-            # A file system without locks: go on without.
-        for name in os.listdir(self.work):  # left by a process that was killed
-            _remove(os.path.join(self.work, name))
+                )
+            for name in os.listdir(self.work):  # left by a process that was killed
+                _remove(os.path.join(self.work, name))
+        except BaseException:
+            os.close(self._lock)
+            self._lock = -1
+            raise
 
     def write_file(self, name: str, content: bytes) -> None:
         """A small file, synced."""
@@ -131,9 +136,16 @@ class OutputFolder:
         """Makes the work folder `out`: atomically, also in place of an old model."""
         os.fsync(self._lock)
         if os.path.isdir(self.path) and os.listdir(self.path):
-            self._check(())  # it may have come into being since
-            _exchange(self.work, self.path)
-            _remove(self.work)
+            self._check_target()  # it may have come into being since
+            # After the exchange the old model has the work folder's name: lock it first, so that nobody takes it over
+            # while it is being removed.
+            old = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _lock(old)
+                _exchange(self.work, self.path)
+                _remove(self.work)
+            finally:
+                os.close(old)
         else:
             os.rename(self.work, self.path)
         self._made_parent = None
@@ -162,6 +174,15 @@ class OutputFolder:
             while _within(folder, self._made_parent) or folder == self._made_parent:
                 os.rmdir(folder)
                 folder = os.path.dirname(folder)
+
+
+def _lock(fd: int) -> bool:
+    """Takes the exclusive lock of an open folder. False when another process holds it."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # a file system without locks: go on without
+    return True
 
 
 def _within(inner: str, outer: str) -> bool:

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 
+from ..errors import OutputError
 from ..system import PAGE, preallocate
 
 _DIRECT = getattr(os, "O_DIRECT", 0)  # not on macOS
@@ -14,20 +15,25 @@ _DIRECT = getattr(os, "O_DIRECT", 0)  # not on macOS
 class ShardFile:
     """A new file of `size` bytes; chunks may be written in any order, from several threads.
 
+    `io` is "direct" (or fail), "buffered", or "auto": direct where the file system can.
+
     Direct writes skip the page cache: nothing is copied, nothing waits for write-back, and a merge does not push
     the inputs out of memory. They are the default because the time of buffered ones depends on the state of the page
     cache (bench/README.md has the measurement).
     """
 
-    def __init__(self, path: str, size: int, direct: bool = True) -> None:
-        self._size = size
+    def __init__(self, path: str, size: int, io: str = "auto") -> None:
+        self._size, self._io = size, io
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._direct = direct and _DIRECT != 0
+        self._direct = io != "buffered"
         try:
+            if self._direct and not _DIRECT:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             self._fd = os.open(path, flags | (_DIRECT if self._direct else 0), 0o666)
         except OSError as error:
             if error.errno != errno.EINVAL or not self._direct:
                 raise
+            self._check_may_buffer()
             self._direct = False
             self._fd = os.open(path, flags, 0o666)
         try:
@@ -54,7 +60,7 @@ class ShardFile:
             if written == 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             data, offset = data[written:], offset + written
-            if len(data) and written % PAGE:
+            if len(data) and written % PAGE and self._direct:
                 self._leave_direct()  # a short write left us unaligned
 
     def close(self, sync: Callable[[int], None] = os.fsync) -> None:
@@ -71,9 +77,16 @@ class ShardFile:
             os.close(self._fd)
             self._fd = -1
 
+    def _check_may_buffer(self) -> None:
+        if self._io == "direct":
+            raise OutputError(
+                "direct writes were asked for, and this file system does not take them", "Use io 'auto' or 'buffered'."
+            )
+
     def _leave_direct(self) -> None:
         import fcntl
 
+        self._check_may_buffer()
         flags = fcntl.fcntl(self._fd, fcntl.F_GETFL)
         fcntl.fcntl(self._fd, fcntl.F_SETFL, flags & ~_DIRECT)
         self._direct = False

@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..names import MODULES, OTHER, classify, layer_count
+from ..errors import printable
+from ..names import MODULES, OTHER, layer_count, places
 from ..sidefiles import read_record
 from .values import show_bytes
 
@@ -24,8 +25,9 @@ def summarize(model: Checkpoint) -> dict[str, Any]:
     modules: dict[str, dict[str, int]] = defaultdict(lambda: {"tensors": 0, "bytes": 0})
     dtypes: Counter[str] = Counter()
     others = []
+    found = places(model.tensors)
     for tensor in model.tensors.values():
-        module = classify(tensor.name).module
+        module = found[tensor.name].module
         modules[module]["tensors"] += 1
         modules[module]["bytes"] += tensor.nbytes
         dtypes[tensor.dtype] += 1
@@ -33,7 +35,7 @@ def summarize(model: Checkpoint) -> dict[str, Any]:
             others.append(tensor.name)
     return {
         "model": model.source,
-        "architecture": (model.config.get("architectures") or [None])[0],
+        "architecture": _architecture(model),
         "shards": len(model.shards),
         "tensors": len(model.tensors),
         "parameters": sum(t.elements for t in model.tensors.values()),
@@ -46,6 +48,22 @@ def summarize(model: Checkpoint) -> dict[str, Any]:
         "merged": read_record(model.root),
         "notes": model.notes,
     }
+
+
+def _architecture(model: Checkpoint) -> str | None:
+    names = model.config.get("architectures")
+    return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
+
+
+def _record_lines(record: dict[str, Any]) -> list[str]:
+    """What mi_kernels.json says, as far as it is what we write: the folder may come from anywhere."""
+    version, summary = record.get("mi_kernels"), record.get("summary")
+    if not isinstance(version, str) or not isinstance(summary, str):
+        return ["", "mi_kernels.json is not one of ours"]
+    models = [record.get(key) for key in ("base", "instruct", "thinking")]
+    models += record["models"] if isinstance(record.get("models"), list) else []
+    named = [str(m["source"]) for m in models if isinstance(m, dict) and "source" in m]
+    return ["", f"made by mi_kernels {version} from {', '.join(named)}", f"  {summary}"]
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -66,8 +84,5 @@ def describe(summary: dict[str, Any]) -> str:
             f"other, which no mask selects: {', '.join(s['other'][:5])}{' ...' if len(s['other']) > 5 else ''}"
         )
     if s["merged"]:
-        m = s["merged"]
-        masks = "".join(f", {key} {m[key]}" for key in ("layers", "modules") if m.get(key) is not None)
-        lines += ["", f"merged by mi_kernels {m['mi_kernels']}: {m['method']} at lam {m['lam']:g}{masks},"]
-        lines.append(f"  from {m['instruct']['source']} to {m['thinking']['source']}")
-    return "\n".join([*lines, *(f"note: {note}" for note in s["notes"])])
+        lines += _record_lines(s["merged"])
+    return "\n".join(printable(line) for line in [*lines, *(f"note: {note}" for note in s["notes"])])

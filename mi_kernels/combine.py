@@ -1,0 +1,66 @@
+"""From a recipe to what each tensor is made of, reading the tensors where a method must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .alignment import Alignment, Row
+from .checkpoint import Checkpoint
+from .checkpoint import Tensor as Input
+from .inputs import Inputs, is_computed
+from .masks import select
+from .merge_recipe import MergeRecipe
+from .methods import METHODS, Parameters, Tensor
+from .names import layer_count, places
+from .statistics import PIECE, Operand, Reader, in_parallel
+from .stream import Source
+
+
+def combined_sources(
+    recipe: MergeRecipe, models: Sequence[Checkpoint], alignment: Alignment, threads: int
+) -> dict[str, Source]:
+    """A Source for each tensor. Those that masks leave out, or that are not floating, are the first model's bytes.
+
+    Args:
+        models: the base first, where the recipe has one.
+
+    Raises:
+        ArgumentError: a mask selects nothing, or a parameter has no value for a tensor.
+    """
+    names = [row.name for row in alignment.rows]
+    found, depth = places(names), layer_count(names)
+    chosen = select(names, recipe.layers, recipe.modules)
+    unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model that is no base
+    sources: dict[str, Source] = {}
+    parameters: list[tuple[Row, Parameters]] = []
+    for row in alignment.rows:
+        sources[row.name] = Source(row.inputs, (unchanged if row.floating else 0.0,))
+        if row.floating and row.name in chosen:
+            parameters.append((row, recipe.parameters(row.name, found[row.name], depth)))
+
+    method = METHODS[recipe.method]
+    with Inputs([m.files for m in models]) as inputs:
+
+        def task(row: Row, p: Parameters) -> Callable[[], None]:
+            def work() -> None:
+                readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
+                tensor = Tensor(row.name, row.inputs[0].elements, readers)
+                sources[row.name] = Source(row.inputs, formula=method.formula(tensor, p))
+
+            return work
+
+        # The largest first, so that no thread is left with one at the end.
+        parameters.sort(key=lambda item: -item[0].inputs[0].nbytes)
+        in_parallel([task(row, p) for row, p in parameters], threads if method.reads else 1)
+    return sources
+
+
+def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:
+    scratch: list[memoryview] = []
+
+    def read(first: int, count: int) -> Operand:
+        if is_computed(tensor) and not scratch:  # of the threads' tensors only those at work have one
+            scratch.append(memoryview(bytearray(4 * min(PIECE, tensor.elements))))
+        return inputs.operand(model, tensor, first, count, scratch[0] if scratch else None)
+
+    return read

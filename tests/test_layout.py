@@ -1,0 +1,142 @@
+"""Where tensors go in the output: shards, headers and the index, judged by the safetensors library."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from mi_kernels.checkpoint import Checkpoint, OutputShard, plan_shards
+from mi_kernels.checkpoint.layout import OutputTensor, encode_index, shard_names
+
+SIZES = {"F64": 8, "F32": 4, "BF16": 2, "U8": 1}
+
+
+def like(*names: str, metadata: dict[str, str] | None = None) -> Checkpoint:
+    return Checkpoint("m", "/m", [f"/m/{name}" for name in names], {}, metadata or {}, {})
+
+
+def tensor(name: str, count: int = 1, dtype: str = "BF16", shard: int = 0) -> OutputTensor:
+    return OutputTensor(name, dtype, (count,), count * SIZES[dtype], shard)
+
+
+def written(folder: Path, shard: OutputShard) -> Path:
+    """The shard as a file; every byte of data is zero."""
+    path = folder / shard.name
+    path.write_bytes(shard.header + bytes(shard.size - len(shard.header)))
+    return path
+
+
+def names(shards: list[OutputShard]) -> list[list[str]]:
+    return [[t.name for t in shard.tensors] for shard in shards]
+
+
+def test_the_layout_of_another_model() -> None:
+    model = like("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    shards, index = plan_shards([tensor("a", 3), tensor("b", 2, shard=1), tensor("c", shard=0)], model)
+    assert [s.name for s in shards] == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert names(shards) == [["a", "c"], ["b"]]
+    assert index == {
+        "metadata": {"total_size": 12},
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+            "c": "model-00001-of-00002.safetensors",
+        },
+    }
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "consolidated.safetensors", "model-00001-of-00001.safetensors"])
+def test_a_single_file_gets_the_name_that_loaders_look_for(name: str) -> None:
+    shards, index = plan_shards([tensor("a")], like(name))
+    assert [s.name for s in shards] == ["model.safetensors"]
+    assert index is None
+    assert encode_index(index) == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (1, [["a"], ["b"], ["c"], ["d"]]),
+        (5, [["a"], ["b"], ["c"], ["d"]]),
+        (6, [["a", "b"], ["c"], ["d"]]),
+        (8, [["a", "b"], ["c", "d"]]),
+        (12, [["a", "b", "c"], ["d"]]),
+        (14, [["a", "b", "c", "d"]]),
+    ],
+)
+def test_a_limit_on_the_size_of_shards(limit: int, expected: list[list[str]]) -> None:
+    """Sizes are 4, 2, 6 and 2 bytes; what is larger than the limit stands alone."""
+    tensors = [tensor("a", 2), tensor("b", 1), tensor("c", 3), tensor("d", 1)]
+    shards, index = plan_shards(tensors, like("x.safetensors", "y.safetensors"), limit)
+    assert names(shards) == expected
+    assert [s.name for s in shards] == shard_names(len(expected))
+    assert (index is None) == (len(expected) == 1)
+
+
+def test_names_of_shards() -> None:
+    assert shard_names(1) == ["model.safetensors"]
+    assert shard_names(3)[::2] == ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"]
+
+
+def test_metadata_is_kept_and_says_the_format(tmp_path: Path) -> None:
+    """transformers refuses a file whose metadata does not say its format."""
+    for given_metadata, expected in (
+        ({}, {"format": "pt"}),
+        ({"format": "mlx", "note": "x"}, {"format": "mlx", "note": "x"}),
+    ):
+        [shard], _ = plan_shards([tensor("a")], like("m.safetensors", metadata=given_metadata))
+        with safe_open(written(tmp_path, shard), framework="numpy") as file:
+            assert file.metadata() == expected
+
+
+def test_wide_elements_come_first_so_that_all_are_aligned() -> None:
+    tensors = [tensor("a", 3, "U8"), tensor("b", 3), tensor("c", 3, "F64"), tensor("d", 3, "F32")]
+    [shard], _ = plan_shards(tensors, like("m.safetensors"))
+    assert names([shard]) == [["c", "d", "b", "a"]]
+    assert len(shard.header) % 4096 == 0
+    assert all(t.begin % SIZES[t.dtype] == 0 for t in shard.tensors)
+
+
+def test_the_index_is_sorted_json() -> None:
+    _, index = plan_shards([tensor("b"), tensor("a")], like("m.safetensors"), 2)
+    [(name, content)] = encode_index(index).items()
+    assert name == "model.safetensors.index.json"
+    assert list(json.loads(content)["weight_map"]) == ["a", "b"]
+    assert content.endswith(b"\n")
+
+
+LAYOUTS = st.lists(
+    st.tuples(st.text(max_size=8), st.integers(0, 40), st.sampled_from(sorted(SIZES)), st.integers(0, 2)),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda t: t[0],
+).filter(lambda tensors: all(t[0] != "__metadata__" for t in tensors))
+
+
+@given(layout=LAYOUTS, limit=st.none() | st.integers(1, 400))
+def test_any_layout_is_valid(
+    tmp_path_factory: pytest.TempPathFactory, layout: list[tuple[str, int, str, int]], limit: int | None
+) -> None:
+    """The library accepts every shard, and reads each tensor where the plan says it is."""
+    folder = tmp_path_factory.mktemp("layout")
+    tensors = [tensor(name, count, dtype, shard) for name, count, dtype, shard in layout]
+    shards, index = plan_shards(tensors, like("x.safetensors", "y.safetensors", "z.safetensors"), limit)
+    found = {}
+    for number, shard in enumerate(shards):
+        path = written(folder, shard)
+        assert path.stat().st_size == shard.size
+        with safe_open(path, framework="numpy") as file:
+            assert sorted(file.keys()) == sorted(t.name for t in shard.tensors)
+            for t in shard.tensors:
+                found[t.name] = (t.dtype, t.shape, t.nbytes, number)
+                assert file.get_slice(t.name).get_dtype() == t.dtype
+        if limit is not None and len(shard.tensors) > 1:
+            assert sum(t.nbytes for t in shard.tensors) <= limit
+    assert {name: value[:3] for name, value in found.items()} == {t.name: t[1:4] for t in tensors}
+    weight_map = {} if index is None else index["weight_map"]
+    assert weight_map == ({} if index is None else {name: shards[at[3]].name for name, at in found.items()})

@@ -1,0 +1,395 @@
+"""The output appears by one rename or not at all: failures, interruptions, kills, and two processes at once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mi_kernels import OutputError, lerp_checkpoint, system
+from mi_kernels.checkpoint import OutputFolder, publish
+from mi_kernels.checkpoint.writer import ShardFile
+
+from .checks import World, assert_message, run_cli, snapshot
+from .models import assert_same_tensors, load, merge_reference, save, tiny
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def merge(world: World, **options: object) -> None:
+    lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, progress=False, **options)  # type: ignore[arg-type]
+
+
+def work_folder(world: World) -> Path:
+    return Path(OutputFolder(world.out, [], overwrite=True).work)
+
+
+def fail_after(monkeypatch: pytest.MonkeyPatch, writes: int, error: BaseException) -> None:
+    """The write after so many raises `error`."""
+    real, lock, left = ShardFile.write, threading.Lock(), [writes]
+
+    def write(self: ShardFile, data: memoryview, offset: int) -> None:
+        with lock:
+            left[0] -= 1
+            failing = left[0] < 0
+        if failing:
+            raise error
+        real(self, data, offset)
+
+    monkeypatch.setattr(ShardFile, "write", write)
+
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("writes", [0, 1, 3])
+def test_a_full_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], writes: int, old: bool
+) -> None:
+    if old:
+        save(world.out, tiny(3))
+    before = snapshot(world.root)
+    fail_after(monkeypatch, writes, NO_SPACE)
+    assert run_cli(world.argv("--overwrite", "--max-memory", "8KiB")) == 2
+    assert_message(capsys.readouterr().err, str(world.out), os.strerror(errno.ENOSPC))
+    assert snapshot(world.root) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError()])
+def test_whatever_ends_a_merge_cleans_up(world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    save(world.out, tiny(3))
+    before = snapshot(world.root)
+    fail_after(monkeypatch, 1, error)
+    with pytest.raises(type(error)):
+        merge(world, overwrite=True)
+    assert snapshot(world.root) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "README.md", "mi_kernels.json", "model.safetensors.index.json"])
+def test_a_small_file_that_cannot_be_written(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    before = snapshot(world.root)
+    real = OutputFolder.write_file
+
+    def write_file(self: OutputFolder, given: str, content: bytes) -> None:
+        if given == name:
+            raise NO_SPACE
+        real(self, given, content)
+
+    monkeypatch.setattr(OutputFolder, "write_file", write_file)
+    with pytest.raises(OutputError, match=os.strerror(errno.ENOSPC)):
+        merge(world)
+    assert snapshot(world.root) == before
+
+
+def test_parents_that_were_made_go_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(world.root)
+    fail_after(monkeypatch, 1, NO_SPACE)
+    with pytest.raises(OutputError):
+        lerp_checkpoint(world.instruct, world.thinking, world.root / "a" / "b" / "out", 0.5, progress=False)
+    assert snapshot(world.root) == before
+
+
+def test_parents_that_others_use_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(self: ShardFile, data: memoryview, offset: int) -> None:
+        (world.root / "a" / "others.txt").write_text("")
+        raise NO_SPACE
+
+    monkeypatch.setattr(ShardFile, "write", write)
+    with pytest.raises(OutputError):
+        lerp_checkpoint(world.instruct, world.thinking, world.root / "a" / "b" / "out", 0.5, progress=False)
+    assert [p.name for p in (world.root / "a").iterdir()] == ["others.txt"]
+
+
+def test_success_leaves_the_output_and_nothing_else(world: World) -> None:
+    before = snapshot(world.root)
+    lerp_checkpoint(world.instruct, world.thinking, world.root / "a" / "b" / "out", 0.5, progress=False)
+    after = snapshot(world.root)
+    assert {name: after[name] for name in before} == before
+    assert {name for name in after if name not in before and not name.startswith("a/b/out")} == {"a", "a/b"}
+
+
+def test_the_same_command_again_after_a_failure(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        fail_after(patched, 1, NO_SPACE)
+        with pytest.raises(OutputError):
+            merge(world)
+    merge(world)
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+
+
+def test_what_a_killed_process_left_is_taken_over(world: World) -> None:
+    work = work_folder(world)
+    (work / "sub").mkdir(parents=True)
+    (work / "model-00001-of-00002.safetensors").write_bytes(b"half")
+    (work / "sub" / "file").write_bytes(b"")
+    (work / "link").symlink_to(world.instruct)
+    merge(world)
+    assert not work.exists()
+    assert not any((world.out / name).exists() for name in ("sub", "link"))
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+    assert_same_tensors(load(world.instruct), world.a)
+
+
+@pytest.mark.parametrize("target", ["file", "link"])
+def test_what_is_no_work_folder_is_not_taken_over(world: World, target: str) -> None:
+    """Something of another kind under that name is not ours: a link could lead anywhere."""
+    work = work_folder(world)
+    if target == "file":
+        work.write_text("precious")
+    else:
+        work.symlink_to(world.instruct)
+    before = snapshot(world.root)
+    with pytest.raises(OutputError):
+        merge(world)
+    assert snapshot(world.root) == before
+
+
+def test_a_second_process_with_the_same_output(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with OutputFolder(world.out, []) as first:
+        first.write_file("mine", b"x")
+        before = snapshot(world.root)
+        assert run_cli(world.argv()) == 2
+        assert_message(capsys.readouterr().err, str(world.out), "another process")
+        assert snapshot(world.root) == before
+        first.publish()
+    assert (world.out / "mine").read_bytes() == b"x"
+
+
+def test_a_file_system_without_locks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    merge(world)
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+
+
+def test_overwriting_exchanges_old_and_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every moment either the old model or the new one stands there, whole."""
+    save(world.out, tiny(3), files={"stale.txt": "old"})
+    old_inode = world.out.stat().st_ino
+    removed: list[int] = []
+    real = publish._remove
+
+    def remove(path: str) -> None:
+        removed.append(os.stat(path).st_ino)
+        assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+        real(path)
+
+    monkeypatch.setattr(publish, "_remove", remove)
+    merge(world, overwrite=True)
+    assert removed == [old_inode]
+    assert not (world.out / "stale.txt").exists()
+
+
+def test_overwriting_where_two_folders_cannot_be_exchanged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldLibc:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+    monkeypatch.setattr(system, "_libc", OldLibc)
+    save(world.out, tiny(3))
+    before = set(snapshot(world.root))
+    merge(world, overwrite=True)
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+    assert {n for n in snapshot(world.root) if n.partition("/")[0] != "out"} <= before
+
+
+def test_the_old_model_returns_when_the_second_rename_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(world.out, tiny(3))
+    before = snapshot(world.root)
+    work, real = str(work_folder(world)), os.rename
+
+    def rename(source: str, target: str) -> None:
+        if source == work:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(system, "_libc", object)
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(OutputError, match=os.strerror(errno.EIO)):
+        merge(world, overwrite=True)
+    assert snapshot(world.root) == before
+
+
+def test_overwriting_what_is_not_there(world: World) -> None:
+    merge(world, overwrite=True)
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+
+
+def test_an_empty_folder_is_filled(world: World) -> None:
+    world.out.mkdir()
+    merge(world)
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+
+
+def test_a_link_to_an_empty_folder_is_followed(world: World) -> None:
+    (world.root / "elsewhere").mkdir()
+    world.out.symlink_to(world.root / "elsewhere")
+    merge(world)
+    assert world.out.is_symlink()
+    assert_same_tensors(load(world.root / "elsewhere"), merge_reference(world.a, world.b, 0.5))
+
+
+def test_an_output_that_came_into_being_meanwhile(world: World) -> None:
+    with OutputFolder(world.out, []) as folder:
+        save(world.out, tiny(3))
+        before = snapshot(world.out)
+        with pytest.raises(OutputError, match="not empty"):
+            folder.publish()
+    assert snapshot(world.out) == before
+    assert not Path(folder.work).exists()
+
+
+def test_a_second_process_while_the_old_model_is_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(world.out, tiny(3))
+    real, outcomes = publish._remove, []
+
+    def remove(path: str) -> None:
+        monkeypatch.setattr(publish, "_remove", real)
+        try:
+            with OutputFolder(world.out, [], overwrite=True):
+                outcomes.append("entered")
+        except OutputError as error:
+            outcomes.append(error.problem)
+        real(path)
+
+    monkeypatch.setattr(publish, "_remove", remove)
+    merge(world, overwrite=True)
+    assert len(outcomes) == 1
+    assert "another process" in outcomes[0]
+
+
+def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files, then the folder that names them, then (after the rename) the folder that names it."""
+    synced: list[str] = []
+    real_sync, real_rename = os.fsync, os.rename
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real_sync(fd)
+
+    def rename(source: str, target: str) -> None:
+        synced.append("renamed")
+        real_rename(source, target)
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("needs /proc")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr("mi_kernels.checkpoint.writer.ShardFile.close.__defaults__", (fsync,))
+    monkeypatch.setattr(os, "rename", rename)
+    merge(world)
+    work = str(work_folder(world))
+    at = synced.index("renamed")
+    assert {os.path.basename(name) for name in synced[: at - 1]} == {p.name for p in world.out.iterdir()}
+    assert synced[at - 1] == work
+    assert synced[at + 1 :] == [str(world.root)]
+
+
+SLOW = """
+import sys, time
+from mi_kernels.checkpoint.writer import ShardFile
+from mi_kernels.cli import main
+real = ShardFile.write
+def write(self, data, offset):
+    real(self, data, offset)
+    print("writing", flush=True)
+    time.sleep(0.5)
+ShardFile.write = write
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def slow(world: World) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts a merge that would take very long, and returns when it has begun to write."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*extra: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", SLOW, *world.argv("--max-memory", "4096", "--io", "buffered", *extra)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
+        assert started[-1].stdout is not None
+        assert started[-1].stdout.readline() == "writing\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("number", "status", "word"), [(signal.SIGINT, 130, "inter"), (signal.SIGTERM, 143, "term")])
+@pytest.mark.parametrize("old", [False, True])
+def test_signals(
+    world: World, slow: Callable[..., subprocess.Popen[str]], number: int, status: int, word: str, old: bool
+) -> None:
+    if old:
+        save(world.out, tiny(3))
+    before = snapshot(world.root)
+    process = slow("--overwrite")
+    assert work_folder(world).is_dir()
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert_message(err, word, "nothing is left behind")
+    assert snapshot(world.root) == before
+
+
+def test_a_kill_leaves_what_the_next_run_takes_over(
+    world: World, slow: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = slow()
+    assert run_cli(world.argv()) == 2  # it is still writing
+    assert_message(capsys.readouterr().err, "another process")
+    process.kill()
+    process.wait()
+    assert work_folder(world).is_dir()
+    assert not world.out.exists()
+    deadline = time.monotonic() + 30  # the kernel lets go of a dead process's lock soon, not at once
+    while (status := run_cli(world.argv("--quiet"))) == 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert status == 0
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+    assert not work_folder(world).exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, where this user may mount one."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    if subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("a small file system cannot be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_disk_that_is_really_full(
+    world: World, small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checked: bool
+) -> None:
+    """Refused beforehand; and where the space went after the check, ended by the write that fails."""
+    (small_disk / "others").write_bytes(bytes(1020 << 10))
+    if not checked:
+        monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 40)
+    before = snapshot(world.root)
+    assert run_cli(world.argv("-o", small_disk / "out")) == 2
+    assert_message(capsys.readouterr().err, "are needed" if checked else os.strerror(errno.ENOSPC))
+    assert snapshot(world.root) == before
