@@ -39,9 +39,11 @@ MERGEKIT = "mergekit==0.1.5"
 class Bench:
     """The working folder: two inputs, and what each contestant writes."""
 
+    inputs: tuple[Path, ...]
+
     def __init__(self, folder: Path, model: str, shards: int) -> None:
         self.instruct, self.thinking, self.out = folder / "instruct", folder / "thinking", folder / "out"
-        self.folder = folder
+        self.folder, self.inputs = folder, (self.instruct, self.thinking)
         for seed, path in ((1, self.instruct), (2, self.thinking)):
             write_checkpoint(path, MODELS[model](), seed=seed, shards=shards)
         os.sync()
@@ -50,14 +52,19 @@ class Bench:
         """The command line of the contestant `name`."""
         a, b, out = map(str, (self.instruct, self.thinking, self.out))
         if name == "ours":
-            program = shutil.which("mi-kernels", path=os.path.dirname(sys.executable)) or "mi-kernels"
-            return [program, "lerp", a, b, "-o", out, "--lam", str(LAM), "--quiet"]
+            return [self.program("mi-kernels"), "lerp", a, b, "-o", out, "--lam", str(LAM), "--quiet"]
         if name == "cp":
             copy = f"mkdir {out} && cp {a}/*.safetensors {out}/ && sync {out}/*.safetensors"
             return ["sh", "-c", f"{copy} && cat {b}/*.safetensors > /dev/null"]
         if name == "paper":
             return [sys.executable, "-m", "bench.paper_script", a, b, out, str(LAM)]
-        return [str(_mergekit(self.folder)), str(self._mergekit_config()), out]
+        return [self.program("mergekit-yaml"), str(self._mergekit_config()), out]
+
+    def program(self, name: str) -> str:
+        """The path of a contestant's program."""
+        if name == "mergekit-yaml":
+            return str(_mergekit(self.folder))
+        return shutil.which(name, path=os.path.dirname(sys.executable)) or name
 
     def _mergekit_config(self) -> Path:
         path = self.folder / "mergekit.yml"
@@ -70,8 +77,9 @@ class Bench:
 
     def time(self, name: str) -> Run:
         """One run with a warm cache, its output removed again."""
-        for path in (*self.instruct.glob("*.safetensors"), *self.thinking.glob("*.safetensors")):
-            _read(path)
+        for folder in self.inputs:
+            for path in folder.glob("*.safetensors"):
+                read_file(path)
         result = run(self.command(name), env={"HF_HUB_OFFLINE": "1"})
         shutil.rmtree(self.out)
         os.sync()
@@ -92,7 +100,8 @@ class Bench:
         return wrong / total
 
 
-def _read(path: Path) -> None:
+def read_file(path: Path) -> None:
+    """Brings a file into the page cache."""
     block = bytearray(1 << 22)
     with open(path, "rb", buffering=0) as file:
         while file.readinto(block):

@@ -1,8 +1,9 @@
 """Merging large checkpoints, exactly and at the speed of the hardware.
 
     mi_kernels.lerp_checkpoint(instruct, thinking, out, lam=0.8)     # model folders or Hub ids
-    mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch on the CPU
+    mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch
     mi_kernels.multi_lerp(a_list, b_list, lam)                       # many tensors in one call
+    mi_kernels.similarity(instruct, thinking).overall.sigma          # how far apart two models are
 
 Names are imported when first used: `import mi_kernels` loads neither NumPy nor torch.
 """
@@ -15,6 +16,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, open_checkpoint
+    from .compare import Similarity, similarity
     from .errors import (
         ArgumentError,
         BackendError,
@@ -41,6 +43,7 @@ _HOMES = {
     "MismatchError": "errors",
     "OutputError": "errors",
     "Report": "job",
+    "Similarity": "compare",
     "lerp": "ops",
     "lerp_checkpoint": "merge",
     "MergeRecipe": "merge_recipe",
@@ -49,6 +52,7 @@ _HOMES = {
     "merge_checkpoint": "merge",
     "multi_lerp": "ops",
     "open_checkpoint": "checkpoint",
+    "similarity": "compare",
     "sweep_checkpoint": "merge",
 }
 
@@ -65,12 +69,14 @@ __all__ = [
     "Recipe",
     "Report",
     "Rule",
+    "Similarity",
     "__version__",
     "lerp",
     "lerp_checkpoint",
     "merge_checkpoint",
     "multi_lerp",
     "open_checkpoint",
+    "similarity",
     "sweep_checkpoint",
 ]
 

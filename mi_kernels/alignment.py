@@ -153,4 +153,5 @@ def _dtype_notes(rows: list[Row]) -> list[str]:
     if not mixed:
         return []
     dtypes = " and ".join(dict.fromkeys(t.dtype for t in mixed[0].inputs))
-    return [f"{len(mixed)} tensors have several dtypes ({mixed[0].name}: {dtypes}); computed in float32"]
+    count = f"{len(mixed)} tensors have" if len(mixed) > 1 else "1 tensor has"
+    return [f"{count} several dtypes ({mixed[0].name}: {dtypes}), each widened exactly"]

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from .alignment import Alignment, Row
 from .checkpoint import Checkpoint
 from .checkpoint import Tensor as Input
-from .inputs import Inputs, is_computed
+from .inputs import Inputs
 from .masks import select
 from .merge_recipe import MergeRecipe
 from .methods import METHODS, Parameters, Tensor
 from .names import layer_count, places
-from .statistics import PIECE, Operand, Reader, in_parallel
+from .statistics import Operand, Reader, in_parallel
 from .stream import Source
 
 
@@ -56,11 +56,7 @@ def combined_sources(
 
 
 def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:
-    scratch: list[memoryview] = []
-
     def read(first: int, count: int) -> Operand:
-        if is_computed(tensor) and not scratch:  # of the threads' tensors only those at work have one
-            scratch.append(memoryview(bytearray(4 * min(PIECE, tensor.elements))))
-        return inputs.operand(model, tensor, first, count, scratch[0] if scratch else None)
+        return inputs.operand(model, tensor, first, count)
 
     return read

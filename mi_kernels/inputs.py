@@ -48,14 +48,15 @@ class Inputs:
         """Elements `first` to `first + count` of a tensor of model number `model`: (buffer, offset, dtype code).
 
         Args:
-            scratch: 4 * count bytes or more; may be None where `is_computed(tensor)` is False. What is computed lies
-                there as float32 until the next call with the same memory.
+            scratch: 4 * count bytes or more, where what is computed lies as float32 until the next call with the same
+                memory; None for memory of its own. Not used where `is_computed(tensor)` is False.
         """
         if isinstance(tensor, TensorInfo):
             return *self._at(model, tensor, first), cpu.DTYPE_CODES.get(tensor.dtype, cpu.BYTES)
         if isinstance(tensor, SavedTensor):
             return self.operand(model, tensor.whole, first, count)
-        assert scratch is not None
+        if scratch is None:
+            scratch = memoryview(bytearray(4 * count))
         if isinstance(tensor, ScaledTensor):
             cpu.scaled(
                 scratch,

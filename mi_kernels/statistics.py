@@ -42,8 +42,13 @@ class Moments(NamedTuple):
     @property
     def cosine(self) -> float:
         """Of the angle between a and b; 0 when one of them is 0."""
-        norms = math.sqrt(self.square_a) * math.sqrt(self.square_b)
+        norms = math.sqrt(self.square_a * self.square_b)  # neither overflows nor vanishes: squares of float32
         return min(1.0, max(-1.0, self.product / norms)) if norms else 0.0
+
+
+def _exact_sum(values: Sequence[float]) -> float:
+    # fsum refuses inf - inf; what holds inf or NaN has no other sum.
+    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
 def pieces(elements: int) -> Iterator[tuple[int, int]]:
@@ -64,7 +69,7 @@ def moments(a: Reader, b: Reader, base: Reader | None, elements: int) -> Moments
     if not found:
         return Moments._make([0.0] * len(Moments._fields))
     *sums, largest = zip(*found)
-    return Moments._make([*map(math.fsum, sums), max(largest)])
+    return Moments._make([*map(_exact_sum, sums), max(largest)])
 
 
 def kth_largest_difference(x: Reader, base: Reader, elements: int, k: int) -> float:

@@ -18,6 +18,7 @@ from mi_kernels.alignment import align
 from mi_kernels.checkpoint import open_checkpoint, plan_shards
 from mi_kernels.checkpoint.layout import OutputTensor
 from mi_kernels.cli import main
+from mi_kernels.compare import similarity
 from mi_kernels.merge import sweep_checkpoint
 from mi_kernels.methods import METHODS
 from mi_kernels.stream import Buffers, Plan, Source, stream
@@ -211,6 +212,21 @@ def test_formulas_over_several_models_take_virtual_tensors(tmp_path: Path, chunk
     stream(plan, [str(tmp_path / "o")], Buffers(chunk, 2))
     expected = {n: (values[0][n] / 2 + values[1][n] / 4 - values[2][n]).bfloat16() for n in plain}
     assert_same(tmp_path / "o", expected)
+
+
+def test_similarity_is_that_of_the_values(tmp_path: Path) -> None:
+    folders: dict[str, list[Path]] = {"q": [], "p": []}
+    for seed in (1, 2):
+        rng = torch.Generator().manual_seed(seed)
+        name = LAYER + "mlp.up_proj.weight"
+        weight = torch.randn(1030, 1100, generator=rng).to(torch.float8_e4m3fn)  # more than one piece
+        tensors = {name: weight, name + "_scale_inv": torch.rand(9, 9, generator=rng)}
+        folders["q"].append(quantised(tmp_path / f"q{seed}", tensors))
+        folders["p"].append(write(tmp_path / f"p{seed}", dequantised(tensors)))
+    done: list[tuple[int, int]] = []
+    found = similarity(*folders["q"], progress=lambda *at: done.append(at))
+    assert found.overall == similarity(*folders["p"], progress=False).overall
+    assert done[-1][0] == done[-1][1] == found.bytes_read == 2 * (1030 * 1100 + 81 * 4)
 
 
 def test_scratch_memory_counts_as_memory(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@
 namespace mi::cpu {
 
 // What moments() adds to `total`: sums of |a|, |b|, |b - a|, a^2, b^2, a b; the count of unequal elements; max |b - a|.
-// b - a and the products are exact in float64 for bf16 and float16 inputs.
+// The products are exact in float64 for all three dtypes, b - a is for float16 (else rounded once).
 enum Moment : int { kAbsA, kAbsB, kAbsDifference, kSquareA, kSquareB, kProduct, kUnequal, kLargest, kMoments };
 
 template <class L>

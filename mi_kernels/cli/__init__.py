@@ -77,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lerp(commands)
     _add_sweep(commands)
     _add_merge(commands)
+    _add_compare(commands)
     _add_inspect(commands)
     _add_demo(commands)
     _add_env(commands)
@@ -190,6 +191,27 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
     how.add_argument("--io", metavar="MODE", default="auto", help="direct, buffered or auto (default: auto)")
     how.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     how.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "compare",
+        "show how far apart two checkpoints are, overall, by module and by layer",
+        "mi-kernels compare ./instruct ./thinking --plot sigma.png",
+    )
+    p.add_argument("instruct", metavar="INSTRUCT", help="model folder, or Hub id ORG/NAME[@REVISION]")
+    p.add_argument("thinking", metavar="THINKING", help="the other model")
+    p.add_argument("--json", action="store_true", help="print it as JSON, with every tensor's figures")
+    p.add_argument("--plot", metavar="FILE", help="draw sigma by layer and module: a .png or .svg file")
+    p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
+    p.set_defaults(run=_run_compare)
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from .compare import run
+
+    return run(arguments)
 
 
 def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:

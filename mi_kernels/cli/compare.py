@@ -1,0 +1,93 @@
+"""mi-kernels compare: how far apart two checkpoints are, overall, by module and by layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+
+from ..compare import Measure, Similarity, similarity
+from ..errors import printable, shortened
+from ..names import MODULES, OTHER
+from .values import parse_count, show_bytes
+
+
+def run(arguments: argparse.Namespace) -> int:
+    threads = parse_count(arguments.threads, "--threads")
+    if arguments.plot is not None:
+        from .. import plots
+
+        plots.check(arguments.plot)
+    found = similarity(arguments.instruct, arguments.thinking, threads=threads, progress=not arguments.json)
+    if arguments.plot is not None:
+        plots.heat_map(found, arguments.plot)
+    print(json.dumps(found.as_dict(), indent=2, allow_nan=False) if arguments.json else describe(found))
+    if arguments.plot is not None and not arguments.json:
+        print(f"\nheat map: {printable(arguments.plot)}")
+    return 0
+
+
+def describe(found: Similarity) -> str:
+    """Tables for people, at most 100 columns wide; the models' names and the notes may be longer."""
+    threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
+    lines = [
+        f"a: {printable(found.models[0]['source'])}",
+        f"b: {printable(found.models[1]['source'])}",
+        f"{found.overall.elements:,} elements, {show_bytes(found.bytes_read)} read in {found.seconds:.2f} s "
+        f"({found.isa}, {threads})",
+        "sigma = sum |a - b| / (sum |a| + sum |b|); identical = share of elements with a = b",
+        "",
+        f"{'module':<8}{_HEADINGS}{'tensors':>10}{'elements':>19}",
+    ]
+    lines += [
+        f"{module:<8}{_figures(m)}{m.tensors:>10,}{m.elements:>19,}"
+        for module, m in {**found.modules, "all": found.overall}.items()
+    ]
+    lines += _layers(found)
+    lines += ["", *_left_out(found)] if found.left_out else []
+    return "\n".join([*lines, *(f"note: {printable(note)}" for note in found.notes)])
+
+
+_HEADINGS = f"{'sigma':>9}{'cosine':>11}{'max |a-b|':>11}{'identical':>11}"
+
+
+def _figures(m: Measure) -> str:
+    cosine = "-" if m.cosine is None else f"{_floored(m.cosine, 6):.6f}"
+    return f"{_sigma(m.sigma):>9}{cosine:>11}{m.max_difference:>#11.3g}{_floored(m.identical, 4):>11.2%}"
+
+
+def _layers(found: Similarity) -> list[str]:
+    """A row for each decoder layer: its figures, and sigma by module."""
+    numbers = [layer for layer in found.layers if layer is not None]
+    if not numbers:
+        return []
+    present = {module for layer, module in found.cells if layer is not None}
+    modules = [module for module in (*MODULES, OTHER) if module in present]
+    title = "sigma by module"
+    lines = [
+        "",
+        f"{'':<50}{title:>{max(10 * len(modules), len(title)) - 1}}",
+        f"{'layer':<8}{_HEADINGS}{''.join(f'{module:>10}' for module in modules)}",
+    ]
+    for layer in numbers:
+        cells = (found.cells.get((layer, module)) for module in modules)
+        by_module = "".join(f"{_sigma(cell.sigma) if cell else '-':>10}" for cell in cells)
+        lines.append(f"{layer:<8}{_figures(found.layers[layer])}{by_module}")
+    return lines
+
+
+def _left_out(found: Similarity) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found.left_out.items():
+        reasons.setdefault(reason, []).append(name)
+    return [f"left out: {printable(shortened(names))} ({reason})" for reason, names in reasons.items()]
+
+
+def _sigma(value: float) -> str:
+    return f"{value:.5f}" if value == 0 or value >= 1e-4 else f"{value:.1e}"
+
+
+def _floored(value: float, digits: int) -> float:
+    """`value` cut to its digits: one that is shown as 1 or 100 % is exactly that."""
+    unit: float = 10.0**digits
+    return math.floor(value * unit) / unit
