@@ -28,7 +28,18 @@ ISA_FLAGS = {
     "avx512.cpp": [*AVX2, "-mavx512f", "-mavx512bw", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
 }
 
-CPU_SOURCES = ["binding", "combine_binding", "isa", "run", "scalar", "avx2", "avx512", "neon"]
+CPU_SOURCES = [
+    "binding",
+    "combine_binding",
+    "isa",
+    "run",
+    "virtual_run",
+    "virtual_binding",
+    "scalar",
+    "avx2",
+    "avx512",
+    "neon",
+]
 CUDA_SOURCES = ["binding", "driver", "launch", "fatbin"]
 
 

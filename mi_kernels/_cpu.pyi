@@ -40,5 +40,38 @@ def select(
     x: Operand, base: Operand, count: int, low: int, high: int, found: Any, at: int, isa: str
 ) -> tuple[int, int]: ...
 def histogram(x: Operand, base: Operand, count: int, counts: Any, high: int | None, isa: str) -> None: ...
+def scaled(
+    out: Any,
+    weight: tuple[Any, int],
+    scales: Operand,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    first: int,
+    count: int,
+    isa: str,
+) -> None:
+    """out[:count] in float32 = elements `first` onwards of E4M3 `weight` * `scales`, one scale for each `block`.
+
+    The offset of `weight` is that of element `first`, the offset of `scales` that of the whole tensor's first scale.
+    """
+
+def low_rank(
+    out: Any,
+    w: Operand,
+    a: Operand,
+    b: Operand,
+    shape: tuple[int, int],
+    rank: int,
+    transposed: bool,
+    scale: float,
+    first: int,
+    count: int,
+    isa: str,
+) -> None:
+    """out[:count] in float32 = elements `first` onwards of w + scale * (b @ a); of w + scale * (b @ a).T if transposed.
+
+    The offset of `w` is that of element `first`, the others' are the whole tensors'. `w` may be `out`.
+    """
+
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...

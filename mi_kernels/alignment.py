@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .checkpoint import Checkpoint, TensorInfo
+from .checkpoint import Checkpoint, Tensor, TensorInfo, refuse_quantised
 from .errors import MismatchError, shortened
 from .names import classify, layer_count
 
@@ -19,7 +19,7 @@ class Row(NamedTuple):
     """One tensor of the output, and where each model holds it."""
 
     name: str
-    inputs: tuple[TensorInfo, ...]
+    inputs: tuple[Tensor, ...]
 
     @property
     def floating(self) -> bool:
@@ -39,9 +39,11 @@ def align(models: Sequence[Checkpoint]) -> Alignment:
     float32 cannot be interpolated; they must be the same in all models.
 
     Raises:
-        MismatchError: a tensor on one side only, shapes that differ, dtypes that cannot be interpolated; names the
-            tensor, both values and the remedy.
+        MismatchError: a tensor on one side only, shapes that differ, dtypes that cannot be interpolated, a quantised
+            model that is not read; names the tensor, both values and the remedy.
     """
+    for model in models:
+        refuse_quantised(model)
     first = models[0]
     tensors = [dict(m.tensors) for m in models]
     notes = _untie(models, tensors)
@@ -59,7 +61,7 @@ def align(models: Sequence[Checkpoint]) -> Alignment:
     return Alignment(rows, notes + _dtype_notes(rows), untied)
 
 
-def _untie(models: Sequence[Checkpoint], tensors: list[dict[str, TensorInfo]]) -> list[str]:
+def _untie(models: Sequence[Checkpoint], tensors: list[dict[str, Tensor]]) -> list[str]:
     """Adds a tied lm_head to the models that do not store it where another one does."""
     notes: list[str] = []
     found = next(((m, held[_HEAD]) for m, held in zip(models, tensors) if _HEAD in held), None)
@@ -93,7 +95,7 @@ def _check_layers(first: Checkpoint, other: Checkpoint) -> None:
 
 
 def _check_names(
-    first: Checkpoint, names: dict[str, TensorInfo], other: Checkpoint, other_names: dict[str, TensorInfo]
+    first: Checkpoint, names: dict[str, Tensor], other: Checkpoint, other_names: dict[str, Tensor]
 ) -> None:
     for here, there, held, lacking in ((names, other_names, first, other), (other_names, names, other, first)):
         alone = [name for name in here if name not in there]
@@ -104,7 +106,7 @@ def _check_names(
             )
 
 
-def _check_shapes(row: Row, first: Checkpoint, other: TensorInfo, model: Checkpoint) -> None:
+def _check_shapes(row: Row, first: Checkpoint, other: Tensor, model: Checkpoint) -> None:
     shape = row.inputs[0].shape
     if shape == other.shape:
         return
@@ -124,6 +126,8 @@ def _check_fixed(row: Row, models: Sequence[Checkpoint]) -> None:
                 f"{row.name}: {first.dtype} in {models[0].source}, {other.dtype} in {model.source}",
                 f"Tensors must be {', '.join(FLOATS)}, or identical: convert one of the models first.",
             )
+        assert isinstance(first, TensorInfo)  # virtual tensors are floating
+        assert isinstance(other, TensorInfo)
         if not _same_bytes(models[0].shards[first.shard], first, model.shards[other.shard], other):
             raise MismatchError(
                 f"{row.name}: {first.dtype} tensors differ between {models[0].source} and {model.source}",

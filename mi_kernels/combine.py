@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 
 from .alignment import Alignment, Row
-from .backends import cpu
-from .checkpoint import Checkpoint, TensorInfo
-from .checkpoint.mapped import MappedFile
+from .checkpoint import Checkpoint
+from .checkpoint import Tensor as Input
+from .inputs import Inputs
 from .masks import select
 from .merge_recipe import MergeRecipe
 from .methods import METHODS, Parameters, Tensor
@@ -40,12 +39,11 @@ def combined_sources(
             parameters.append((row, recipe.parameters(row.name, found[row.name], depth)))
 
     method = METHODS[recipe.method]
-    with ExitStack() as stack:
-        maps = [[stack.enter_context(MappedFile(path)) for path in m.shards] for m in models]
+    with Inputs([m.files for m in models]) as inputs:
 
         def task(row: Row, p: Parameters) -> Callable[[], None]:
             def work() -> None:
-                readers = [_reader(maps[k], t) for k, t in enumerate(row.inputs)]
+                readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
                 tensor = Tensor(row.name, row.inputs[0].elements, readers)
                 sources[row.name] = Source(row.inputs, formula=method.formula(tensor, p))
 
@@ -57,11 +55,8 @@ def combined_sources(
     return sources
 
 
-def _reader(maps: Sequence[MappedFile], t: TensorInfo) -> Reader:
-    code = cpu.DTYPE_CODES[t.dtype]
-    item = cpu.ITEM_SIZES[code]
-
+def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:
     def read(first: int, count: int) -> Operand:
-        return maps[t.shard].data, t.begin + first * item, code
+        return inputs.operand(model, tensor, first, count)
 
     return read

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple, TypeVar
 from ._version import __version__
 from .alignment import Row, align
 from .backends import cpu
-from .checkpoint import Checkpoint, open_checkpoint
-from .checkpoint.mapped import MappedFile
+from .checkpoint import Checkpoint, Tensor, open_checkpoint
 from .errors import MismatchError
+from .inputs import Inputs
 from .names import MODULES, OTHER, Place, places
 from .progress import progress_bar
 from .statistics import Moments, pieces
@@ -259,6 +259,11 @@ def _pieces(rows: Sequence[Row]) -> Iterator[_Piece]:
             yield _Piece(number, first, elements)
 
 
+def _bytes_up_to(element: int, t: Tensor) -> int:
+    """The share of a tensor's bytes that the elements before `element` have; of a computed one it is rounded."""
+    return t.nbytes * element // (t.elements or 1)
+
+
 def _summed(
     rows: Sequence[Row], models: Sequence[Checkpoint], isa: str, threads: int, on_bytes: Callable[[int], None]
 ) -> Iterator[tuple[Row, list[_Sums]]]:
@@ -266,31 +271,25 @@ def _summed(
     from . import _cpu
 
     with ExitStack() as stack:
-        maps = [[stack.enter_context(MappedFile(path)) for path in model.shards] for model in models]
+        inputs = stack.enter_context(Inputs([model.files for model in models]))
         for row in rows:
-            for held, t in zip(maps, row.inputs):
-                held[t.shard].check_length(t)
+            for k, t in enumerate(row.inputs):
+                inputs.check_length(k, t)
         pool = stack.enter_context(ThreadPoolExecutor(threads, "mi-kernels"))
 
-        def ranges(piece: _Piece) -> Iterator[tuple[MappedFile, int, int, int]]:
-            """Where each model holds the piece: (file, first byte, end, dtype)."""
-            for held, t in zip(maps, rows[piece.row].inputs):
-                code = cpu.DTYPE_CODES[t.dtype]
-                begin = t.begin + piece.first * cpu.ITEM_SIZES[code]
-                yield held[t.shard], begin, begin + piece.elements * cpu.ITEM_SIZES[code], code
-
         def compute(piece: _Piece) -> _Sums:
-            a, b = ((file.data, begin, code) for file, begin, _, code in ranges(piece))
+            tensors, end = rows[piece.row].inputs, piece.first + piece.elements
+            a, b = (inputs.operand(k, t, piece.first, piece.elements) for k, t in enumerate(tensors))
             moments = Moments._make(_cpu.moments(a, b, None, piece.elements, isa))
-            on_bytes(sum(end - begin for _, begin, end, _ in ranges(piece)))
+            on_bytes(sum(_bytes_up_to(end, t) - _bytes_up_to(piece.first, t) for t in tensors))
             return _Sums(moments, piece.elements, 0)
 
         def results() -> Iterator[tuple[int, _Sums]]:
             # Not pool.map, which would hold every piece of a large model at once.
             waiting: deque[tuple[int, Future[_Sums]]] = deque()
             for piece in _pieces(rows):
-                for file, begin, end, _ in ranges(piece):
-                    file.read_ahead(begin, end)
+                for k, t in enumerate(rows[piece.row].inputs):
+                    inputs.read_ahead(k, t, piece.first, piece.elements)
                 waiting.append((piece.row, pool.submit(compute, piece)))
                 if len(waiting) > _AHEAD * threads:
                     number, future = waiting.popleft()

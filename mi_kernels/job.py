@@ -92,13 +92,13 @@ class Job:
             OutputError: no space, or the disk failed; nothing is left behind.
         """
         options, outputs = self.options, self.outputs
-        buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs))
         tensors = _output_tensors(self.alignment.rows, options.out_dtype)
         shards, index = plan_shards(tensors, self.models[0], options.max_shard_size)
         small = [self._small_files(output, index) for output in outputs]
         size = sum(s.size for s in shards)
         _check_space(outputs, [size + sum(map(len, files.values())) for files in small])
-        plan = Plan(shards, self.sources, [m.shards for m in self.models])
+        plan = Plan(shards, self.sources, [m.files for m in self.models])
+        buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs) + plan.computes)
         try:
             with ExitStack() as stack:
                 for output in outputs:

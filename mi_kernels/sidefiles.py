@@ -53,8 +53,11 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
     Args:
         untied: the output stores an lm_head of its own, so the config must not tie it to the embedding.
         dtype: the dtype asked for, by safetensors' name.
+
+    The output is never quantised, so quantization_config goes.
     """
-    if not untied and dtype is None:
+    quantised = b'"quantization_config"' in config
+    if not untied and dtype is None and not quantised:
         return config
     try:
         content: dict[str, Any] = json.loads(config)
@@ -63,6 +66,7 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
     before = copy.deepcopy(content)
     text = content.get("text_config")
     for part in (content, text if isinstance(text, dict) else {}):
+        part.pop("quantization_config", None)
         if untied and part.get("tie_word_embeddings"):
             part["tie_word_embeddings"] = False
         for key in ("dtype", "torch_dtype"):
@@ -76,16 +80,24 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
 
 
 def hub_id(model: Checkpoint) -> str:
-    """The model's Hub id where it is known (given as one, or lying in the Hub's cache), else the folder's name."""
-    if model.revision is not None:
-        return model.source.split("@")[0]
-    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(model.root) + "/")
-    return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(model.root))
+    """The model's Hub id where it is known (given as one, or lying in the Hub's cache), else the folder's name.
+
+    That of its base, where there is an adapter.
+    """
+    return _hub_id(model.base, model.root, model.revision)
+
+
+def _hub_id(source: str, root: str, revision: str | None) -> str:
+    if revision is not None:
+        return source.split("@")[0]
+    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(root) + "/")
+    return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(root))
 
 
 def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) -> bytes:
     """README.md with the metadata the Hub reads: base_model and tags."""
-    front = "".join(f"- {json.dumps(hub_id(m))}\n" for m in models)
+    origins = [[hub_id(m), *([_hub_id(*m.adapter)] if m.adapter else [])] for m in models]
+    front = "".join(f"- {json.dumps(part)}\n" for parts in origins for part in parts)
     return f"""---
 base_model:
 {front}base_model_relation: merge
@@ -97,7 +109,7 @@ tags:
 
 # {name}
 
-{record["summary"]} Models: {", ".join(map(hub_id, models))}.
+{record["summary"]} Models: {", ".join(map("+".join, origins))}.
 
 {record["numerics"]} Made with mi_kernels {record["mi_kernels"]}; `{RECORD}` holds the details.
 """.encode(errors="replace")

@@ -4,6 +4,8 @@ Memory is flat: each worker owns one page-aligned buffer of a chunk. It fills th
 elements, copies) straight from the maps, writes it at its place in the output file, and takes the next chunk. While one
 worker waits for the disk the others read and compute, so reading, arithmetic and writing overlap without any further
 machinery. Chunks follow file order, which keeps the kernel's read-ahead useful.
+
+A virtual tensor (see `checkpoint.virtual`) is computed piece by piece into a scratch buffer, one more for each worker.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .backends import cpu
 from .checkpoint.layout import OutputShard
-from .checkpoint.mapped import MappedFile
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
+from .checkpoint.virtual import Tensor
 from .checkpoint.writer import ShardFile
 from .errors import ArgumentError
+from .inputs import Inputs, is_computed
 from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
-    from ._cpu import CombineSpan, Formula, Span
+    from ._cpu import CombineSpan, Formula, Operand, Span
 
 CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
 DEFAULT_MEMORY = 128 << 20
+_BLOCK = 1 << 18  # elements of a virtual tensor at a time: its float32 values stay in the second-level cache
 _SPARE_WORKERS = 4  # so that cores compute while others wait for the disk
 
 
@@ -40,7 +44,7 @@ class Source(NamedTuple):
         formula: instead of weights, how all inputs are combined into the one output; see `_cpu.pyi`.
     """
 
-    inputs: tuple[TensorInfo, ...]
+    inputs: tuple[Tensor, ...]
     weights: tuple[float, ...] = ()
     formula: Formula | None = None
 
@@ -55,6 +59,10 @@ class Source(NamedTuple):
             return list(range(len(self.inputs)))
         return [k for k, unused in ((0, 1), (1, 0)) if any(w != unused for w in self.weights)]
 
+    def computed(self) -> list[int]:
+        """The numbers of those models that are read whose tensor is computed into scratch memory."""
+        return [k for k in self.used() if is_computed(self.inputs[k])]
+
 
 class Plan(NamedTuple):
     """Everything a stream needs.
@@ -62,12 +70,17 @@ class Plan(NamedTuple):
     Attributes:
         shards: the files of each output; all outputs are laid out alike.
         sources: a Source for each tensor of the shards.
-        models: the shards of each input model, by path.
+        models: the files of each input model, by path.
     """
 
     shards: Sequence[OutputShard]
     sources: Mapping[str, Source]
     models: Sequence[Sequence[str]]
+
+    @property
+    def computes(self) -> bool:
+        """True when workers need scratch memory."""
+        return any(source.computed() for source in self.sources.values())
 
 
 class Buffers(NamedTuple):
@@ -80,7 +93,8 @@ class Buffers(NamedTuple):
 def plan_buffers(threads: int, max_memory: int | None, outputs: int = 1) -> Buffers:
     """Buffers for `threads` computing threads, and four more that wait for the disk, within `max_memory` bytes.
 
-    The default of 128 MiB is a limit; a worker uses 4 MiB of it for each output, or less where there are many.
+    The default of 128 MiB is a limit; a worker uses 4 MiB of it for each output, or less where there are many. Scratch
+    memory counts as one more output.
 
     Raises:
         ArgumentError: `max_memory` is not enough for one smallest buffer.
@@ -121,17 +135,13 @@ def stream(
         CheckpointError: an input can no longer be read.
     """
     with ExitStack() as stack:
-        maps = [[stack.enter_context(MappedFile(path)) for path in paths] for paths in plan.models]
-        _check_lengths(plan, maps)
+        inputs = stack.enter_context(Inputs(plan.models))
+        for source in plan.sources.values():
+            for k in source.used():
+                inputs.check_length(k, source.inputs[k])
         files = _Files(plan.shards, folders, io)
         stack.callback(files.abandon)
-        _Work(plan, files, maps, buffers, on_bytes).run()
-
-
-def _check_lengths(plan: Plan, maps: list[list[MappedFile]]) -> None:
-    for source in plan.sources.values():
-        for k in source.used():
-            maps[k][source.inputs[k].shard].check_length(source.inputs[k])
+        _Work(plan, files, inputs, buffers, on_bytes).run()
 
 
 class _Files:
@@ -174,11 +184,11 @@ class _Work:
         self,
         plan: Plan,
         files: _Files,
-        maps: list[list[MappedFile]],
+        inputs: Inputs,
         buffers: Buffers,
         on_bytes: Callable[[int], None],
     ) -> None:
-        self._plan, self._files, self._maps, self._buffers, self._on_bytes = plan, files, maps, buffers, on_bytes
+        self._plan, self._files, self._inputs, self._buffers, self._on_bytes = plan, files, inputs, buffers, on_bytes
         self._isa = cpu.isa()
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
@@ -225,12 +235,13 @@ class _Work:
             size = self._buffers.chunk
             memory = io_buffer(size * len(self._files))
             slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
+            scratch = io_buffer(size) if self._plan.computes else memoryview(b"")
             ahead = self._next()
             while (chunk := ahead) is not None:
                 ahead = self._next()
                 if ahead is not None:
                     self._read_ahead(ahead)
-                self._fill(slots, chunk)
+                self._fill(slots, scratch, chunk)
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(slots, self._files.of(chunk.shard)):
@@ -262,11 +273,9 @@ class _Work:
     def _read_ahead(self, chunk: _Chunk) -> None:
         for source, _, first, count in self._pieces(chunk):
             for k in source.used():
-                t = source.inputs[k]
-                item = ITEM_SIZE.get(t.dtype, 1)
-                self._maps[k][t.shard].read_ahead(t.begin + first * item, t.begin + (first + count) * item)
+                self._inputs.read_ahead(k, source.inputs[k], first, count)
 
-    def _fill(self, slots: list[memoryview], chunk: _Chunk) -> None:
+    def _fill(self, slots: list[memoryview], scratch: memoryview, chunk: _Chunk) -> None:
         header = self._plan.shards[chunk.shard].header
         if chunk.offset < len(header):
             piece = header[chunk.offset : chunk.offset + chunk.length]
@@ -274,37 +283,52 @@ class _Work:
                 slot[: len(piece)] = piece
         lerps: list[Span] = []
         combines: list[CombineSpan] = []
-        for source, out, first, count in self._pieces(chunk):
-            at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
-            if source.formula is None:
-                lerps += self._lerp_spans(slots, at, source, out, first, count)
-            else:
-                combines.append(self._combine_span(slots[0], at, source, source.formula, out, first, count))
-        cpu.run_groups(lerps, len(slots), self._isa)
+        for source, out, begin, length in self._pieces(chunk):
+            computed = source.computed()
+            block = min(_BLOCK, len(scratch) // len(computed) // 4) if computed else length
+            for first in range(begin, begin + length, block):
+                count = min(block, begin + length - first)
+                # One block behind the other, in the order of the models.
+                memory = {k: scratch[4 * block * i : 4 * block * (i + 1)] for i, k in enumerate(computed)}
+                operands = {
+                    k: self._inputs.operand(k, source.inputs[k], first, count, memory.get(k)) for k in source.used()
+                }
+                at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
+                if source.formula is None:
+                    lerps += _lerp_spans(slots, at, source, out, operands, count)
+                else:
+                    combines.append(_combine_span(slots[0], at, source.formula, out, operands, first, count))
+                if computed:  # the next block needs the scratch memory
+                    self._run(lerps, combines, len(slots))
+        self._run(lerps, combines, len(slots))
+
+    def _run(self, lerps: list[Span], combines: list[CombineSpan], group: int) -> None:
+        cpu.run_groups(lerps, group, self._isa)
         cpu.run_combine(combines, self._isa)
+        lerps.clear()
+        combines.clear()
 
-    def _lerp_spans(
-        self, slots: list[memoryview], at: int, source: Source, out: TensorInfo, first: int, count: int
-    ) -> Iterator[Span]:
-        codes = [cpu.DTYPE_CODES.get(t.dtype, cpu.BYTES) for t in (out, *source.inputs[:2])]
-        if cpu.BYTES in codes:  # a copy: count bytes, not elements
-            item = ITEM_SIZE.get(out.dtype, 1)
-            first, count, codes = first * item, count * item, [cpu.BYTES] * 3
-        operands = [
-            (self._maps[k][t.shard].data, t.begin + first * cpu.ITEM_SIZES[code], code)
-            for k, (t, code) in enumerate(zip(source.inputs, codes[1:]))
-        ]
-        for slot, weight in zip(slots, source.weights):
-            # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
-            a = operands[1] if weight == 1 else operands[0]
-            b = operands[0] if weight == 0 else operands[-1]
-            yield (slot, at, a[0], a[1], b[0], b[1], count, weight, codes[0], a[2], b[2])
 
-    def _combine_span(
-        self, slot: memoryview, at: int, source: Source, formula: Formula, out: TensorInfo, first: int, count: int
-    ) -> CombineSpan:
-        operands = []
-        for k, t in enumerate(source.inputs):
-            code = cpu.DTYPE_CODES[t.dtype]
-            operands.append((self._maps[k][t.shard].data, t.begin + first * cpu.ITEM_SIZES[code], code))
-        return (slot, at, cpu.DTYPE_CODES[out.dtype], operands, count, first, formula)
+def _lerp_spans(
+    slots: list[memoryview], at: int, source: Source, out: TensorInfo, operands: dict[int, Operand], count: int
+) -> Iterator[Span]:
+    code = cpu.DTYPE_CODES.get(out.dtype, cpu.BYTES)
+    if code == cpu.BYTES:  # a copy: count bytes, not elements
+        count *= ITEM_SIZE.get(out.dtype, 1)
+    for slot, weight in zip(slots, source.weights):
+        # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
+        a = operands[1 if weight == 1 else 0]
+        b = operands[0 if weight == 0 else 1]
+        yield (slot, at, a[0], a[1], b[0], b[1], count, weight, code, a[2], b[2])
+
+
+def _combine_span(
+    slot: memoryview,
+    at: int,
+    formula: Formula,
+    out: TensorInfo,
+    operands: dict[int, Operand],
+    first: int,
+    count: int,
+) -> CombineSpan:
+    return (slot, at, cpu.DTYPE_CODES[out.dtype], list(operands.values()), count, first, formula)

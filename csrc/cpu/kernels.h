@@ -31,6 +31,9 @@ struct Kernels {
     // Dare's task vector: t = kept(first + i) ? (x - base) * (1 / density) : 0.
     void (*thin)(float* t, const float* x, const float* base, std::size_t n, std::uint64_t key, float density,
                  std::uint64_t first);
+    // Runs of virtual tensors (virtual.h): out = e4m3 * scale; w += scale * (left . right), at most kStrip elements.
+    void (*scaled)(float* out, const std::uint8_t* in, std::size_t n, float scale);
+    void (*low_rank)(float* w, const float* left, const float* right, std::size_t rank, std::size_t n, float scale);
     // Statistics of two blocks (stats.h).
     void (*moments)(double* total, const float* a, const float* b, std::size_t n);
     void (*high_histogram)(std::uint64_t* counts, const float* x, const float* base, std::size_t n);

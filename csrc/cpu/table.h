@@ -3,6 +3,7 @@
 #include "combine_loop.h"
 #include "loop.h"
 #include "stats.h"
+#include "virtual.h"
 
 namespace mi::cpu {
 
@@ -23,6 +24,8 @@ constexpr Kernels kernels_of() {
     k.combine[kF16] = combine_kernel<L, F16<L>>;
     k.combine[kF32] = combine_kernel<L, F32<L>>;
     k.thin = thin_kernel<L>;
+    k.scaled = scaled_kernel<L>;
+    k.low_rank = low_rank_kernel<L>;
     k.moments = moments_kernel<L>;
     k.high_histogram = high_histogram_kernel<L>;
     k.select = select_kernel<L>;

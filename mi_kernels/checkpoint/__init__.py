@@ -4,9 +4,20 @@
 new folder by one rename. Nothing here computes: see `ops`.
 """
 
+from .fp8 import refuse_quantised
 from .layout import OutputShard, plan_shards
 from .model import Checkpoint, open_checkpoint
 from .publish import OutputFolder
 from .tensor import TensorInfo
+from .virtual import Tensor
 
-__all__ = ["Checkpoint", "OutputFolder", "OutputShard", "TensorInfo", "open_checkpoint", "plan_shards"]
+__all__ = [
+    "Checkpoint",
+    "OutputFolder",
+    "OutputShard",
+    "Tensor",
+    "TensorInfo",
+    "open_checkpoint",
+    "plan_shards",
+    "refuse_quantised",
+]

@@ -7,7 +7,7 @@ import re
 from ..errors import CheckpointError
 
 _ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
-_FILES = [
+MODEL_FILES = [
     "*.safetensors",
     "*.safetensors.index.json",
     "*.json",
@@ -26,8 +26,8 @@ def looks_like_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def download(text: str) -> tuple[str, str]:
-    """The local snapshot of the Hub id ORG/NAME[@REVISION]: (folder, commit).
+def download(text: str, files: list[str]) -> tuple[str, str]:
+    """The local snapshot of the Hub id ORG/NAME[@REVISION], of `files` (patterns) alone: (folder, commit).
 
     Honours HF_HUB_OFFLINE, HF_HOME and the other variables of huggingface_hub; what its cache holds is not fetched.
     """
@@ -36,7 +36,7 @@ def download(text: str) -> tuple[str, str]:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(match["id"], revision=match["revision"], allow_patterns=_FILES)
+        folder = snapshot_download(match["id"], revision=match["revision"], allow_patterns=files)
     except Exception as error:  # the library raises a dozen kinds: network, gated, unknown, offline
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError, shortened
-from . import hub
+from . import fp8, hub, lora
 from .header import read_header
 from .tensor import TensorInfo
+from .virtual import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -24,38 +25,52 @@ class Checkpoint:
     """A validated checkpoint.
 
     Attributes:
-        source: the folder or Hub id as it was given.
-        root: the folder.
+        source: the folder, Hub id or BASE+ADAPTER as it was given.
+        root: the folder; the base's where there is an adapter.
         shards: paths of the safetensors files, in the order of their names.
-        tensors: every tensor by name, in file order, shard after shard.
+        tensors: every tensor by name, in file order, shard after shard. Some may be virtual: see `virtual`.
         metadata: the `__metadata__` of the first shard.
         config: config.json, or an empty dict.
         revision: the commit, for a Hub id.
         notes: oddities worth one line to the user.
+        adapter: the LoRA adapter that was added.
     """
 
     source: str
     root: str
     shards: list[str]
-    tensors: dict[str, TensorInfo]
+    tensors: dict[str, Tensor]
     metadata: dict[str, str]
     config: dict[str, Any]
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
+    adapter: lora.Adapter | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of all files with weights; `TensorInfo.shard` counts in them."""
+        return self.shards if self.adapter is None else [*self.shards, self.adapter.file]
+
+    @property
+    def base(self) -> str:
+        """`source` without the adapter."""
+        return self.source if self.adapter is None else self.source.removesuffix(f"+{self.adapter.source}")
 
     @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.tensors.values())
 
     def paths(self) -> list[str]:
-        """The folder and the files that a merge reads."""
-        return [self.root, *self.shards]
+        """The folders and the files that a merge reads."""
+        return [self.root, *([self.adapter.root] if self.adapter else []), *self.files]
 
     def identity(self) -> dict[str, Any]:
         """What this model was, for records."""
+        adapter = self.adapter
         return {
-            "source": self.source,
+            "source": self.base,
             "revision": self.revision,
+            **({"adapter": {"source": adapter.source, "revision": adapter.revision}} if adapter else {}),
             "tensors": len(self.tensors),
             "bytes": self.nbytes,
         }
@@ -69,19 +84,50 @@ class Checkpoint:
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Opens a model folder, or downloads the Hub id ORG/NAME[@REVISION] and opens that.
+    """Opens a model folder, or downloads the Hub id ORG/NAME[@REVISION] and opens that; or BASE+ADAPTER, two of these.
 
     Raises:
         CheckpointError: the folder, its index or one of its shards cannot be used; names the file and the remedy.
+        MismatchError: an adapter on a base whose quantisation cannot be read.
     """
     given = os.fspath(source)
-    root, revision = given, None
-    if not os.path.isdir(given):
-        if os.path.exists(given):
-            raise CheckpointError(f"{given}: is a file, not a model folder", "Give the folder that holds it.")
-        if not hub.looks_like_id(given):
-            raise CheckpointError(f"{given}: no such folder", "Give a model folder or a Hub id such as ORG/NAME.")
-        root, revision = hub.download(given)
+    if os.path.exists(given) or "+" not in given:
+        return _open(given)
+    base, addition = _split(given)
+    root, revision = _locate(addition, lora.FILES)
+    path = os.path.join(root, lora.CONFIG)
+    if not os.path.exists(path):
+        raise CheckpointError(f"{path}: missing", "What follows the + must be a PEFT adapter, with both its files.")
+    return lora.attach(_open(base), lora.Adapter(addition, root, revision), read_json(path), given)
+
+
+def _split(given: str) -> tuple[str, str]:
+    """BASE and ADAPTER. A path may hold a + of its own: folders that exist are preferred to what may be Hub ids."""
+    plus = [i for i, c in enumerate(given) if c == "+"]
+    pairs = [(given[:i], given[i + 1 :]) for i in plus]
+    for known in (os.path.isdir, lambda text: os.path.isdir(text) or hub.looks_like_id(text)):
+        for pair in pairs:
+            if all(map(known, pair)):
+                return pair
+    raise CheckpointError(
+        f"{given}: no such folder, and not BASE+ADAPTER either",
+        "Both sides of the + must be folders that exist, or Hub ids such as ORG/NAME.",
+    )
+
+
+def _locate(given: str, files: list[str]) -> tuple[str, str | None]:
+    """The folder, and for a Hub id its commit."""
+    if os.path.isdir(given):
+        return given, None
+    if os.path.exists(given):
+        raise CheckpointError(f"{given}: is a file, not a model folder", "Give the folder that holds it.")
+    if not hub.looks_like_id(given):
+        raise CheckpointError(f"{given}: no such folder", "Give a model folder or a Hub id such as ORG/NAME.")
+    return hub.download(given, files)
+
+
+def _open(given: str) -> Checkpoint:
+    root, revision = _locate(given, hub.MODEL_FILES)
     names, weight_map = _shards_of(root)
     config_path = os.path.join(root, "config.json")
     config = read_json(config_path) if os.path.lexists(config_path) else {}
@@ -92,6 +138,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
             model.metadata = header.metadata
         _take_tensors(model, name, header.tensors, weight_map)
     _check_complete(model, names, weight_map)
+    fp8.dequantise(model)
     return model
 
 
@@ -149,6 +196,8 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
         return listed, weight_map
     if SINGLE in files:
         return [SINGLE], None
+    if lora.CONFIG in entries:
+        raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{root} to merge with its base.")
     if len(files) == 1 and not re.search(r"-of-0*([2-9]|[1-9]\d+)\.", files[0]):
         return files, None
     if files:

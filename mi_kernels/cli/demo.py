@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..backends import reference
 from ..backends.cpu import default_threads
-from ..checkpoint import TensorInfo, open_checkpoint
+from ..checkpoint import Tensor, TensorInfo, open_checkpoint
 from ..errors import MIKernelsError
 from ..merge import lerp_checkpoint
 from ..synthetic import qwen3_like, write_checkpoint
@@ -91,7 +91,8 @@ def _compare(instruct: Path, thinking: Path, out: Path) -> tuple[int, int]:
     models = [open_checkpoint(path) for path in (instruct, thinking, out)]
     maps = [[np.memmap(path, np.uint8, "r") for path in m.shards] for m in models]
 
-    def bits(which: int, t: TensorInfo) -> npt.NDArray[np.uint16]:
+    def bits(which: int, t: Tensor) -> npt.NDArray[np.uint16]:
+        assert isinstance(t, TensorInfo)  # made here, so neither quantised nor adapted
         return np.asarray(maps[which][t.shard][t.begin : t.end]).view(np.uint16)
 
     def blocks() -> Iterator[tuple[npt.NDArray[np.uint16], ...]]:

@@ -1,0 +1,104 @@
+"""Virtual tensors: what a model holds but none of its files does. Described here, computed where they are read.
+
+They take the place of a `TensorInfo` in `Checkpoint.tensors`: `name`, `shape`, `elements` and `shard` mean the same,
+`dtype` is the one they are written as unless another is asked for, `nbytes` is what reading them costs. Their values
+are float32; see `fp8` and `lora` for the formulas.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from .tensor import TensorInfo
+
+
+class ScaledTensor(NamedTuple):
+    """E4M3 values with one scale for each block: float32(weight) * float32(scale), rounded once.
+
+    `block` is the (rows, columns) that share a scale.
+    """
+
+    name: str
+    dtype: str
+    weight: TensorInfo
+    scales: TensorInfo
+    block: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    @property
+    def shard(self) -> int:
+        return self.weight.shard
+
+    @property
+    def nbytes(self) -> int:
+        return self.weight.nbytes + self.scales.nbytes
+
+    @property
+    def elements(self) -> int:
+        return self.weight.elements
+
+
+class LoraTensor(NamedTuple):
+    """base + scale * (b @ a), or base + scale * (b @ a).T where `transposed`. a: [rank, n], b: [m, rank]."""
+
+    base: TensorInfo | ScaledTensor | SavedTensor
+    a: TensorInfo
+    b: TensorInfo
+    scale: float
+    transposed: bool
+
+    @property
+    def name(self) -> str:
+        return self.base.name
+
+    @property
+    def dtype(self) -> str:
+        return self.base.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.base.shape
+
+    @property
+    def shard(self) -> int:
+        return self.base.shard
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.base.nbytes + self.a.nbytes + self.b.nbytes
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+class SavedTensor(NamedTuple):
+    """A tensor of the base that an adapter brings whole, in its own file and perhaps its own dtype."""
+
+    name: str
+    dtype: str
+    whole: TensorInfo
+    shard: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.whole.shape
+
+    @property
+    def nbytes(self) -> int:
+        return self.whole.nbytes
+
+    @property
+    def elements(self) -> int:
+        return self.whole.elements
+
+
+Tensor = TensorInfo | ScaledTensor | LoraTensor | SavedTensor

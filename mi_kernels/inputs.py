@@ -1,0 +1,119 @@
+"""Tensors as operands of the kernels: those of a file straight from its map, virtual ones computed when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from .backends import cpu
+from .checkpoint.mapped import MappedFile
+from .checkpoint.tensor import ITEM_SIZE, TensorInfo
+from .checkpoint.virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
+
+if TYPE_CHECKING:
+    from ._cpu import Operand
+
+F32 = cpu.DTYPE_CODES["F32"]
+
+
+def is_computed(tensor: Tensor) -> bool:
+    """True when `Inputs.operand` needs scratch memory for `tensor`."""
+    return isinstance(tensor, (ScaledTensor, LoraTensor))
+
+
+class Inputs:
+    """Context manager: the files of every model, mapped.
+
+    Args:
+        models: the paths of each model's files, `Checkpoint.files`.
+
+    Raises:
+        CheckpointError: a file can no longer be read.
+    """
+
+    def __init__(self, models: Sequence[Sequence[str]]) -> None:
+        self._isa = cpu.isa()
+        with ExitStack() as stack:
+            self._maps = [[stack.enter_context(MappedFile(path)) for path in paths] for paths in models]
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> Inputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def operand(self, model: int, tensor: Tensor, first: int, count: int, scratch: memoryview | None = None) -> Operand:
+        """Elements `first` to `first + count` of a tensor of model number `model`: (buffer, offset, dtype code).
+
+        Args:
+            scratch: 4 * count bytes or more, where what is computed lies as float32 until the next call with the same
+                memory; None for memory of its own. Not used where `is_computed(tensor)` is False.
+        """
+        if isinstance(tensor, TensorInfo):
+            return *self._at(model, tensor, first), cpu.DTYPE_CODES.get(tensor.dtype, cpu.BYTES)
+        if isinstance(tensor, SavedTensor):
+            return self.operand(model, tensor.whole, first, count)
+        if scratch is None:
+            scratch = memoryview(bytearray(4 * count))
+        if isinstance(tensor, ScaledTensor):
+            cpu.scaled(
+                scratch,
+                self._at(model, tensor.weight, first),
+                self.operand(model, tensor.scales, 0, tensor.scales.elements),
+                (tensor.shape[0], tensor.shape[1]),
+                tensor.block,
+                first,
+                count,
+                self._isa,
+            )
+        else:
+            cpu.low_rank(
+                scratch,
+                self.operand(model, tensor.base, first, count, scratch),
+                self.operand(model, tensor.a, 0, tensor.a.elements),
+                self.operand(model, tensor.b, 0, tensor.b.elements),
+                (tensor.shape[0], tensor.shape[1]),
+                tensor.rank,
+                tensor.transposed,
+                tensor.scale,
+                first,
+                count,
+                self._isa,
+            )
+        return scratch, 0, F32
+
+    def _at(self, model: int, tensor: TensorInfo, first: int) -> tuple[object, int]:
+        return self._maps[model][tensor.shard].data, tensor.begin + first * ITEM_SIZE.get(tensor.dtype, 1)
+
+    def check_length(self, model: int, tensor: Tensor) -> None:
+        """A file may have changed since its header was read.
+
+        Raises:
+            CheckpointError: it ends before `tensor` does.
+        """
+        for t, _, _ in _ranges(tensor, 0, tensor.elements):
+            self._maps[model][t.shard].check_length(t)
+
+    def read_ahead(self, model: int, tensor: Tensor, first: int, count: int) -> None:
+        """Asks the kernel to fetch what `operand` will read."""
+        for t, begin, end in _ranges(tensor, first, count):
+            item = ITEM_SIZE.get(t.dtype, 1)
+            self._maps[model][t.shard].read_ahead(t.begin + begin * item, t.begin + end * item)
+
+
+def _ranges(tensor: Tensor, first: int, count: int) -> Iterator[tuple[TensorInfo, int, int]]:
+    """What elements `first` to `first + count` are made of: (tensor of a file, first element, end)."""
+    if isinstance(tensor, TensorInfo):
+        yield tensor, first, first + count
+    elif isinstance(tensor, SavedTensor):
+        yield tensor.whole, first, first + count
+    elif isinstance(tensor, ScaledTensor):
+        yield tensor.weight, first, first + count
+        yield tensor.scales, 0, tensor.scales.elements
+    else:
+        yield from _ranges(tensor.base, first, count)
+        # All of both: rows of the one are wanted by every element, and the other is as small.
+        for factor in (tensor.a, tensor.b):
+            yield factor, 0, factor.elements
