@@ -5,21 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import job, merge_recipe
+from . import job
 from ._version import __version__
 from .alignment import Alignment, align
 from .checkpoint import Checkpoint, OutputFolder, open_checkpoint
-from .combine import combined_sources
 from .errors import ArgumentError
 from .job import Job, Report
 from .lam import checked_lam
 from .masks import Layers, Modules
-from .merge_recipe import MergeRecipe
 from .options import Options
 from .recipe import Recipe
 from .stream import Source
+
+if TYPE_CHECKING:
+    from .merge_recipe import MergeRecipe
 
 NUMERICS = "Bit-identical to torch.lerp(a.float(), b.float(), lam).to(dtype); lam 0 and 1 copy bytes."
 
@@ -156,10 +157,14 @@ def plan_merge(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe, out: str | os.PathLike[str], **options: Any
 ) -> Job:
     """`merge_checkpoint` up to the point where writing would begin."""
+    # Here and not above: interpolation has no use for them, and a tenth of a merge's time may be its start.
+    from . import merge_recipe
+    from .combine import combined_sources
+
     started = time.perf_counter()
     if isinstance(recipe, Mapping):
         recipe = merge_recipe.from_dict(recipe)
-    elif not isinstance(recipe, MergeRecipe):
+    elif not isinstance(recipe, merge_recipe.MergeRecipe):
         recipe = merge_recipe.load(recipe)
     chosen = Options(**{"dtype": recipe.dtype, "copy_from": recipe.copy_from, **options})
     if chosen.copy_from == "base" and recipe.base is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
 
 from ..errors import ArgumentError
 
@@ -35,6 +34,8 @@ def parse_lams(text: str) -> list[float]:
 
     Steps are counted in decimal, so that 0:1:0.1 is the eleven values one would write by hand.
     """
+    from decimal import Decimal, InvalidOperation
+
     values: list[float] = []
     for part in text.split(","):
         try:
