@@ -92,7 +92,7 @@ def test_memory_is_that_of_the_buffers(tmp_path: Path, monkeypatch: pytest.Monke
 
     plan = copies(tmp_path / "m", {"w": torch.zeros(64 * PAGE, dtype=torch.uint8)})
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr("mi_kernels.system.mmap", SimpleNamespace(mmap=counting))
+    monkeypatch.setattr("mi_kernels.system.mmap", SimpleNamespace(**{**vars(mmap), "mmap": counting}))
     stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 3))
     assert sizes == [PAGE] * 3
 
