@@ -37,7 +37,7 @@ def affine(x: Sequence[Float32], weights: Sequence[float]) -> Float32:
 def weighted_sum(x: Sequence[Float32], weights: Sequence[float]) -> Float32:
     """w[0] x[0], and the others added by fma."""
     with np.errstate(all="ignore"):
-        r = np.float32(weights[0]) * x[0]
+        r: Float32 = np.float32(weights[0]) * x[0]
     for v, w in zip(x[1:], weights[1:]):
         r = fma(np.float32(w), v, r)
     return r
@@ -71,7 +71,11 @@ def dare(
     normalize: bool = True,
     first: int = 0,
 ) -> Float32:
-    """Task vectors thinned at random and rescaled by 1 / density, then `elected`. `first`: where x starts in its tensor."""
+    """Task vectors thinned at random and rescaled by 1 / density, then `elected`.
+
+    Args:
+        first: where x starts in its tensor.
+    """
     vectors = []
     with np.errstate(all="ignore"):
         for v, density, key in zip(x[1:], densities[1:], keys[1:]):
@@ -90,8 +94,8 @@ def elected(
     """
     w = [np.float32(v) for v in weights]
     total = weighted_sum(vectors, weights)
-    numerator = np.zeros_like(base)
-    denominator = np.zeros_like(base)
+    numerator: Float32 = np.zeros_like(base)
+    denominator: Float32 = np.zeros_like(base)
     with np.errstate(all="ignore"):
         for v, weight in zip(vectors, w):
             product = weight * v
@@ -99,7 +103,7 @@ def elected(
             numerator = np.where(agrees | np.isnan(v), fma(weight, v, numerator), numerator)
             denominator = np.where(agrees, denominator + weight, denominator)
         if normalize:
-            numerator = numerator / np.where(denominator != 0, denominator, np.float32(1))
+            numerator = np.divide(numerator, np.where(denominator != 0, denominator, np.float32(1)), dtype=np.float32)
     return fma(np.float32(scale), numerator, base)
 
 
