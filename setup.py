@@ -1,13 +1,25 @@
-"""Builds mi_kernels._cpu. Each ISA file gets its own flags; nothing is tuned to the machine that builds."""
+"""Builds mi_kernels._cpu, and mi_kernels._cuda when asked to.
 
+Each ISA file of the CPU part gets its own flags; nothing is tuned to the machine that builds.
+
+MI_KERNELS_CUDA=cu128 (or cu126, cu130, ...: any version from 12.4 on) adds the CUDA part for that version, and +cu128
+to the version of the package. It needs no CUDA toolkit and no GPU: pip fetches the compiler library from PyPI
+(tools/cuda_toolkit.py), and the extension itself is plain C++. Unset or empty, nothing of CUDA is built or fetched.
+"""
+
+import os
 import platform
+import sys
 from glob import glob
+from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
+HERE = Path(__file__).resolve().parent
 X86 = platform.machine().lower() in ("x86_64", "amd64")
+CUDA = os.environ.get("MI_KERNELS_CUDA", "")
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 ISA_FLAGS = {
@@ -16,7 +28,8 @@ ISA_FLAGS = {
     "avx512.cpp": [*AVX2, "-mavx512f", "-mavx512bw", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
 }
 
-SOURCES = ["binding", "combine_binding", "isa", "run", "scalar", "avx2", "avx512", "neon"]
+CPU_SOURCES = ["binding", "combine_binding", "isa", "run", "scalar", "avx2", "avx512", "neon"]
+CUDA_SOURCES = ["binding", "driver", "launch", "fatbin"]
 
 
 class BuildExt(build_ext):
@@ -32,16 +45,40 @@ class BuildExt(build_ext):
         self.compiler._compile = with_isa_flags
         super().build_extensions()
 
+    def build_extension(self, ext) -> None:  # type: ignore[no-untyped-def]
+        if ext.name == "mi_kernels._cuda":
+            import fatbin
 
-setup(
-    ext_modules=[
-        Pybind11Extension(
-            "mi_kernels._cpu",
-            [f"csrc/cpu/{name}.cpp" for name in SOURCES],
-            depends=glob("csrc/*.h") + glob("csrc/cpu/*.h"),
-            cxx_std=17,
-            extra_compile_args=["-O3", "-Wall", "-Wextra", "-ffp-contract=off", "-fno-fast-math"],
-        )
-    ],
-    cmdclass={"build_ext": BuildExt},
-)
+            path = Path(self.build_temp).resolve() / f"kernels.{CUDA}.fatbin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(fatbin.build(CUDA))
+            ext.define_macros += [("MI_FATBIN", f'"{path}"'), ("MI_CUDA_VERSION", f'"{CUDA}"')]
+            ext.depends = [*ext.depends, str(path)]
+        super().build_extension(ext)
+
+
+def extension(part: str, sources: list[str], flags: list[str]) -> Pybind11Extension:
+    return Pybind11Extension(
+        f"mi_kernels._{part}",
+        [f"csrc/{part}/{name}.cpp" for name in sources],
+        depends=glob("csrc/*.h") + glob(f"csrc/{part}/*.h"),
+        cxx_std=17,
+        extra_compile_args=["-O3", "-Wall", "-Wextra", *flags],
+    )
+
+
+extensions = [extension("cpu", CPU_SOURCES, ["-ffp-contract=off", "-fno-fast-math"])]
+for_cuda = {}
+if CUDA:
+    sys.path.insert(0, str(HERE / "tools"))
+    import cuda_toolkit
+
+    extensions.append(extension("cuda", CUDA_SOURCES, []))
+    for_cuda = {
+        # pip installs these into the build's own environment.
+        "setup_requires": cuda_toolkit.requirements(CUDA),
+        # A build folder of its own: setuptools packs whatever it finds there, so one for another version would leak.
+        "options": {"egg_info": {"tag_build": f"+{CUDA}"}, "build": {"build_base": f"build/{CUDA}"}},
+    }
+
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExt}, **for_cuda)

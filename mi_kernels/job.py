@@ -131,10 +131,11 @@ class Job:
             backend="cpu",
             isa=cpu.isa(),
             threads=self.options.thread_count,
-            notes=self._notes(),
+            notes=self.notes(),
         )
 
-    def _notes(self) -> list[str]:
+    def notes(self) -> list[str]:
+        """Oddities that are handled, a sentence each."""
         notes = [note for m in self.models for note in m.notes] + self.alignment.notes
         if not self._origin().config:
             notes.append(f"{self._origin().source} has no config.json, so the output has none")

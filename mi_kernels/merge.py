@@ -103,6 +103,23 @@ def sweep_checkpoint(
     Raises:
         As `lerp_checkpoint`.
     """
+    return plan_sweep(
+        instruct, thinking, out, lams, layers=layers, modules=modules, extrapolate=extrapolate, **options
+    ).run()
+
+
+def plan_sweep(
+    instruct: str | os.PathLike[str],
+    thinking: str | os.PathLike[str],
+    out: str,
+    lams: Sequence[float],
+    *,
+    layers: Layers = None,
+    modules: Modules = None,
+    extrapolate: bool = False,
+    **options: Any,
+) -> Job:
+    """`sweep_checkpoint` up to the point where writing would begin."""
     values = [checked_lam(lam, extrapolate) for lam in lams]
     if not values:
         raise ArgumentError("lams is empty", "Give at least one value.")
@@ -111,7 +128,7 @@ def sweep_checkpoint(
     if "{lam}" not in out:
         raise ArgumentError(f"out {out!r} does not say where lam goes", "Write {lam} in it, as in 'runs/mi-{lam}'.")
     outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules, extrapolate=extrapolate)) for v in values]
-    return plan_lerp(instruct, thinking, outs, Options(**options)).run()
+    return plan_lerp(instruct, thinking, outs, Options(**options))
 
 
 def merge_checkpoint(

@@ -18,6 +18,8 @@ import numpy.typing as npt
 from .backends import cpu
 
 PIECE = 1 << 20
+_SAMPLE, _RUN = 1 << 16, 1 << 10
+_MAGNITUDES = 0x7FFFFFFF
 _HIGH_BINS, _LOW_BINS = 1 << 16, 1 << 15  # of the 31 bits of a float32's magnitude, see csrc/cpu/stats.h
 
 Operand = tuple[object, int, int]  # (buffer, offset in bytes, dtype code), see _cpu.pyi
@@ -68,11 +70,53 @@ def moments(a: Reader, b: Reader, base: Reader | None, elements: int) -> Moments
 
 
 def kth_largest_difference(x: Reader, base: Reader, elements: int, k: int) -> float:
-    """The k-th largest |x - base| in float32, k from 1: exact, in two passes of counting.
+    """The k-th largest |x - base| in float32, k from 1: exact. NaN counts as larger than inf.
 
-    The first counts the upper 16 bits of the magnitude, which find the bin; the second the lower 15 within it. NaN
-    counts as larger than inf.
+    A sample tells between which two magnitudes it must lie, one pass keeps what lies between them and counts what lies
+    above; the answer is among those kept. Where the sample misled, or where so many are equal that keeping them would
+    not be cheap, two passes of counting find it whatever the data.
     """
+    low, high = _bracket(x, base, elements, k)
+    found = np.empty(max(_SAMPLE, elements // 16), np.uint32)
+    above, kept = _select(x, base, [*pieces(elements)], low, high, found)
+    if kept <= len(found) and above < k <= above + kept:
+        rank = kept - (k - above)  # from below
+        return _as_float(np.partition(found[:kept], rank)[rank])
+    return _kth_by_counting(x, base, elements, k)
+
+
+def _bracket(x: Reader, base: Reader, elements: int, k: int) -> tuple[int, int]:
+    """Two magnitudes (31 bits) that the k-th largest most likely lies between: from evenly spaced runs of elements."""
+    if elements <= _SAMPLE:
+        return 0, _MAGNITUDES
+    runs = [(int(first), _RUN) for first in np.linspace(0, elements - _RUN, _SAMPLE // _RUN)]
+    sample = np.empty(_SAMPLE, np.uint32)
+    _select(x, base, runs, 0, _MAGNITUDES, sample)
+    sample.sort()
+    share = k / elements
+    # Eight standard deviations of the rank in an independent sample: neighbours in a tensor are not independent.
+    margin = int(8 * math.sqrt(_SAMPLE * share * (1 - share))) + 16
+    rank = int((1 - share) * _SAMPLE)  # from below
+    low = int(sample[rank - margin]) if rank >= margin else 0
+    high = int(sample[rank + margin]) if rank + margin < _SAMPLE else _MAGNITUDES
+    return low, high
+
+
+def _select(
+    x: Reader, base: Reader, parts: Sequence[tuple[int, int]], low: int, high: int, found: npt.NDArray[np.uint32]
+) -> tuple[int, int]:
+    from . import _cpu
+
+    isa = cpu.isa()
+    above = kept = 0
+    for first, n in parts:
+        more_above, more = _cpu.select(x(first, n), base(first, n), n, low, high, found, min(kept, len(found)), isa)
+        above, kept = above + more_above, kept + more
+    return above, kept
+
+
+def _kth_by_counting(x: Reader, base: Reader, elements: int, k: int) -> float:
+    """The first pass counts the upper 16 bits of the magnitudes, the second the lower 15 within the bin it found."""
     from . import _cpu
 
     isa = cpu.isa()
@@ -84,7 +128,11 @@ def kth_largest_difference(x: Reader, base: Reader, elements: int, k: int) -> fl
     for first, n in pieces(elements):
         _cpu.histogram(x(first, n), base(first, n), n, low, upper, isa)
     lower, _ = _bin_of_rank(low, k - above)
-    return float(np.uint32(upper << 15 | lower).view(np.float32))
+    return _as_float(np.uint32(upper << 15 | lower))
+
+
+def _as_float(magnitude: np.uint32) -> float:
+    return float(magnitude.view(np.float32))
 
 
 def _bin_of_rank(counts: npt.NDArray[np.uint64], k: int) -> tuple[int, int]:

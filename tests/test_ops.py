@@ -204,15 +204,7 @@ def test_numpy_arrays_do_not_need_torch() -> None:
     """)
 
 
-@pytest.mark.parametrize(
-    "out",
-    [
-        "None",
-        pytest.param(
-            "a", marks=pytest.mark.xfail(reason="the overlap check imports the extension first", strict=False)
-        ),
-    ],
-)
+@pytest.mark.parametrize("out", ["None", "a"])
 def test_the_reference_does_not_need_the_extension(out: str) -> None:
     python(f"""
         import sys

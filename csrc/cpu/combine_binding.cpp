@@ -109,11 +109,28 @@ void histogram(py::tuple x, py::tuple base, py::object count, py::object counts,
         run_low_histogram(stats.span, kernels, at, bin);
 }
 
+// Magnitudes |x - base| from `low` to `high` (as the 31 bits of a float32) go to `found`, uint32, from element `at` on.
+// Returns (how many lie above, how many lie within); more may lie within than there is room for.
+std::pair<std::size_t, std::size_t> select(py::tuple x, py::tuple base, py::object count, std::uint32_t low,
+                                           std::uint32_t high, py::object found, std::size_t at, const std::string& isa) {
+    const Kernels& kernels = kernels_named(isa);
+    Stats stats(x, base, py::none(), count);
+    Buffer holder(found, true);
+    const std::size_t room = holder.size() / sizeof(std::uint32_t);
+    if (at > room) throw py::value_error("at lies beyond found");
+    auto* to = reinterpret_cast<std::uint32_t*>(holder.range(0, room * sizeof(std::uint32_t), "found")) + at;
+    py::gil_scoped_release unlocked;
+    Selected s = run_select(stats.span, kernels, low, high, to, room - at);
+    return {s.above, s.kept};
+}
+
 }  // namespace
 
 void bind_combine(py::module_& m) {
     m.def("combine_spans", &combine_spans, py::arg("spans"), py::arg("isa"), py::arg("threads") = 1);
     m.def("moments", &moments, py::arg("a"), py::arg("b"), py::arg("base"), py::arg("count"), py::arg("isa"));
+    m.def("select", &select, py::arg("x"), py::arg("base"), py::arg("count"), py::arg("low"), py::arg("high"),
+          py::arg("found"), py::arg("at"), py::arg("isa"));
     m.def("histogram", &histogram, py::arg("x"), py::arg("base"), py::arg("count"), py::arg("counts"), py::arg("high"),
           py::arg("isa"));
 }

@@ -12,6 +12,11 @@ enum DType : int { kBF16 = 0, kF16 = 1, kF32 = 2, kBytes = 3 };  // kBytes: copi
 inline constexpr std::size_t kItemSize[] = {2, 2, 4, 1};
 inline constexpr int kFloatTypes = 3;
 
+// What select() found in a block: how many magnitudes lie above `high`, and how many were kept from `low` to `high`.
+struct Selected {
+    std::size_t above, kept;
+};
+
 struct Kernels {
     // out = lerp(a, b, w), one dtype throughout, indexed by DType. `stream` writes past the cache (out must not be
     // read soon, nor be an input). out may equal a or b.
@@ -29,6 +34,8 @@ struct Kernels {
     // Statistics of two blocks (stats.h).
     void (*moments)(double* total, const float* a, const float* b, std::size_t n);
     void (*high_histogram)(std::uint64_t* counts, const float* x, const float* base, std::size_t n);
+    Selected (*select)(std::uint32_t* found, std::size_t room, const float* x, const float* base, std::size_t n,
+                       std::uint32_t low, std::uint32_t high);
     void (*low_histogram)(std::uint64_t* counts, const float* x, const float* base, std::size_t n, std::uint32_t high);
 };
 

@@ -196,6 +196,18 @@ void run_high_histogram(const StatsSpan& span, const Kernels& k, std::uint64_t* 
     blocks(span, k, [&](const float* a, const float* b, std::size_t n) { k.high_histogram(counts, a, b, n); });
 }
 
+Selected run_select(const StatsSpan& span, const Kernels& k, std::uint32_t low, std::uint32_t high, std::uint32_t* found,
+                    std::size_t room) {
+    Selected total{0, 0};
+    blocks(span, k, [&](const float* a, const float* b, std::size_t n) {
+        const std::size_t used = total.kept < room ? total.kept : room;
+        Selected s = k.select(found + used, room - used, a, b, n, low, high);
+        total.above += s.above;
+        total.kept += s.kept;
+    });
+    return total;
+}
+
 void run_low_histogram(const StatsSpan& span, const Kernels& k, std::uint32_t high, std::uint64_t* counts) {
     blocks(span, k, [&](const float* a, const float* b, std::size_t n) { k.low_histogram(counts, a, b, n, high); });
 }

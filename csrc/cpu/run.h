@@ -47,6 +47,8 @@ struct StatsSpan {
 
 void run_moments(const StatsSpan& span, const Kernels& kernels, double* total);
 void run_high_histogram(const StatsSpan& span, const Kernels& kernels, std::uint64_t* counts);
+Selected run_select(const StatsSpan& span, const Kernels& kernels, std::uint32_t low, std::uint32_t high,
+                    std::uint32_t* found, std::size_t room);
 void run_low_histogram(const StatsSpan& span, const Kernels& kernels, std::uint32_t high, std::uint64_t* counts);
 
 // The touch kernel over one span of bytes, threaded the same way: the machine's roofline for run().

@@ -46,6 +46,35 @@ MI_INLINE std::uint32_t difference_magnitude(float x, float base) {
     return One::bits(x - base) & 0x7FFFFFFFu;
 }
 
+// Keeps the magnitudes from `low` to `high`, and counts those above. Kept ones beyond `room` are counted, not written.
+template <class L>
+Selected select_kernel(std::uint32_t* found, std::size_t room, const float* x, const float* base, std::size_t n,
+                       std::uint32_t low, std::uint32_t high) {
+    constexpr std::size_t kPart = 256;
+    const std::uint32_t width = high - low;
+    std::size_t above = 0, kept = 0;
+    for (std::size_t at = 0; at < n; at += kPart) {
+        const std::size_t m = n - at < kPart ? n - at : kPart;
+        std::uint32_t magnitude[kPart], counts = 0;  // loops the compiler can vectorise first
+        for (std::size_t i = 0; i < m; ++i) magnitude[i] = difference_magnitude<L>(x[at + i], base[at + i]);
+        for (std::size_t i = 0; i < m; ++i) counts += magnitude[i] > high;
+        above += counts;
+        if (kept + m > room) {  // never in practice: the caller gives up when there are that many
+            for (std::size_t i = 0; i < m; ++i) {
+                const bool within = magnitude[i] - low <= width;
+                if (within && kept < room) found[kept] = magnitude[i];
+                kept += within;
+            }
+            continue;
+        }
+        for (std::size_t i = 0; i < m; ++i) {  // a store each and no branch: one in forty is kept, at random
+            found[kept] = magnitude[i];
+            kept += magnitude[i] - low <= width;
+        }
+    }
+    return {above, kept};
+}
+
 template <class L>
 void high_histogram_kernel(std::uint64_t* counts, const float* x, const float* base, std::size_t n) {
     for (std::size_t i = 0; i < n; ++i) ++counts[difference_magnitude<L>(x[i], base[i]) >> 15];

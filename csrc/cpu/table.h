@@ -25,6 +25,7 @@ constexpr Kernels kernels_of() {
     k.thin = thin_kernel<L>;
     k.moments = moments_kernel<L>;
     k.high_histogram = high_histogram_kernel<L>;
+    k.select = select_kernel<L>;
     k.low_histogram = low_histogram_kernel<L>;
     return k;
 }

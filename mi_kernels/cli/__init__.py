@@ -75,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mi-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_lerp(commands)
+    _add_sweep(commands)
+    _add_merge(commands)
     _add_inspect(commands)
     _add_demo(commands)
     _add_env(commands)
@@ -98,24 +100,88 @@ def _add_lerp(commands: argparse._SubParsersAction[_Parser]) -> None:
         "merge two checkpoints by linear interpolation",
         "mi-kernels lerp ./instruct ./thinking -o ./mi-0.8 --lam 0.8 --layers 12:36 --modules ffn",
     )
-    p.add_argument("instruct", metavar="INSTRUCT", help="model folder, or Hub id ORG/NAME[@REVISION]: lam 0")
-    p.add_argument("thinking", metavar="THINKING", help="the other model: lam 1")
+    _add_pair(p)
     p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to make")
     p.add_argument("--lam", required=True, help="weight of THINKING, from 0 to 1")
+    _add_masks(p)
+    _add_output(p)
+    p.set_defaults(run=_run_lerp)
+
+
+def _run_lerp(arguments: argparse.Namespace) -> int:
+    from .lerp import run
+
+    return run(arguments)
+
+
+def _add_sweep(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "sweep",
+        "merge two checkpoints at many lam in one pass over both",
+        "mi-kernels sweep ./instruct ./thinking -o 'runs/mi-{lam}' --lam 0.2,0.4:0.6:0.05,0.8",
+    )
+    _add_pair(p)
+    p.add_argument("-o", "--out", required=True, metavar="PATTERN", help="the folders to make, with {lam} in the name")
+    p.add_argument("--lam", required=True, metavar="LIST", help="values and START:STOP:STEP, STOP included")
+    _add_masks(p)
+    _add_output(p)
+    p.set_defaults(run=_run_sweep)
+
+
+def _run_sweep(arguments: argparse.Namespace) -> int:
+    from .lerp import run_sweep
+
+    return run_sweep(arguments)
+
+
+def _add_merge(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "merge",
+        "merge as a recipe says: ours, or a mergekit configuration as it is",
+        "mi-kernels merge ties.yml -o ./ties",
+    )
+    p.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to make")
+    _add_output(p, copy_from=None)
+    p.set_defaults(run=_run_merge)
+
+
+def _run_merge(arguments: argparse.Namespace) -> int:
+    from .lerp import run_merge
+
+    return run_merge(arguments)
+
+
+def _add_pair(p: _Parser) -> None:
+    p.add_argument("instruct", metavar="INSTRUCT", help="model folder, or Hub id ORG/NAME[@REVISION]: lam 0")
+    p.add_argument("thinking", metavar="THINKING", help="the other model: lam 1")
+
+
+def _add_masks(p: _Parser) -> None:
     what = p.add_argument_group("what is merged (the rest keeps INSTRUCT's bytes)")
-    what.add_argument("--layers", metavar="RANGES", help="decoder layers: half-open ranges such as 12:36 or :12,24:")
+    what.add_argument(
+        "--layers", metavar="RANGES", help="decoder layers: half-open ranges such as 12:36, :12,24: or 1/3:"
+    )
     what.add_argument("--modules", metavar="NAMES", help="some of attn,ffn,router,norm,embed,head")
     what.add_argument("--extrapolate", action="store_true", help="allow lam outside [0, 1]")
+
+
+def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
     output = p.add_argument_group("what is written")
-    output.add_argument("--dtype", metavar="DTYPE", help="bfloat16, float16 or float32 (default: INSTRUCT's)")
-    output.add_argument("--max-shard-size", metavar="SIZE", help="such as 5GB (default: INSTRUCT's shards)")
+    output.add_argument("--dtype", metavar="DTYPE", help="bfloat16, float16 or float32 (default: the first model's)")
+    output.add_argument("--max-shard-size", metavar="SIZE", help="such as 5GB (default: the first model's shards)")
     output.add_argument(
         "--copy-from",
         metavar="SIDE",
-        default="thinking",
-        help="thinking or instruct: whose config, tokenizer and template (default: thinking)",
+        default=copy_from,
+        help=f"thinking or instruct: whose config, tokenizer and template (default: {copy_from or 'the recipe says'})",
     )
     output.add_argument("--overwrite", action="store_true", help="replace a model that stands at OUT")
+    output.add_argument(
+        "--dry-run", action="store_true", help="check the inputs, show what would be done, write nothing"
+    )
     how = p.add_argument_group("how")
     how.add_argument("--device", metavar="DEVICE", default="auto", help="auto or cpu (default: auto)")
     how.add_argument("--backend", metavar="NAME", help="cpu (default: the best)")
@@ -124,13 +190,6 @@ def _add_lerp(commands: argparse._SubParsersAction[_Parser]) -> None:
     how.add_argument("--io", metavar="MODE", default="auto", help="direct, buffered or auto (default: auto)")
     how.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     how.add_argument("--json", action="store_true", help="print the report as JSON")
-    p.set_defaults(run=_run_lerp)
-
-
-def _run_lerp(arguments: argparse.Namespace) -> int:
-    from .lerp import run
-
-    return run(arguments)
 
 
 def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:

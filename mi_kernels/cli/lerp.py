@@ -1,53 +1,108 @@
-"""mi-kernels lerp: two checkpoints in, one out."""
+"""mi-kernels lerp, sweep and merge: checkpoints in, model folders out."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from ..errors import printable
-from ..job import Report
-from ..merge import lerp_checkpoint
-from .values import parse_count, parse_size, show_bytes
+from ..job import Job, Report
+from ..lam import checked_lam
+from ..merge import plan_lerp, plan_merge, plan_sweep
+from ..options import Options
+from ..recipe import Recipe
+from ..table import format_table, recipe_table
+from .values import parse_count, parse_lams, parse_size, show_bytes
 
 
 def run(arguments: argparse.Namespace) -> int:
-    report = lerp_checkpoint(
+    lam = checked_lam(arguments.lam, arguments.extrapolate)
+    recipe = Recipe(lam, arguments.layers, arguments.modules, extrapolate=arguments.extrapolate)
+    outs = [(arguments.out, recipe)]
+    return _finish(plan_lerp(arguments.instruct, arguments.thinking, outs, Options(**_options(arguments))), arguments)
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    job = plan_sweep(
         arguments.instruct,
         arguments.thinking,
         arguments.out,
-        arguments.lam,
+        parse_lams(arguments.lam),
         layers=arguments.layers,
         modules=arguments.modules,
-        device=arguments.device,
-        backend=arguments.backend,
-        dtype=arguments.dtype,
-        threads=parse_count(arguments.threads, "--threads"),
-        max_memory=parse_size(arguments.max_memory, "--max-memory"),
-        overwrite=arguments.overwrite,
-        progress=not (arguments.quiet or arguments.json),
         extrapolate=arguments.extrapolate,
-        copy_from=arguments.copy_from,
-        max_shard_size=parse_size(arguments.max_shard_size, "--max-shard-size"),
-        io=arguments.io,
+        **_options(arguments),
     )
+    return _finish(job, arguments)
+
+
+def run_merge(arguments: argparse.Namespace) -> int:
+    options = _options(arguments)
+    for key in ("dtype", "copy_from"):
+        if options[key] is None:  # the recipe decides
+            del options[key]
+    return _finish(plan_merge(arguments.recipe, arguments.out, **options), arguments)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "device": arguments.device,
+        "backend": arguments.backend,
+        "dtype": arguments.dtype,
+        "threads": parse_count(arguments.threads, "--threads"),
+        "max_memory": parse_size(arguments.max_memory, "--max-memory"),
+        "overwrite": arguments.overwrite,
+        "progress": not (arguments.quiet or arguments.json),
+        "copy_from": arguments.copy_from,
+        "max_shard_size": parse_size(arguments.max_shard_size, "--max-shard-size"),
+        "io": arguments.io,
+    }
+
+
+def _finish(job: Job, arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        print(describe_plan(job))
+        return 0
+    reports = job.run()
     if arguments.json:
-        print(json.dumps(report.as_dict(), indent=2))
+        content = [report.as_dict() for report in reports]
+        print(json.dumps(content[0] if len(content) == 1 else content, indent=2))
     elif not arguments.quiet:
-        print(describe(report))
+        print(describe(reports))
     return 0
 
 
-def describe(report: Report) -> str:
-    """The report in a few lines for people."""
-    lines = [f"note: {note}" for note in report.notes]
+def describe(reports: list[Report]) -> str:
+    """The reports in a few lines for people."""
+    first = reports[0]
+    lines = [printable(f"note: {note}") for note in first.notes]
+    for r in reports:
+        lines.append(
+            f"{printable(r.out)}: {show_bytes(r.bytes_written)} in {r.shards} shard{'s' if r.shards != 1 else ''}, "
+            f"{r.tensors_interpolated} tensors interpolated, {r.tensors_copied} copied"
+        )
+    moved = first.bytes_read + sum(r.bytes_written for r in reports)
+    seconds = max(r.seconds for r in reports)
     lines.append(
-        f"{printable(report.out)}: {show_bytes(report.bytes_written)} in {report.shards} "
-        f"shard{'s' if report.shards != 1 else ''}, {report.tensors_interpolated} tensors interpolated, "
-        f"{report.tensors_copied} copied"
-    )
-    lines.append(
-        f"{report.seconds:.2f} s, {report.gigabytes_per_second:.1f} GB/s read and written "
-        f"({report.isa}, {report.threads} thread{'s' if report.threads != 1 else ''})"
+        f"{seconds:.2f} s, {moved / seconds / 1e9:.1f} GB/s read and written "
+        f"({first.isa}, {first.threads} thread{'s' if first.threads != 1 else ''})"
     )
     return "\n".join(lines)
+
+
+def describe_plan(job: Job) -> str:
+    """What a job would do: for interpolation, which layers and modules get which lam."""
+    lines = [printable(f"note: {note}") for note in job.notes()]
+    sizes = {row.name: row.inputs[0].nbytes for row in job.alignment.rows}
+    for i, output in enumerate(job.outputs):
+        lines.append(f"{printable(output.folder.given)}: {output.record['summary']}")
+        if all(source.formula is None for source in job.sources.values()):
+            weights = {name: source.weights[i] for name, source in job.sources.items()}
+            lines.append(format_table(recipe_table(sizes, weights), show_bytes))
+        else:
+            merged = [name for name, source in job.sources.items() if not source.copied]
+            total = sum(sizes[name] for name in merged)
+            copied = f"{len(sizes) - len(merged)} copied from the first model"
+            lines.append(f"{len(merged)} tensors, {show_bytes(total)}, merged; {copied}")
+    return "\n".join([*lines, "nothing was written (--dry-run)"])

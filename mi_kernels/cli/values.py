@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal, InvalidOperation
 
 from ..errors import ArgumentError
 
@@ -27,6 +28,32 @@ def parse_count(text: str | None, name: str) -> int | None:
         return int(text)
     except ValueError:
         raise ArgumentError(f"{name} {text!r} is not a whole number", "Give one, such as 4.") from None
+
+
+def parse_lams(text: str) -> list[float]:
+    """lam values from "0.2,0.4:0.6:0.05,0.8": numbers, and START:STOP:STEP with STOP included where a step meets it.
+
+    Steps are counted in decimal, so that 0:1:0.1 is the eleven values one would write by hand.
+    """
+    values: list[float] = []
+    for part in text.split(","):
+        try:
+            numbers = [Decimal(number.strip()) for number in part.split(":")]
+            if not all(number.is_finite() for number in numbers):
+                raise InvalidOperation
+        except InvalidOperation:
+            raise ArgumentError(f"lam: {part!r} is not a number or a range", "Write 0.8, or 0:1:0.1.") from None
+        if len(numbers) == 1:
+            values.append(float(numbers[0]))
+            continue
+        if len(numbers) != 3 or numbers[2] <= 0 or numbers[0] > numbers[1]:
+            raise ArgumentError(f"lam: {part!r} is not START:STOP:STEP", "Write a range such as 0:1:0.1.")
+        start, stop, step = numbers
+        count = int((stop - start) / step) + 1
+        if count > 1000:
+            raise ArgumentError(f"lam: {part!r} means {count} models", "Take a larger step.")
+        values += [float(start + i * step) for i in range(count)]
+    return values
 
 
 def show_bytes(count: float) -> str:

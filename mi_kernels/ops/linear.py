@@ -4,7 +4,7 @@ The numerics contract: the result is bit-identical to ``torch.lerp(a.float(), b.
 backend, ISA, thread count and chunking. With ``w = float32(lam)``:
 
     d = b - a                                          float32, to nearest even
-    r = w < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)      one rounding each
+    r = |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b)    one rounding each
     out = round_to_nearest_even(r, dtype)              overflow goes to inf, subnormals are kept
 
 Every NaN result is the canonical quiet one (0x7FC0, 0x7E00, 0x7FC00000), so that NaN too has the same bits everywhere.
@@ -13,38 +13,45 @@ Every NaN result is the canonical quiet one (0x7FC0, 0x7E00, 0x7FC00000), so tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import dispatch
 from ..backends import cpu
-from ..errors import ArgumentError
+from ..errors import ArgumentError, BackendError
 from ..lam import checked_lam
-from .arrays import Array, as_array, empty_like
+from .arrays import Array, are_sound, as_array, check_tensor, empty_like, is_torch, is_traced
+from .overlap import find_overlap
 
 if TYPE_CHECKING:
     from .._cpu import Span
 
 T = TypeVar("T")
+Label = Callable[[str, int], str]  # (argument, index of the pair) -> its name in a message
 
 
 def lerp(a: T, b: T, lam: float, out: T | None = None, *, backend: str | None = None, threads: int | None = None) -> T:
     """(1 - lam) * a + lam * b, rounded once at the end; see the module's contract.
 
     Args:
-        a, b: NumPy arrays or torch CPU tensors of one shape, contiguous; bf16, float16 or float32, not necessarily the
-            same (NumPy bf16: ml_dtypes.bfloat16, or its bits as uint16).
+        a, b: NumPy arrays, or torch tensors on the CPU or one CUDA device, of one shape, contiguous; bf16, float16 or
+            float32, not necessarily the same (NumPy bf16: ml_dtypes.bfloat16, or its bits as uint16).
         lam: finite; 0 gives a, 1 gives b, values outside extrapolate.
         out: where to write: contiguous, of the same shape; may be `a` or `b` itself. None makes one like `a`.
-        backend: "cpu", "reference" (NumPy, slow), or None for the best.
-        threads: how many threads may work; None for all cores.
+        backend: "cpu"; "cuda" or "triton", for CUDA tensors; "reference" (NumPy or torch, slow); None for the best,
+            or for the one MI_KERNELS_BACKEND names.
+        threads: how many threads may work, on the CPU; None for all cores.
 
     Returns:
-        `out`.
+        `out`. On a CUDA device the work is queued on the current stream.
+
+    Under `torch.compile`, and on FakeTensors, the call becomes one custom op (`ops.custom`).
 
     Raises:
-        ArgumentError: shapes differ, lam is not finite, or an argument is not contiguous or overlaps `out` without
-            being it.
+        ArgumentError: shapes or devices differ, lam is not finite, or an argument is not contiguous, requires grad, or
+            overlaps `out` without being it.
         DTypeError: an argument is of another type or dtype.
         BackendError: the backend asked for is not available.
     """
@@ -61,7 +68,7 @@ def multi_lerp(
     threads: int | None = None,
     _single: bool = False,
 ) -> list[T]:
-    """`lerp` of many pairs in one call, shared evenly among threads whatever their sizes.
+    """`lerp` of many pairs in one call, shared evenly among threads whatever their sizes; on a GPU, one launch.
 
     Args:
         a, b: lists of equal length; each pair as for `lerp`.
@@ -78,47 +85,123 @@ def multi_lerp(
     for name, given in (("b", b), ("outs", outs)):
         if given is not None and len(given) != len(a):
             raise ArgumentError(f"{name} has {len(given)} tensors, a has {len(a)}", "Give lists of equal length.")
-    lams = _lams(lam, len(a))
-    label = (lambda name, i: name) if _single else (lambda name, i: f"{'outs' if name == 'out' else name}[{i}]")
+    if is_traced(a, b, outs or ()):
+        from . import custom
+
+        return custom.traced(a, b, lam, outs, backend, threads, _single)
+    return multi_lerp_now(a, b, lam, outs, backend, threads, _single)
+
+
+def multi_lerp_now(
+    a: Sequence[T],
+    b: Sequence[T],
+    lam: float | Sequence[float],
+    outs: Sequence[T] | None,
+    backend: str | None,
+    threads: int | None,
+    single: bool = False,
+) -> list[T]:
+    """`multi_lerp` of arrays that have memory, lists of equal length; `single`: messages say `a` and not `a[0]`."""
+    lams = checked_lams(lam, len(a))
+    label = names(single)
+    first: Any = a[0] if len(a) else None
+    if is_torch(first) and first.is_cuda:
+        return _run_cuda(a, b, lams, outs, backend, label)
     arrays_a = [as_array(x, label("a", i)) for i, x in enumerate(a)]
     arrays_b = [as_array(x, label("b", i)) for i, x in enumerate(b)]
     results = [empty_like(x) for x in a] if outs is None else list(outs)
     arrays_out = [as_array(x, label("out", i), writable=True) for i, x in enumerate(results)]
-    for i, (x, y, o) in enumerate(zip(arrays_a, arrays_b, arrays_out)):
+    check_pairs(arrays_a, arrays_b, arrays_out, label)
+    chosen = dispatch.backend_for(backend, arrays_a[0].device if arrays_a else "cpu")
+    if chosen == "cpu":
+        spans = [_span(x, y, o, w) for x, y, o, w in zip(arrays_a, arrays_b, arrays_out, lams)]
+        if outs is not None:
+            _refuse_overlap(spans, label)
+        cpu.run_spans(spans, cpu.isa(), cpu.checked_threads(threads))
+        return results
+    if outs is not None:  # the others must not need the compiled extension
+        columns = (arrays_out, arrays_a, arrays_b)
+        addresses = [[x.buffer.ctypes.data for x in arrays] for arrays in columns]
+        sizes = [[x.buffer.nbytes for x in arrays] for arrays in columns]
+        _refuse(find_overlap(_rows(addresses), _rows(sizes)), label)
+    if chosen == "reference":
+        _run_reference(arrays_a, arrays_b, arrays_out, lams)
+    else:
+        _run_interpreter(a, b, results, lams)
+    return results
+
+
+def names(single: bool) -> Label:
+    """How messages call the arguments: `a` in `lerp`, `a[3]` in `multi_lerp`."""
+    return (lambda name, i: name) if single else (lambda name, i: f"{'outs' if name == 'out' else name}[{i}]")
+
+
+def check_pairs(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], label: Label) -> None:
+    """Refuses shapes that differ within a pair, and more than one device; takes tensors or Arrays.
+
+    Raises:
+        ArgumentError: names the arguments, with both values.
+    """
+    for i, (x, y, o) in enumerate(zip(a, b, outs)):
         for name, other in (("b", y), ("out", o)):
             if other.shape != x.shape:
                 raise ArgumentError(
-                    f"{label(name, i)} has shape {other.shape}, {label('a', i)} has {x.shape}", "Give equal shapes."
+                    f"{label(name, i)} has shape {tuple(other.shape)}, {label('a', i)} has {tuple(x.shape)}",
+                    "Give equal shapes.",
                 )
             if other.device != x.device:
                 raise ArgumentError(
                     f"{label(name, i)} is on {other.device}, {label('a', i)} on {x.device}", "Move them to one device."
                 )
-    device = arrays_a[0].device if arrays_a else "cpu"
-    chosen = dispatch.choose(dispatch.Request(backend, device), _machine())
-    spans = [_span(x, y, o, w) for x, y, o, w in zip(arrays_a, arrays_b, arrays_out, lams)]
-    if outs is not None:
-        _refuse_overlap(spans, label)
-    if chosen == "reference":
-        _run_reference(arrays_a, arrays_b, arrays_out, lams)
-    else:
-        cpu.run_spans(spans, cpu.isa(), cpu.checked_threads(threads))
+        if x.device != a[0].device:
+            raise ArgumentError(
+                f"{label('a', i)} is on {x.device}, {label('a', 0)} on {a[0].device}", "Move them to one device."
+            )
+
+
+def _run_cuda(
+    a: Sequence[Any], b: Sequence[Any], lams: list[float], outs: Sequence[Any] | None, backend: str | None, label: Label
+) -> list[Any]:
+    """As `multi_lerp_now`, for a list that starts with a CUDA tensor: tensors throughout, of one device."""
+    device = a[0].device
+    given = [a, b] if outs is None else [a, b, outs]
+    if not are_sound(*given):
+        for name, tensors in zip(("a", "b", "out"), given):
+            named = partial(label, name)
+            for i, x in enumerate(tensors):
+                if not is_torch(x):
+                    raise ArgumentError(
+                        f"{named(i)} is a {type(x).__name__}, {label('a', 0)} a tensor on {device}",
+                        "Give torch tensors on one device.",
+                    )
+                check_tensor(x, named, i)
+        check_pairs(a, b, a if outs is None else outs, label)
+    results = [empty_like(x) for x in a] if outs is None else list(outs)
+    chosen = dispatch.backend_for(backend, str(device))
+    _refuse_addresses(a, b, results, label, overlap=outs is not None)
+    module = import_module(f"..backends.{'torch_reference' if chosen == 'reference' else chosen}", __package__)
+    module.multi_lerp(results, a, b, lams)
     return results
 
 
-def _lams(lam: float | Sequence[float], count: int) -> list[float]:
+def _run_interpreter(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], lams: list[float]) -> None:
+    if not all(is_torch(x) for x in (*a, *b, *outs)):
+        raise BackendError("backend 'triton' requested for NumPy arrays", "Give torch tensors.")
+    from ..backends import triton
+
+    triton.multi_lerp(outs, a, b, lams)
+
+
+def checked_lams(lam: float | Sequence[float], count: int) -> list[float]:
+    """lam for each of `count` pairs.
+
+    Raises:
+        ArgumentError: not one number for each, or one that is not finite.
+    """
     given = list(lam) if isinstance(lam, Sequence) and not isinstance(lam, str) else [lam] * count
     if len(given) != count:
         raise ArgumentError(f"lam has {len(given)} values for {count} pairs", "Give one number, or one for each pair.")
     return [checked_lam(value, extrapolate=True) for value in given]
-
-
-def _machine() -> dispatch.Machine:
-    try:
-        from .. import _cpu  # noqa: F401
-    except ImportError:
-        return dispatch.Machine(cpu_extension=False)
-    return dispatch.Machine()
 
 
 def _span(a: Array, b: Array, out: Array, w: float) -> Span:
@@ -138,10 +221,40 @@ def _span(a: Array, b: Array, out: Array, w: float) -> Span:
     )
 
 
-def _refuse_overlap(spans: list[Span], label: Any) -> None:
+def _refuse_overlap(spans: list[Span], label: Label) -> None:
     from .. import _cpu
 
-    clash = _cpu.find_overlap(spans)
+    _refuse(_cpu.find_overlap(spans), label)
+
+
+def _refuse_addresses(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], label: Label, overlap: bool) -> None:
+    """Refuses what a GPU would stop at for good, an element across its own boundary; and outputs that overlap."""
+    import numpy as np
+
+    columns = (outs, a, b)
+    addresses = _rows([[x.data_ptr() for x in tensors] for tensors in columns])
+    widths = _rows([[x.itemsize for x in tensors] for tensors in columns])
+    counts = np.array([x.numel() for x in outs], dtype=np.int64)
+    misaligned = np.argwhere((addresses % widths != 0) & (counts != 0)[:, None])
+    if len(misaligned):
+        i, column = misaligned[0]
+        name = label(("out", "a", "b")[column], int(i))
+        raise ArgumentError(
+            f"{name} starts at address {addresses[i, column]}, not a multiple of its {widths[i, column]}-byte elements",
+            f"Pass {name}.clone().",
+        )
+    if overlap:
+        _refuse(find_overlap(addresses, widths * counts[:, None]), label)
+
+
+def _rows(columns: list[list[int]]) -> Any:
+    """Three lists of T integers as int64 [T, 3]."""
+    import numpy as np
+
+    return np.array(columns, dtype=np.int64).T
+
+
+def _refuse(clash: tuple[int, str, int] | None, label: Label) -> None:
     if clash is not None:
         out, name, other = clash
         raise ArgumentError(

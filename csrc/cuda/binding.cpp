@@ -1,0 +1,75 @@
+// Python passes device addresses, sizes and a stream as integers: nothing of torch is needed to compile this.
+#include <pybind11/pybind11.h>
+
+#include <climits>
+#include <string>
+
+#include "launch.h"
+
+namespace py = pybind11;
+using namespace mi::cuda;
+
+namespace {
+
+// The grid's limit in x, and the most that keeps every offset inside a chunk in 32 bits, the loop's stride included.
+constexpr std::int64_t kMaxChunks = INT_MAX, kMaxChunk = 1 << 29;
+
+template <class T>
+const T* address(std::uint64_t value, const char* name) {
+    if (value == 0 || value % sizeof(T) != 0)
+        throw py::value_error(std::string(name) + ": not an address of " + std::to_string(sizeof(T)) + "-byte values");
+    return reinterpret_cast<const T*>(value);
+}
+
+int type(int code) {
+    if (code < kBF16 || code > kF32) throw py::value_error("dtype codes are 0 (bf16) to 2 (float32)");
+    return code;
+}
+
+void launch_table(int device, std::uint64_t stream, std::uint64_t tensors, std::uint64_t weights,
+                  std::uint64_t chunk_tensor, std::uint64_t chunk_start, std::int64_t chunks, std::int64_t chunk,
+                  int out_dtype, int a_dtype, int b_dtype) {
+    if (chunks < 0 || chunks > kMaxChunks) throw py::value_error("chunks: 0 to 2**31 - 1 in a launch");
+    if (chunk < 1 || chunk > kMaxChunk) throw py::value_error("chunk: 1 to 2**29 elements");
+    const Types types{type(out_dtype), type(a_dtype), type(b_dtype)};
+    if (chunks == 0) return;
+    const Table table{address<std::int64_t>(tensors, "tensors"), address<float>(weights, "weights"),
+                      address<std::int32_t>(chunk_tensor, "chunk_tensor"),
+                      address<std::int64_t>(chunk_start, "chunk_start"), chunk};
+    py::gil_scoped_release unlocked;
+    launch(device, reinterpret_cast<Stream>(stream), table, chunks, types);
+}
+
+int query(Result (*Driver::*call)(int*), const char* name) {
+    const Driver& d = driver();
+    int value = 0;
+    d.check((d.*call)(&value), name);
+    return value;
+}
+
+// (major, minor): which machine code a device runs. Asking makes no context, which would take memory on it.
+py::tuple compute_capability(int ordinal) {
+    constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
+    const Driver& d = driver();
+    Device device;
+    int major = 0, minor = 0;
+    d.check(d.device(&device, ordinal), "cuDeviceGet");
+    d.check(d.attribute(&major, kMajor, device), "cuDeviceGetAttribute");
+    d.check(d.attribute(&minor, kMinor, device), "cuDeviceGetAttribute");
+    return py::make_tuple(major, minor);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m) {
+    m.doc() = "CUDA kernels: a table of chunks interpolated to the contract's bits, in one launch.";
+    m.attr("CUDA_VERSION") = MI_CUDA_VERSION;
+    py::register_exception<Error>(m, "CudaError", PyExc_RuntimeError);
+    m.def("driver_version", [] { return query(&Driver::version, "cuDriverGetVersion"); });
+    m.def("device_count", [] { return query(&Driver::device_count, "cuDeviceGetCount"); });
+    m.def("compute_capability", &compute_capability, py::arg("device"));
+    m.def("prepare", &prepare, py::arg("device"), py::call_guard<py::gil_scoped_release>());
+    m.def("launch", &launch_table, py::arg("device"), py::arg("stream"), py::kw_only(), py::arg("tensors"),
+          py::arg("weights"), py::arg("chunk_tensor"), py::arg("chunk_start"), py::arg("chunks"), py::arg("chunk"),
+          py::arg("out_dtype"), py::arg("a_dtype"), py::arg("b_dtype"));
+}

@@ -1,0 +1,160 @@
+// One chunk of one tensor: what a block of threads does, and all that the kernels hold.
+//
+// A launch works through a table of chunks over all its tensors, one block a chunk, so that ten thousand small tensors
+// cost what one large one does. The code below is told which thread of how many it is and exchanges nothing with the
+// others, so a plain loop over the threads is a faithful run of it on a CPU.
+#pragma once
+#include "format.h"
+
+#if defined(__CUDACC__)
+#define MI_UNROLL _Pragma("unroll")
+#define MI_ROLLED _Pragma("unroll 1")
+#else
+#define MI_UNROLL
+#define MI_ROLLED
+#endif
+
+namespace mi::cuda {
+
+// Device memory, filled by the caller (mi_kernels/backends/table.py). Addresses are aligned to their elements; the
+// output is exactly a or b, or overlaps nothing.
+struct Table {
+    const std::int64_t* tensors;       // [T, 4]: the addresses of out, a and b, and the number of elements
+    const float* weights;              // [T]
+    const std::int32_t* chunk_tensor;  // [C]: which tensor
+    const std::int64_t* chunk_start;   // [C]: from which element
+    std::int64_t chunk;                // elements in a chunk; fewer are left in a tensor's last one
+};
+
+// 32 bits suffice inside a chunk; where it lies takes 64, as tensors may have more than 2^31 elements.
+struct Piece {
+    char* out;
+    const char *a, *b;
+    int n;
+    float w;
+};
+
+constexpr int kThreads = 256;  // of a block
+
+struct Worker {
+    int index, count;  // this thread, among those of the block
+};
+
+MI_INLINE Piece piece(const Table& table, std::int64_t index, int out_size, int a_size, int b_size) {
+    std::int32_t tensor = table.chunk_tensor[index];
+    std::int64_t start = table.chunk_start[index];
+    const std::int64_t* row = table.tensors + 4 * std::int64_t(tensor);
+    std::int64_t left = row[3] - start;
+    return {reinterpret_cast<char*>(row[0]) + start * out_size, reinterpret_cast<const char*>(row[1]) + start * a_size,
+            reinterpret_cast<const char*>(row[2]) + start * b_size, int(left < table.chunk ? left : table.chunk),
+            table.weights[tensor]};
+}
+
+// Operations: from the bits of one element of each input to those of the output; vectors follow from that.
+
+// FromA is Weight::from_a made a constant, which takes the choice out of the loop.
+template <class Format, bool FromA>
+struct Lerp {
+    using Bits = typename Format::Bits;
+    static constexpr bool kReadsB = true;
+    MI_INLINE Bits apply(Bits a, Bits b, float coefficient) {
+        const Weight<One> w{coefficient, FromA};
+        return Format::narrow(lerp<One>(Format::widen(a), Format::widen(b), w));
+    }
+};
+
+template <class Bits_>
+struct Copy {
+    using Bits = Bits_;
+    static constexpr bool kReadsB = false;
+    MI_INLINE Bits apply(Bits a, Bits, float) { return a; }
+};
+
+template <class Operation>
+MI_INLINE typename Operation::Bits apply(typename Operation::Bits a, typename Operation::Bits b, float coefficient) {
+    return Operation::apply(a, b, coefficient);
+}
+
+template <class Operation>
+MI_INLINE Vector apply(const Vector& a, const Vector& b, float coefficient) {
+    using Bits = typename Operation::Bits;
+    constexpr int kBits = 8 * sizeof(Bits), kInWord = 4 / sizeof(Bits);
+    Vector out;
+    MI_UNROLL
+    for (int i = 0; i < 4; ++i) {
+        out.word[i] = 0;
+        MI_UNROLL
+        for (int k = 0; k < kInWord; ++k) {
+            Bits x = Bits(a.word[i] >> (k * kBits)), y = Bits(b.word[i] >> (k * kBits));
+            out.word[i] |= std::uint32_t(Operation::apply(x, y, coefficient)) << (k * kBits);
+        }
+    }
+    return out;
+}
+
+// `n` units (vectors or elements), neighbours going to neighbouring threads. Four of each input are asked for before
+// the first is used: 128 bytes in flight a thread, 160 KiB over the 1280 threads of a multiprocessor. An H100 needs
+// some 20 KiB on each to keep its memory busy (3.35 TB/s, 0.8 us of latency, 132 multiprocessors).
+constexpr int kInFlight = 4;
+
+template <class Operation, class Unit>
+MI_INLINE void walk(Unit* out, const Unit* a, const Unit* b, int n, float coefficient, Worker me) {
+    int i = me.index;
+    MI_ROLLED
+    for (; i + (kInFlight - 1) * me.count < n; i += kInFlight * me.count) {
+        Unit x[kInFlight], y[kInFlight];
+        MI_UNROLL
+        for (int k = 0; k < kInFlight; ++k) {
+            x[k] = load(a + i + k * me.count);
+            y[k] = Operation::kReadsB ? load(b + i + k * me.count) : x[k];
+        }
+        MI_UNROLL
+        for (int k = 0; k < kInFlight; ++k) store(out + i + k * me.count, apply<Operation>(x[k], y[k], coefficient));
+    }
+    MI_ROLLED
+    for (; i < n; i += me.count) {
+        Unit x = load(a + i);
+        Unit y = Operation::kReadsB ? load(b + i) : x;
+        store(out + i, apply<Operation>(x, y, coefficient));
+    }
+}
+
+// Elements up to the first 16-byte boundary, vectors, and the elements left. Arrays that lie differently within 16
+// bytes have no common boundary: elements throughout.
+template <class Operation>
+MI_INLINE void run(char* out_, const char* a_, const char* b_, int n, float coefficient, Worker me) {
+    using Bits = typename Operation::Bits;
+    constexpr int kSize = sizeof(Bits), kInVector = 16 / kSize;
+    Bits* out = reinterpret_cast<Bits*>(out_);
+    const Bits *a = reinterpret_cast<const Bits*>(a_), *b = reinterpret_cast<const Bits*>(b_);
+    std::uintptr_t at = reinterpret_cast<std::uintptr_t>(out);
+    std::uintptr_t differ = (at ^ reinterpret_cast<std::uintptr_t>(a)) | (at ^ reinterpret_cast<std::uintptr_t>(b));
+    int head = differ % 16 != 0 ? n : int(-at % 16) / kSize;
+    if (head > n) head = n;
+    int vectors = (n - head) / kInVector, done = head + vectors * kInVector;
+    walk<Operation>(out, a, b, head, coefficient, me);
+    walk<Operation>(reinterpret_cast<Vector*>(out + head), reinterpret_cast<const Vector*>(a + head),
+                    reinterpret_cast<const Vector*>(b + head), vectors, coefficient, me);
+    walk<Operation>(out + done, a + done, b + done, n - done, coefficient, me);
+}
+
+template <class Bits>
+MI_INLINE void copy(const Piece& p, const char* from, Worker me) {
+    if (from != p.out) run<Copy<Bits>>(p.out, from, from, p.n, 0.0f, me);
+}
+
+// One format throughout.
+template <class Format>
+MI_INLINE void run_chunk(const Table& table, std::int64_t index, Worker me) {
+    constexpr int kSize = sizeof(typename Format::Bits);
+    const Piece p = piece(table, index, kSize, kSize, kSize);
+    const Weight<One> w = weight<One>(p.w);
+    if (p.w == 0.0f || p.w == 1.0f)
+        copy<typename Format::Bits>(p, p.w == 0.0f ? p.a : p.b, me);
+    else if (w.from_a)
+        run<Lerp<Format, true>>(p.out, p.a, p.b, p.n, w.coefficient, me);
+    else
+        run<Lerp<Format, false>>(p.out, p.a, p.b, p.n, w.coefficient, me);
+}
+
+}  // namespace mi::cuda

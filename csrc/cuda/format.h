@@ -1,0 +1,96 @@
+// bf16, float16 and float32 as a GPU thread meets them: single elements, and 16 bytes at once.
+//
+// Everything here also compiles as plain C++, where it gives the same bits: that is how the tests run it without a GPU.
+#pragma once
+#include "../bf16.h"
+#include "../f16.h"
+#include "../lerp.h"
+#include "../one.h"
+
+namespace mi::cuda {
+
+enum Type : int { kBF16 = 0, kF16 = 1, kF32 = 2 };
+
+MI_INLINE int item_size(int type) { return type == kF32 ? 4 : 2; }
+
+// What one instruction moves: 16 bytes, the most a thread can. Words hold elements in memory order.
+struct alignas(16) Vector {
+    std::uint32_t word[4];
+};
+
+// Every byte is read once and written once, so on the device both go past the caches' favourites (.cs, evict first).
+// Never the read-only path (.nc): the output may be one of the inputs.
+MI_INLINE Vector load(const Vector* p) {
+#if defined(__CUDA_ARCH__)
+    uint4 v = __ldcs(reinterpret_cast<const uint4*>(p));
+    return {{v.x, v.y, v.z, v.w}};
+#else
+    return *p;
+#endif
+}
+
+MI_INLINE void store(Vector* p, const Vector& v) {
+#if defined(__CUDA_ARCH__)
+    __stcs(reinterpret_cast<uint4*>(p), make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]));
+#else
+    *p = v;
+#endif
+}
+
+template <class Bits>
+MI_INLINE Bits load(const Bits* p) {
+#if defined(__CUDA_ARCH__)
+    return __ldcs(p);
+#else
+    return *p;
+#endif
+}
+
+template <class Bits>
+MI_INLINE void store(Bits* p, Bits bits) {
+#if defined(__CUDA_ARCH__)
+    __stcs(p, bits);
+#else
+    *p = bits;
+#endif
+}
+
+// A format: its bits in memory, and its way to float32 and back (one rounding, NaN canonical).
+
+struct BF16 {
+    using Bits = std::uint16_t;
+    MI_INLINE float widen(Bits bits) { return One::floats(std::uint32_t(bits) << 16); }
+    MI_INLINE Bits narrow(float r) { return Bits(round_to_bf16_high<One>(r) >> 16); }
+};
+
+// The device converts float16 itself: to nearest even, subnormals kept, overflow to inf (PTX ISA, cvt). Only its NaN,
+// 0x7FFF, is not the contract's.
+struct F16 {
+    using Bits = std::uint16_t;
+    MI_INLINE float widen(Bits bits) {
+#if defined(__CUDA_ARCH__)
+        float f;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(bits));
+        return f;
+#else
+        return One::floats(f16_to_f32_bits(bits));
+#endif
+    }
+    MI_INLINE Bits narrow(float r) {
+#if defined(__CUDA_ARCH__)
+        Bits bits;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(r));
+        return r != r ? kNanF16 : bits;
+#else
+        return f32_bits_to_f16(One::bits(r));
+#endif
+    }
+};
+
+struct F32 {
+    using Bits = std::uint32_t;
+    MI_INLINE float widen(Bits bits) { return One::floats(bits); }
+    MI_INLINE Bits narrow(float r) { return One::bits(canonical<One>(r)); }
+};
+
+}  // namespace mi::cuda
