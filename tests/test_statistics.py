@@ -199,6 +199,73 @@ def test_rank_does_not_depend_on_pieces(piece: int, monkeypatch: pytest.MonkeyPa
     assert kth_largest_difference(reader(fmt, x), reader(fmt, base), 5000, 1000) == want
 
 
+@pytest.fixture(params=["bracket", "counting"])
+def small_samples(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples of 256 elements in runs of 16, so that small tensors are sampled too; or none that is ever right."""
+    monkeypatch.setattr(statistics, "_SAMPLE", 256)
+    monkeypatch.setattr(statistics, "_RUN", 16)
+    if request.param == "counting":
+        monkeypatch.setattr(statistics, "_bracket", lambda *_: (1, 0))
+
+
+@pytest.mark.usefixtures("small_samples")
+@pytest.mark.parametrize("case", CASES)
+def test_any_rank_by_either_way(isa: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ISA_VARIABLE, isa)
+    monkeypatch.setattr(statistics, "PIECE", 1500)
+    n = 6001
+    fmt, x, base = data(case, n)
+    for k in (1, 2, n // 50, n // 5, n // 2, n - 1, n):
+        found = kth_largest_difference(reader(fmt, x), reader(fmt, base), n, k)
+        want = rank(wide(fmt, x), wide(fmt, base), k).view(np.float32)
+        assert found == want or (np.isnan(found) and np.isnan(want)), (case, k)
+
+
+@pytest.mark.usefixtures("small_samples")
+@pytest.mark.parametrize("order", ["ascending", "descending", "hidden"])
+def test_a_sample_that_misleads(order: str) -> None:
+    """Values in order, and values that stand only where no run of the sample looks."""
+    n = 20_000
+    x = np.sort(np.abs(wide(F32, moderate_bits(F32, n, 1))))
+    if order == "descending":
+        x = x[::-1].copy()
+    if order == "hidden":
+        x = np.full(n, 1.0, np.float32)
+        for first in np.linspace(0, n - 16, 16)[:-1].astype(int):
+            x[first + 100 : first + 900] = np.linspace(2, 3, 800, dtype=np.float32)
+    zero = np.zeros_like(x)
+    operands = reader(F32, x.view(np.uint32)), reader(F32, zero.view(np.uint32))
+    for k in (1, n // 5, n // 2, n // 2 + 3000, n - 7, n):
+        assert kth_largest_difference(*operands, n, k) == rank(x, zero, k).view(np.float32)
+
+
+@pytest.mark.parametrize("case", ["moderate", "float32_bits", "equal"])
+def test_any_rank_of_a_large_tensor(case: str) -> None:
+    n = 300_001
+    fmt, x, base = data(case, n)
+    for k in (1, n // 5, n):
+        found = kth_largest_difference(reader(fmt, x), reader(fmt, base), n, k)
+        want = rank(wide(fmt, x), wide(fmt, base), k).view(np.float32)
+        assert found == want or (np.isnan(found) and np.isnan(want)), (case, k)
+
+
+def test_select_writes_no_more_than_it_has_room_for(isa: str) -> None:
+    x, base = moderate_bits(F32, 5001, 1), np.zeros(5001, np.uint32)
+    magnitudes = x & np.uint32(0x7FFFFFFF)
+    low, high = (int(v) for v in np.sort(magnitudes)[[1000, 3000]])
+    within = magnitudes[(magnitudes >= low) & (magnitudes <= high)]
+    for room, at in ((5001, 0), (2001, 0), (2101, 100), (2000, 0), (7, 3), (5, 5), (0, 0)):
+        found = np.full(room + 16, 0xA5A5A5A5, np.uint32)
+        count = _cpu.select((x, 0, 2), (base, 0, 2), 5001, low, high, found[:room], at, isa)
+        assert count == ((magnitudes > high).sum(), within.size)
+        kept = min(within.size, room - at)
+        np.testing.assert_array_equal(found[at : at + kept], within[:kept])
+        assert (found[:at] == 0xA5A5A5A5).all()
+        assert (found[room:] == 0xA5A5A5A5).all()
+    with pytest.raises(ValueError, match="beyond"):
+        _cpu.select((x, 0, 2), (base, 0, 2), 5001, low, high, np.zeros(3, np.uint32), 4, isa)
+
+
 def test_histograms_count_every_element(isa: str) -> None:
     x, base = random_bits(F32, 5001, 1), random_bits(F32, 5001, 2)
     high = np.zeros(1 << 16, np.uint64)
