@@ -107,7 +107,7 @@ class MergeRecipe:
     def _slice(self, name: str, place: Place, depth: int) -> tuple[Slice, float]:
         """The slice a tensor belongs to, and its depth within it from 0 to 1.
 
-        Outside the layers the depth is 0: embeddings are the first slice's, what stands behind the layers the last one's.
+        Outside the layers the depth is 0: embeddings are the first slice's, what follows the layers is the last one's.
         """
         slices = self.slices or (Slice(0, None, tuple({} for _ in self.models), {}),)
         if slices[-1].stop not in (None, depth):

@@ -63,6 +63,8 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
             raise ArgumentError(f"{where}: base_model {base} is in no slice", "Remove it, or add it to the slices.")
         parts = [{"sources": [*parts[0]["sources"], {"model": base}]}]  # as mergekit does
         models = (*models, base)
+    if not models:
+        raise ArgumentError(f"{where}: names no model besides the base_model", f"{method} needs one.")
     slices = tuple(_slice(part, models, method, sliced, where) for part in parts)
     if sliced:
         _check_stacking(slices, where)
