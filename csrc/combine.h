@@ -1,8 +1,9 @@
 // Several models in one: the formulas over K tensors x[0] .. x[K-1], all in float32, each operation rounded once.
 //
 // Affine (weighted average, weights that sum to 1). m is the last index with the largest weight:
-//     r = x[m];  for k != m, ascending:  r = fma(w[k], x[k] - x[m], r)
-// With two models and w[0] = 1 - w[1] this is lerp(x[0], x[1], w[1]), bit for bit.
+//     r = x[m];  ascending:  r = fma(-w[k], x[m] - x[k], r) for k < m,  fma(w[k], x[k] - x[m], r) for k > m
+// The difference is always the later model's minus the earlier one's: with two models, w[0] = 1 - w[1] and w[1] > -0.5,
+// this is lerp(x[0], x[1], w[1]) bit for bit, the sign of zeros included.
 //
 // Sum (weights taken as they are):
 //     r = w[0] * x[0];  then  r = fma(w[k], x[k], r)
@@ -51,8 +52,8 @@ template <class L, class X>
 MI_INLINE typename L::F affine(const Combine& c, const X& x) {
     const typename L::F largest = x(c.largest);
     typename L::F r = largest;
-    for (int k = 0; k < c.models; ++k)
-        if (k != c.largest) r = L::fma(L::splat_float(c.weight[k]), L::sub(x(k), largest), r);
+    for (int k = 0; k < c.largest; ++k) r = L::fma(L::splat_float(-c.weight[k]), L::sub(largest, x(k)), r);
+    for (int k = c.largest + 1; k < c.models; ++k) r = L::fma(L::splat_float(c.weight[k]), L::sub(x(k), largest), r);
     return r;
 }
 
@@ -110,7 +111,7 @@ MI_INLINE typename L::F ties(const Combine& c, const X& x) {
     return elect<L>(c, base, [&](int k) { return t[k]; });
 }
 
-// x(0) is the base, x(k) the thinned task vectors: see cpu/combine.h.
+// x(0) is the base, x(k) the thinned task vectors: see cpu/combine_loop.h.
 template <class L, class X>
 MI_INLINE typename L::F dare(const Combine& c, const X& x) {
     return elect<L>(c, x(0), x);

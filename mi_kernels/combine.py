@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from .alignment import Alignment, Row
 from .checkpoint import Checkpoint
@@ -10,10 +11,13 @@ from .checkpoint import Tensor as Input
 from .inputs import Inputs
 from .masks import select
 from .merge_recipe import MergeRecipe
-from .methods import METHODS, Parameters, Tensor
+from .methods import AFFINE, METHODS, Parameters, Tensor
 from .names import layer_count, places
 from .statistics import Operand, Reader, in_parallel
 from .stream import Source
+
+if TYPE_CHECKING:
+    from ._cpu import Formula
 
 
 def combined_sources(
@@ -45,7 +49,7 @@ def combined_sources(
             def work() -> None:
                 readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
                 tensor = Tensor(row.name, row.inputs[0].elements, readers)
-                sources[row.name] = Source(row.inputs, formula=method.formula(tensor, p))
+                sources[row.name] = _source(row, method.formula(tensor, p))
 
             return work
 
@@ -53,6 +57,12 @@ def combined_sources(
         parameters.sort(key=lambda item: -item[0].inputs[0].nbytes)
         in_parallel([task(row, p) for row, p in parameters], threads if method.reads else 1)
     return sources
+
+
+def _source(row: Row, formula: Formula) -> Source:
+    if formula["formula"] == AFFINE and len(row.inputs) == 2:
+        return Source(row.inputs, (formula["weights"][1],))  # lerp, which copies where a weight is 1
+    return Source(row.inputs, formula=formula)
 
 
 def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:

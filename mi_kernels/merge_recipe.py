@@ -16,7 +16,8 @@ from .names import Place
 from .recipe import Recipe
 from .settings import Setting, check, evaluate
 
-_DEFAULTS: dict[str, Setting] = {"weight": 1.0, "density": 1.0, "scale": 1.0, "lam": None, "seed": 0}
+_DEFAULTS: dict[str, Setting] = {"weight": 1.0, "density": 1.0, "scale": 1.0}
+_PARAMETERS = ("weight", "density", "scale", "normalize", "lam", "seed")
 _PAIR_KEYS = ("lam", "layers", "modules", "rules", "extrapolate")
 _KEYS = (
     "method",
@@ -54,6 +55,7 @@ class MergeRecipe:
         base: the model that task vectors start from.
         slices: settings by layer; the whole model is one slice where they do not differ.
         settings: what holds where a slice says nothing.
+        defaults: what holds where neither does.
         pair: lam, masks and rules of "lerp".
         layers, modules: masks for the other methods; what they leave out keeps the first model's bytes.
         dtype: of the output; None keeps the first model's (the base's, where there is one).
@@ -65,6 +67,7 @@ class MergeRecipe:
     base: str | None = None
     slices: tuple[Slice, ...] = ()
     settings: Mapping[str, Setting] = field(default_factory=dict)
+    defaults: Mapping[str, Setting] = field(default_factory=lambda: _DEFAULTS)
     pair: Recipe | None = None
     layers: Layers = None
     modules: Modules = None
@@ -77,35 +80,44 @@ class MergeRecipe:
         Raises:
             ArgumentError: a parameter has no value for this tensor, or one that cannot be used.
         """
-        part, t = self._slice(place, depth)
+        method, models = METHODS[self.method], range(len(self.models))
+        part, t = self._slice(name, place, depth)
 
-        def value(key: str, model: int | None) -> float | bool:
-            places = [part.settings, self.settings, _DEFAULTS]
+        def value(key: str, model: int | None) -> float:
+            places = [part.settings, self.settings, self.defaults, {"normalize": method.normalize}]
             if model is not None:
                 places.insert(0, part.by_model[model])
             for settings in places:
-                found = evaluate(settings[key], name, t) if settings.get(key) is not None else None
+                truth = key == "normalize"
+                found = evaluate(settings[key], name, t, truth) if settings.get(key) is not None else None
                 if found is not None:
                     return found
             raise ArgumentError(f"{name}: {key} has no value", f"Give {key} a value that holds for every tensor.")
 
-        method, models = METHODS[self.method], range(len(self.models))
         uses = method.settings
-        normalize = part.settings.get("normalize", self.settings.get("normalize", method.normalize))
         return Parameters(
-            weights=[float(value("weight", k)) for k in models] if "weight" in uses else [1.0 for _ in models],
-            densities=[float(value("density", k)) for k in models] if "density" in uses else [],
-            scale=float(value("scale", None)) if "scale" in uses else 1.0,
-            normalize=bool(evaluate(normalize, name, t)),
+            weights=[value("weight", k) for k in models] if "weight" in uses else [1.0 for _ in models],
+            densities=[value("density", k) for k in models] if "density" in uses else [],
+            scale=value("scale", None) if "scale" in uses else 1.0,
+            normalize=bool(value("normalize", None)),
             lam=checked_lam(value("lam", None)) if "lam" in uses else 0.5,
-            seed=int(value("seed", None)) if "seed" in uses else 0,
+            seed=self.settings.get("seed", 0),
         )
 
-    def _slice(self, place: Place, depth: int) -> tuple[Slice, float]:
-        """The slice a tensor belongs to, and its depth within it from 0 to 1; outside the layers, the first one's 0."""
+    def _slice(self, name: str, place: Place, depth: int) -> tuple[Slice, float]:
+        """The slice a tensor belongs to, and its depth within it from 0 to 1.
+
+        Outside the layers the depth is 0: embeddings are the first slice's, what follows the layers is the last one's.
+        """
         slices = self.slices or (Slice(0, None, tuple({} for _ in self.models), {}),)
+        if slices[-1].stop not in (None, depth):
+            raise ArgumentError(
+                f"the slices end at layer {slices[-1].stop}, and the models have {depth} layers",
+                "The slices must cover every layer.",
+            )
         if place.layer is None:
-            return slices[0], 0.0
+            before = place.module == "embed" or (place.module == "norm" and "embed" in name)
+            return slices[0 if before else -1], 0.0
         for part in slices:
             stop = depth if part.stop is None else part.stop
             if part.start <= place.layer < stop:
@@ -122,7 +134,7 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
     """
     _check_keys(content, _KEYS, where)
     method = content.get("method")
-    if method != "lerp" and method not in METHODS:
+    if not isinstance(method, str) or (method != "lerp" and method not in METHODS):
         raise ArgumentError(f"{where}: method {method!r} is unknown", f"Use lerp, {', '.join(METHODS)}.")
     models, by_model = _models(content.get("models"), where)
     dtype, copy_from = content.get("dtype"), content.get("copy_from", "thinking")
@@ -134,16 +146,18 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
         if len(models) != 2 or any(by_model):
             raise ArgumentError(f"{where}: lerp takes two models, INSTRUCT and THINKING", "Name two, and give `lam`.")
         pair = Recipe.from_dict({key: content[key] for key in _PAIR_KEYS if key in content})
+        _check_text(where, dtype=dtype, copy_from=copy_from)
         return MergeRecipe(method, models, pair=pair, dtype=dtype, copy_from=copy_from)
     spec = METHODS[method]
-    settings = {
-        key: content[key] for key in ("weight", "density", "scale", "normalize", "lam", "seed") if key in content
-    }
-    _refuse(content, {"rules", "extrapolate"} | ({*_DEFAULTS, "normalize"} - spec.settings), method, where)
+    settings = {key: content[key] for key in _PARAMETERS if key in content}
+    _refuse(content, {"rules", "extrapolate"} | ({*_PARAMETERS} - spec.settings), method, where)
     for k, given in enumerate(by_model):
         _refuse(given, {"weight", "density"} - spec.settings, method, f"{where}: {models[k]}")
     for key, setting in (*settings.items(), *(item for given in by_model for item in given.items())):
-        check(setting, f"{where}: {key}")
+        if key == "seed" and type(setting) is not int:
+            raise ArgumentError(f"{where}: seed {setting!r} is not a whole number", "Give one, such as 42.")
+        if key != "seed":
+            check(setting, f"{where}: {key}", truth=key == "normalize")
     return checked(
         MergeRecipe(
             method,
@@ -151,11 +165,10 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
             base,
             (Slice(0, None, by_model, {}),),
             settings,
-            None,
-            content.get("layers"),
-            content.get("modules"),
-            dtype,
-            copy_from,
+            layers=content.get("layers"),
+            modules=content.get("modules"),
+            dtype=dtype,
+            copy_from=copy_from,
         ),
         where,
     )
@@ -165,8 +178,9 @@ def checked(recipe: MergeRecipe, where: str) -> MergeRecipe:
     """`recipe`, if its method can take its models.
 
     Raises:
-        ArgumentError: too few or too many models, a base that is missing or not wanted.
+        ArgumentError: too few or too many models, a base that is missing or not wanted, a dtype that is no text.
     """
+    _check_text(where, dtype=recipe.dtype, copy_from=recipe.copy_from)
     method, count = METHODS[recipe.method], len(recipe.models)
     if not method.least <= count <= method.most:
         wanted = f"{method.least}" if method.least == method.most else f"{method.least} to {method.most}"
@@ -231,6 +245,12 @@ def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str,
         names.append(entry["model"])
         by_model.append({key: value for key, value in entry.items() if key != "model"})
     return tuple(names), tuple(by_model)
+
+
+def _check_text(where: str, **values: Any) -> None:
+    for key, value in values.items():
+        if value is not None and not isinstance(value, str):
+            raise ArgumentError(f"{where}: {key} {value!r} is not text", "Write a word.")
 
 
 def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -3,7 +3,7 @@
 linear, task_arithmetic, ties, dare_ties, slerp and model_stock, with per-model and global parameters, gradients,
 filters, and `slices` that keep every layer in its place. What is not supported is refused by name before any work.
 Arithmetic is ours: float32 throughout, rounded once at the end, whatever `dtype` says; `out_dtype`, else `dtype`, is
-what is written.
+what is written. Meaning and defaults are those of mergekit 0.1.5 (config.py, plan.py, parameter_resolver.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ _REASONS = {
     "modules": "per-module configurations are not supported",
 }
 _RENAMED = {"lambda": "scale", "t": "lam", "weight": "weight", "density": "density", "normalize": "normalize"}
-_IGNORED = {"int8_mask"}  # how mergekit stores its masks: no effect on the result
+_DEFAULTS = {"density": 1.0, "scale": 1.0}  # mergekit has none for weights
+# What changes nothing, or only where it has this value: how mergekit stores masks, a density where nothing is trimmed.
+_IGNORED: dict[str, dict[str, bool | None]] = {
+    "task_arithmetic": {"int8_mask": None, "density": None, "rescale": None},
+    "ties": {"int8_mask": None, "rescale": False},
+    "dare_ties": {"int8_mask": None, "rescale": True},  # ours divides by the density, as the paper does
+    "model_stock": {"filter_wise": False},
+}
 
 
 def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
@@ -46,23 +53,37 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
     if bool(content.get("models")) == bool(content.get("slices")):
         raise ArgumentError(f"{where}: needs either models or slices", "Give one of them.")
     if content.get("models"):
-        parts: list[Mapping[str, Any]] = [{"sources": content["models"]}]
+        parts: list[Mapping[str, Any]] = [{"sources": _list(content["models"], f"{where}: models")}]
     else:
         parts = _list(content["slices"], f"{where}: slices")
-    models = _models_of(parts, base, where)
-    slices = tuple(_slice(part, models, method, where) for part in parts)
-    if content.get("slices"):
+    sliced = bool(content.get("slices"))
+    models = _models_of(parts, None if method == "linear" else base, where)
+    if method == "linear" and base is not None and base not in models:
+        if sliced:
+            raise ArgumentError(f"{where}: base_model {base} is in no slice", "Remove it, or add it to the slices.")
+        parts = [{"sources": [*parts[0]["sources"], {"model": base}]}]  # as mergekit does
+        models = (*models, base)
+    if not models:
+        raise ArgumentError(f"{where}: names no model besides the base_model", f"{method} needs one.")
+    slices = tuple(_slice(part, models, method, sliced, where) for part in parts)
+    if sliced:
         _check_stacking(slices, where)
     settings = _settings(content.get("parameters"), method, f"{where}: parameters")
-    copy_from = _tokenizer(content.get("tokenizer_source"), base, models, where)
+    origin = base  # mergekit takes config and tokenizer of the base, and without one those of any model
     if method == "slerp":  # mergekit starts from the base, whichever stands first
         if base is None or len(models) != 1:
             raise ArgumentError(f"{where}: slerp takes a base_model and one other model", "Name the two.")
         models = (base, *models)
         slices = tuple(s._replace(by_model=({}, *s.by_model)) for s in slices)
+    if not METHODS[method].base:
         base = None
+    copy_from = _tokenizer(content.get("tokenizer_source"), origin, base, models, where)
+    defaults = {**_DEFAULTS, "normalize": METHODS[method].normalize and method != "dare_ties"}
     dtype = content.get("out_dtype") or content.get("dtype")
-    return checked(MergeRecipe(method, models, base, slices, settings, dtype=dtype, copy_from=copy_from), where)
+    if isinstance(dtype, str):
+        dtype = dtype.removeprefix("torch.")
+    recipe = MergeRecipe(method, models, base, slices, settings, defaults, dtype=dtype, copy_from=copy_from)
+    return checked(recipe, where)
 
 
 def _list(value: Any, where: str) -> list[Mapping[str, Any]]:
@@ -72,9 +93,13 @@ def _list(value: Any, where: str) -> list[Mapping[str, Any]]:
 
 
 def _reference(value: Any, where: str) -> str:
-    """A model as text: `path`, `path+lora`, or mergekit's mapping with path and revision."""
-    if isinstance(value, Mapping) and set(value) == {"model"}:
-        value = value["model"]
+    """A model as text, PATH[@REVISION][+ADAPTER]: from text, or from mergekit's mappings of the same."""
+    if isinstance(value, Mapping) and "model" in value:
+        unknown = sorted(str(key) for key in value if key not in ("model", "lora") and value[key] is not None)
+        if unknown:
+            raise ArgumentError(f"{where}: {unknown[0]} is not supported", "Run this configuration with mergekit.")
+        adapter = f"+{_reference(value['lora'], where)}" if value.get("lora") else ""
+        return _reference(value["model"], where) + adapter
     if isinstance(value, Mapping) and isinstance(value.get("path"), str) and not set(value) - {"path", "revision"}:
         return f"{value['path']}@{value['revision']}" if value.get("revision") else str(value["path"])
     if not isinstance(value, str):
@@ -91,22 +116,31 @@ def _models_of(parts: list[Mapping[str, Any]], base: str | None, where: str) -> 
     return tuple(m for m in found if m != base)
 
 
-def _slice(part: Mapping[str, Any], models: tuple[str, ...], method: str, where: str) -> Slice:
+def _slice(part: Mapping[str, Any], models: tuple[str, ...], method: str, sliced: bool, where: str) -> Slice:
     for key in part:
-        if key not in ("sources", "parameters"):
+        if part[key] is not None and key not in ("sources", "parameters"):
             raise ArgumentError(f"{where}: slices: {key} is not supported", "Run this configuration with mergekit.")
     ranges: set[tuple[int, int]] = set()
     by_model: dict[str, Mapping[str, Setting]] = {}
     for source in _list(part["sources"], f"{where}: sources"):
         for key in source:
-            if key not in ("model", "parameters", "layer_range"):
+            if key not in (("model", "parameters", "layer_range") if sliced else ("model", "parameters")):
                 raise ArgumentError(
-                    f"{where}: sources: {key} is not supported", "Run this configuration with mergekit."
+                    f"{where}: {'sources' if sliced else 'models'}: {key} is not supported",
+                    "Run this configuration with mergekit.",
                 )
         name = _reference(source.get("model"), where)
-        if "layer_range" in source:
-            ranges.add(_range(source["layer_range"], where))
+        if name in by_model:
+            raise ArgumentError(f"{where}: {name} is named twice", "Name each model once.")
+        if sliced:
+            ranges.add(_range(source.get("layer_range"), where))
         by_model[name] = _settings(source.get("parameters"), method, f"{where}: {name}")
+        shared = sorted(set(by_model[name]) - {"weight", "density"})
+        if shared:
+            raise ArgumentError(
+                f"{where}: {name}: only weight and density belong to one model",
+                "Put the others in the parameters of all.",
+            )
     missing = [m for m in models if m not in by_model]
     if missing:
         raise ArgumentError(f"{where}: a slice leaves out {missing[0]}", "Every slice must hold every model.")
@@ -144,32 +178,32 @@ def _settings(given: Any, method: str, where: str) -> dict[str, Setting]:
         return {}
     if not isinstance(given, Mapping):
         raise ArgumentError(f"{where}: is not a mapping of parameters", "Write `weight: 0.5`, and so on.")
-    known = METHODS[method].settings
+    known, ignored = METHODS[method].settings, _IGNORED.get(method, {})
     settings = {}
     for key, value in given.items():
         ours = _RENAMED.get(key)
-        if key in _IGNORED:
+        if key in ignored and ignored[key] in (None, value):
             continue
-        if key == "rescale" and value in (False, None) and method in ("ties", "task_arithmetic"):
-            continue  # their default
-        if key == "rescale" and value is True and method == "dare_ties":
-            continue  # ours divides by the density, as the paper does
         if ours is None or ours not in known:
-            raise ArgumentError(f"{where}: {key} is not supported for {method}", "Run it with mergekit, or remove it.")
-        check(value, f"{where}: {key}")
+            shown = f"{key}: {value}" if isinstance(value, bool) else key
+            raise ArgumentError(f"{where}: {shown} is not supported for {method}", "Remove it, or run mergekit.")
+        check(value, f"{where}: {key}", truth=key == "normalize")
         settings[ours] = value
     return settings
 
 
-def _tokenizer(source: Any, base: str | None, models: tuple[str, ...], where: str) -> str:
-    """Whose small files are copied: mergekit takes the base's, else the first model's."""
-    default = "base" if base is not None else "instruct"
-    if source is None or source == "base":
-        return default
-    name = _reference(source, where) if source != "union" else source
-    places = {models[0]: "instruct", models[-1]: "thinking", **({base: "base"} if base else {})}
+def _tokenizer(source: Any, origin: str | None, base: str | None, models: tuple[str, ...], where: str) -> str:
+    """Whose small files are copied: `origin`'s (the base_model's), else the first model's, unless `source` names one.
+
+    Args:
+        base: the recipe's base, where its method has one.
+    """
+    if source == "base" and origin is None:
+        raise ArgumentError(f"{where}: tokenizer_source is base, and there is no base_model", "Name a model.")
+    name = (origin or models[0]) if source in (None, "base") else _reference(source, where)
+    places = {models[-1]: "thinking", models[0]: "instruct", **({base: "base"} if base else {})}
     if name not in places:
         raise ArgumentError(
-            f"{where}: tokenizer_source {name!r} is not supported", "Name the base or one of the models."
+            f"{where}: tokenizer_source {name!r} is not supported", "Name the base, the first or the last model."
         )
     return places[name]

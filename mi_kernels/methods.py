@@ -14,9 +14,10 @@ slerp            sum with sin((1 - lam) o) / sin(o) and sin(lam o) / sin(o), o t
 model_stock      task with weights 1/K and scale K c / (1 + (K - 1) c), c the mean cosine between the task vectors;
                  scale 0 where that denominator is within 1e-6 of 0               (Jang et al. 2024)
 
-Weights are float32, computed in float64 and rounded once. For affine, the first model's weight is 1 minus the others,
-so that two models give exactly `lerp`. Thresholds keep every element that ties with the last one kept, as the authors'
-code does, so that equal magnitudes never depend on an order. Angles are computed in float64.
+Weights are float32, computed in float64 and rounded once. For affine, the first model's weight is 1 minus the others.
+Two models are interpolated by `lerp` itself: the same bits, and copies where a weight is 1. Thresholds keep every
+element that ties with the last one kept, as the authors' code does, so that equal magnitudes never depend on an order.
+Angles are computed in float64.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .errors import ArgumentError
-from .statistics import Moments, Reader, kth_largest_difference, moments
+from .statistics import Reader, kth_largest_difference, moments
 
 if TYPE_CHECKING:
     from ._cpu import Formula
 
-_AFFINE, _SUM, _TASK, _TIES, _DARE = range(5)
+AFFINE, SUM, TASK, TIES, DARE = range(5)  # csrc/combine.h
 _COLLINEAR = 0.9995  # as mergekit and most implementations
 _SINGULAR = 1e-6
 MAX_MODELS = 16
@@ -100,29 +101,29 @@ def affine_weights(weights: Sequence[float]) -> list[float]:
 
 
 def _average(tensor: Tensor, p: Parameters) -> Formula:
-    return {"formula": _AFFINE, "weights": affine_weights([1 / len(tensor.readers)] * len(tensor.readers))}
+    return {"formula": AFFINE, "weights": affine_weights([1 / len(tensor.readers)] * len(tensor.readers))}
 
 
 def _linear(tensor: Tensor, p: Parameters) -> Formula:
     if not p.normalize:
-        return {"formula": _SUM, "weights": list(p.weights)}
+        return {"formula": SUM, "weights": list(p.weights)}
     total = math.fsum(p.weights)
     if total == 0:
         raise ArgumentError(f"{tensor.name}: the weights sum to 0", "Change one, or set normalize to false.")
-    return {"formula": _AFFINE, "weights": affine_weights([w / total for w in p.weights])}
+    return {"formula": AFFINE, "weights": affine_weights([w / total for w in p.weights])}
 
 
 def _task_arithmetic(tensor: Tensor, p: Parameters) -> Formula:
     total = math.fsum(p.weights) if p.normalize else 1.0
     divisor = total if abs(total) >= 1e-8 else 1.0
-    return {"formula": _TASK, "weights": [0.0, *(w / divisor for w in p.weights)], "scale": p.scale}
+    return {"formula": TASK, "weights": [0.0, *(w / divisor for w in p.weights)], "scale": p.scale}
 
 
 def _ties(tensor: Tensor, p: Parameters) -> Formula:
     base, *models = tensor.readers
     thresholds = [_threshold(x, base, tensor.elements, d) for x, d in zip(models, p.densities)]
     return {
-        "formula": _TIES,
+        "formula": TIES,
         "weights": [0.0, *p.weights],
         "thresholds": [0.0, *thresholds],
         "scale": p.scale,
@@ -143,7 +144,7 @@ def _dare_ties(tensor: Tensor, p: Parameters) -> Formula:
     if bad:
         raise ArgumentError(f"{tensor.name}: density {bad[0]:g} cannot be thinned to", "Give more than 0, at most 1.")
     return {
-        "formula": _DARE,
+        "formula": DARE,
         "weights": [0.0, *p.weights],
         "densities": [1.0, *p.densities],
         "keys": [0, *(stream_key(p.seed, tensor.name, k) for k in range(1, len(tensor.readers)))],
@@ -159,24 +160,32 @@ def stream_key(seed: int, name: str, model: int) -> int:
 
 
 def _slerp(tensor: Tensor, p: Parameters) -> Formula:
-    cosine = moments(tensor.readers[0], tensor.readers[1], None, tensor.elements).cosine
+    cosine = _cosine(tensor, tensor.readers[0], tensor.readers[1], None)
     if abs(cosine) > _COLLINEAR:
-        return {"formula": _AFFINE, "weights": affine_weights([1 - p.lam, p.lam])}
+        return {"formula": AFFINE, "weights": affine_weights([1 - p.lam, p.lam])}
     angle = math.acos(cosine)
     weights = [math.sin((1 - p.lam) * angle) / math.sin(angle), math.sin(p.lam * angle) / math.sin(angle)]
-    return {"formula": _SUM, "weights": weights}
+    return {"formula": SUM, "weights": weights}
 
 
 def _model_stock(tensor: Tensor, p: Parameters) -> Formula:
     base, *models = tensor.readers
     count = len(models)
-    found: list[Moments] = [
-        moments(models[i], models[j], base, tensor.elements) for i in range(count) for j in range(i + 1, count)
-    ]
-    cosine = math.fsum(m.cosine for m in found) / len(found)
+    found = [_cosine(tensor, models[i], models[j], base) for i in range(count) for j in range(i + 1, count)]
+    cosine = math.fsum(found) / len(found)
     denominator = 1 + (count - 1) * cosine
     scale = 0.0 if abs(denominator) < _SINGULAR else count * cosine / denominator
-    return {"formula": _TASK, "weights": [0.0, *[1 / count] * count], "scale": scale}
+    return {"formula": TASK, "weights": [0.0, *[1 / count] * count], "scale": scale}
+
+
+def _cosine(tensor: Tensor, a: Reader, b: Reader, base: Reader | None) -> float:
+    cosine = moments(a, b, base, tensor.elements).cosine
+    if math.isnan(cosine):
+        raise ArgumentError(
+            f"{tensor.name}: holds NaN or infinity, so there is no angle between the models",
+            "Leave it out by layers or modules, or choose a method that needs no angle.",
+        )
+    return cosine
 
 
 _VECTORS = frozenset({"weight", "density", "scale", "normalize"})

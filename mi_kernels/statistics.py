@@ -41,8 +41,10 @@ class Moments(NamedTuple):
 
     @property
     def cosine(self) -> float:
-        """Of the angle between a and b; 0 when one of them is 0."""
+        """Of the angle between a and b; 0 when one of them is 0, NaN when one of them holds NaN or infinity."""
         norms = math.sqrt(self.square_a * self.square_b)  # neither overflows nor vanishes: squares of float32
+        if not math.isfinite(norms):
+            return math.nan
         return min(1.0, max(-1.0, self.product / norms)) if norms else 0.0
 
 

@@ -1,4 +1,4 @@
-"""A YAML loader that builds plain values only, and reads 12:36 as text.
+"""A YAML loader that builds plain values only, reads 12:36 as text, and refuses what only an attack or a slip holds.
 
 YAML 1.1 takes 12:36 for a number in base 60, so a range of layers would silently become layer 756.
 """
@@ -6,12 +6,42 @@ YAML 1.1 takes 12:36 for a number in base 60, so a range of layers would silentl
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import yaml
 
+_MOST_VALUES = 100_000  # a list of weights for each layer and module of a large model is a few thousand
+
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without numbers in base 60."""
+    """PyYAML's safe loader without numbers in base 60; a key given twice and a document that unfolds without end are
+    errors. (A few lines of aliases to aliases can stand for more values than any memory holds.)"""
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        _size(node, {})
+        return super().construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} stands twice in a mapping")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """How many values `node` stands for, aliases unfolded."""
+    if id(node) not in known:
+        known[id(node)] = None  # until it is counted: an alias to what it stands in
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        items = [item for part in parts for item in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_size(item, known) for item in items)
+    size = known[id(node)]
+    if size is None or size > _MOST_VALUES:
+        raise yaml.constructor.ConstructorError(problem="its aliases stand for more values than any recipe has")
+    return size
 
 
 Loader.yaml_implicit_resolvers = {

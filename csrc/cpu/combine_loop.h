@@ -68,11 +68,11 @@ void combine_kernel(void* out, const void* const* x, std::size_t n, const Combin
 template <class L>
 void thin_kernel(float* t, const float* x, const float* base, std::size_t n, std::uint64_t key, float density,
                  std::uint64_t first) {
-    const std::uint32_t kept = static_cast<std::uint32_t>(density * 16777216.0f);
+    const float kept = density * 16777216.0f;  // both sides times 2^24: exact
     const float rescale = 1.0f / density;
     for (std::size_t i = 0; i < n; ++i) {
         float d = (x[i] - base[i]) * rescale;
-        t[i] = thinning_bits(key, first + i) < kept ? d : 0.0f;
+        t[i] = static_cast<float>(thinning_bits(key, first + i)) < kept ? d : 0.0f;
     }
 }
 
