@@ -265,7 +265,9 @@ REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
         ties("models: [{model: {model: a, override_architecture: B}}]"), ("override_architecture is not supported",),
     ),
     "layer_range_of_models": (ties("models: [{model: a, layer_range: [0, 2]}]"), ("models: layer_range",)),
-    "slerp_of_three": ("merge_method: slerp\nbase_model: x\nmodels: [{model: a}, {model: b}]", ("slerp takes a base_model and one other",)),
+    "slerp_of_three": (
+        "merge_method: slerp\nbase_model: x\nmodels: [{model: a}, {model: b}]", ("slerp takes a base_model and one",),
+    ),
     "slerp_without_base": ("merge_method: slerp\nmodels: [{model: a}, {model: b}]", ("slerp takes a base_model",)),
     "slerp_without_t": ("merge_method: slerp\nbase_model: x\nmodels: [{model: a}]", ("slerp needs lam",)),
     "rescale_of_ties": (ties(f"{PAIR}parameters: {{rescale: true}}"), ("rescale: True is not supported for ties",)),

@@ -30,8 +30,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 # differs by its own spacing at most, 2^-19 of the largest.
 #
 # It does fall on a neighbour where the exact result lies that close to half-way: one element in some thousands, except
-# where weights are equal, as outside the layers in "linear, slices": the mean of two bf16 numbers often lies exactly
-# half-way; ours then rounds to even, and (0.3 a + 0.3 b) / 0.6 falls as its roundings have it.
+# where the normalised weights are simple fractions, so that many results lie exactly half-way; see the next test.
 SHARES = {"linear, slices": 0.97, "linear, gradients and filters": 0.99}
 
 
@@ -43,6 +42,24 @@ def test_the_same_file_gives_the_same_model(models: dict[str, Path], tmp_path: P
     assert found.near_zero <= 2.0**-19
     # Ties at the threshold are few, so that setting them aside hides nothing.
     assert found.aside <= 0.02 * found.elements
+
+
+def test_what_differs_under_simple_weights_lies_half_way(models: dict[str, Path], tmp_path: Path) -> None:
+    """(a + 3 b) / 4 of bf16 numbers often lies exactly between two. Ours is the even one, as rounding asks; mergekit's
+    (0.1 a + 0.3 b) / 0.4 falls as its own roundings have it."""
+    theirs, ours = run_both("linear, slices", models, tmp_path / "work")
+    a, b = load(models["a"]), load(models["b"])
+    eighths = {"layers.0.": 4, "layers.1.": 6, "layers.2.": 3, "layers.3.": 2}  # of b; outside the layers as in layer 1
+    differing = 0
+    for name, x in theirs.items():
+        weight = next((w for layer, w in eighths.items() if layer in name), 4 if "embed" in name else 6)
+        exact = ((8 - weight) * a[name].double() + weight * b[name].double()) / 8
+        differ = x != ours[name]
+        dropped = exact.view(torch.int64) & ((1 << 45) - 1)  # the bits of float64 that bf16 has not
+        assert (dropped[differ] == 1 << 44).all(), name
+        assert (ours[name].view(torch.int16)[differ] & 1 == 0).all(), name
+        differing += int(differ.sum())
+    assert differing, "or this test shows nothing"
 
 
 def test_dare_ties_has_the_same_statistics(models: dict[str, Path], tmp_path: Path) -> None:
