@@ -109,6 +109,8 @@ class Job:
                 for output, files in zip(outputs, small):
                     for name, content in files.items():
                         output.folder.write_file(name, content)
+                for output in outputs:  # all of them before the first: a sweep appears whole or not at all
+                    output.folder.check_target()
                 for output in outputs:
                     output.folder.publish()
         except OSError as error:

@@ -42,7 +42,7 @@ class OutputFolder:
         self._lock = -1
         self._published = False
         self.protect(inputs)
-        self._check_target()
+        self.check_target()
         parent, name = os.path.split(self.path)
         self.work = os.path.join(parent, f".{name}{_WORK_SUFFIX}")
 
@@ -59,7 +59,8 @@ class OutputFolder:
             if _within(real, self.path):
                 raise OutputError(f"{self.given}: holds the input {item}", "Choose an output outside the inputs.")
 
-    def _check_target(self) -> None:
+    def check_target(self) -> None:
+        """Refuses what stands at `out`, unless it is an empty folder or a model that may be overwritten."""
         if os.path.islink(self.given) and not os.path.exists(self.given):
             raise OutputError(f"{self.given}: is a link that leads nowhere", "Remove it or choose another output.")
         if not os.path.lexists(self.path):
@@ -136,7 +137,7 @@ class OutputFolder:
         """Makes the work folder `out`: atomically, also in place of an old model."""
         os.fsync(self._lock)
         if os.path.isdir(self.path) and os.listdir(self.path):
-            self._check_target()  # it may have come into being since
+            self.check_target()  # it may have come into being since
             # After the exchange the old model has the work folder's name: lock it first, so that nobody takes it over
             # while it is being removed.
             old = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
