@@ -14,6 +14,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .backends import cpu
@@ -25,6 +26,8 @@ from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
     from ._cpu import CombineSpan, Formula, Span
+
+Runner = Callable[[Sequence["Span"], int], None]  # as `cpu.run_groups` without its isa
 
 CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
 DEFAULT_MEMORY = 128 << 20
@@ -107,6 +110,7 @@ def stream(
     *,
     io: str = "auto",
     on_bytes: Callable[[int], None] = lambda n: None,
+    runner: Callable[[], Runner] | None = None,
 ) -> None:
     """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
 
@@ -115,6 +119,7 @@ def stream(
         buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
         io: how `checkpoint.writer.ShardFile` writes.
         on_bytes: called with the number of bytes written, from any thread.
+        runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas are theirs.
 
     Raises:
         OSError: a write failed.
@@ -125,7 +130,7 @@ def stream(
         _check_lengths(plan, maps)
         files = _Files(plan.shards, folders, io)
         stack.callback(files.abandon)
-        _Work(plan, files, maps, buffers, on_bytes).run()
+        _Work(plan, files, maps, buffers, on_bytes, runner).run()
 
 
 def _check_lengths(plan: Plan, maps: list[list[MappedFile]]) -> None:
@@ -206,9 +211,11 @@ class _Work:
         maps: list[list[MappedFile]],
         buffers: Buffers,
         on_bytes: Callable[[int], None],
+        runner: Callable[[], Runner] | None,
     ) -> None:
         self._plan, self._files, self._maps, self._buffers, self._on_bytes = plan, files, maps, buffers, on_bytes
         self._isa = cpu.isa()
+        self._runner = runner or (lambda: partial(cpu.run_groups, isa=self._isa))
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
         self._left = [-(-s.size // buffers.chunk) for s in plan.shards]
@@ -254,12 +261,13 @@ class _Work:
             size = self._buffers.chunk
             memory = io_buffer(size * len(self._files))
             slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
+            run_groups = self._runner()
             ahead = self._next()
             while (chunk := ahead) is not None:
                 ahead = self._next()
                 if ahead is not None:
                     self._read_ahead(ahead)
-                self._fill(slots, chunk)
+                self._fill(slots, chunk, run_groups)
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(slots, self._files.of(chunk.shard)):
@@ -295,7 +303,7 @@ class _Work:
                 item = ITEM_SIZE.get(t.dtype, 1)
                 self._maps[k][t.shard].read_ahead(t.begin + first * item, t.begin + (first + count) * item)
 
-    def _fill(self, slots: list[memoryview], chunk: _Chunk) -> None:
+    def _fill(self, slots: list[memoryview], chunk: _Chunk, run_groups: Runner) -> None:
         header = self._plan.shards[chunk.shard].header
         if chunk.offset < len(header):
             piece = header[chunk.offset : chunk.offset + chunk.length]
@@ -309,7 +317,7 @@ class _Work:
                 lerps += self._lerp_spans(slots, at, source, out, first, count)
             else:
                 combines.append(self._combine_span(slots[0], at, source, source.formula, out, first, count))
-        cpu.run_groups(lerps, len(slots), self._isa)
+        run_groups(lerps, len(slots))
         cpu.run_combine(combines, self._isa)
 
     def _lerp_spans(
