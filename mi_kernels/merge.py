@@ -55,7 +55,8 @@ def lerp_checkpoint(
         lam: from 0 (instruct) to 1 (thinking); others only with `extrapolate`.
         layers, modules: masks, see `mi_kernels.masks.select`; what they leave out keeps INSTRUCT's bytes.
         device: "cpu", "cuda" (the first GPU), "cuda:1", "cuda:0,cuda:1" (in turns), or "auto": the CPU, see
-            `mi_kernels.device`. The bits are the same.
+            `mi_kernels.device`. The bits are the same. GPUs take at most 256 MiB of pinned memory besides, and as much
+            of their own.
         backend: "cpu", "cuda" or "triton"; None for the best on the device. With "auto", it chooses the device.
         dtype: "bfloat16", "float16" or "float32" to convert every floating tensor; None keeps INSTRUCT's dtypes.
         threads: computing threads; None for all cores.

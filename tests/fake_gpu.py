@@ -115,6 +115,7 @@ class FakeGpu:
         self, outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any], weights: Sequence[float], stream: FakeStream
     ) -> None:
         assert len({x.dtype for x in outs}) > 0
+        assert all(x.data_ptr() % 16 == 0 for x in (*outs, *a, *b)), "the kernels' wide accesses need 16 bytes"
         self.launches.append(len(outs))
         if len(self.launches) - 1 == self.fail_at:
             raise RuntimeError("CUDA error: an illegal memory access was encountered\nmore lines")

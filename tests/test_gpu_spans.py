@@ -30,9 +30,16 @@ class Case:
     Args:
         groups: for each group its number of elements and the codes of out, a and b.
         weights: for each output; a group of bytes is copied from a.
+        both: a copy's span names both inputs; else the one that it reads twice, as `stream` has it.
     """
 
-    def __init__(self, groups: Sequence[tuple[int, tuple[int, int, int]]], weights: Sequence[float], seed: int) -> None:
+    def __init__(
+        self,
+        groups: Sequence[tuple[int, tuple[int, int, int]]],
+        weights: Sequence[float],
+        seed: int,
+        both: bool = False,
+    ) -> None:
         rng = np.random.default_rng(seed)
         sizes = cpu.ITEM_SIZES
         # Maps start anywhere, as tensors in files do.
@@ -50,9 +57,9 @@ class Case:
             for slot, weight in zip(self.slots, weights):
                 lam = 0.0 if BYTES in (out, a, b) else weight
                 x, y = (self.inputs[0], a_at, a), (self.inputs[1], b_at, b)
-                if lam == 1:  # as `stream` has it: the side that is not read is the one that is
+                if lam == 1 and not both:
                     x = y
-                if lam == 0:
+                if lam == 0 and not both:
                     y = x
                 self.spans.append((slot, out_at, x[0], x[1], y[0], y[1], n, lam, out, x[2], y[2]))
             a_at, b_at, out_at = a_at + n * sizes[a] + 3, b_at + n * sizes[b] + 5, out_at + n * sizes[out]
@@ -147,10 +154,11 @@ def test_copies_never_reach_the_device() -> None:
     assert gpu.queued == {"copy_in": 0, "copy_out": 0}
 
 
+@pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_a_conversion_uploads_the_side_it_reads(weight: float) -> None:
+def test_a_conversion_uploads_the_side_it_reads(weight: float, both: bool) -> None:
     gpu = FakeGpu()
-    case = Case([(1000, (2, 0, 0))], (weight,), 6)
+    case = Case([(1000, (2, 0, 0))], (weight,), 6, both)
     expected = case.expected()
     assert case.run(gpu, 1 << 16) == expected
     assert gpu.launches == [1]
