@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,7 +18,7 @@ from .checkpoint.tensor import ITEM_SIZE
 from .errors import OutputError
 from .options import Options
 from .progress import progress_bar
-from .stream import Plan, Source, plan_buffers, stream
+from .stream import Buffers, Plan, Runner, Source, plan_buffers, stream
 
 _SPARE = 16 << 20  # bytes left free for the file system's own needs
 
@@ -33,7 +33,8 @@ class Report:
         bytes_read: of the input tensors. bytes_written: of the shards, headers included.
         tensors_interpolated, tensors_copied: their counts; copied ones have an input's bytes.
         shards: how many safetensors files were written.
-        backend, isa, threads: what did the arithmetic.
+        backend, isa, threads: what did the arithmetic; with a GPU, isa and threads are those that fed it.
+        device: "cpu", or the GPUs as "cuda:0,cuda:1".
         notes: oddities that were handled, a sentence each.
     """
 
@@ -48,6 +49,7 @@ class Report:
     isa: str
     threads: int
     notes: list[str] = field(default_factory=list)
+    device: str = "cpu"
 
     @property
     def gigabytes_per_second(self) -> float:
@@ -105,7 +107,7 @@ class Job:
                     stack.enter_context(output.folder)
                 on_bytes = stack.enter_context(progress_bar(options.progress, size * len(outputs)))
                 folders = [output.folder.work for output in outputs]
-                stream(plan, folders, buffers, io=options.io, on_bytes=on_bytes)
+                stream(plan, folders, buffers, io=options.io, on_bytes=on_bytes, runner=self._runner(buffers))
                 for output, files in zip(outputs, small):
                     for name, content in files.items():
                         output.folder.write_file(name, content)
@@ -120,6 +122,16 @@ class Job:
             ) from error
         return [self._report(i, shards) for i in range(len(outputs))]
 
+    def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
+        """What makes the workers' runners: None for the CPU kernels."""
+        place = self.options.place
+        if not place.devices:
+            return None
+        from .backends.gpu_spans import Runners
+
+        runners = Runners(place.devices, place.backend, buffers.workers, len(self.outputs))
+        return lambda: runners().run_groups
+
     def _report(self, i: int, shards: Sequence[OutputShard]) -> Report:
         copied = sum(s.formula is None and s.weights[i] in (0, 1) for s in self.sources.values())
         return Report(
@@ -130,10 +142,11 @@ class Job:
             tensors_interpolated=len(self.sources) - copied,
             tensors_copied=copied,
             shards=len(shards),
-            backend="cpu",
+            backend=self.options.place.backend,
             isa=cpu.isa(),
             threads=self.options.thread_count,
             notes=self.notes(),
+            device=",".join(self.options.place.devices) or "cpu",
         )
 
     def notes(self) -> list[str]:
@@ -141,7 +154,7 @@ class Job:
         notes = [note for m in self.models for note in m.notes] + self.alignment.notes
         if not self._origin().config:
             notes.append(f"{self._origin().source} has no config.json, so the output has none")
-        return notes
+        return [*notes, *self.options.place.notes]
 
     def _origin(self) -> Checkpoint:
         """The model whose small files the output gets."""

@@ -55,8 +55,10 @@ def lerp_checkpoint(
         out: the folder to make: INSTRUCT's shard layout, small files from `copy_from`.
         lam: from 0 (instruct) to 1 (thinking); others only with `extrapolate`.
         layers, modules: masks, see `mi_kernels.masks.select`; what they leave out keeps INSTRUCT's bytes.
-        device: "auto" or "cpu".
-        backend: "cpu", or None for the best.
+        device: "cpu", "cuda" (the first GPU), "cuda:1", "cuda:0,cuda:1" (in turns), or "auto": the CPU, see
+            `mi_kernels.device`. The bits are the same. GPUs take at most 256 MiB of pinned memory besides, and as much
+            of their own.
+        backend: "cpu", "cuda" or "triton"; None for the best on the device. With "auto", it chooses the device.
         dtype: "bfloat16", "float16" or "float32" to convert every floating tensor; None keeps INSTRUCT's dtypes.
         threads: computing threads; None for all cores.
         max_memory: bytes for buffers; None for at most 128 MiB.
@@ -172,6 +174,7 @@ def plan_merge(
     if recipe.pair is not None:
         instruct, thinking = recipe.models
         return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
+    chosen.refuse_gpu(recipe.method)
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]

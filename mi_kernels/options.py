@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import dispatch
 from .backends import cpu
+from .device import Place, place_for
 from .errors import ArgumentError, BackendError
 
 _DTYPES = {"bf16": "BF16", "bfloat16": "BF16", "fp16": "F16", "float16": "F16", "fp32": "F32", "float32": "F32"}
@@ -28,10 +28,6 @@ class Options:
     io: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.device not in ("auto", "cpu"):
-            raise BackendError(
-                f"device {self.device!r}: this version merges checkpoints on the CPU", "Use 'cpu' or 'auto'."
-            )
         if self.dtype is not None and self.dtype not in _DTYPES:
             raise ArgumentError(f"dtype {self.dtype!r}: unknown", "Use bfloat16, float16 or float32.")
         if self.copy_from not in ("thinking", "instruct", "base"):
@@ -40,9 +36,26 @@ class Options:
             raise ArgumentError(f"io {self.io!r}: unknown", "Use 'auto', 'direct' or 'buffered'.")
         if self.max_shard_size is not None and self.max_shard_size <= 0:
             raise ArgumentError(f"max_shard_size is {self.max_shard_size}", "Give a positive number of bytes.")
-        if dispatch.choose(dispatch.Request(self.backend), dispatch.Machine()) != "cpu":
-            raise BackendError(f"backend {self.backend!r} does not stream checkpoints", "Use 'cpu', or None.")
         cpu.checked_threads(self.threads)
+        place_for(self.device, self.backend)
+
+    @property
+    def place(self) -> Place:
+        """Where the arithmetic is done."""
+        return place_for(self.device, self.backend)
+
+    def refuse_gpu(self, method: str) -> None:
+        """For what the CPU alone computes.
+
+        Raises:
+            BackendError: a GPU was asked for.
+        """
+        if self.place.devices:
+            asked = f"device {self.device!r}" if self.device != "auto" else f"backend {self.place.backend!r}"
+            raise BackendError(
+                f"{asked} requested for method {method!r}, which runs on the CPU only",
+                "Use device 'cpu' and backend 'cpu'; interpolation of two models runs on a GPU too.",
+            )
 
     @property
     def thread_count(self) -> int:

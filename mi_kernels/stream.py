@@ -15,6 +15,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from .backends import cpu
@@ -28,6 +29,8 @@ from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
     from ._cpu import CombineSpan, Formula, Operand, Span
+
+Runner = Callable[[Sequence["Span"], int], None]  # as `cpu.run_groups` without its isa
 
 CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
 DEFAULT_MEMORY = 128 << 20
@@ -121,6 +124,7 @@ def stream(
     *,
     io: str = "auto",
     on_bytes: Callable[[int], None] = lambda n: None,
+    runner: Callable[[], Runner] | None = None,
 ) -> None:
     """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
 
@@ -129,6 +133,7 @@ def stream(
         buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
         io: how `checkpoint.writer.ShardFile` writes.
         on_bytes: called with the number of bytes written, from any thread.
+        runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas are theirs.
 
     Raises:
         OSError: a write failed.
@@ -141,7 +146,7 @@ def stream(
                 inputs.check_length(k, source.inputs[k])
         files = _Files(plan.shards, folders, io)
         stack.callback(files.abandon)
-        _Work(plan, files, inputs, buffers, on_bytes).run()
+        _Work(plan, files, inputs, buffers, on_bytes, runner).run()
 
 
 class _Files:
@@ -187,9 +192,11 @@ class _Work:
         inputs: Inputs,
         buffers: Buffers,
         on_bytes: Callable[[int], None],
+        runner: Callable[[], Runner] | None,
     ) -> None:
         self._plan, self._files, self._inputs, self._buffers, self._on_bytes = plan, files, inputs, buffers, on_bytes
         self._isa = cpu.isa()
+        self._runner = runner or (lambda: partial(cpu.run_groups, isa=self._isa))
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
         self._left = [-(-s.size // buffers.chunk) for s in plan.shards]
@@ -236,12 +243,13 @@ class _Work:
             memory = io_buffer(size * len(self._files))
             slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
             scratch = io_buffer(size) if self._plan.computes else memoryview(b"")
+            run_groups = self._runner()
             ahead = self._next()
             while (chunk := ahead) is not None:
                 ahead = self._next()
                 if ahead is not None:
                     self._read_ahead(ahead)
-                self._fill(slots, scratch, chunk)
+                self._fill(slots, scratch, chunk, run_groups)
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(slots, self._files.of(chunk.shard)):
@@ -275,7 +283,7 @@ class _Work:
             for k in source.used():
                 self._inputs.read_ahead(k, source.inputs[k], first, count)
 
-    def _fill(self, slots: list[memoryview], scratch: memoryview, chunk: _Chunk) -> None:
+    def _fill(self, slots: list[memoryview], scratch: memoryview, chunk: _Chunk, run_groups: Runner) -> None:
         header = self._plan.shards[chunk.shard].header
         if chunk.offset < len(header):
             piece = header[chunk.offset : chunk.offset + chunk.length]
@@ -299,11 +307,11 @@ class _Work:
                 else:
                     combines.append(_combine_span(slots[0], at, source.formula, out, operands, first, count))
                 if computed:  # the next block needs the scratch memory
-                    self._run(lerps, combines, len(slots))
-        self._run(lerps, combines, len(slots))
+                    self._run(lerps, combines, len(slots), run_groups)
+        self._run(lerps, combines, len(slots), run_groups)
 
-    def _run(self, lerps: list[Span], combines: list[CombineSpan], group: int) -> None:
-        cpu.run_groups(lerps, group, self._isa)
+    def _run(self, lerps: list[Span], combines: list[CombineSpan], group: int, run_groups: Runner) -> None:
+        run_groups(lerps, group)
         cpu.run_combine(combines, self._isa)
         lerps.clear()
         combines.clear()

@@ -178,7 +178,7 @@ def test_the_record_keeps_the_revision_of_a_hub_id(tmp_path: Path, monkeypatch: 
 def test_the_report(tmp_path: Path) -> None:
     world = World(tmp_path, shards=3)
     size = sum(t.nbytes for t in world.a.values())
-    report = merge(world, 0.5, modules="norm", threads=2)
+    report = merge(world, 0.5, modules="norm", threads=2, device="cpu")
     norms = [n for n in world.a if "norm.weight" in n and "q_norm" not in n and "k_norm" not in n]
     assert report.out == str(world.out)
     assert report.tensors_interpolated == len(norms)
@@ -275,7 +275,7 @@ def test_heads_tied_on_both_sides_stay_tied(tmp_path: Path) -> None:
     world = World(tmp_path / "w", tiny(1, tied=True), tiny(2, tied=True))
     for side in (world.instruct, world.thinking):
         (side / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": True}))
-    report = merge(world, 0.8)
+    report = merge(world, 0.8, device="cpu")
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.8))
     assert config(world.out)["tie_word_embeddings"] is True
     assert report.notes == []

@@ -1,4 +1,7 @@
-"""Chunk tables in a CUDA device's memory: built on the host, uploaded without waiting, kept for calls that repeat."""
+"""Chunk tables in a CUDA device's memory: built on the host, uploaded without waiting, kept for calls that repeat.
+
+For Triton's interpreter the device is the CPU, and nothing has to be uploaded or waited for.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class DeviceTable(NamedTuple):
         packed: uint8, the sections at `offsets`.
         offsets: where they start, in bytes.
         chunks, chunk: how many chunks, and the elements in one.
-        stream, ready: the stream that uploads it, and the event that tells when it has.
+        stream, ready: the stream that uploads it, and the event that tells when it has; None on the CPU.
     """
 
     packed: Any
@@ -36,6 +39,14 @@ class DeviceTable(NamedTuple):
     chunk: int
     stream: Any
     ready: Any
+
+    def sections(self) -> tuple[Any, ...]:
+        """The fields of a ChunkTable, as views of `packed`: int64, float32, int32, int64."""
+        import torch
+
+        dtypes = (torch.int64, torch.float32, torch.int32, torch.int64)
+        starts, ends = self.offsets[:-1], self.offsets[1:]
+        return tuple(self.packed[start:end].view(dtype) for start, end, dtype in zip(starts, ends, dtypes))
 
 
 def by_dtypes(
@@ -82,6 +93,8 @@ def upload(device: torch.device, chunk: int, addresses: bytes, counts: bytes, we
         chunk,
     )
     host = torch.from_numpy(built.pack())
+    if device.type == "cpu":
+        return DeviceTable(host, built.offsets, len(built.chunk_tensor), chunk, None, None)
     capturing = torch.cuda.is_current_stream_capturing()
     stream = torch.cuda.Stream(device) if capturing else torch.cuda.current_stream(device)
     with torch.cuda.stream(stream):
@@ -114,6 +127,9 @@ def on_device(device: torch.device) -> Iterator[None]:
     While a stream is captured CUDA refuses allocations and waits to its thread, on any stream. The driver's relaxed
     mode allows them.
     """
+    if device.type == "cpu":
+        yield
+        return
     import torch
 
     with torch.cuda.device(device):

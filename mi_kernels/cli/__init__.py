@@ -184,8 +184,10 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
         "--dry-run", action="store_true", help="check the inputs, show what would be done, write nothing"
     )
     how = p.add_argument_group("how")
-    how.add_argument("--device", metavar="DEVICE", default="auto", help="auto or cpu (default: auto)")
-    how.add_argument("--backend", metavar="NAME", help="cpu (default: the best)")
+    how.add_argument(
+        "--device", metavar="DEVICE", default="auto", help="cpu, cuda, cuda:1, cuda:0,cuda:1 or auto (default: auto)"
+    )
+    how.add_argument("--backend", metavar="NAME", help="cpu, cuda or triton (default: the device's best)")
     how.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
     how.add_argument("--max-memory", metavar="SIZE", help="for buffers, such as 64MiB (default: at most 128MiB)")
     how.add_argument("--io", metavar="MODE", default="auto", help="direct, buffered or auto (default: auto)")

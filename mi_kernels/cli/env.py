@@ -8,6 +8,7 @@ import json
 import os
 import platform
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 from .._version import __version__
@@ -29,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def gather() -> dict[str, Any]:
-    """Versions and capabilities; None for what is missing. Imports neither torch nor Triton: both are slow to load."""
+    """Versions and capabilities; None for what is missing. torch is slow to load, and imported only where there is a
+    driver; Triton never is."""
     torch = _version("torch")
     facts: dict[str, Any] = {
         "mi_kernels": __version__,
@@ -44,6 +46,7 @@ def gather() -> dict[str, Any]:
         "cuda": _torch_cuda() if torch else None,
         "driver": _driver(),
     }
+    facts["gpu_backends"] = _gpu_backends(facts["driver"])
     facts["missing"] = {name: cost for name, cost in _COSTS.items() if facts[name] is None}
     return facts
 
@@ -89,6 +92,19 @@ def _driver() -> str | None:
         return None
 
 
+def _gpu_backends(driver: str | None) -> dict[str, str]:
+    """What each says of itself: "available", or why it is not."""
+    from ..backends import cuda, triton
+
+    def shown(reason: str | None) -> str:
+        return "available" if reason is None else f"not available: {reason.rstrip('.')}"
+
+    if driver is None:
+        missing = "no NVIDIA driver" if find_spec("triton") else "triton is not installed"
+        return {"cuda": shown(cuda.available()), "triton": shown(missing)}
+    return {"cuda": shown(cuda.available()), "triton": shown(triton.available())}
+
+
 def describe(facts: dict[str, Any]) -> str:
     f = facts
     forced = f" (forced by {cpu.ISA_VARIABLE})" if os.environ.get(cpu.ISA_VARIABLE) else ""
@@ -97,6 +113,7 @@ def describe(facts: dict[str, Any]) -> str:
         ("python", f"{f['python']} on {f['platform']}, {f['cores']} cores"),
         ("CPU kernels", f"{f['isa_used']}{forced}; found {', '.join(f['isa_found'])}"),
         *((name, f[name] or f"missing: {_COSTS[name]}") for name in ("torch", "triton", "cuda", "driver")),
+        *((f"GPU {name}", text) for name, text in f["gpu_backends"].items()),
         ("numpy", f["numpy"]),
         ("safetensors", f["safetensors"]),
     ]

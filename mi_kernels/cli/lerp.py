@@ -84,10 +84,10 @@ def describe(reports: list[Report]) -> str:
         )
     moved = first.bytes_read + sum(r.bytes_written for r in reports)
     seconds = max(r.seconds for r in reports)
-    lines.append(
-        f"{seconds:.2f} s, {moved / seconds / 1e9:.1f} GB/s read and written "
-        f"({first.isa}, {first.threads} thread{'s' if first.threads != 1 else ''})"
-    )
+    how = f"{first.isa}, {first.threads} thread{'s' if first.threads != 1 else ''}"
+    if first.device != "cpu":
+        how = f"{first.backend} on {first.device}, {how}"
+    lines.append(f"{seconds:.2f} s, {moved / seconds / 1e9:.1f} GB/s read and written ({how})")
     return "\n".join(lines)
 
 

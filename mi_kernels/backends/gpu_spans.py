@@ -1,0 +1,299 @@
+"""Spans on a GPU: from memory maps through pinned memory to the device and back, a piece at a time.
+
+    map --worker--> pinned --copy_in--> device --compute--> device --copy_out--> pinned --worker--> slot
+
+A piece is a block of pinned memory and one of the device, of equal size. Inputs are packed from its front, outputs from
+its back, many spans to a piece and a large span over many; so a piece is one copy in, one launch and one copy out
+whatever the sizes of its tensors. Each worker has a ring of a few pieces: while it packs one, others are on their way.
+Both blocks are reused only after the worker has waited for the copy out, which comes after everything else.
+
+The worker's own copies, from the maps (where the disk is read) and into the slots, are the CPU kernels' byte copies:
+they hold no interpreter lock and leave no view of a map behind.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from itertools import count
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import BackendError
+from . import cpu
+
+if TYPE_CHECKING:
+    from .._cpu import Span
+
+PIECES = 3  # one is packed, one is on its way in or computed, one comes back
+PIECE = 4 << 20  # a third of what a chunk of 4 MiB moves; some 200 microseconds of PCIe, against as much for launching
+STAGING = 256 << 20  # pinned memory of all workers together, and as much on the devices
+_ALIGNMENT = 16  # bytes: the kernels' wide accesses
+_SLIVER = 4096  # elements: less is not worth cutting a span for
+_PAGE = 4096
+
+
+class Gpu(Protocol):
+    """What a SpanRunner needs of a device; `CudaGpu` is the one there is.
+
+    `copy` and `multi_lerp` are queued on a stream and return at once. Streams have wait_event(event) and
+    synchronize(), events record(stream) and synchronize(), as torch's have.
+    """
+
+    name: str
+    copy_in: Any
+    compute: Any
+    copy_out: Any
+
+    def pinned(self, size: int) -> Any: ...
+    def memory(self, size: int) -> Any: ...
+    def event(self) -> Any: ...
+    def copy(self, to: Any, source: Any, stream: Any) -> None: ...
+    def multi_lerp(
+        self, outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any], weights: Sequence[float], stream: Any
+    ) -> None: ...
+
+
+class CudaGpu:
+    """A CUDA device with a stream for each of its engines: copies in, kernels, copies out. All workers share them."""
+
+    def __init__(self, name: str, backend: str) -> None:
+        import torch
+
+        self.name = name
+        self._torch, self._device = torch, torch.device(name)
+        self._kernels = import_module(f".{backend}", __package__)
+        self._launching = threading.Lock()
+        with torch.cuda.device(self._device):
+            self.copy_in, self.compute, self.copy_out = (torch.cuda.Stream(self._device) for _ in range(3))
+
+    def pinned(self, size: int) -> Any:
+        with self._torch.cuda.device(self._device):  # else the first device gets a context too
+            return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
+
+    def memory(self, size: int) -> Any:
+        # On the stream that uses it first: torch may hand out memory that earlier work on a stream still uses.
+        with self._torch.cuda.stream(self.copy_in):
+            return self._torch.empty(size, dtype=self._torch.uint8, device=self._device)
+
+    def event(self) -> Any:
+        return self._torch.cuda.Event(blocking=True)  # a worker that waits leaves its core to others
+
+    def copy(self, to: Any, source: Any, stream: Any) -> None:
+        with self._torch.cuda.stream(stream):
+            to.copy_(source, non_blocking=True)
+
+    def multi_lerp(
+        self, outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any], weights: Sequence[float], stream: Any
+    ) -> None:
+        # Triton compiles at the first launch, and not for several threads at once.
+        with self._launching, self._torch.cuda.stream(stream):
+            self._kernels.multi_lerp(outs, a, b, weights)
+
+
+class Runners:
+    """Makes a SpanRunner for each worker; the devices take turns.
+
+    Args:
+        devices: their names, "cuda:0" and so on.
+        backend: "cuda" or "triton".
+        workers: how many there will be.
+        outputs: spans in a group.
+    """
+
+    def __init__(self, devices: Sequence[str], backend: str, workers: int, outputs: int = 1) -> None:
+        with _named(f"{backend} on {', '.join(devices)}"):
+            self._gpus: list[Gpu] = [CudaGpu(name, backend) for name in devices]
+        self._size = piece_size(workers, outputs)
+        self._turn = count()
+
+    def __call__(self) -> SpanRunner:
+        return SpanRunner(self._gpus[next(self._turn) % len(self._gpus)], self._size)
+
+
+def piece_size(workers: int, outputs: int = 1) -> int:
+    """Bytes of a piece: all workers together stay within STAGING, where an element of every output still fits."""
+    size = min(PIECE, STAGING // (PIECES * workers)) // _PAGE * _PAGE
+    return max(size, (outputs + 2) * 2 * _ALIGNMENT)
+
+
+class _Piece:
+    """One block of the ring, and the spans in it. `low` and `high`: the bytes between them are free."""
+
+    def __init__(self, gpu: Gpu, size: int) -> None:
+        self.host, self.device = gpu.pinned(size), gpu.memory(size)
+        self.buffer = self.host.numpy()
+        self.uploaded, self.computed, self.done = gpu.event(), gpu.event(), gpu.event()
+        self.size = size
+        self.clear()
+
+    def clear(self) -> None:
+        self.low, self.high = 0, self.size
+        self.fills: list[Span] = []  # maps to pinned memory
+        self.drains: list[Span] = []  # pinned memory to slots
+        self.tensors: list[tuple[Any, Any, Any]] = []  # out, a, b
+        self.weights: list[float] = []
+
+    def room(self, item_sizes: Sequence[int]) -> int:
+        """How many elements of several tensors still fit, each tensor aligned."""
+        return (self.high - self.low - len(item_sizes) * (_ALIGNMENT - 1)) // sum(item_sizes)
+
+    def add(self, group: Sequence[Span], operands: Sequence[_Operand], first: int, n: int) -> None:
+        """Elements first to first + n of a group; each of its operands once."""
+        at = {}
+        for operand in operands:
+            buffer, offset, code = operand.of
+            size = cpu.ITEM_SIZES[code]
+            self.fills.append(_copy(self.buffer, self.low, buffer, offset + first * size, n * size))
+            at[operand.key] = self._tensor(self.low, n, code)
+            self.low = _aligned(self.low + n * size)
+        for span in group:
+            slot, offset, code, weight = span[0], span[1], span[8], span[7]
+            size = cpu.ITEM_SIZES[code]
+            self.high = (self.high - n * size) // _ALIGNMENT * _ALIGNMENT
+            self.drains.append(_copy(slot, offset + first * size, self.buffer, self.high, n * size))
+            a, b = (at[operand.key] for operand in _operands(span))
+            self.tensors.append((self._tensor(self.high, n, code), a, b))
+            self.weights.append(weight)
+
+    def _tensor(self, start: int, n: int, code: int) -> Any:
+        import torch
+
+        dtype = (torch.bfloat16, torch.float16, torch.float32)[code]
+        return self.device[start : start + n * cpu.ITEM_SIZES[code]].view(dtype)
+
+
+class _Operand:
+    """A buffer, an offset in it and a dtype code; equal keys are the same elements."""
+
+    def __init__(self, buffer: Any, offset: int, code: int) -> None:
+        self.of = buffer, offset, code
+        self.key = id(buffer), offset, code
+
+
+class SpanRunner:
+    """Runs the spans of one worker on one device, with the bits of the CPU kernels.
+
+    Args:
+        gpu: the device; several workers may share it.
+        piece, pieces: the size of a piece in bytes, and how many there are: as much pinned memory, and as much on the
+            device.
+    """
+
+    def __init__(self, gpu: Gpu, piece: int = PIECE, pieces: int = PIECES) -> None:
+        self._gpu, self._isa = gpu, cpu.isa()
+        with _named(gpu.name):
+            self._pieces = [_Piece(gpu, piece) for _ in range(pieces)]
+        self._next = 0  # the oldest piece, which is the one to be packed
+
+    def run_groups(self, spans: Sequence[Span], group: int) -> None:
+        """As `cpu.run_groups`; done when it returns. Bytes that are only copied stay on the CPU.
+
+        Args:
+            group: so many consecutive spans share their inputs, which reach the device once.
+
+        Raises:
+            BackendError: the device failed, or its memory is full; names it. Nothing is under way any more.
+        """
+        copies = [span for span in spans if _is_copy(span)]
+        try:
+            with _named(self._gpu.name):
+                for start in range(0, len(spans), group):
+                    self._add([span for span in spans[start : start + group] if not _is_copy(span)])
+                self._send()
+                cpu.run_groups(copies, 1, self._isa)  # while the device works
+                for _ in self._pieces:
+                    self._receive()
+                    self._turn()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _add(self, group: Sequence[Span]) -> None:
+        if not group:
+            return
+        operands = list({operand.key: operand for span in group for operand in _operands(span)}.values())
+        sizes = [cpu.ITEM_SIZES[operand.of[2]] for operand in operands] + [cpu.ITEM_SIZES[span[8]] for span in group]
+        first, length = 0, group[0][6]
+        while first < length:
+            piece = self._pieces[self._next]
+            n = min(piece.room(sizes), length - first)
+            if piece.fills and n < min(_SLIVER, length - first):
+                self._send()
+                continue
+            piece.add(group, operands, first, n)
+            first += n
+
+    def _send(self) -> None:
+        """Sends the piece that is being packed on its way, and makes room in the next one."""
+        piece, gpu = self._pieces[self._next], self._gpu
+        if not piece.fills:
+            return
+        cpu.run_groups(piece.fills, 1, self._isa)
+        gpu.copy(piece.device[: piece.low], piece.host[: piece.low], gpu.copy_in)
+        piece.uploaded.record(gpu.copy_in)
+        gpu.compute.wait_event(piece.uploaded)
+        outs, a, b = zip(*piece.tensors)
+        gpu.multi_lerp(outs, a, b, piece.weights, gpu.compute)
+        piece.computed.record(gpu.compute)
+        gpu.copy_out.wait_event(piece.computed)
+        gpu.copy(piece.host[piece.high :], piece.device[piece.high :], gpu.copy_out)
+        piece.done.record(gpu.copy_out)
+        self._turn()
+        self._receive()
+
+    def _turn(self) -> None:
+        self._next = (self._next + 1) % len(self._pieces)
+
+    def _receive(self) -> None:
+        """Waits for the piece that is packed next, and takes what came back with it."""
+        piece = self._pieces[self._next]
+        if piece.drains:
+            piece.done.synchronize()
+            cpu.run_groups(piece.drains, 1, self._isa)
+            piece.clear()
+
+    def _abandon(self) -> None:
+        """Waits for what is under way, so that nothing touches memory that its owner takes back."""
+        for stream in (self._gpu.copy_in, self._gpu.compute, self._gpu.copy_out):
+            with suppress(Exception):  # the failure itself is what is told
+                stream.synchronize()
+        for piece in self._pieces:
+            piece.clear()
+
+
+def _is_copy(span: Span) -> bool:
+    """Whether the output has the bytes of an input, or dtypes that no GPU kernel knows."""
+    weight, codes = span[7], span[8:]
+    read = codes[2] if weight == 1 else codes[1]
+    return cpu.BYTES in codes or (weight in (0, 1) and codes[0] == read)
+
+
+def _operands(span: Span) -> tuple[_Operand, _Operand]:
+    """What a span reads, as a and b: a conversion (weight 0 or 1) reads one of them only."""
+    a, b = _Operand(span[2], span[3], span[9]), _Operand(span[4], span[5], span[10])
+    return (b if span[7] == 1 else a), (a if span[7] == 0 else b)
+
+
+def _copy(to: Any, at: int, source: Any, start: int, nbytes: int) -> Span:
+    return (to, at, source, start, source, start, nbytes, 0.0, cpu.BYTES, cpu.BYTES, cpu.BYTES)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGNMENT) * _ALIGNMENT
+
+
+@contextmanager
+def _named(device: str) -> Iterator[None]:
+    """Errors of torch and CUDA as ours."""
+    try:
+        yield
+    except BackendError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()
+        raise BackendError(
+            f"merging on {device} failed: {reason[0] if reason else type(error).__name__}",
+            "`mi-kernels env` shows driver and versions; device 'cpu' gives the same bits.",
+        ) from error
