@@ -24,7 +24,7 @@ from mi_kernels.system import io_buffer
 
 from .gpu_clock import Clock
 from .gpu_memory import LAM, WrongBitsError
-from .merge import _read
+from .merge import read_file
 
 _BLOCK = 64 << 20
 
@@ -40,7 +40,7 @@ class Files:
 
     def warm(self) -> None:
         for path in (*self.instruct.glob("*.safetensors"), *self.thinking.glob("*.safetensors")):
-            _read(path)
+            read_file(path)
 
     def merge(self, device: str, backend: str | None, keep: bool = False) -> mi_kernels.Report:
         out = self.folder / f"out-{backend or device}"
