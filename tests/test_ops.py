@@ -219,3 +219,10 @@ def test_the_reference_does_not_need_the_extension(out: str) -> None:
             raise SystemExit("something else took its place")
         assert mi_kernels.lerp(a, b, 0.25, {out}, backend="reference").tolist() == [0.25] * 3
     """)
+
+
+def test_many_tensors_keep_a_subnormal_weight(flush_denormals: None) -> None:
+    """A list's weights are rounded to float32 in the kernels' own environment, not in the caller's."""
+    a, b = [torch.zeros(4)] * 2, [torch.full((4,), 3e38)] * 2
+    for got in multi_lerp(a, b, 1e-40):
+        assert (got > 0.0299).all()

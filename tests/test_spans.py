@@ -117,3 +117,10 @@ def test_find_overlap_equals_comparing_all_pairs(data: st.DataObject) -> None:
     found = _cpu.find_overlap(spans)
     assert (found is None) == (not clashes)
     assert found is None or found in clashes
+
+
+def test_addresses_and_weights_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        _cpu.lerp_addresses(np.zeros(4, np.int64), np.zeros(2), 0, 0, 0, "scalar")
+    with pytest.raises(ValueError, match="only be copied"):
+        _cpu.lerp_addresses(np.zeros(4, np.int64), np.zeros(1), 3, 3, 3, "scalar")

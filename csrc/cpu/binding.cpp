@@ -87,6 +87,27 @@ void lerp_spans(py::sequence spans, const std::string& isa, int threads, Stores 
     run(work.spans.data(), work.spans.size(), kernels, threads, stores);
 }
 
+// The same for memory that the caller vouches for, since an object for each of tens of thousands of small tensors would
+// cost more than their arithmetic: table is int64 [T, 4] of (out, a, b, count), weights float64 [T], one dtype throughout.
+void lerp_addresses(py::object table, py::object weights, py::object out_type, py::object a_type, py::object b_type,
+                    const std::string& isa, int threads) {
+    const Kernels& kernels = kernels_named(isa);
+    Buffer rows(table, false), lams(weights, false);
+    const std::size_t count = lams.size() / sizeof(double);
+    if (rows.size() != count * 4 * sizeof(std::int64_t)) throw py::value_error("table and weights differ in length");
+    const auto* row = reinterpret_cast<const std::int64_t*>(rows.range(0, rows.size(), "table"));
+    const auto* lam = reinterpret_cast<const double*>(lams.range(0, lams.size(), "weights"));
+    const DType types[3] = {float_type(out_type), float_type(a_type), float_type(b_type)};
+    py::gil_scoped_release unlocked;
+    DefaultFloatEnvironment environment;  // weights are rounded to float32 here
+    std::vector<Span> spans(count);
+    for (std::size_t i = 0; i < count; ++i, row += 4)
+        spans[i] = {reinterpret_cast<void*>(row[0]), reinterpret_cast<const void*>(row[1]),
+                    reinterpret_cast<const void*>(row[2]), static_cast<std::size_t>(row[3]),
+                    static_cast<float>(lam[i]), types[0], types[1], types[2]};
+    run(spans.data(), count, kernels, threads, Stores::kAuto);
+}
+
 void lerp_groups(py::sequence spans, std::size_t group, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     Work work = parse(spans);
@@ -162,6 +183,8 @@ PYBIND11_MODULE(_cpu, m) {
     });
     m.def("lerp_spans", &lerp_spans, py::arg("spans"), py::arg("isa"), py::arg("threads") = 1,
           py::arg("stores") = Stores::kAuto);
+    m.def("lerp_addresses", &lerp_addresses, py::arg("table"), py::arg("weights"), py::arg("out_dtype"),
+          py::arg("a_dtype"), py::arg("b_dtype"), py::arg("isa"), py::arg("threads") = 1);
     m.def("lerp_groups", &lerp_groups, py::arg("spans"), py::arg("group"), py::arg("isa"));
     m.def("find_overlap", &find_overlap, py::arg("spans"));
     m.def("touch", &touch, py::arg("out"), py::arg("a"), py::arg("b"), py::arg("isa"), py::arg("threads") = 1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, BackendError
 
@@ -120,3 +120,17 @@ def low_rank(
     from .. import _cpu
 
     _cpu.low_rank(out, w, a, b, shape, rank, transposed, scale, first, count, isa)
+
+
+def run_addresses(table: Any, weights: Any, dtypes: Sequence[str], isa: str, threads: int) -> None:
+    """As `run_spans`, for memory the caller vouches for.
+
+    Args:
+        table: int64 [T, 4]: addresses of out, a and b, and the count of elements.
+        weights: float64 [T].
+        dtypes: of out, a and b, by safetensors' names.
+    """
+    from .. import _cpu
+
+    out, a, b = (DTYPE_CODES[dtype] for dtype in dtypes)
+    _cpu.lerp_addresses(table, weights, out, a, b, isa, threads)

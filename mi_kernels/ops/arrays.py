@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import ArgumentError, DTypeError
 
 _NUMPY_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "bfloat16": "BF16"}
-_TORCH_DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+TORCH_DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
 
 
 class Array(NamedTuple):
@@ -96,7 +96,7 @@ def are_sound(*lists: Sequence[Any]) -> bool:
     for tensors in lists:
         if not (
             set(map(type, tensors)) <= {tensor, torch.nn.Parameter}
-            and {str(dtype) for dtype in set(map(tensor.dtype.__get__, tensors))} <= _TORCH_DTYPES.keys()
+            and {str(dtype) for dtype in set(map(tensor.dtype.__get__, tensors))} <= TORCH_DTYPES.keys()
             and set(map(tensor.layout.__get__, tensors)) == {torch.strided}
             and not any(map(tensor.requires_grad.__get__, tensors))
             and all(map(tensor.is_contiguous, tensors))
@@ -124,7 +124,7 @@ def check_tensor(tensor: Any, label: Callable[[int], str], i: int = 0) -> str:
     """
     import torch
 
-    dtype = _TORCH_DTYPES.get(str(tensor.dtype))
+    dtype = TORCH_DTYPES.get(str(tensor.dtype))
     if dtype is None or tensor.layout != torch.strided:
         raise DTypeError(
             f"{label(i)} has dtype {tensor.dtype}, layout {tensor.layout}",
