@@ -55,10 +55,12 @@ class Inputs:
             return *self._at(model, tensor, first), cpu.DTYPE_CODES.get(tensor.dtype, cpu.BYTES)
         if isinstance(tensor, SavedTensor):
             return self.operand(model, tensor.whole, first, count)
+        from . import _cpu
+
         if scratch is None:
             scratch = memoryview(bytearray(4 * count))
         if isinstance(tensor, ScaledTensor):
-            cpu.scaled(
+            _cpu.scaled(
                 scratch,
                 self._at(model, tensor.weight, first),
                 self.operand(model, tensor.scales, 0, tensor.scales.elements),
@@ -69,7 +71,7 @@ class Inputs:
                 self._isa,
             )
         else:
-            cpu.low_rank(
+            _cpu.low_rank(
                 scratch,
                 self.operand(model, tensor.base, first, count, scratch),
                 self.operand(model, tensor.a, 0, tensor.a.elements),

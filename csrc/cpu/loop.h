@@ -119,7 +119,7 @@ MI_INLINE void loop(const Step& step, void* out_, const void* a_, const void* b_
     const char *a = static_cast<const char*>(a_), *b = static_cast<const char*>(b_);
     constexpr std::size_t kAlign = L::kStreamAlign;
     std::size_t skew = reinterpret_cast<std::uintptr_t>(out) % kAlign;
-    if (!stream || kAlign == 0 || skew % Step::kSize != 0) return steps<L, Step, false>(step, out, a, b, n);
+    if (!stream || skew % Step::kSize != 0) return steps<L, Step, false>(step, out, a, b, n);
     // Streaming stores must be aligned: bring `out` to a register boundary with one partial step.
     std::size_t head = skew == 0 ? 0 : (kAlign - skew) / Step::kSize;
     if (head > n) head = n;

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
-    from .._cpu import CombineSpan, Operand, Span
+    from .._cpu import CombineSpan, Span
 
 ISA_VARIABLE = "MI_KERNELS_CPU_ISA"
 
@@ -85,41 +85,6 @@ def run_combine(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> Non
 
     if spans:
         _cpu.combine_spans(spans, isa, threads)
-
-
-def scaled(
-    out: memoryview,
-    weight: tuple[object, int],
-    scales: Operand,
-    shape: tuple[int, int],
-    block: tuple[int, int],
-    first: int,
-    count: int,
-    isa: str,
-) -> None:
-    """float32 values of E4M3 weights with a scale for each block; see `_cpu.pyi`."""
-    from .. import _cpu
-
-    _cpu.scaled(out, weight, scales, shape, block, first, count, isa)
-
-
-def low_rank(
-    out: memoryview,
-    w: Operand,
-    a: Operand,
-    b: Operand,
-    shape: tuple[int, int],
-    rank: int,
-    transposed: bool,
-    scale: float,
-    first: int,
-    count: int,
-    isa: str,
-) -> None:
-    """w + scale * (b @ a) in float32; see `_cpu.pyi`."""
-    from .. import _cpu
-
-    _cpu.low_rank(out, w, a, b, shape, rank, transposed, scale, first, count, isa)
 
 
 def run_addresses(table: Any, weights: Any, dtypes: Sequence[str], isa: str, threads: int) -> None:
