@@ -201,7 +201,7 @@ def plan_lerp(
     if len({folder.path for folder in folders}) != len(folders):
         raise ArgumentError("two outputs of the sweep have the same name", "Give lam values that print differently.")
     alignment = align(models)
-    sources = _lerp_sources(alignment, [recipe for _, recipe in outs])
+    sources = lerp_sources(alignment, [recipe for _, recipe in outs])
     outputs = [
         job.Output(folder, _record(recipe, models, options, sources, i))
         for i, (folder, (_, recipe)) in enumerate(zip(folders, outs))
@@ -211,7 +211,8 @@ def plan_lerp(
     return Job(models, False, alignment, sources, outputs, options, started)
 
 
-def _lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:
+def lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:
+    """A Source for each tensor, with a weight for each of `recipes`."""
     names = [row.name for row in alignment.rows]
     weights = [recipe.weights(names) for recipe in recipes]
     return {

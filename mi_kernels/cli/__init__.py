@@ -80,6 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_inspect(commands)
     _add_demo(commands)
+    _add_serve(commands)
     _add_env(commands)
     return parser
 
@@ -243,6 +244,36 @@ def _add_demo(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _run_demo(arguments: argparse.Namespace) -> int:
     from .demo import run
+
+    return run(arguments)
+
+
+def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "serve",
+        "serve a merge with vLLM, with lam as a knob over HTTP",
+        "mi-kernels serve ./instruct ./thinking --lam 0.55 -- --max-model-len 32768",
+    )
+    _add_pair(p)
+    p.add_argument("--lam", required=True, help="weight of THINKING at the start, from 0 to 1")
+    _add_masks(p)
+    how = p.add_argument_group("how")
+    how.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine's need a key")
+    how.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    how.add_argument(
+        "--resident", choices=("device", "host"), default="device", help="where a GPU's copies of both models lie"
+    )
+    how.add_argument(
+        "--copy-from", choices=("thinking", "instruct"), default="thinking", help="whose tokenizer and template serve"
+    )
+    how.add_argument("-q", "--quiet", action="store_true", help="do not print the address of the knob")
+    how.add_argument("rest", nargs="*", metavar="-- OPTIONS", help="for vLLM's server")
+    p.set_defaults(run=_run_serve)
+
+
+def _run_serve(arguments: argparse.Namespace) -> int:
+    from .serve import run
 
     return run(arguments)
 

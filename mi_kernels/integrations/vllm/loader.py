@@ -1,0 +1,68 @@
+"""The load format: weights are interpolated on their way into vLLM's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from vllm.config import ModelConfig, VllmConfig
+from vllm.config.load import LoadConfig
+from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+from ... import merge_recipe
+from ...errors import ArgumentError
+from ...resident import Resident
+from .live import Live
+from .options import LoaderOptions
+
+
+class MergeLoader(BaseModelLoader):
+    """vLLM's contract for loaders; see `mi_kernels.integrations.vllm`."""
+
+    def __init__(self, load_config: LoadConfig) -> None:
+        super().__init__(load_config)
+        config = load_config.model_loader_extra_config
+        if not isinstance(config, dict):
+            raise ArgumentError(f"model_loader_extra_config is {config!r}", 'Give {"other": MODEL, "lam": NUMBER}.')
+        self._options = LoaderOptions.read(config)
+        self._resident: Resident | None = None
+
+    def download_model(self, model_config: ModelConfig) -> None:
+        self._open(model_config)
+
+    def load_weights(self, model: torch.nn.Module, model_config: ModelConfig) -> None:
+        model.load_weights(self.get_all_weights(model_config, model))
+
+    def get_all_weights(self, model_config: ModelConfig, model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+        """The merge under the names of the checkpoints. Everything that can be refused is refused before the first."""
+        resident = self._open(model_config)
+        if self._options.recipe is not None:
+            return resident.lerp(self._options.recipe)
+        recipe = merge_recipe.load(str(self._options.file))
+        return resident.merge(recipe) if recipe.pair is None else resident.lerp(recipe.pair)
+
+    def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> torch.nn.Module:
+        if model_config.quantization is not None:
+            raise ArgumentError(
+                f"quantization is {model_config.quantization}, and a merge is loaded in its own dtype",
+                "Leave quantization out, or merge to a folder first: mi-kernels lerp.",
+            )
+        model = super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
+        if self._options.recipe is not None:
+            # Here and not at the first change: vLLM measures next how much memory is left for its cache.
+            model.mi_kernels_live = Live(self._open(model_config), self._options, model, model_config)
+        else:
+            self._open(model_config).close()
+        return model
+
+    def _open(self, model_config: ModelConfig) -> Resident:
+        if self._resident is None:
+            revision = f"@{model_config.revision}" if model_config.revision else ""
+            if self._options.file is None:
+                sources: list[Any] = [f"{model_config.model}{revision}", self._options.other]
+            else:
+                recipe = merge_recipe.load(self._options.file)
+                sources = [*([recipe.base] if recipe.base is not None else []), *recipe.models]
+            self._resident = Resident(sources)
+        return self._resident

@@ -1,0 +1,61 @@
+"""The worker's side of `set_lam`: vLLM mixes this class into its workers (`worker_extension_cls`)."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ...errors import MIKernelsError
+from ...recipe import Recipe
+
+Answer = dict[str, Any]
+
+
+class LiveWorker:
+    """Methods for `collective_rpc`. They answer with plain values: exceptions lose their kind between processes."""
+
+    def mi_kernels_set(self, wanted: dict[str, Any]) -> Answer:
+        """Makes the weights the merge `wanted` asks for: {"lam", "layers", "modules", "rules"}.
+
+        Returns:
+            What is served now and the seconds it took; {"refused": (problem, remedy)} when nothing was touched; or
+            {"broken": why} when this worker answers no more requests.
+        """
+        live = self._mi_kernels_live()
+        if live is None or not live.changeable:
+            return {
+                "refused": (
+                    "this engine cannot change lam",
+                    'Start it with load_format="mi_kernels" and {"other": ..., "lam": ..., "live": true}.',
+                )
+            }
+        if live.broken:
+            return {"broken": live.broken}
+        try:
+            recipe = Recipe.from_dict({key: value for key, value in wanted.items() if value not in (None, [], ())})
+            live.check(recipe)
+        except MIKernelsError as error:
+            return {"refused": (error.problem, error.remedy)}
+        began = time.perf_counter()
+        try:
+            live.change(recipe)
+        except Exception as error:
+            live.broken = f"changing the weights failed midway, and this engine has stopped: {error}"
+            self.execute_model = _refuse(live.broken)
+            return {"broken": live.broken}
+        return {**self.mi_kernels_get(), "seconds": time.perf_counter() - began}
+
+    def mi_kernels_get(self) -> Answer:
+        """{"lam", "layers", "modules", "rules"} of what is served; empty where the model is no interpolation."""
+        live = self._mi_kernels_live()
+        return {} if live is None else live.recipe.to_dict()
+
+    def _mi_kernels_live(self) -> Any:
+        return getattr(self.get_model(), "mi_kernels_live", None)
+
+
+def _refuse(why: str) -> Any:
+    def execute_model(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(why)
+
+    return execute_model
