@@ -93,7 +93,7 @@ def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices) 
     if not os.path.exists(os.path.join(out, "run.json")):
         return False
     before = load_run(out)
-    for benchmark in map(_benchmark, benchmarks):
+    for benchmark in map(named, benchmarks):
         setting = before.settings.get(benchmark.name)
         if setting is None:
             return False
@@ -105,7 +105,12 @@ def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices) 
     return True
 
 
-def _benchmark(given: str | Benchmark) -> Benchmark:
+def named(given: str | Benchmark) -> Benchmark:
+    """The benchmark of that name.
+
+    Raises:
+        EvalError: there is none.
+    """
     if isinstance(given, Benchmark):
         return given
     if given not in registry.names():
@@ -118,7 +123,7 @@ def _plan(
 ) -> tuple[Run, list[Part]]:
     found = identify(model, folder, subject.role)
     context = context_length(folder) if folder else None
-    distinct = {b.name: b for b in map(_benchmark, benchmarks)}
+    distinct = {b.name: b for b in map(named, benchmarks)}
     parts = [make_part(b, found.role, choices, context) for b in distinct.values()]
     here = os.path.abspath(model) if os.path.isdir(model) else model
     name = subject.name or os.path.basename(here.rstrip("/"))

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from mi_kernels import sweep_checkpoint
+from mi_kernels.lam import checked_lam
 
 from . import driver
 from .driver import Subject
 from .engines import Engine
 from .errors import EvalError
-from .files import write_json
+from .files import load_scores, write_json
 from .plan import Choices
+from .schema import Benchmark
 
 BOUNDARY = 0.02
 
@@ -56,7 +58,7 @@ class Plan:
 def run(
     pair: Pair,
     plan: Plan,
-    benchmarks: Sequence[str],
+    benchmarks: Sequence[str | Benchmark],
     out: str,
     engine: Engine,
     choices: Choices | None = None,
@@ -72,12 +74,13 @@ def run(
         EvalError: `out` holds a sweep of another pair; and as `driver.run`.
         mi_kernels.MIKernelsError: the pair cannot be merged.
     """
+    lams = list(dict.fromkeys(checked_lam(lam) for lam in plan.lams))
     _claim(out, pair)
     choices = choices or Choices()
     sweep = _Sweep(pair, plan, benchmarks, out, engine, choices, progress)
-    done = sweep.evaluate(plan.lams)
+    done = sweep.evaluate(lams)
     if plan.adaptive:
-        done += sweep.refine(plan.points - len(plan.lams))
+        done += sweep.refine(lams)
     return done
 
 
@@ -100,7 +103,7 @@ def _claim(out: str, pair: Pair) -> None:
 class _Sweep:
     pair: Pair
     plan: Plan
-    benchmarks: Sequence[str]
+    benchmarks: Sequence[str | Benchmark]
     out: str
     engine: Engine
     choices: Choices
@@ -126,17 +129,20 @@ class _Sweep:
                 )
         return folders
 
-    def refine(self, points: int) -> list[str]:
-        """Adds points where `stages` asks for them, one at a time, until it asks for none."""
+    def refine(self, lams: Sequence[float]) -> list[str]:
+        """Adds points where `stages` asks for them, one at a time, until it asks for none or there are enough."""
         from .stages import next_lam
 
-        done: list[str] = []
-        for _ in range(points):
-            lam = next_lam(self.out, self.benchmarks[0], BOUNDARY)
+        name = driver.named(self.benchmarks[0]).name
+        there = list(lams)
+        while len(there) < self.plan.points:
+            points = [(lam, load_scores(self._folder(lam), name)) for lam in there]
+            lam = next_lam(points, tolerance=BOUNDARY)
             if lam is None:
                 break
-            done += self.evaluate([lam])
-        return done
+            self.evaluate([lam])
+            there.append(lam)
+        return [self._folder(lam) for lam in there[len(lams) :]]
 
     def _folder(self, lam: float) -> str:
         return os.path.join(self.out, f"lam-{lam:g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,13 @@ class FakeBackend:
                 if word in request.prompt:
                     deed()
             yield completion(request)
+
+
+class SlowBackend(FakeBackend):
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        for completion in super().generate(requests):
+            time.sleep(0.05)
+            yield completion
 
 
 def _raise(error: Exception, cause: Exception | None = None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,6 +30,16 @@ from eval.journal import locked
 with locked(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
+"""
+RUN_SLOWLY = """
+import sys
+sys.path.insert(0, ".")
+from eval import driver
+from eval.engines import Options
+from eval.engines.processes import Processes
+from tests.eval.fakes import sums
+with Processes(Options(kind="transformers"), backend="tests.eval.fakes:SlowBackend") as engine:
+    driver.run(sys.argv[1], [sums()], sys.argv[2], engine, subject=driver.Subject("merged"))
 """
 ALL = len(PROBLEMS) * 4
 
@@ -78,6 +90,23 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(tmp_path, fail_
     third = FakeEngine()
     evaluate(tmp_path, third)
     assert not third.opened, "nothing is missing: no engine is started"
+
+
+def test_a_killed_process_has_kept_what_it_finished(tmp_path):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    path = tmp_path / "out" / "sums.jsonl"
+    killed = subprocess.Popen([sys.executable, "-c", RUN_SLOWLY, str(tmp_path / "model"), str(path.parent)])
+    while killed.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < 3):
+        time.sleep(0.02)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    kept = len(load_responses(str(path.parent), "sums"))
+    assert 3 <= kept < ALL
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine)
+    assert len(engine.asked) == ALL - kept
+    for name in ("sums.jsonl", "sums.verdicts.jsonl", "sums.scores.json"):
+        assert contents(out)[name] == contents(whole)[name]
 
 
 def test_a_failed_engine_says_where_the_responses_are(tmp_path):
