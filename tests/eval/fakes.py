@@ -108,7 +108,16 @@ def _exit() -> None:
     os._exit(7)
 
 
+def _lose_child() -> None:
+    """As vLLM does when the process that holds its model dies."""
+    import sys
+
+    print("(EngineCore pid=7) torch.OutOfMemoryError: CUDA out of memory. Tried to", file=sys.stderr, flush=True)
+    raise RuntimeError("EngineCore encountered an issue. See stack trace (above) for the root cause.")
+
+
 DEEDS = {
+    "LOST": _lose_child,
     "OOM": lambda: _raise(RuntimeError("engine died"), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")),
     "CACHE": lambda: _raise(ValueError("No available memory for the cache blocks. Try increasing")),
     "REFUSE": lambda: _raise(Refusal("the model has no chat template")),
