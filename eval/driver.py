@@ -84,8 +84,11 @@ def run(
     return out
 
 
-def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices) -> bool:
+def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices, context: int | None) -> bool:
     """Whether `out` holds all of a run with these settings, told without its model, which may be gone.
+
+    Args:
+        context: what `models.context_length` would say of the model.
 
     Raises:
         EvalError: it holds a run with other settings.
@@ -97,7 +100,7 @@ def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices) 
         setting = before.settings.get(benchmark.name)
         if setting is None:
             return False
-        part = make_part(benchmark, before.role, choices, setting.sampling.max_tokens)
+        part = make_part(benchmark, before.role, choices, context)
         check_same(out, before, replace(before, settings={benchmark.name: part.setting}))
         scored = os.path.exists(os.path.join(out, f"{benchmark.name}.scores.json"))
         if not scored or part.missing(read(out, benchmark.name)):

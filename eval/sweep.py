@@ -18,6 +18,7 @@ from .driver import Subject
 from .engines import Engine
 from .errors import EvalError
 from .files import load_scores, write_json
+from .models import context_length, local_folder
 from .plan import Choices
 from .schema import Benchmark
 
@@ -111,7 +112,7 @@ class _Sweep:
 
     def evaluate(self, lams: Sequence[float]) -> list[str]:
         folders = [self._folder(lam) for lam in lams]
-        todo = [lam for lam in lams if not driver.complete(self._folder(lam), self.benchmarks, self.choices)]
+        todo = [lam for lam in lams if not self._complete(lam)]
         if self.plan.keep == "all":
             self._merge([lam for lam in todo if self._end(lam) is None])
         for i, lam in enumerate(todo):
@@ -143,6 +144,11 @@ class _Sweep:
             self.evaluate([lam])
             there.append(lam)
         return [self._folder(lam) for lam in there[len(lams) :]]
+
+    def _complete(self, lam: float) -> bool:
+        end = self._end(lam)
+        config = local_folder(self.pair.thinking if end is None else end[0])  # a merge gets THINKING's config
+        return driver.complete(self._folder(lam), self.benchmarks, self.choices, context_length(config))
 
     def _folder(self, lam: float) -> str:
         return os.path.join(self.out, f"lam-{lam:g}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval import cli, driver, engines, sweep
+from eval.engines import Completion
 from eval.plan import Choices
 from eval.progress import Progress
 
@@ -92,17 +93,23 @@ def test_progress_tells_rate_and_time_left(monkeypatch):
         assert progress.line() == "100 of 400 responses, 246 tokens/s, 1:01:00 left"
 
 
-def test_a_sweep_merges_evaluates_and_goes_on(tmp_path, monkeypatch):
-    merged: list[list[float]] = []
+@pytest.fixture
+def merged(monkeypatch):
+    """Merges that make nothing but a folder; the lists of lam that were asked for."""
+    asked: list[list[float]] = []
 
     def merge(instruct, thinking, pattern, lams, **options):
-        merged.append(list(lams))
+        asked.append(list(lams))
         for lam in lams:
             folder = Path(pattern.replace("{lam}", f"{lam:g}"))
             model(folder)
             (folder / "mi_kernels.json").write_text(json.dumps({"method": "lerp", "lam": lam}))
 
     monkeypatch.setattr(sweep, "sweep_checkpoint", merge)
+    return asked
+
+
+def test_a_sweep_merges_evaluates_and_goes_on(tmp_path, merged):
     pair = sweep.Pair(model(tmp_path / "a"), model(tmp_path / "b"))
     out = str(tmp_path / "out")
 
@@ -124,5 +131,28 @@ def test_a_sweep_merges_evaluates_and_goes_on(tmp_path, monkeypatch):
     go(FakeEngine(), keep="all", lams=(0.1, 0.2))
     assert merged[2:] == [[0.1, 0.2]]
     assert len(list((tmp_path / "out/models").iterdir())) == 2
+    with pytest.raises(driver.EvalError, match="max_tokens 100, now 200"):
+        sweep.run(pair, sweep.Plan((0.5,)), [sums()], out, FakeEngine(), Choices(samples=1, max_tokens=200))
     with pytest.raises(driver.EvalError, match="holds a sweep of another pair: thinking"):
         go(FakeEngine(), pair=sweep.Pair(pair.instruct, pair.instruct))
+
+
+class Thinker(FakeEngine):
+    """Thinks at random, ever more often between lam 0.4 and 0.6."""
+
+    def generate(self, requests):
+        lam = {"a": 0.0, "b": 1.0}.get(Path(self.opened[-1]).name)
+        share = ((float(self.opened[-1].rpartition("-")[2]) if lam is None else lam) - 0.4) / 0.2
+        for i, request in enumerate(requests):
+            thinks = (i + 0.5) / len(requests) < share
+            yield Completion(request.index, "</think> 1" if thinks else "1", 5, "stop")
+
+
+def test_an_adaptive_sweep_goes_on_where_thinking_begins(tmp_path, merged):
+    pair = sweep.Pair(model(tmp_path / "a"), model(tmp_path / "b"))
+    plan = sweep.Plan((0.0, 0.5, 1.0), adaptive=True, points=7)
+    folders = sweep.run(pair, plan, [sums()], str(tmp_path / "out"), Thinker(), progress=False)
+    lams = [driver.load_run(folder).lam for folder in folders]
+    assert lams[:3] == [0.0, 0.5, 1.0]
+    assert len(lams) == len(set(lams)) == 7
+    assert sum(0.2 <= lam <= 0.8 for lam in lams[3:]) >= 3, lams
