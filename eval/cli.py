@@ -143,7 +143,6 @@ def _add_engine(p: _Parser) -> None:
     how.add_argument("--max-num-seqs", type=int, metavar="N", help="responses generated together by each engine")
     how.add_argument("--gpu-memory-utilization", type=float, metavar="X", help="vLLM's share of each GPU")
     how.add_argument("--kv-cache-memory", metavar="SIZE", help="of each engine on the CPU, such as 4GiB")
-    how.add_argument("--max-model-len", type=int, metavar="N", help="tokens of prompt and response together")
     how.add_argument("--threads", type=int, metavar="N", help="of each engine on the CPU (default: its share of cores)")
     how.add_argument("--dtype", default="auto", metavar="DTYPE", help="to compute in (default: the model's)")
     p.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
@@ -184,7 +183,7 @@ def _engine_options(arguments: argparse.Namespace) -> Any:
 
     from .engines import Options
 
-    for name in ("concurrency", "engines", "tensor_parallel", "max_num_seqs", "max_model_len", "threads"):
+    for name in ("concurrency", "engines", "tensor_parallel", "max_num_seqs", "threads"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise EvalError(f"--{name.replace('_', '-')} is {value}", "Give a whole number from 1.")
@@ -200,7 +199,6 @@ def _engine_options(arguments: argparse.Namespace) -> Any:
         max_num_seqs=arguments.max_num_seqs,
         gpu_memory_utilization=arguments.gpu_memory_utilization,
         kv_cache_memory=parse_size(arguments.kv_cache_memory, "--kv-cache-memory"),
-        max_model_len=arguments.max_model_len,
         threads=arguments.threads,
         dtype=arguments.dtype,
     )

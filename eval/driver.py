@@ -75,7 +75,7 @@ def run(
             journals = {p.benchmark.name: stack.enter_context(closing(Journal(out, p.benchmark.name))) for p in parts}
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
             if missing:
-                now = _opened(out, now, engine, folder or model, max(map(longest, parts)))
+                now = _opened(out, now, engine, model if subject.served else folder or model, parts)
             save_run(out, now)
             if missing:
                 _generate(out, engine, missing, journals, progress)
@@ -137,14 +137,22 @@ def _plan(
 
 def _joined(out: str, now: Run) -> Run:
     """`now` with what `out` already holds: other benchmarks, and the engine that generated them."""
-    if not os.path.exists(os.path.join(out, "run.json")):
+    before = load_run(out) if os.path.exists(os.path.join(out, "run.json")) else None
+    for name in now.settings:
+        path = os.path.join(out, f"{name}.jsonl")
+        if (before is None or name not in before.settings) and os.path.exists(path) and os.path.getsize(path):
+            raise EvalError(
+                f"{path}: holds responses, and no run.json says of which settings",
+                "Bring its run.json back, or choose another folder with --out.",
+            )
+    if before is None:
         return now
-    before = load_run(out)
     check_same(out, before, now)
     return replace(now, engine=before.engine, settings={**before.settings, **now.settings})
 
 
-def _opened(out: str, now: Run, engine: Engine, model: str, length: int) -> Run:
+def _opened(out: str, now: Run, engine: Engine, model: str, parts: Sequence[Part]) -> Run:
+    length = max(map(longest, parts))
     context = context_length(model) if os.path.isdir(model) else None
     opened = engine.open(model, min(length, context or length))
     with_engine = replace(now, engine=opened)

@@ -56,7 +56,6 @@ class Processes:
                 _Worker(self._backend, i, environment)
                 for i, environment in enumerate(environments(self._options, self._on_cpu, weight_bytes(model)))
             ]
-        length = min(length, self._options.max_model_len or length)
         order = {"open": {"model": model, "length": length, "options": self._worker_options(model, length)}}
         for worker in self._workers:
             worker.send([order])

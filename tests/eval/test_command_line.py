@@ -13,7 +13,12 @@ from eval.engines import Completion
 from eval.plan import Choices
 from eval.progress import Progress
 
-from .fakes import FakeEngine, model, sums
+from .fakes import FakeEngine, grade_here, model, sums
+
+
+@pytest.fixture(autouse=True)
+def quick_grading(monkeypatch):
+    monkeypatch.setattr("eval.grading.grade", grade_here)
 
 
 @pytest.fixture

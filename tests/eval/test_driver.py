@@ -21,7 +21,7 @@ from eval.journal import Journal, locked
 from eval.plan import Choices
 from eval.schema import Response
 
-from .fakes import PROBLEMS, FakeEngine, model, sums
+from .fakes import PROBLEMS, FakeEngine, grade_here, model, sums
 
 HOLD = """
 import sys
@@ -42,6 +42,11 @@ with Processes(Options(kind="transformers"), backend="tests.eval.fakes:SlowBacke
     driver.run(sys.argv[1], [sums()], sys.argv[2], engine, subject=driver.Subject("merged"))
 """
 ALL = len(PROBLEMS) * 4
+
+
+@pytest.fixture(autouse=True)
+def quick_grading(monkeypatch):
+    monkeypatch.setattr("eval.grading.grade", grade_here)
 
 
 def evaluate(tmp_path: Path, engine: FakeEngine, *benchmarks, choices=None, role="merged", out="out", **subject):
@@ -122,6 +127,7 @@ def test_a_line_that_a_kill_cut_is_cut_off_and_made_again(tmp_path):
     for left in (1, len(lines[3]) - 1):  # of the fourth line; the last is one short of its newline
         out = tmp_path / f"cut-{left}"
         out.mkdir()
+        (out / "run.json").write_bytes((Path(whole) / "run.json").read_bytes())
         (out / "sums.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:left])
         engine = FakeEngine()
         evaluate(tmp_path, engine, out=out.name)
@@ -169,6 +175,17 @@ def test_other_settings_do_not_mix(tmp_path, change, named):
         evaluate(tmp_path, FakeEngine(), **change)
     assert named in caught.value.problem
     assert contents(str(tmp_path / "out")) == before
+
+
+@pytest.mark.parametrize("lost", ["whole", "settings"])
+def test_responses_without_their_settings_are_refused(tmp_path, lost):
+    path = Path(evaluate(tmp_path, FakeEngine())) / "run.json"
+    if lost == "whole":
+        path.unlink()
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {}}))
+    with pytest.raises(EvalError, match=r"sums\.jsonl: holds responses, and no run\.json says"):
+        evaluate(tmp_path, FakeEngine())
 
 
 def test_changed_problems_do_not_mix(tmp_path):

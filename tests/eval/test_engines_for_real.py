@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("torch")
+pytest.importorskip("pebble")  # grading's, of the extra `eval`
+
 from eval import driver, engines
 from eval.engines import Options, Request
 from eval.engines.transformers_engine import _draw
@@ -99,7 +102,6 @@ def test_vllm_refusals_are_told_in_a_line(folder, tmp_path):
             engine.open(model(tmp_path / "empty"), 512)
 
 
-@pytest.mark.skipif(not installed("torch"), reason="needs torch")
 def test_a_token_is_drawn_from_what_top_k_and_top_p_leave():
     import torch
 
