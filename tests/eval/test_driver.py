@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -100,7 +101,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(tmp_path, fail_
 def test_a_killed_process_has_kept_what_it_finished(tmp_path):
     whole = evaluate(tmp_path, FakeEngine(), out="whole")
     path = tmp_path / "out" / "sums.jsonl"
-    killed = subprocess.Popen([sys.executable, "-c", RUN_SLOWLY, str(tmp_path / "model"), str(path.parent)])
+    command = [sys.executable, "-c", RUN_SLOWLY, str(tmp_path / "model"), str(path.parent)]
+    killed = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)})
     while killed.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < 3):
         time.sleep(0.02)
     killed.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -69,7 +70,8 @@ def lines(out: str) -> list[str]:
 )
 def test_two_runs_and_a_killed_one_give_the_same_files(folder, tmp_path, kind):
     first, second, out = (str(tmp_path / name) for name in ("first", "second", "killed"))
-    killed = subprocess.Popen([sys.executable, "-c", RUN, folder, out, kind])
+    command = [sys.executable, "-c", RUN, folder, out, kind]
+    killed = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path)})
     path = Path(out, "sums.jsonl")
     while killed.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < 5):
         time.sleep(0.02)
