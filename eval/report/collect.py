@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mi_kernels.errors import ArgumentError
 
@@ -44,6 +45,16 @@ class Entry:
     run: Run
     scores: Mapping[str, Scores]
 
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """What mi_kernels.json holds; empty where there is none."""
+        return self.run.merge or {}
+
+    @property
+    def mask(self) -> str:
+        """The layers and modules that were merged, in words; "" where all were."""
+        return ", ".join(f"{part} {self.record[part]}" for part in ("layers", "modules") if self.record.get(part))
+
     def sampling(self, benchmark: str) -> Sampling:
         return self.run.settings[benchmark].sampling
 
@@ -67,9 +78,17 @@ class View:
     def setting(self) -> Setting:
         return self.entries[0].run.settings[self.benchmark]
 
-    def sweep(self) -> list[Entry]:
-        """Interpolations and their ends, by lam."""
-        return sorted((e for e in self.entries if e.lam is not None), key=lambda e: e.lam or 0.0)
+    def sweep(self) -> list[tuple[float, Entry]]:
+        """Interpolations and their ends, by lam; where there is none of everything, those of the one mask there is.
+
+        A masked interpolation starts at Instruct, and does not end at Thinking.
+        """
+        masked = [e for e in self.entries if e.kind == "ablation" and isinstance(e.record.get("lam"), (int, float))]
+        plain = [(e.lam, e) for e in self.entries if e.lam is not None]
+        if masked and not any(e.kind == "interpolation" for _, e in plain) and len({e.mask for e in masked}) == 1:
+            starts = [(lam, e) for lam, e in plain if e.kind == "instruct"]
+            plain = list({**{float(e.record["lam"]): e for e in masked}, **dict(starts)}.items())
+        return sorted(plain, key=lambda point: point[0])
 
 
 @dataclass(frozen=True)
@@ -160,7 +179,7 @@ def _kind(run: Run) -> tuple[str, float | None]:
 
 def _pair(entry: Entry) -> Pair | None:
     """The two models that an entry was merged from."""
-    record = entry.run.merge or {}
+    record = entry.record
     models = [record.get("instruct"), record.get("thinking")]
     if not all(models):
         models = list(record.get("models") or [])

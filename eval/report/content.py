@@ -114,15 +114,23 @@ def _present(block: Any) -> list[Any]:
 
 
 def _stages(
-    content: Content, blocks: list[Any], view: View, sweep: Sequence[Entry], theirs: dict[str, Any], stem: str
+    content: Content,
+    blocks: list[Any],
+    view: View,
+    sweep: Sequence[tuple[float, Entry]],
+    theirs: dict[str, Any],
+    stem: str,
 ) -> dict[str, Any]:
-    points = [(e.lam or 0.0, e.scores[view.benchmark]) for e in sweep]
+    points = [(lam, e.scores[view.benchmark]) for lam, e in sweep]
     found = stages.fit(points)
     said = stages.sentences(found)
     text = f"{view.title}: accuracy, Think #R and tokens per answer at {len(points)} lam. {' '.join(said)}"
-    papers = {e.lam or 0.0: theirs[e.name] for e in sweep if e.name in theirs}
+    papers = {lam: theirs[e.name] for lam, e in sweep if e.name in theirs}
+    mask = sweep[-1][1].mask
     second = "Vote" if view.benchmark in tables.VOTED else "Pass"
-    image = plots.dynamics(f"{view.title}: three stages of interpolation", points, found, second, papers)
+    image = plots.dynamics(
+        f"{view.title}: three stages of interpolation{mask and f' of {mask}'}", points, found, second, papers
+    )
     blocks.insert(0, content.draw(f"{stem}-dynamics", text, image))
     blocks.insert(1, Points(said))
     curve = found.curve and {key: float(value[0]) for key, value in found.curve._asdict().items()}

@@ -79,7 +79,7 @@ def _rows() -> list[dict[str, str]]:
 
 def _variant(entry: Entry, pair: Pair | None) -> str | None:
     """What the paper calls a model."""
-    record = entry.run.merge or {}
+    record = entry.record
     if entry.kind in ("instruct", "thinking"):
         return entry.kind.capitalize()
     if entry.kind == "interpolation":

@@ -118,10 +118,10 @@ def ablations(view: View, family: Family, part: str) -> Table | None:
     Args:
         part: "layers" or "modules".
     """
-    masked = [e for e in view.entries if e.kind == "ablation" and (e.run.merge or {}).get(part)]
+    masked = [e for e in view.entries if e.kind == "ablation" and e.record.get(part)]
     if not masked:
         return None
-    lams = {(e.run.merge or {}).get("lam") for e in masked}
+    lams = {e.record.get("lam") for e in masked}
     whole = [e for e in view.entries if e.kind in ("instruct", "thinking") or e.lam in lams]
     scores = [e.scores[view.benchmark] for e in (*whole, *masked)]
     thinking = next((e.scores[view.benchmark].tokens.value for e in whole if e.kind == "thinking"), None)
@@ -148,7 +148,7 @@ def ablations(view: View, family: Family, part: str) -> Table | None:
 
 
 def _what(entry: Entry, part: str) -> list[str]:
-    record = entry.run.merge or {}
+    record = entry.record
     if entry.kind in ("instruct", "thinking"):
         return [entry.name, f"{entry.lam:g}"]
     if entry.kind == "interpolation":

@@ -170,9 +170,19 @@ def test_runs_that_do_not_compare_are_set_aside_with_the_reason(tmp_path: Path) 
         "hot": "sampled with T 1, top_p 0.95, top_k 20",
         "twin": "a second run like MI-0.6",
     }
-    assert [e.name for e in family.views[0].sweep()] == ["Instruct", "MI-0.4", "MI-0.6", "Thinking"]
+    assert [e.name for _, e in family.views[0].sweep()] == ["Instruct", "MI-0.4", "MI-0.6", "Thinking"]
     report.write(folder, tmp_path / "out")
     assert "few is set aside: problems 10, not 30." in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_sweep_of_some_layers_starts_at_instruct_and_does_not_end_at_thinking(tmp_path: Path) -> None:
+    folder = small(tmp_path, ())
+    for lam in (0.4, 0.5, 1.0):
+        merge = runs.record(lam=lam, layers="12:36")
+        runs.save(folder, f"l-{lam:g}", "merged", None, [runs.at(lam, "aime25")], merge=merge)
+    (family,), _ = collect.families(str(folder))
+    found = [(lam, e.name) for lam, e in family.views[0].sweep()]
+    assert found == [(0, "Instruct"), (0.4, "l-0.4"), (0.5, "l-0.5"), (1, "l-1")]
 
 
 def test_two_families_do_not_mix(tmp_path: Path) -> None:
