@@ -65,7 +65,7 @@ def grade(
             not correct and not read; so do those on which a grader fails or dies. A warning names each.
 
     Raises:
-        MIKernelsError: a benchmark's own refusal, such as a checker that is not installed.
+        MIKernelsError, ImportError: the grader cannot work at all, as where a package is not installed.
         KeyError: a response to a problem that is not among `problems`.
     """
     references = {problem.id: problem.reference for problem in problems}
@@ -101,7 +101,7 @@ def _grade_all(benchmark: Benchmark, wanted: dict[Key, Any], workers: int, limit
 def _verdict(benchmark: Benchmark, key: Key, future: ProcessFuture[Verdict], limit: float) -> Verdict:
     try:
         return future.result()
-    except (MIKernelsError, BrokenProcessPool):
+    except (MIKernelsError, BrokenProcessPool, ImportError):  # not of this response alone
         raise
     except FutureTimeout:
         reason = f"was not graded within {limit:g} s"

@@ -28,6 +28,9 @@ def process(reference: str, text: str) -> Verdict:
 
 
 def refuse(reference: str, text: str) -> Verdict:
+    """Finds that it cannot work, and says so in the way that `reference` asks for."""
+    if reference == "import":
+        raise ModuleNotFoundError("there is no checker")
     raise DataError("there is no checker", "Install it.")
 
 

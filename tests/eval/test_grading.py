@@ -67,9 +67,10 @@ def test_graders_of_a_benchmark_start_in_their_processes() -> None:
     assert verdicts == [Verdict(True, "70"), Verdict(False, "71")]
 
 
-def test_a_benchmarks_own_refusal_is_told() -> None:
-    with pytest.raises(DataError, match="no checker"):
-        grading.grade(graders.benchmark(grade=graders.refuse), "merged", [Problem("1", "", "")], responses("a"))
+@pytest.mark.parametrize(("reference", "error"), [("refuse", DataError), ("import", ModuleNotFoundError)])
+def test_a_grader_that_cannot_work_at_all_is_told(reference: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match="no checker"):
+        grading.grade(graders.benchmark(grade=graders.refuse), "merged", [Problem("1", "", reference)], responses("a"))
 
 
 def test_nothing_to_grade_and_unknown_problems() -> None:
