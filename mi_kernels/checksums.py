@@ -26,7 +26,7 @@ class Extent(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What lies where in a shard: its size and its header's, length prefix included, in bytes; tensors in file order."""
+    """What lies where in a shard: bytes in all, bytes of its header (length prefix included), tensors in file order."""
 
     name: str
     size: int
