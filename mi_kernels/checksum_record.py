@@ -145,16 +145,19 @@ def _tensor_text(tensor: TensorSum) -> str:
 def _shard_of(content: Any) -> ShardSum:
     size, crc = _sum_of(content)
     header = _sum_of(content["header"])
-    tensors = {name: _tensor_of(tensor, header.size, size) for name, tensor in content["tensors"].items()}
-    if header.size > size:
+    tensors, end = {}, header.size
+    for name, tensor in content["tensors"].items():
+        tensors[name] = _tensor_of(tensor, end, size)
+        end = tensors[name].begin + tensors[name].size
+    if end > size:
         raise ValueError("a header is larger than its shard")
     return ShardSum(size, crc, header, tensors)
 
 
-def _tensor_of(content: Any, header: int, shard: int) -> TensorSum:
+def _tensor_of(content: Any, least: int, shard: int) -> TensorSum:
     begin, size = _count(content["begin"]), _count(content["size"])
     crcs = tuple(_crc(text) for text in content["crc"])
-    if not header <= begin <= begin + size <= shard or len(crcs) != -(-size // BLOCK):
+    if not least <= begin <= begin + size <= shard or len(crcs) != -(-size // BLOCK):
         raise ValueError("a tensor's bytes and blocks")
     return TensorSum(begin, size, crcs)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from .backends import cpu
 
+MOST_BYTES = (1 << 28) - 5  # of a message in which a flipped bit has a place of its own: 2^31 - 1 places, 32 in the CRC
 _POLYNOMIAL = 0x82F63B78
 _BABY = 1 << 14  # steps of one bit in `flipped_bit`; the others are of as many bits
 
@@ -35,13 +36,17 @@ def flipped_bit(difference: int, length: int) -> tuple[int, int] | None:
     """Which single bit of a message of `length` bytes, if flipped, changes its CRC by `difference` (an XOR).
 
     Bit b of byte i changes it by x^(8 (length - 1 - i) + 7 - b + 32): the exponent is the discrete logarithm, found by
-    baby and giant steps (Shanks 1971). It is unique up to 2^28 - 5 bytes. What changes many bits looks like one of them
-    with a probability of 8 length / 2^32.
+    baby and giant steps (Shanks 1971). Damage to many bits is taken for one of them with a probability of
+    8 length / 2^32: 1 in 32 for 16 MiB.
 
     Returns:
-        The byte and the bit, 0 the least significant; None where no single bit does it.
+        The byte and the bit, 0 the least significant; None where no single bit does it, or more than one could:
+        beyond `MOST_BYTES`.
     """
-    giants, power = _giant_steps(-(-(8 * length + 32) // _BABY)), difference
+    # x + 1 divides P: an odd number of flipped bits leaves an odd number of ones.
+    if length > MOST_BYTES or difference.bit_count() % 2 == 0:
+        return None
+    giants, power = _giant_steps((8 * length + 32).bit_length()), difference
     for step in range(_BABY):
         if power in giants:
             exponent = giants[power] * _BABY - step - 32
@@ -51,11 +56,11 @@ def flipped_bit(difference: int, length: int) -> tuple[int, int] | None:
     return None
 
 
-@lru_cache(1)
-def _giant_steps(count: int) -> dict[int, int]:
-    """j by x^(j * _BABY) mod P, for j up to `count`."""
+@lru_cache
+def _giant_steps(width: int) -> dict[int, int]:
+    """j by x^(j * _BABY) mod P, for j * _BABY up to 2^width."""
     power, steps = 1 << 31, {}
-    for j in range(count + 1):
+    for j in range((1 << width) // _BABY + 2):
         steps[power] = j
         power = combine(power, 0, _BABY // 8)
     return steps

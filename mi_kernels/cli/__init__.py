@@ -16,7 +16,10 @@ from ..errors import MIKernelsError, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM."""
+    """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM.
+
+    `verify` adds 1, for damage.
+    """
     parser = build_parser()
     arguments = parser.parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
@@ -79,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_compare(commands)
     _add_inspect(commands)
+    _add_verify(commands)
     _add_demo(commands)
     _add_env(commands)
     return parser
@@ -225,6 +229,34 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _run_inspect(arguments: argparse.Namespace) -> int:
     from .inspect import run
+
+    return run(arguments)
+
+
+def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "verify",
+        "check every byte of a model folder against its checksums, or against the merge done again",
+        "mi-kernels verify ./mi-0.8 --recompute ./instruct ./thinking",
+    )
+    p.add_argument("model", metavar="OUT", help="model folder")
+    p.add_argument(
+        "--recompute",
+        nargs="*",
+        metavar="MODEL",
+        help="do the merge again in memory, from these models in mi_kernels.json's order (none: those named there)",
+    )
+    p.add_argument("--record", action="store_true", help="write the checksums of the files as they are now")
+    p.add_argument("--overwrite", action="store_true", help="with --record: replace those that are there")
+    p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
+    p.add_argument("-q", "--quiet", action="store_true", help="print nothing but what is wrong")
+    p.add_argument("--json", action="store_true", help="print what was found as JSON")
+    p.set_defaults(run=_run_verify)
+
+
+def _run_verify(arguments: argparse.Namespace) -> int:
+    from .verify import run
 
     return run(arguments)
 
