@@ -94,9 +94,8 @@ class Job:
             OutputError: no space, or the disk failed; nothing is left behind.
         """
         options, outputs = self.options, self.outputs
-        tensors = _output_tensors(self.alignment.rows, options.out_dtype)
-        shards, index = plan_shards(tensors, self.models[0], options.max_shard_size)
-        small = [self._small_files(output, index) for output in outputs]
+        shards, index = self.layout()
+        small = [self.small_files(output, index) for output in outputs]
         size = sum(s.size for s in shards)
         _check_space(outputs, [size + sum(map(len, files.values())) for files in small])
         plan = Plan(shards, self.sources, [m.files for m in self.models])
@@ -121,6 +120,11 @@ class Job:
                 "Nothing is left behind, the inputs are untouched.",
             ) from error
         return [self._report(i, shards) for i in range(len(outputs))]
+
+    def layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
+        """The shards of every output, and the content of the index."""
+        tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
+        return plan_shards(tensors, self.models[0], self.options.max_shard_size)
 
     def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
         """What makes the workers' runners: None for the CPU kernels."""
@@ -161,7 +165,8 @@ class Job:
         first = self.models[1 if self.has_base else 0]
         return {"thinking": self.models[-1], "instruct": first, "base": self.models[0]}[self.options.copy_from]
 
-    def _small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
+    def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
+        """The files beside the shards, by name."""
         origin = self._origin()
         files = sidefiles.collect(origin)
         config = "config.json"

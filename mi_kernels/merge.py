@@ -16,7 +16,7 @@ from .job import Job, Report
 from .lam import checked_lam
 from .masks import Layers, Modules
 from .options import Options
-from .recipe import Recipe
+from .recipe import Recipe, plain
 from .stream import Source
 
 if TYPE_CHECKING:
@@ -225,20 +225,21 @@ def _record(
     recipe: Recipe, models: Sequence[Checkpoint], options: Options, sources: dict[str, Source], output: int
 ) -> dict[str, Any]:
     """What mi_kernels.json holds: enough to make the same folder again."""
-
+    content = recipe.to_dict()
     copied = sum(s.weights[output] in (0, 1) for s in sources.values())
-    masks = {"layers": _plain(recipe.layers), "modules": _plain(recipe.modules)}
+    masks = {"layers": content.get("layers"), "modules": content.get("modules")}
     shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
     return {
         "mi_kernels": __version__,
         "role": "merged",
         "method": "lerp",
-        "rules": [dict(rule) for rule in recipe.to_dict().get("rules", [])],
+        "rules": [dict(rule) for rule in content.get("rules", [])],
         "summary": f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(recipe.lam)}{shown}.",
-        "lam": recipe.lam,
+        "lam": content["lam"],
         **masks,
         "dtype": options.out_dtype,
         "copy_from": options.copy_from,
+        "max_shard_size": options.max_shard_size,
         "instruct": models[0].identity(),
         "thinking": models[1].identity(),
         "tensors_interpolated": len(sources) - copied,
@@ -262,21 +263,19 @@ def _merge_record(
         "method": recipe.method,
         "summary": f"Merged by {recipe.method}{shown}.",
         "settings": dict(recipe.settings),
+        "defaults": dict(recipe.defaults),
         "slices": settings,
-        "layers": _plain(recipe.layers),
-        "modules": _plain(recipe.modules),
+        "layers": plain(recipe.layers),
+        "modules": plain(recipe.modules),
         "dtype": options.out_dtype,
         "copy_from": options.copy_from,
+        "max_shard_size": options.max_shard_size,
         "base": models[0].identity() if recipe.base is not None else None,
         "models": [m.identity() for m in models[1 if recipe.base is not None else 0 :]],
         "tensors_interpolated": len(sources) - copied,
         "tensors_copied": copied,
         "numerics": "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods.",
     }
-
-
-def _plain(mask: object) -> object:
-    return mask if mask is None or isinstance(mask, (str, int)) else str(mask)
 
 
 def _shown(value: object) -> str:

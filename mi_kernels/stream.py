@@ -16,7 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from .backends import cpu
 from .checkpoint.layout import OutputShard
@@ -111,6 +111,16 @@ def plan_buffers(threads: int, max_memory: int | None, outputs: int = 1) -> Buff
     return Buffers(min(CHUNK, memory // (workers * outputs)) // PAGE * PAGE, workers)
 
 
+class ShardSink(Protocol):
+    """Where a shard's bytes go: `checkpoint.writer.ShardFile`, or what is called in its place."""
+
+    def write(self, data: memoryview, offset: int) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
 class _Chunk(NamedTuple):
     shard: int
     offset: int
@@ -125,6 +135,7 @@ def stream(
     io: str = "auto",
     on_bytes: Callable[[int], None] = lambda n: None,
     runner: Callable[[], Runner] | None = None,
+    sink: Callable[[str, int, str], ShardSink] = ShardFile,
 ) -> None:
     """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
 
@@ -134,6 +145,7 @@ def stream(
         io: how `checkpoint.writer.ShardFile` writes.
         on_bytes: called with the number of bytes written, from any thread.
         runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas are theirs.
+        sink: takes the bytes of one shard; called as `ShardFile` is.
 
     Raises:
         OSError: a write failed.
@@ -144,7 +156,7 @@ def stream(
         for source in plan.sources.values():
             for k in source.used():
                 inputs.check_length(k, source.inputs[k])
-        files = _Files(plan.shards, folders, io)
+        files = _Files(plan.shards, folders, io, sink)
         stack.callback(files.abandon)
         _Work(plan, files, inputs, buffers, on_bytes, runner).run()
 
@@ -152,22 +164,28 @@ def stream(
 class _Files:
     """The output files that are being written: opened at the first chunk, closed after the last one."""
 
-    def __init__(self, shards: Sequence[OutputShard], folders: Sequence[str], io: str) -> None:
-        self._shards, self._folders, self._io = shards, folders, io
-        self._open: dict[int, list[ShardFile]] = {}
+    def __init__(
+        self,
+        shards: Sequence[OutputShard],
+        folders: Sequence[str],
+        io: str,
+        sink: Callable[[str, int, str], ShardSink],
+    ) -> None:
+        self._shards, self._folders, self._io, self._sink = shards, folders, io, sink
+        self._open: dict[int, list[ShardSink]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._folders)
 
-    def of(self, shard: int) -> list[ShardFile]:
+    def of(self, shard: int) -> list[ShardSink]:
         """The files of one shard, one for each output."""
         with self._lock:
             if shard not in self._open:
                 name, size = self._shards[shard].name, self._shards[shard].size
                 self._open[shard] = []
                 for folder in self._folders:
-                    self._open[shard].append(ShardFile(os.path.join(folder, name), size, self._io))
+                    self._open[shard].append(self._sink(os.path.join(folder, name), size, self._io))
             return self._open[shard]
 
     def close(self, shard: int) -> None:

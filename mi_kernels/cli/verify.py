@@ -16,18 +16,16 @@ _SHOWN = 20  # lines for each file
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 where everything is right, 1 where something is damaged."""
-    how = {
-        "threads": parse_count(arguments.threads, "--threads"),
-        "progress": not (arguments.quiet or arguments.json),
-    }
+    threads = parse_count(arguments.threads, "--threads")
+    progress = not (arguments.quiet or arguments.json)
     if arguments.record:
         if arguments.recompute is not None:
             raise ArgumentError("--record and --recompute are two things", "Give one of them.")
-        found = record_checksums(arguments.model, overwrite=arguments.overwrite, **how)
+        found = record_checksums(arguments.model, overwrite=arguments.overwrite, threads=threads, progress=progress)
     elif arguments.overwrite:
         raise ArgumentError("--overwrite replaces a record of checksums", "Give --record as well.")
     else:
-        found = verify_checkpoint(arguments.model, arguments.recompute, **how)
+        found = verify_checkpoint(arguments.model, arguments.recompute, threads=threads, progress=progress)
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2))
     elif not arguments.quiet or not found.right:
