@@ -19,6 +19,7 @@ from .recipe import Recipe
 from .sidefiles import RECORD, read_record
 from .stream import Plan, plan_buffers, stream
 
+_DTYPES = {None: None, "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _OWN_FILES = (RECORD, "README.md")  # they name versions and paths
 
 
@@ -120,15 +121,14 @@ def _job(root: str, record: dict[str, Any], given: list[str], threads: int | Non
 def _planned(root: str, record: dict[str, Any], sources: list[str], threads: int | None) -> Job:
     from .merge import plan_lerp, plan_merge
 
-    dtype = record["dtype"]
     options = {
         "device": "cpu",
         "backend": "cpu",
-        "dtype": None if dtype is None else dtype.lower(),
+        "dtype": _DTYPES[record["dtype"]],
         "threads": threads,
         "overwrite": True,  # the folder is there, and only read
         "copy_from": record["copy_from"],
-        "max_shard_size": record["max_shard_size"],
+        "max_shard_size": record.get("max_shard_size"),  # merges of old do not say it
     }
     if record["method"] == "lerp":
         content = {key: record[key] for key in ("lam", "layers", "modules", "rules")}
