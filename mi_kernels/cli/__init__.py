@@ -16,10 +16,7 @@ from ..errors import MIKernelsError, printable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM.
-
-    `verify` adds 1, for damage.
-    """
+    """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
