@@ -64,13 +64,14 @@ def measure(
         for helper in helpers:
             helper.start()
         work.run()
-    except BaseException as interruption:
+        for helper in helpers:
+            helper.join()
+    except BaseException as interruption:  # Ctrl-C lands in the main thread, here
         work.fail(interruption)
-        raise
-    finally:
         for helper in helpers:
             if helper.ident is not None:
                 helper.join()
+        raise
     if work.failure is not None:
         raise work.failure
     return [work.sums.shard(i) for i in range(len(layouts))]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .checksum_folder import file_sizes, measure, record_folder
 from .checksum_record import NAME, Record, ShardSum, mended
 from .damage import Damage, differences, layout_within
-from .errors import CheckpointError, OutputError
+from .errors import CheckpointError, MIKernelsError, OutputError
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -94,7 +95,13 @@ def verify_checkpoint(
     if recompute is not None:
         from .recompute import recompute_merge
 
-        found.recomputed = recompute_merge(root, recompute, threads, progress)
+        try:
+            found.recomputed = recompute_merge(root, recompute, threads, progress)
+        except MIKernelsError as error:
+            if not found.damage:
+                raise
+            # What is damaged may be the reason, and is to be told all the same.
+            found.notes.append(f"the merge could not be done again: {error.problem}")
     return found
 
 
@@ -125,7 +132,7 @@ def record_checksums(
 
 def _write(path: str, content: bytes) -> None:
     """Whole or not at all."""
-    work = path + ".work"
+    work = os.path.join(os.path.dirname(path), f".{NAME}.work")  # hidden: no part of the model if it is left behind
     try:
         with open(work, "wb") as file:
             file.write(content)
@@ -158,13 +165,17 @@ def _read_record(path: str, found: Verification) -> Record | None:
     wrong = mended(content)
     if wrong is None:
         return Record.decode(content, path)
-    if wrong.content is None:
-        found.damage.append(Damage(NAME, "bytes", None, 0, len(content), 0))
-        found.notes.append(f"{NAME} is damaged beyond mending: nothing else can be compared with it")
-        return None
-    found.damage.append(Damage(NAME, "bit", None, wrong.byte, wrong.byte + 1, wrong.byte, wrong.bit))
-    found.notes.append(f"{NAME} was mended in memory, and everything else compared with it")
-    return Record.decode(wrong.content, path)
+    if wrong.content is not None:
+        with suppress(
+            CheckpointError
+        ):  # damage to many bits may look like one, and what comes of mending it is no record
+            record = Record.decode(wrong.content, path)
+            found.damage.append(Damage(NAME, "bit", None, wrong.byte, wrong.byte + 1, wrong.byte, wrong.bit))
+            found.notes.append(f"{NAME} was mended in memory, and everything else compared with it")
+            return record
+    found.damage.append(Damage(NAME, "bytes", None, 0, len(content), 0))
+    found.notes.append(f"{NAME} is damaged beyond mending: nothing else can be compared with it")
+    return None
 
 
 def _all_sums(record: Record) -> dict[str, ShardSum]:

@@ -216,6 +216,16 @@ def test_checksums_made_to_match_do_not_hide_a_change(merged: Merged, capsys: py
     assert found_again["recomputed"]["differences"] == [right.__dict__]
 
 
+def test_damage_is_told_also_where_the_merge_cannot_be_done_again(merged: Merged) -> None:
+    record_checksums(merged.out, overwrite=True, progress=False)
+    content = bytearray((merged.out / "mi_kernels.json").read_bytes())
+    content[0] ^= 1
+    (merged.out / "mi_kernels.json").write_bytes(content)
+    found = verify_checkpoint(merged.out, [], progress=False)
+    assert found.damage == [Damage("mi_kernels.json", "bit", None, 0, 1, 0, 0)]
+    assert "mi_kernels.json: is not valid JSON" in found.notes[0]
+
+
 def test_a_record_of_another_lam_is_found_out(merged: Merged) -> None:
     merged.change_record(lam=0.31)
     assert len(merged.differences()) > 10

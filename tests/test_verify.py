@@ -176,6 +176,18 @@ def test_a_shortened_record_is_named_and_nothing_else_is_guessed(model: Path) ->
     assert "beyond mending" in found.notes[0]
 
 
+def test_what_only_looks_like_one_bit_of_the_record_is_not_mended(model: Path) -> None:
+    """A burst whose CRC is that of a single bit: the polynomial's own bits, moved by one flipped bit elsewhere."""
+    content = bytearray((model / NAME).read_bytes())
+    polynomial = 1 | 0x82F63B78 << 1  # x^32 first, as reflected bits lie in a file
+    for i in range(5):
+        content[100 + i] ^= polynomial >> 8 * i & 0xFF
+    content[3] ^= 2
+    (model / NAME).write_bytes(content)
+    found = verify_checkpoint(model, progress=False)
+    assert found.damage == [Damage(NAME, "bytes", None, 0, len(content), 0)]
+
+
 def test_the_json_of_the_command(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     right = expected(model / SHARDS[1], 5000, 1)
     flip(model / SHARDS[1], 5000, 1)

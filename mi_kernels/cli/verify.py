@@ -46,7 +46,7 @@ def describe(found: Verification, verdict: str) -> str:
     if found.files:
         speed = f"{show_bytes(found.bytes)} in {found.seconds:.2f} s, {found.gigabytes_per_second:.1f} GB/s"
         state = f"{len(by_file)} damaged" if found.damage else verdict
-        lines.append(f"{found.out}: {found.files} files, {state} ({speed})")
+        lines.append(f"{found.out}: {found.files} file{'s' if found.files != 1 else ''}, {state} ({speed})")
     if found.recomputed is not None:
         again = found.recomputed
         lines += _first_lines(again.differences, "the merge")
