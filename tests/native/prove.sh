@@ -48,6 +48,7 @@ compile "$source/avx512.cpp" $avx512
 compile "$source/crc32c_sse42.cpp" $sse42
 # shellcheck disable=SC2086
 compile "$source/crc32c_vpclmul.cpp" $vpclmul
+# shellcheck disable=SC2086
 compile "$source/crc32c_arm.cpp" $crc
 compile "$here/prove.cpp"
 # shellcheck disable=SC2086
