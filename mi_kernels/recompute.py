@@ -14,10 +14,11 @@ from .damage import Damage
 from .errors import ArgumentError, CheckpointError, MIKernelsError, MismatchError
 from .job import Job
 from .options import Options
+from .plan import Plan, plan_buffers
 from .progress import progress_bar
 from .recipe import Recipe
 from .sidefiles import RECORD, read_record
-from .stream import Plan, plan_buffers, stream
+from .stream import stream
 
 _DTYPES = {None: None, "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _OWN_FILES = (RECORD, "README.md")  # they name versions and paths
