@@ -17,10 +17,9 @@ from ..errors import MIKernelsError, printable
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
+        arguments = build_parser().parse_args(argv)
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a reader that has gone is handled
         return status
@@ -30,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("mi-kernels: interrupted; nothing is left behind", file=sys.stderr)
+        print("mi-kernels: interrupted; no output is half-done", file=sys.stderr)
         return 130
     except _Terminated:
-        print("mi-kernels: terminated; nothing is left behind", file=sys.stderr)
+        print("mi-kernels: terminated; no output is half-done", file=sys.stderr)
         return 143
     except BrokenPipeError:
         # The reader of our output has gone: say nothing, also not when the interpreter flushes at its end.
@@ -181,6 +180,9 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
         help=f"thinking or instruct: whose config, tokenizer and template (default: {copy_from or 'the recipe says'})",
     )
     output.add_argument("--overwrite", action="store_true", help="replace a model that stands at OUT")
+    output.add_argument(
+        "--restart", action="store_true", help="drop what a killed merge left of OUT, instead of going on with it"
+    )
     output.add_argument(
         "--dry-run", action="store_true", help="check the inputs, show what would be done, write nothing"
     )
