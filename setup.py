@@ -18,15 +18,20 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
-X86 = platform.machine().lower() in ("x86_64", "amd64")
+MACHINE = platform.machine().lower()
 CUDA = os.environ.get("MI_KERNELS_CUDA", "")
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-ISA_FLAGS = {
+# GCC 12 warns about the undefined registers inside its own intrinsics (GCC bug 105593).
+QUIET = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+X86_FLAGS = {
     "avx2.cpp": AVX2,
-    # GCC 12 warns about the undefined registers inside its own intrinsics (GCC bug 105593).
-    "avx512.cpp": [*AVX2, "-mavx512f", "-mavx512bw", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
+    "avx512.cpp": [*AVX2, "-mavx512f", "-mavx512bw", *QUIET],
+    "crc32c_sse42.cpp": ["-msse4.2"],
+    "crc32c_vpclmul.cpp": ["-msse4.2", "-mpclmul", "-mavx512f", "-mvpclmulqdq", *QUIET],
 }
+ARM_FLAGS = {"crc32c_arm.cpp": ["-march=armv8-a+crc"]}
+ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm64": ARM_FLAGS}.get(MACHINE, {})
 
 CPU_SOURCES = [
     "binding",
@@ -35,6 +40,11 @@ CPU_SOURCES = [
     "run",
     "virtual_run",
     "virtual_binding",
+    "crc32c",
+    "crc32c_sse42",
+    "crc32c_vpclmul",
+    "crc32c_arm",
+    "crc32c_binding",
     "scalar",
     "avx2",
     "avx512",
@@ -50,7 +60,7 @@ class BuildExt(build_ext):
         compile_one = self.compiler._compile
 
         def with_isa_flags(obj, src, ext, cc_args, extra_postargs, pp_opts):  # type: ignore[no-untyped-def]
-            flags = ISA_FLAGS.get(src.rsplit("/", 1)[-1], []) if X86 else []
+            flags = ISA_FLAGS.get(src.rsplit("/", 1)[-1], [])
             compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = with_isa_flags

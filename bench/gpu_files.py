@@ -18,7 +18,7 @@ from typing import Any
 
 import mi_kernels
 from mi_kernels.checkpoint.writer import ShardFile
-from mi_kernels.stream import plan_buffers
+from mi_kernels.plan import plan_buffers
 from mi_kernels.synthetic import Shapes, write_checkpoint
 from mi_kernels.system import io_buffer
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .ops import lerp, multi_lerp
     from .recipe import Recipe
     from .rules import Rule
+    from .verify import Verification, verify_checkpoint
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -54,6 +55,8 @@ _HOMES = {
     "open_checkpoint": "checkpoint",
     "similarity": "compare",
     "sweep_checkpoint": "merge",
+    "Verification": "verify",
+    "verify_checkpoint": "verify",
 }
 
 __all__ = [
@@ -70,6 +73,7 @@ __all__ = [
     "Report",
     "Rule",
     "Similarity",
+    "Verification",
     "__version__",
     "lerp",
     "lerp_checkpoint",
@@ -78,6 +82,7 @@ __all__ = [
     "open_checkpoint",
     "similarity",
     "sweep_checkpoint",
+    "verify_checkpoint",
 ]
 
 

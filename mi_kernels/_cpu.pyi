@@ -76,5 +76,14 @@ def low_rank(
     The offset of `w` is that of element `first`, the others' are the whole tensors'. `w` may be `out`.
     """
 
+def crc32c(buffer: Any, offset: int, count: int, isa: str, crc: int = 0) -> int:
+    """CRC-32C of `count` bytes; of a message that ends with them, where `crc` is that of what comes before."""
+
+def crc32c_pieces(buffer: Any, lengths: Sequence[int], isa: str) -> list[int]:
+    """CRC-32C of each of several pieces in a row, the first one at the start of the buffer."""
+
+def crc32c_combine(first: int, second: int, length: int) -> int:
+    """CRC-32C of two messages in a row from theirs; `length` is the second one's in bytes."""
+
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...

@@ -13,8 +13,8 @@ from .masks import select
 from .merge_recipe import MergeRecipe
 from .methods import AFFINE, METHODS, Parameters, Tensor
 from .names import layer_count, places
+from .plan import Source
 from .statistics import Operand, Reader, in_parallel
-from .stream import Source
 
 if TYPE_CHECKING:
     from ._cpu import Formula

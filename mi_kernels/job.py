@@ -9,16 +9,19 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import sidefiles
+from . import identity, interrupts, sidefiles
 from .alignment import Alignment, Row
 from .backends import cpu
 from .checkpoint import Checkpoint, OutputFolder, OutputShard, plan_shards
 from .checkpoint.layout import OutputTensor, encode_index
 from .checkpoint.tensor import ITEM_SIZE
 from .errors import OutputError
+from .identity import FileIdentity
 from .options import Options
+from .plan import Buffers, Plan, Source, plan_buffers
 from .progress import progress_bar
-from .stream import Buffers, Plan, Runner, Source, plan_buffers, stream
+from .stream import Runner, stream
+from .work import Work, publish, request_of
 
 _SPARE = 16 << 20  # bytes left free for the file system's own needs
 
@@ -30,7 +33,8 @@ class Report:
     Attributes:
         out: the folder made.
         seconds: from the first check to the published folder; of the whole sweep where there are several outputs.
-        bytes_read: of the input tensors. bytes_written: of the shards, headers included.
+        bytes_read: of the input tensors. bytes_written: of the shards, headers included. Without what a merge that was
+            killed had finished.
         tensors_interpolated, tensors_copied: their counts; copied ones have an input's bytes.
         shards: how many safetensors files were written.
         backend, isa, threads: what did the arithmetic; with a GPU, isa and threads are those that fed it.
@@ -74,12 +78,14 @@ class Job:
 
     Attributes:
         models: the first one gives the layout of the shards.
+        files: what the models' files were when they were opened.
         has_base: whether the first one is the base of task vectors.
         sources: by tensor; weights in the order of `outputs`.
         started: when the merge began, by time.perf_counter().
     """
 
     models: Sequence[Checkpoint]
+    files: Sequence[FileIdentity]
     has_base: bool
     alignment: Alignment
     sources: dict[str, Source]
@@ -94,33 +100,59 @@ class Job:
             OutputError: no space, or the disk failed; nothing is left behind.
         """
         options, outputs = self.options, self.outputs
-        tensors = _output_tensors(self.alignment.rows, options.out_dtype)
-        shards, index = plan_shards(tensors, self.models[0], options.max_shard_size)
-        small = [self._small_files(output, index) for output in outputs]
-        size = sum(s.size for s in shards)
-        _check_space(outputs, [size + sum(map(len, files.values())) for files in small])
+        shards, index = self.layout()
+        small = [self.small_files(output, index) for output in outputs]
         plan = Plan(shards, self.sources, [m.files for m in self.models])
         buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs) + plan.computes)
         try:
             with ExitStack() as stack:
-                for output in outputs:
-                    stack.enter_context(output.folder)
-                on_bytes = stack.enter_context(progress_bar(options.progress, size * len(outputs)))
-                folders = [output.folder.work for output in outputs]
-                stream(plan, folders, buffers, io=options.io, on_bytes=on_bytes, runner=self._runner(buffers))
-                for output, files in zip(outputs, small):
-                    for name, content in files.items():
-                        output.folder.write_file(name, content)
-                for output in outputs:  # all of them before the first: a sweep appears whole or not at all
-                    output.folder.check_target()
-                for output in outputs:
-                    output.folder.publish()
+                works = self._begin(stack, shards, small)
+                todo = sum(work.left for work in works)
+                on_bytes = stack.enter_context(progress_bar(options.progress, todo))
+                stream(
+                    plan,
+                    [output.folder.staged for output in outputs],
+                    buffers,
+                    io=options.io,
+                    on_bytes=on_bytes,
+                    runner=self._runner(buffers),
+                    finished=[work.finished for work in works],
+                    on_shard=lambda output, name, sums: works[output].finish(name, sums),
+                )
+                identity.check_unchanged(self.files)
+                for work, files in zip(works, small):
+                    work.complete(files)
+                with interrupts.held():  # all of them or none: a sweep appears whole or not at all
+                    publish([output.folder for output in outputs])
         except OSError as error:
             raise OutputError(
                 f"{outputs[0].folder.given}: writing failed: {error.strerror or error}",
                 "Nothing is left behind, the inputs are untouched.",
             ) from error
-        return [self._report(i, shards) for i in range(len(outputs))]
+        return [self._report(i, shards, works) for i in range(len(outputs))]
+
+    def _begin(self, stack: ExitStack, shards: list[OutputShard], small: Sequence[dict[str, bytes]]) -> list[Work]:
+        """The work on each output, its folder locked and taken over. What refuses changes nothing."""
+        outputs, options = self.outputs, self.options
+        for output in outputs:
+            stack.push(output.folder)  # before it is entered: an interruption finds no gap between the two
+            output.folder.__enter__()
+        works = []
+        for i, output in enumerate(outputs):
+            request = request_of(output.record, self.files, shards, self.sources, i)
+            works.append(Work(output.folder, request, shards, options.restart))
+        for work, files in zip(works, small):
+            work.verify(files, options.thread_count)
+            work.folder.check_target()
+        _check_space([work.folder for work in works], [w.needed(files) for w, files in zip(works, small)])
+        for work in works:
+            work.begin()
+        return works
+
+    def layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
+        """The shards of every output, and the content of the index."""
+        tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
+        return plan_shards(tensors, self.models[0], self.options.max_shard_size)
 
     def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
         """What makes the workers' runners: None for the CPU kernels."""
@@ -132,20 +164,26 @@ class Job:
         runners = Runners(place.devices, place.backend, buffers.workers, len(self.outputs))
         return lambda: runners().run_groups
 
-    def _report(self, i: int, shards: Sequence[OutputShard]) -> Report:
+    def _report(self, i: int, shards: Sequence[OutputShard], works: Sequence[Work]) -> Report:
+        # Read for any of the outputs, written for this one.
+        read = [s for s in shards if any(s.name not in work.finished for work in works)]
+        written = [s for s in shards if s.name not in works[i].finished]
+        sources = [self.sources[t.name] for s in read for t in s.tensors]
+        finished, all_shards = sum(len(work.finished) for work in works), len(shards) * len(works)
+        resumed = [f"resumed: {finished} of {all_shards} shards were finished"] if finished else []
         copied = sum(s.formula is None and s.weights[i] in (0, 1) for s in self.sources.values())
         return Report(
             out=self.outputs[i].folder.given,
             seconds=time.perf_counter() - self.started,
-            bytes_read=sum(s.inputs[k].nbytes for s in self.sources.values() for k in s.used()),
-            bytes_written=sum(s.size for s in shards),
+            bytes_read=sum(s.inputs[k].nbytes for s in sources for k in s.used()),
+            bytes_written=sum(s.size for s in written),
             tensors_interpolated=len(self.sources) - copied,
             tensors_copied=copied,
-            shards=len(shards),
+            shards=len(written),
             backend=self.options.place.backend,
             isa=cpu.isa(),
             threads=self.options.thread_count,
-            notes=self.notes(),
+            notes=[*resumed, *self.notes()],
             device=",".join(self.options.place.devices) or "cpu",
         )
 
@@ -161,7 +199,8 @@ class Job:
         first = self.models[1 if self.has_base else 0]
         return {"thinking": self.models[-1], "instruct": first, "base": self.models[0]}[self.options.copy_from]
 
-    def _small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
+    def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
+        """The files beside the shards, by name."""
         origin = self._origin()
         files = sidefiles.collect(origin)
         config = "config.json"
@@ -184,16 +223,16 @@ def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
     return tensors
 
 
-def _check_space(outputs: Sequence[Output], sizes: list[int]) -> None:
+def _check_space(folders: Sequence[OutputFolder], sizes: list[int]) -> None:
     # Outputs may lie on several disks: each disk must hold its own.
     by_device: dict[int, list[int]] = {}
-    for i, output in enumerate(outputs):
-        by_device.setdefault(output.folder.device(), []).append(i)
+    for i, folder in enumerate(folders):
+        by_device.setdefault(folder.device(), []).append(i)
     for members in by_device.values():
-        folder = outputs[members[0]].folder
-        needed, free = sum(sizes[i] for i in members) + _SPARE, folder.free_space()
+        first = folders[members[0]]
+        needed, free = sum(sizes[i] for i in members) + _SPARE, first.free_space()
         if needed > free:
             raise OutputError(
-                f"{folder.given}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
+                f"{first.given}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
                 "Free some space, or choose another disk.",
             )

@@ -12,12 +12,13 @@ from ._version import __version__
 from .alignment import Alignment, align
 from .checkpoint import Checkpoint, OutputFolder, open_checkpoint
 from .errors import ArgumentError
+from .identity import identify
 from .job import Job, Report
 from .lam import checked_lam
 from .masks import Layers, Modules
 from .options import Options
-from .recipe import Recipe
-from .stream import Source
+from .plan import Source
+from .recipe import Recipe, plain
 
 if TYPE_CHECKING:
     from .merge_recipe import MergeRecipe
@@ -44,6 +45,7 @@ def lerp_checkpoint(
     copy_from: str = "thinking",
     max_shard_size: int | None = None,
     io: str = "auto",
+    restart: bool = False,
 ) -> Report:
     """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
 
@@ -67,6 +69,8 @@ def lerp_checkpoint(
         copy_from: "thinking" or "instruct": whose config, tokenizer and chat template the output gets.
         max_shard_size: bytes of data in a shard; None keeps INSTRUCT's layout.
         io: "direct" (past the page cache), "buffered", or "auto": direct where the file system can.
+        restart: drop what a killed merge left of `out`, whatever it was, and begin anew. Without it, the same call goes
+            on where the killed one was, and any other is refused.
 
     Returns:
         A Report.
@@ -75,7 +79,9 @@ def lerp_checkpoint(
         MIKernelsError: a refusal, before anything is written: what is wrong, and the remedy. OutputError also where
             the disk fails while writing; nothing is left behind then.
     """
-    options = Options(device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io)
+    options = Options(
+        device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io, restart
+    )
     recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
     return plan_lerp(instruct, thinking, [(out, recipe)], options).run()[0]
 
@@ -178,11 +184,12 @@ def plan_merge(
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]
+    files = identify(models)
     folder.protect(path for m in models for path in m.paths())
     alignment = align(models)
     found = combined_sources(recipe, models, alignment, chosen.thread_count)
     output = job.Output(folder, _merge_record(recipe, models, chosen, found))
-    return Job(models, recipe.base is not None, alignment, found, [output], chosen, started)
+    return Job(models, files, recipe.base is not None, alignment, found, [output], chosen, started)
 
 
 def plan_lerp(
@@ -196,6 +203,7 @@ def plan_lerp(
     given = [os.fspath(instruct), os.fspath(thinking)]
     folders = [OutputFolder(out, given, options.overwrite) for out, _ in outs]
     models = [open_checkpoint(instruct), open_checkpoint(thinking)]
+    files = identify(models)
     for folder in folders:
         folder.protect(path for m in models for path in m.paths())
     if len({folder.path for folder in folders}) != len(folders):
@@ -208,7 +216,7 @@ def plan_lerp(
     ]
     if options.copy_from == "base":
         raise ArgumentError("copy_from is 'base', and interpolation has no base", "Use 'thinking' or 'instruct'.")
-    return Job(models, False, alignment, sources, outputs, options, started)
+    return Job(models, files, False, alignment, sources, outputs, options, started)
 
 
 def lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:
@@ -226,20 +234,21 @@ def _record(
     recipe: Recipe, models: Sequence[Checkpoint], options: Options, sources: dict[str, Source], output: int
 ) -> dict[str, Any]:
     """What mi_kernels.json holds: enough to make the same folder again."""
-
+    content = recipe.to_dict()
     copied = sum(s.weights[output] in (0, 1) for s in sources.values())
-    masks = {"layers": _plain(recipe.layers), "modules": _plain(recipe.modules)}
+    masks = {"layers": content.get("layers"), "modules": content.get("modules")}
     shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
     return {
         "mi_kernels": __version__,
         "role": "merged",
         "method": "lerp",
-        "rules": [dict(rule) for rule in recipe.to_dict().get("rules", [])],
+        "rules": [dict(rule) for rule in content.get("rules", [])],
         "summary": f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(recipe.lam)}{shown}.",
-        "lam": recipe.lam,
+        "lam": content["lam"],
         **masks,
         "dtype": options.out_dtype,
         "copy_from": options.copy_from,
+        "max_shard_size": options.max_shard_size,
         "instruct": models[0].identity(),
         "thinking": models[1].identity(),
         "tensors_interpolated": len(sources) - copied,
@@ -263,21 +272,19 @@ def _merge_record(
         "method": recipe.method,
         "summary": f"Merged by {recipe.method}{shown}.",
         "settings": dict(recipe.settings),
+        "defaults": dict(recipe.defaults),
         "slices": settings,
-        "layers": _plain(recipe.layers),
-        "modules": _plain(recipe.modules),
+        "layers": plain(recipe.layers),
+        "modules": plain(recipe.modules),
         "dtype": options.out_dtype,
         "copy_from": options.copy_from,
+        "max_shard_size": options.max_shard_size,
         "base": models[0].identity() if recipe.base is not None else None,
         "models": [m.identity() for m in models[1 if recipe.base is not None else 0 :]],
         "tensors_interpolated": len(sources) - copied,
         "tensors_copied": copied,
         "numerics": "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods.",
     }
-
-
-def _plain(mask: object) -> object:
-    return mask if mask is None or isinstance(mask, (str, int)) else str(mask)
 
 
 def _shown(value: object) -> str:

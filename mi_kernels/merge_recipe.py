@@ -174,6 +174,34 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
     )
 
 
+def from_record(record: Mapping[str, Any], models: Sequence[str], where: str) -> MergeRecipe:
+    """The recipe of a merge that mi_kernels.json describes (`merge._merge_record`), for `models`, the base first.
+
+    Raises:
+        ArgumentError: as `from_dict`. KeyError, TypeError or ValueError: it is not such a record.
+    """
+    if record["method"] not in METHODS:
+        raise ArgumentError(f"{where}: unknown method {record['method']!r}", f"Known are {', '.join(METHODS)}.")
+    slices = []
+    for part in record["slices"]:
+        (start, stop), by_model = part["layers"], tuple(dict(m) for m in part["by_model"])
+        slices.append(Slice(start, stop, by_model, {k: v for k, v in part.items() if k in _PARAMETERS}))
+    has_base = record["base"] is not None
+    return checked(
+        MergeRecipe(
+            record["method"],
+            tuple(models[1:] if has_base else models),
+            models[0] if has_base else None,
+            tuple(slices),
+            dict(record["settings"]),
+            dict(record["defaults"]),
+            layers=record["layers"],
+            modules=record["modules"],
+        ),
+        where,
+    )
+
+
 def checked(recipe: MergeRecipe, where: str) -> MergeRecipe:
     """`recipe`, if its method can take its models.
 

@@ -112,17 +112,24 @@ def _plain_fields(part: Recipe | Rule) -> dict[str, Any]:
     for field in fields(part):
         value = getattr(part, field.name)
         if field.name != "rules" and (field.name == "lam" or value != field.default):
-            content[field.name] = _plain(value)
+            content[field.name] = plain(value)
     return content
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A mask or a lam as JSON and YAML hold it.
+
+    Raises:
+        ArgumentError: a slice with a step, which no text can say.
+    """
+    if hasattr(value, "tolist"):  # NumPy's
+        return value.tolist()
     if isinstance(value, slice):
         if value.step not in (None, 1):
             raise ArgumentError(f"layers {value!r} cannot be written down", "Write the layers as a list.")
         return ":".join("" if bound is None else str(bound) for bound in (value.start, value.stop))
     if isinstance(value, (set, frozenset)):
-        return sorted(value, key=lambda item: (isinstance(item, str), item))
+        value = sorted(value, key=lambda item: (isinstance(item, str), item))
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return list(value)
+        return [plain(item) for item in value]
     return value

@@ -11,11 +11,13 @@ from typing import Any
 
 from .checkpoint import Checkpoint
 from .checkpoint.model import read_json
+from .checksum_record import NAME as CHECKSUMS
 from .errors import CheckpointError
 
 RECORD = "mi_kernels.json"
 _KEPT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 _NEVER = (".safetensors.index.json", ".bin.index.json")
+_OURS = (RECORD, CHECKSUMS)
 _MAX_SIZE = 256 << 20  # a tokenizer of 250,000 words is 20 MB
 
 _CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -31,7 +33,7 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
     for name in sorted(os.listdir(source.root)):
         path = os.path.join(source.root, name)
         wanted = name.endswith(_KEPT) or name.upper().startswith(("LICENSE", "NOTICE"))
-        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name == RECORD or os.path.isdir(path):
+        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name in _OURS or os.path.isdir(path):
             continue
         if not os.path.isfile(path):
             raise CheckpointError(f"{path}: is not a readable file", "Is it a link into a cache that was pruned?")

@@ -13,102 +13,39 @@ from __future__ import annotations
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from . import interrupts
 from .backends import cpu
 from .checkpoint.layout import OutputShard
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
-from .checkpoint.virtual import Tensor
 from .checkpoint.writer import ShardFile
-from .errors import ArgumentError
-from .inputs import Inputs, is_computed
+from .checksum_record import ShardSum
+from .checksums import Accumulator
+from .inputs import Inputs
+from .plan import Buffers, Plan, Source
 from .system import PAGE, io_buffer
 
 if TYPE_CHECKING:
     from ._cpu import CombineSpan, Formula, Operand, Span
 
 Runner = Callable[[Sequence["Span"], int], None]  # as `cpu.run_groups` without its isa
+OnShard = Callable[[int, str, ShardSum], None]
 
-CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
-DEFAULT_MEMORY = 128 << 20
 _BLOCK = 1 << 18  # elements of a virtual tensor at a time: its float32 values stay in the second-level cache
-_SPARE_WORKERS = 4  # so that cores compute while others wait for the disk
 
 
-class Source(NamedTuple):
-    """What one output tensor is made of.
+class ShardSink(Protocol):
+    """Where a shard's bytes go: `checkpoint.writer.ShardFile`, or what is called in its place."""
 
-    Attributes:
-        inputs: where each model holds it, model by model. Dtypes may differ; shapes do not.
-        weights: one for each output: 0 copies inputs[0], 1 copies inputs[1], anything else interpolates the two.
-        formula: instead of weights, how all inputs are combined into the one output; see `_cpu.pyi`.
-    """
+    def write(self, data: memoryview, offset: int) -> None: ...
 
-    inputs: tuple[Tensor, ...]
-    weights: tuple[float, ...] = ()
-    formula: Formula | None = None
+    def close(self) -> None: ...
 
-    @property
-    def copied(self) -> bool:
-        """True when every output has the bytes of an input."""
-        return self.formula is None and all(w in (0, 1) for w in self.weights)
-
-    def used(self) -> list[int]:
-        """The numbers of the models that are read."""
-        if self.formula is not None:
-            return list(range(len(self.inputs)))
-        return [k for k, unused in ((0, 1), (1, 0)) if any(w != unused for w in self.weights)]
-
-    def computed(self) -> list[int]:
-        """The numbers of those models that are read whose tensor is computed into scratch memory."""
-        return [k for k in self.used() if is_computed(self.inputs[k])]
-
-
-class Plan(NamedTuple):
-    """Everything a stream needs.
-
-    Attributes:
-        shards: the files of each output; all outputs are laid out alike.
-        sources: a Source for each tensor of the shards.
-        models: the files of each input model, by path.
-    """
-
-    shards: Sequence[OutputShard]
-    sources: Mapping[str, Source]
-    models: Sequence[Sequence[str]]
-
-    @property
-    def computes(self) -> bool:
-        """True when workers need scratch memory."""
-        return any(source.computed() for source in self.sources.values())
-
-
-class Buffers(NamedTuple):
-    """How memory is used: bytes of a chunk, and how many workers have one of them for each output."""
-
-    chunk: int
-    workers: int
-
-
-def plan_buffers(threads: int, max_memory: int | None, outputs: int = 1) -> Buffers:
-    """Buffers for `threads` computing threads, and four more that wait for the disk, within `max_memory` bytes.
-
-    The default of 128 MiB is a limit; a worker uses 4 MiB of it for each output, or less where there are many. Scratch
-    memory counts as one more output.
-
-    Raises:
-        ArgumentError: `max_memory` is not enough for one smallest buffer.
-    """
-    memory = DEFAULT_MEMORY if max_memory is None else max_memory
-    if memory < PAGE * outputs:
-        raise ArgumentError(
-            f"max_memory is {memory} bytes", f"Give at least {PAGE * outputs}; {DEFAULT_MEMORY >> 20} MiB is usual."
-        )
-    workers = min(threads + _SPARE_WORKERS, memory // (PAGE * outputs))
-    return Buffers(min(CHUNK, memory // (workers * outputs)) // PAGE * PAGE, workers)
+    def abandon(self) -> None: ...
 
 
 class _Chunk(NamedTuple):
@@ -125,6 +62,9 @@ def stream(
     io: str = "auto",
     on_bytes: Callable[[int], None] = lambda n: None,
     runner: Callable[[], Runner] | None = None,
+    sink: Callable[[str, int, str], ShardSink] = ShardFile,
+    finished: Sequence[Collection[str]] = (),
+    on_shard: OnShard | None = None,
 ) -> None:
     """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
 
@@ -134,6 +74,10 @@ def stream(
         io: how `checkpoint.writer.ShardFile` writes.
         on_bytes: called with the number of bytes written, from any thread.
         runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas are theirs.
+        sink: takes the bytes of one shard; called as `ShardFile` is.
+        finished: for each folder the names of shards that are there already.
+        on_shard: called with the folder's number, the name and the checksums of a shard that is closed and synced, from
+            any thread. None takes no checksums.
 
     Raises:
         OSError: a write failed.
@@ -144,30 +88,41 @@ def stream(
         for source in plan.sources.values():
             for k in source.used():
                 inputs.check_length(k, source.inputs[k])
-        files = _Files(plan.shards, folders, io)
+        files = _Files(plan.shards, folders, io, sink, finished)
         stack.callback(files.abandon)
-        _Work(plan, files, inputs, buffers, on_bytes, runner).run()
+        _Work(plan, files, inputs, buffers, on_bytes, runner, on_shard).run()
 
 
 class _Files:
     """The output files that are being written: opened at the first chunk, closed after the last one."""
 
-    def __init__(self, shards: Sequence[OutputShard], folders: Sequence[str], io: str) -> None:
-        self._shards, self._folders, self._io = shards, folders, io
-        self._open: dict[int, list[ShardFile]] = {}
+    def __init__(
+        self,
+        shards: Sequence[OutputShard],
+        folders: Sequence[str],
+        io: str,
+        sink: Callable[[str, int, str], ShardSink],
+        finished: Sequence[Collection[str]],
+    ) -> None:
+        self._shards, self._folders, self._io, self._sink = shards, folders, io, sink
+        self._open: dict[int, list[ShardSink]] = {}
         self._lock = threading.Lock()
+        # For each shard the numbers of the folders that still need it.
+        self.wanted = [
+            [i for i in range(len(folders)) if not finished or shard.name not in finished[i]] for shard in shards
+        ]
 
     def __len__(self) -> int:
         return len(self._folders)
 
-    def of(self, shard: int) -> list[ShardFile]:
-        """The files of one shard, one for each output."""
+    def of(self, shard: int) -> list[ShardSink]:
+        """The files of one shard, one for each folder that needs it."""
         with self._lock:
             if shard not in self._open:
                 name, size = self._shards[shard].name, self._shards[shard].size
                 self._open[shard] = []
-                for folder in self._folders:
-                    self._open[shard].append(ShardFile(os.path.join(folder, name), size, self._io))
+                for i in self.wanted[shard]:
+                    self._open[shard].append(self._sink(os.path.join(self._folders[i], name), size, self._io))
             return self._open[shard]
 
     def close(self, shard: int) -> None:
@@ -193,15 +148,20 @@ class _Work:
         buffers: Buffers,
         on_bytes: Callable[[int], None],
         runner: Callable[[], Runner] | None,
+        on_shard: OnShard | None,
     ) -> None:
-        self._plan, self._files, self._inputs, self._buffers, self._on_bytes = plan, files, inputs, buffers, on_bytes
+        self._plan, self._files, self._inputs, self._buffers = plan, files, inputs, buffers
+        self._on_bytes, self._on_shard = on_bytes, on_shard
         self._isa = cpu.isa()
         self._runner = runner or (lambda: partial(cpu.run_groups, isa=self._isa))
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
-        self._left = [-(-s.size // buffers.chunk) for s in plan.shards]
+        self._left = [-(-s.size // buffers.chunk) if to else 0 for s, to in zip(plan.shards, files.wanted)]
+        self._sums = [Accumulator(plan.shards) for _ in range(len(files))]
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
+        self._running = 0
+        self._ended = threading.Event()
 
     def run(self) -> None:
         total = sum(self._left)
@@ -209,24 +169,29 @@ class _Work:
             threading.Thread(target=self._worker, name=f"mi-kernels-{i}", daemon=True)
             for i in range(min(self._buffers.workers, total))
         ]
+        self._running = len(workers)
+        started: list[threading.Thread] = []
         try:
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
+            with interrupts.held():
+                for worker in workers:
+                    worker.start()
+                    started.append(worker)
+            if started:
+                self._ended.wait()  # not join: one that Ctrl-C ends takes a thread for finished that is not
         except BaseException as interruption:  # Ctrl-C lands in the main thread, here
             self._fail(interruption)
-            for worker in workers:
-                if worker.ident is not None:
-                    worker.join()
             raise
+        finally:
+            with interrupts.held():  # what they write must not appear after the folder is cleaned up
+                for worker in started:
+                    worker.join()
         if self._failure is not None:
             raise self._failure
 
     def _all_chunks(self) -> Iterator[_Chunk]:
         size = self._buffers.chunk
         for number, shard in enumerate(self._plan.shards):
-            for offset in range(0, shard.size, size):
+            for offset in range(0, shard.size if self._files.wanted[number] else 0, size):
                 yield _Chunk(number, offset, min(size, shard.size - offset))
 
     def _next(self) -> _Chunk | None:
@@ -249,22 +214,36 @@ class _Work:
                 ahead = self._next()
                 if ahead is not None:
                     self._read_ahead(ahead)
-                self._fill(slots, scratch, chunk, run_groups)
+                wanted = self._files.wanted[chunk.shard]
+                used = slots[: len(wanted)]
+                self._fill(used, scratch, chunk, run_groups)
+                if self._on_shard is not None:
+                    for slot, output in zip(used, wanted):  # now, while the caches hold them
+                        self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length])
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
-                for slot, file in zip(slots, self._files.of(chunk.shard)):
+                for slot, file in zip(used, self._files.of(chunk.shard)):
                     file.write(slot[:pages], chunk.offset)
                     self._on_bytes(chunk.length)
                 self._finish(chunk)
         except BaseException as error:
             self._fail(error)
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    self._ended.set()
 
     def _finish(self, chunk: _Chunk) -> None:
         with self._lock:
             self._left[chunk.shard] -= 1
             last = self._left[chunk.shard] == 0
-        if last:
-            self._files.close(chunk.shard)
+        if not last:
+            return
+        self._files.close(chunk.shard)
+        if self._on_shard is not None:
+            for output in self._files.wanted[chunk.shard]:
+                self._on_shard(output, self._plan.shards[chunk.shard].name, self._sums[output].shard(chunk.shard))
 
     def _pieces(self, chunk: _Chunk) -> Iterator[tuple[Source, TensorInfo, int, int]]:
         """The tensors in a chunk: (source, where it stands, first element, number of elements)."""
@@ -289,6 +268,7 @@ class _Work:
             piece = header[chunk.offset : chunk.offset + chunk.length]
             for slot in slots:
                 slot[: len(piece)] = piece
+        wanted = self._files.wanted[chunk.shard]
         lerps: list[Span] = []
         combines: list[CombineSpan] = []
         for source, out, begin, length in self._pieces(chunk):
@@ -303,7 +283,8 @@ class _Work:
                 }
                 at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
                 if source.formula is None:
-                    lerps += _lerp_spans(slots, at, source, out, operands, count)
+                    weights = [source.weights[i] for i in wanted]
+                    lerps += _lerp_spans(slots, at, weights, out, operands, count)
                 else:
                     combines.append(_combine_span(slots[0], at, source.formula, out, operands, first, count))
                 if computed:  # the next block needs the scratch memory
@@ -340,12 +321,17 @@ def fill_tensor(inputs: Inputs, source: Source, out: TensorInfo, memory: memoryv
 
 
 def _lerp_spans(
-    slots: list[memoryview], at: int, source: Source, out: TensorInfo, operands: dict[int, Operand], count: int
+    slots: list[memoryview],
+    at: int,
+    weights: Sequence[float],
+    out: TensorInfo,
+    operands: dict[int, Operand],
+    count: int,
 ) -> Iterator[Span]:
     code = cpu.DTYPE_CODES.get(out.dtype, cpu.BYTES)
     if code == cpu.BYTES:  # a copy: count bytes, not elements
         count *= ITEM_SIZE.get(out.dtype, 1)
-    for slot, weight in zip(slots, source.weights):
+    for slot, weight in zip(slots, weights):
         # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
         a = operands[1 if weight == 1 else 0]
         b = operands[0 if weight == 0 else 1]

@@ -57,6 +57,15 @@ def exchange(one: str, other: str) -> bool:
     raise error
 
 
+def sync_folder(path: str) -> None:
+    """Makes the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def io_buffer(size: int) -> memoryview:
     """`size` bytes of anonymous memory on a page boundary, in huge pages where the system grants them.
 

@@ -17,6 +17,7 @@ from mi_kernels.backends import gpu_spans
 from mi_kernels.checkpoint.writer import ShardFile
 from mi_kernels.device import choose
 from mi_kernels.dispatch import Machine
+from mi_kernels.verify import verify_checkpoint
 
 from .checks import World, assert_refused, run_cli, snapshot
 from .fake_gpu import FakeGpu
@@ -154,6 +155,7 @@ def test_a_merge_on_a_gpu_has_the_cpus_bytes(tmp_path: Path, gpus: Gpus, masks: 
         for folder in (world.out, tmp_path / "cpu")
     )
     assert ours == theirs
+    assert verify_checkpoint(world.out, progress=False).right
     assert [(gpu.name, gpu.backend) for gpu in gpus.made] == [("cuda:0", "triton"), ("cuda:1", "triton")]
     assert any(gpu.launches for gpu in gpus.made)  # which worker gets a chunk is chance
     assert all(gpu.idle for gpu in gpus.made)

@@ -21,7 +21,8 @@ from mi_kernels.cli import main
 from mi_kernels.compare import similarity
 from mi_kernels.merge import sweep_checkpoint
 from mi_kernels.methods import METHODS
-from mi_kernels.stream import Buffers, Plan, Source, stream
+from mi_kernels.plan import Buffers, Plan, Source
+from mi_kernels.stream import stream
 
 Tensors = dict[str, torch.Tensor]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -137,11 +138,19 @@ def test_the_card_is_yaml_whatever_the_folders_are_called(tmp_path: Path, name: 
     assert yaml.safe_load(front)["base_model"] == ["instruct", name]
 
 
+def headers_digest(folder: Path) -> str:
+    digests = ""
+    for shard in sorted(folder.glob("*.safetensors")):
+        content = shard.read_bytes()
+        digests += hashlib.sha256(content[: 8 + int.from_bytes(content[:8], "little")]).hexdigest()
+    return hashlib.sha256(digests.encode()).hexdigest()
+
+
 def test_the_record(tmp_path: Path) -> None:
     world = World(tmp_path)
     merge(world, 0.8, layers="0:1", modules=["ffn", "attn"], dtype="fp32", copy_from="instruct")
     record = json.loads((world.out / "mi_kernels.json").read_text())
-    size = sum(t.nbytes for t in world.a.values())
+    same = {"revision": None, "tensors": len(world.a), "bytes": sum(t.nbytes for t in world.a.values())}
     numerics = record.pop("numerics")
     assert record.pop("summary").startswith("`merged = (1 - lam)")
     assert "torch.lerp(a.float(), b.float(), lam).to(dtype)" in numerics
@@ -153,11 +162,12 @@ def test_the_record(tmp_path: Path) -> None:
         "rules": [],
         "lam": 0.8,
         "layers": "0:1",
-        "modules": "['ffn', 'attn']",
+        "modules": ["ffn", "attn"],
         "dtype": "F32",
         "copy_from": "instruct",
-        "instruct": {"source": str(world.instruct), "revision": None, "tensors": len(world.a), "bytes": size},
-        "thinking": {"source": str(world.thinking), "revision": None, "tensors": len(world.b), "bytes": size},
+        "max_shard_size": None,
+        "instruct": {**same, "source": str(world.instruct), "headers": headers_digest(world.instruct)},
+        "thinking": {**same, "source": str(world.thinking), "headers": headers_digest(world.thinking)},
         "tensors_interpolated": chosen,
         "tensors_copied": len(world.a) - chosen,
     }

@@ -211,10 +211,10 @@ def test_overwriting_where_two_folders_cannot_be_exchanged(world: World, monkeyp
 def test_the_old_model_returns_when_the_second_rename_fails(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     save(world.out, tiny(3))
     before = snapshot(world.root)
-    work, real = str(work_folder(world)), os.rename
+    staged, real = str(work_folder(world) / "model"), os.rename
 
     def rename(source: str, target: str) -> None:
-        if source == work:
+        if source == staged:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(source, target)
 
@@ -294,9 +294,11 @@ def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: 
     merge(world)
     work = str(work_folder(world))
     at = synced.index("renamed")
-    assert {os.path.basename(name) for name in synced[: at - 1]} == {p.name for p in world.out.iterdir()}
-    assert synced[at - 1] == work
+    assert synced[at - 2 : at] == [os.path.join(work, "model"), work]
+    files = {p.name for p in world.out.iterdir()}
+    assert {os.path.join(work, "model", name) for name in files} < set(synced[: at - 2])
     assert synced[at + 1 :] == [str(world.root)]
+    assert "journal" not in files
 
 
 SLOW = """
@@ -345,7 +347,7 @@ def test_signals(
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == status
-    assert_message(err, word, "nothing is left behind")
+    assert_message(err, word, "no output is half-done")
     assert snapshot(world.root) == before
 
 

@@ -14,7 +14,7 @@ from mi_kernels import ArgumentError, OutputError, Report, lerp_checkpoint, swee
 from mi_kernels.backends import cpu
 from mi_kernels.checkpoint import OutputFolder
 from mi_kernels.checkpoint.writer import ShardFile
-from mi_kernels.stream import CHUNK, DEFAULT_MEMORY, plan_buffers
+from mi_kernels.plan import CHUNK, DEFAULT_MEMORY, plan_buffers
 
 from .checks import World, snapshot
 from .models import Tensors, random_bits, tiny

@@ -191,4 +191,5 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("stores") = Stores::kAuto);
     bind_combine(m);
     bind_virtual(m);
+    bind_crc32c(m);
 }

@@ -5,6 +5,7 @@ That is: whether a name stands there twice, and the byte range of every tensor, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -19,6 +20,7 @@ class Header(NamedTuple):
     metadata: dict[str, str]
     tensors: list[TensorInfo]
     size: int  # bytes of the whole file
+    digest: str  # SHA-256 of the length and the JSON
 
 
 def read_header(path: str, shard: int) -> Header:
@@ -31,8 +33,10 @@ def read_header(path: str, shard: int) -> Header:
     _validate(path)
     try:
         with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            entries = json.loads(file.read(length), object_pairs_hook=_refuse_duplicates)
+            prefix = file.read(8)
+            (length,) = struct.unpack("<Q", prefix)
+            text = file.read(length)
+        entries = json.loads(text, object_pairs_hook=_refuse_duplicates)
     except _DuplicateName as duplicate:
         raise CheckpointError(
             f"{path}: the header names {duplicate} twice",
@@ -49,7 +53,7 @@ def read_header(path: str, shard: int) -> Header:
         for name, e in entries.items()
     ]
     tensors.sort(key=lambda t: (t.begin, t.end))
-    return Header(metadata, tensors, size)
+    return Header(metadata, tensors, size, hashlib.sha256(prefix + text).hexdigest())
 
 
 def _regular_file_size(path: str) -> int:

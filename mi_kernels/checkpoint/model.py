@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -34,6 +35,7 @@ class Checkpoint:
         revision: the commit, for a Hub id.
         notes: oddities worth one line to the user.
         adapter: the LoRA adapter that was added.
+        headers: SHA-256 of each shard's header.
     """
 
     source: str
@@ -45,6 +47,7 @@ class Checkpoint:
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
     adapter: lora.Adapter | None = None
+    headers: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> list[str]:
@@ -65,7 +68,7 @@ class Checkpoint:
         return [self.root, *([self.adapter.root] if self.adapter else []), *self.files]
 
     def identity(self) -> dict[str, Any]:
-        """What this model was, for records."""
+        """What this model was, for records. `headers` is SHA-256 of its shards' hexadecimal digests in a row."""
         adapter = self.adapter
         return {
             "source": self.base,
@@ -73,6 +76,7 @@ class Checkpoint:
             **({"adapter": {"source": adapter.source, "revision": adapter.revision}} if adapter else {}),
             "tensors": len(self.tensors),
             "bytes": self.nbytes,
+            "headers": hashlib.sha256("".join(self.headers).encode()).hexdigest(),
         }
 
     @property
@@ -134,6 +138,7 @@ def _open(given: str) -> Checkpoint:
     model = Checkpoint(given, root, [os.path.join(root, n) for n in names], {}, {}, config, revision)
     for number, name in enumerate(names):
         header = read_header(model.shards[number], number)
+        model.headers.append(header.digest)
         if number == 0:
             model.metadata = header.metadata
         _take_tensors(model, name, header.tensors, weight_map)

@@ -7,26 +7,34 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from types import TracebackType
 
-from .. import system
+from .. import interrupts, system
 from ..errors import OutputError
 
 _WORK_SUFFIX = ".mi-kernels-work"
+_STAGED, _ASIDE, _JOURNAL = "model", "old", "journal"
 
 
 class OutputFolder:
-    """Context manager: a hidden work folder beside `out`, which `publish` turns into `out`.
+    """Context manager: a hidden work folder beside `out`, in which the model is made that `publish` turns into `out`.
 
-    Leaving the context without `publish` removes the work folder and any parent made for it. A killed process leaves
-    the work folder behind; the next run with the same `out` takes it over and starts clean. The work folder is locked
-    while it is in use, so that two processes cannot write one `out`.
+        .NAME.mi-kernels-work/     locked while it is in use, so that two processes cannot write one `out`
+            model/                 becomes `out`
+            journal                what of it is finished, see `mi_kernels.journal`
+
+    Leaving the context removes the work folder and, unless `out` was published, any parent made for it. What a killed
+    process left stays as it was found until `prepare` is called, so that a refusal loses nothing of it.
 
     Args:
         out: the folder to make.
         inputs: folders and files that must survive: `out` may be neither one of them, nor within one, nor around one.
         overwrite: allow replacing a model folder that is there already. It stays in place until the new one is whole.
+
+    Attributes:
+        work, staged, journal: the paths of the three.
+        published: whether the model stands at `out`.
 
     Raises:
         OutputError: `out` cannot or must not be written.
@@ -37,14 +45,19 @@ class OutputFolder:
         if not self.given or "\0" in self.given:
             raise OutputError(f"the output {self.given!r} is not a path", "Name the folder to make.")
         self.path = os.path.realpath(self.given)
+        parent, name = os.path.split(self.path)
+        self.work = os.path.join(parent, f".{name}{_WORK_SUFFIX}")
+        self.staged, self.journal = os.path.join(self.work, _STAGED), os.path.join(self.work, _JOURNAL)
         self._overwrite = overwrite
         self._made_parent: str | None = None
         self._lock = -1
-        self._published = False
+        self._found = False  # the work folder is a killed process's, and not yet taken over
+        self._was_empty = False  # `out` is an empty folder that publishing replaces
+        self._replaced = False
+        self.published = False
         self.protect(inputs)
-        self.check_target()
-        parent, name = os.path.split(self.path)
-        self.work = os.path.join(parent, f".{name}{_WORK_SUFFIX}")
+        if not os.path.exists(self.journal):  # with one, what stands at `out` may be this very merge, see `adopt`
+            self.check_target()
 
     def protect(self, inputs: Iterable[str]) -> None:
         """Refuses an output that touches one of `inputs`."""
@@ -61,6 +74,8 @@ class OutputFolder:
 
     def check_target(self) -> None:
         """Refuses what stands at `out`, unless it is an empty folder or a model that may be overwritten."""
+        if self.published:
+            return
         if os.path.islink(self.given) and not os.path.exists(self.given):
             raise OutputError(f"{self.given}: is a link that leads nowhere", "Remove it or choose another output.")
         if not os.path.lexists(self.path):
@@ -82,6 +97,11 @@ class OutputFolder:
         """Bytes an ordinary user may still write where `out` will be."""
         return shutil.disk_usage(self._existing_parent()).free
 
+    def used_space(self) -> int:
+        """Bytes on disk of what a killed process left: they will be used again, or freed."""
+        files = (os.path.join(at, name) for at, _, names in os.walk(self.work) for name in names)
+        return sum(os.lstat(path).st_blocks * 512 for path in files)
+
     def device(self) -> int:
         """The number of the file system where `out` will be."""
         return os.stat(self._existing_parent()).st_dev
@@ -93,15 +113,16 @@ class OutputFolder:
         return parent
 
     def __enter__(self) -> OutputFolder:
-        parent = os.path.dirname(self.path)
+        """Makes the work folder, or takes the one that is there, and locks it.
+
+        Raises:
+            OutputError: it cannot be made, or another process has it.
+        """
         try:
-            missing = parent
-            while not os.path.isdir(missing):
-                self._made_parent, missing = missing, os.path.dirname(missing)
-            os.makedirs(parent, exist_ok=True)
-            self._acquire()
+            with interrupts.held():
+                self._enter()
         except BaseException as error:
-            self._remove_parents()
+            self.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, OSError):
                 raise OutputError(
                     f"{self.given}: cannot be made: {error.strerror}", "Choose a place you may write to."
@@ -109,63 +130,146 @@ class OutputFolder:
             raise
         return self
 
-    def _acquire(self) -> None:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(self.work)
-        self._lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    def _enter(self) -> None:
+        parent = os.path.dirname(self.path)
+        missing = parent
+        while not os.path.isdir(missing):
+            self._made_parent, missing = missing, os.path.dirname(missing)
+        os.makedirs(parent, exist_ok=True)
+        while not self._acquire():
+            pass
+        aside = os.path.join(self.work, _ASIDE)
+        if os.path.isdir(aside) and not os.path.lexists(self.path):  # killed between two of `_exchange`'s renames
+            os.rename(aside, self.path)
+        if not _is_folder(self.staged):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.staged)
+            os.mkdir(self.staged)
+
+    def _acquire(self) -> bool:
+        """Locks the work folder. False when it went away meanwhile, with the process that had it."""
+        found = False
         try:
-            if not _lock(self._lock):
+            os.mkdir(self.work)
+        except FileExistsError:
+            found = True
+        lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not _lock(lock):
                 raise OutputError(
                     f"{self.given}: another process is writing it", "Wait for it to end, or choose another output."
                 )
-            for name in os.listdir(self.work):  # left by a process that was killed
-                _remove(os.path.join(self.work, name))
-        except BaseException:
-            os.close(self._lock)
-            self._lock = -1
-            raise
+            try:
+                current = os.path.samestat(os.fstat(lock), os.lstat(self.work))
+            except FileNotFoundError:
+                current = False
+            if current:
+                self._lock, self._found = lock, found
+            return current
+        finally:
+            if self._lock != lock:
+                os.close(lock)
+
+    def prepare(self, finished: Collection[str] = ()) -> None:
+        """Takes the work folder over: removes what a killed process left in it, but for `finished` and the journal.
+
+        Args:
+            finished: names of files of the model. Where there are none, the journal goes as well.
+        """
+        self._found = False
+        kept = {_STAGED, _JOURNAL} if finished else {_STAGED}
+        _clear(self.work, kept)
+        _clear(self.staged, finished)
+        system.sync_folder(os.path.dirname(self.work))
 
     def write_file(self, name: str, content: bytes) -> None:
-        """A small file, synced."""
-        fd = os.open(os.path.join(self.work, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        """A small file of the model, synced."""
+        fd = os.open(os.path.join(self.staged, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         with open(fd, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(fd)
 
     def publish(self) -> None:
-        """Makes the work folder `out`: atomically, also in place of an old model."""
-        os.fsync(self._lock)
+        """Makes the model `out`: atomically, also in place of an old one, which goes when the context is left.
+
+        Raises:
+            OutputError: something that must not be overwritten has come into being at `out`.
+        """
+        if self.published:
+            return
+        system.sync_folder(self.staged)
+        system.sync_folder(self.work)
         if os.path.isdir(self.path) and os.listdir(self.path):
-            self.check_target()  # it may have come into being since
-            # After the exchange the old model has the work folder's name: lock it first, so that nobody takes it over
-            # while it is being removed.
-            old = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                _lock(old)
-                _exchange(self.work, self.path)
-                _remove(self.work)
-            finally:
-                os.close(old)
+            self.check_target()
+            _exchange(self.staged, self.path, os.path.join(self.work, _ASIDE))
+            self._replaced = True
         else:
-            os.rename(self.work, self.path)
-        self._made_parent = None
-        self._published = True
-        parent = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+            self._was_empty = os.path.isdir(self.path)
+            os.rename(self.staged, self.path)
+        self.published = True
+        system.sync_folder(os.path.dirname(self.path))
+
+    def withdraw(self) -> None:
+        """Undoes `publish`: whatever stood at `out` before stands there again."""
+        if not self.published or self._found:
+            return
+        if self._replaced:
+            _exchange(self.staged, self.path, os.path.join(self.work, _ASIDE))
+        else:
+            os.rename(self.path, self.staged)
+            if self._was_empty:
+                os.mkdir(self.path)
+        self.published = False
+        system.sync_folder(os.path.dirname(self.path))
+
+    def adopt(self) -> None:
+        """Takes what stands at `out` for published: a killed process got that far, and its files are the right ones."""
+        self.published = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._published and os.path.isdir(self.work):
-            _remove(self.work)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-        self._remove_parents()
+        with interrupts.held():
+            # An adopted output is finished only with the others of its sweep: until then its journal is wanted.
+            kept = self._found and (kind is not None or not self.published)
+            try:
+                if self._lock >= 0 and not kept:
+                    self._remove_work(kind is not None)
+            finally:
+                if self._lock >= 0:
+                    os.close(self._lock)
+                    self._lock = -1
+            if not self.published:
+                self._remove_parents()
+
+    def clean(self) -> None:
+        """Removes what is in the work folder (the old model, for one), but for the journal.
+
+        The journal goes last of all: until then the same command knows what it finds.
+
+        Raises:
+            OutputError: it cannot be removed.
+        """
+        with self._naming_what_stays():
+            _clear(self.work, {_JOURNAL})
+
+    def _remove_work(self, failed: bool) -> None:
+        if failed:  # what ended the merge is what the user should read
+            shutil.rmtree(self.work, ignore_errors=True)
+            return
+        self.clean()
+        with self._naming_what_stays():
+            shutil.rmtree(self.work)
+
+    @contextlib.contextmanager
+    def _naming_what_stays(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self.given}: is complete, but {self.work} cannot be removed: {error.strerror}", "Remove it yourself."
+            ) from error
 
     def _remove_parents(self) -> None:
         if self._made_parent is None:
@@ -190,22 +294,31 @@ def _within(inner: str, outer: str) -> bool:
     return inner.startswith(outer.rstrip("/") + "/")
 
 
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
 def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
+    if _is_folder(path):
         shutil.rmtree(path)
     else:
         os.unlink(path)
 
 
-def _exchange(work: str, out: str) -> None:
-    """Swaps two folders: in one step, or by three renames where the system has no such step."""
-    if system.exchange(work, out):
+def _clear(folder: str, kept: Collection[str]) -> None:
+    for name in os.listdir(folder):
+        if name not in kept:
+            _remove(os.path.join(folder, name))
+
+
+def _exchange(one: str, other: str, aside: str) -> None:
+    """Swaps two folders: in one step, or by three renames by way of `aside` where the system has no such step."""
+    if system.exchange(one, other):
         return
-    aside = work + "-old"
-    os.rename(out, aside)
+    os.rename(other, aside)
     try:
-        os.rename(work, out)
+        os.rename(one, other)
     except BaseException:
-        os.rename(aside, out)
+        os.rename(aside, other)
         raise
-    os.rename(aside, work)
+    os.rename(aside, one)

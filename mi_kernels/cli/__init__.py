@@ -17,10 +17,9 @@ from ..errors import MIKernelsError, printable
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
+        arguments = build_parser().parse_args(argv)
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a reader that has gone is handled
         return status
@@ -30,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("mi-kernels: interrupted; nothing is left behind", file=sys.stderr)
+        print("mi-kernels: interrupted; no output is half-done", file=sys.stderr)
         return 130
     except _Terminated:
-        print("mi-kernels: terminated; nothing is left behind", file=sys.stderr)
+        print("mi-kernels: terminated; no output is half-done", file=sys.stderr)
         return 143
     except BrokenPipeError:
         # The reader of our output has gone: say nothing, also not when the interpreter flushes at its end.
@@ -79,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_compare(commands)
     _add_inspect(commands)
+    _add_verify(commands)
     _add_demo(commands)
     _add_serve(commands)
     _add_env(commands)
@@ -182,6 +182,9 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
     )
     output.add_argument("--overwrite", action="store_true", help="replace a model that stands at OUT")
     output.add_argument(
+        "--restart", action="store_true", help="drop what a killed merge left of OUT, instead of going on with it"
+    )
+    output.add_argument(
         "--dry-run", action="store_true", help="check the inputs, show what would be done, write nothing"
     )
     how = p.add_argument_group("how")
@@ -226,6 +229,34 @@ def _add_inspect(commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _run_inspect(arguments: argparse.Namespace) -> int:
     from .inspect import run
+
+    return run(arguments)
+
+
+def _add_verify(commands: argparse._SubParsersAction[_Parser]) -> None:
+    p = _command(
+        commands,
+        "verify",
+        "check every byte of a model folder against its checksums, or against the merge done again",
+        "mi-kernels verify ./mi-0.8 --recompute ./instruct ./thinking",
+    )
+    p.add_argument("model", metavar="OUT", help="model folder")
+    p.add_argument(
+        "--recompute",
+        nargs="*",
+        metavar="MODEL",
+        help="do the merge again in memory, from these models in mi_kernels.json's order (none: those named there)",
+    )
+    p.add_argument("--record", action="store_true", help="write the checksums of the files as they are now")
+    p.add_argument("--overwrite", action="store_true", help="with --record: replace those that are there")
+    p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
+    p.add_argument("-q", "--quiet", action="store_true", help="print nothing but what is wrong")
+    p.add_argument("--json", action="store_true", help="print what was found as JSON")
+    p.set_defaults(run=_run_verify)
+
+
+def _run_verify(arguments: argparse.Namespace) -> int:
+    from .verify import run
 
     return run(arguments)
 

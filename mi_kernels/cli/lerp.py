@@ -57,6 +57,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "copy_from": arguments.copy_from,
         "max_shard_size": parse_size(arguments.max_shard_size, "--max-shard-size"),
         "io": arguments.io,
+        "restart": arguments.restart,
     }
 
 

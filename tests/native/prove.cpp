@@ -16,6 +16,7 @@
 #include <xmmintrin.h>
 #endif
 
+#include "../../csrc/cpu/crc32c.h"
 #include "../../csrc/cpu/isa.h"
 #include "../../csrc/cpu/run.h"
 
@@ -287,6 +288,24 @@ void sweep_float_settings(const std::vector<Isa>& isas) {
     }
 }
 
+// CRC-32C at odd sizes and offsets, from the published value on.
+void sweep_crc32c(const std::vector<Isa>& isas) {
+    if (~crc32c_serial(~0u, "123456789", 9) != 0xE3069283u) fail("crc32c_serial of 123456789");
+    Bytes data(50000);
+    std::uint32_t noise = 1;
+    for (unsigned char& byte : data) byte = (noise = noise * 1664525u + 1013904223u) >> 24;
+    for (std::size_t n : {0, 1, 7, 8, 9, 63, 64, 65, 255, 256, 257, 321, 24575, 24576, 24577, 24593, 49990})
+        for (std::size_t offset : {0, 1, 7}) {
+            const std::uint32_t want = crc32c_serial(noise, data.data() + offset, n);
+            for (const Isa& isa : isas)
+                if (crc32c_of(isa.name)(noise, data.data() + offset, n) != want)
+                    fail(isa.name + std::string(" crc32c, n ") + std::to_string(n) + ", offset " + std::to_string(offset));
+            noise = want;
+            compared += 1;
+        }
+    add_to_digest({static_cast<unsigned char>(noise), static_cast<unsigned char>(noise >> 8)});
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -300,6 +319,7 @@ int main(int count, char** arguments) {
     sweep_conversions(isas, 1000 * others);
     sweep_tails(isas);
     sweep_float_settings(isas);
+    sweep_crc32c(isas);
     std::printf("%llu results equal, digest %016llx\n", static_cast<unsigned long long>(compared),
                 static_cast<unsigned long long>(digest));
     return 0;

@@ -21,12 +21,15 @@ source=$here/../../csrc/cpu
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
-avx2= avx512=
+avx2= avx512= sse42= vpclmul= crc=
 case $machine in
 x86_64 | amd64)
     avx2="-mavx2 -mfma -mf16c"
     avx512="$avx2 -mavx512f -mavx512bw -Wno-maybe-uninitialized -Wno-uninitialized"
+    sse42=-msse4.2
+    vpclmul="-msse4.2 -mpclmul -mavx512f -mvpclmulqdq -Wno-maybe-uninitialized -Wno-uninitialized"
     ;;
+aarch64) crc=-march=armv8-a+crc ;;
 esac
 
 compile() { # source file, then flags of its own
@@ -36,11 +39,17 @@ compile() { # source file, then flags of its own
         -o "$build/$(basename "$file").o"
 }
 
-for name in isa run scalar neon; do compile "$source/$name.cpp"; done
+for name in isa run scalar neon crc32c; do compile "$source/$name.cpp"; done
 # shellcheck disable=SC2086
 compile "$source/avx2.cpp" $avx2
 # shellcheck disable=SC2086
 compile "$source/avx512.cpp" $avx512
+# shellcheck disable=SC2086
+compile "$source/crc32c_sse42.cpp" $sse42
+# shellcheck disable=SC2086
+compile "$source/crc32c_vpclmul.cpp" $vpclmul
+# shellcheck disable=SC2086
+compile "$source/crc32c_arm.cpp" $crc
 compile "$here/prove.cpp"
 # shellcheck disable=SC2086
 "$compiler" ${CXXFLAGS:-} $link "$build"/*.o -pthread -o "$build/prove"

@@ -1,0 +1,214 @@
+"""Engines in processes of their own: starts them, shares the requests out, and says what happened when one dies."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import EngineError
+from ..models import kv_bytes_per_token, weight_bytes
+from . import Completion, Options, Request
+from .diagnosis import memory_line
+from .installed import check_installed, environments, vllm_on_cpu
+
+_BACKENDS = {
+    "vllm": "eval.engines.vllm_engine:VllmBackend",
+    "transformers": "eval.engines.transformers_engine:TransformersBackend",
+}
+_MORE_MEMORY = (
+    "Lower --max-num-seqs or --max-tokens, change --gpu-memory-utilization (--kv-cache-memory on the CPU), or spread "
+    "the model over GPUs with --tensor-parallel."
+)
+_STOP_SECONDS = 5
+_CPU_SEQUENCES = 64
+
+
+class Processes:
+    """An `Engine` of `options.engines` processes of one kind; each gets every n-th request.
+
+    Args:
+        backend: the class that runs in each, as MODULE:CLASS, where it is not that of `options.kind`.
+    """
+
+    def __init__(self, options: Options, backend: str | None = None) -> None:
+        if backend is None:
+            check_installed(options.kind)
+        self._options = options
+        self._backend = backend or _BACKENDS[options.kind]
+        self._on_cpu = options.kind != "vllm" or vllm_on_cpu()
+        self._workers: list[_Worker] = []
+
+    def open(self, model: str, length: int) -> Mapping[str, Any]:
+        if not self._on_cpu:
+            self.close()  # the only sure way to get a GPU's memory back
+        if not self._workers:
+            self._workers = [
+                _Worker(self._backend, i, environment)
+                for i, environment in enumerate(environments(self._options, self._on_cpu, weight_bytes(model)))
+            ]
+        order = {"open": {"model": model, "length": length, "options": self._worker_options(model, length)}}
+        for worker in self._workers:
+            worker.send([order])
+        answers = [worker.receive() for worker in self._workers]
+        opened: Mapping[str, Any] = answers[0]["opened"]
+        return {**opened, "settings": {**opened["settings"], "engines": len(self._workers)}}
+
+    def _worker_options(self, model: str, length: int) -> dict[str, Any]:
+        options = {**asdict(self._options), "on_cpu": self._on_cpu}
+        if self._on_cpu and options["max_num_seqs"] is None:
+            options["max_num_seqs"] = _CPU_SEQUENCES
+        if self._on_cpu and options["kv_cache_memory"] is None:
+            options["kv_cache_memory"] = cpu_cache_bytes(
+                kv_bytes_per_token(model) * length, options["max_num_seqs"], len(self._workers)
+            )
+        return options
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        answers: queue.Queue[dict[str, Any] | EngineError] = queue.Queue()
+        shares = [requests[i :: len(self._workers)] for i in range(len(self._workers))]
+        busy = [(worker, share) for worker, share in zip(self._workers, shares) if share]
+        for worker, share in busy:
+            worker.start(share, answers)
+        running, error = len(busy), None
+        while (running and error is None) or not answers.empty():  # what has come is handed on before an error is told
+            answer = answers.get()
+            if isinstance(answer, EngineError):
+                error = error or answer
+            elif "done" in answer:
+                yield Completion(**answer["done"])
+            else:
+                running -= 1
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers = []
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def cpu_cache_bytes(sequence: int, sequences: int, engines: int) -> int:
+    """Bytes of KV cache for `sequences` responses of `sequence` bytes each, within a third of the free memory.
+
+    At least 256 MiB, and at least one whole response: vLLM refuses less.
+    """
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (3 * engines)
+    return max(1 << 28, sequence + (sequence >> 3), min(sequence * sequences, free))
+
+
+class _Worker:
+    """One engine process, its pipes and its log."""
+
+    def __init__(self, backend: str, number: int, environment: Mapping[str, str]) -> None:
+        self._failed_once = False
+        self._listener: threading.Thread | None = None
+        descriptor, self.log = tempfile.mkstemp(prefix=f"mi-eval-engine-{number}-", suffix=".log")
+        with os.fdopen(descriptor, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "eval.engines.worker", backend],
+                env=dict(environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,  # Ctrl-C is this process's to handle, and its children go in one kill
+            )
+
+    def send(self, orders: Sequence[Mapping[str, Any]]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has died: the answer that does not come says how
+            self._process.stdin.writelines(json.dumps(order) + "\n" for order in orders)
+            self._process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        """The next answer.
+
+        Raises:
+            EngineError: it failed, or died.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise self._died()
+        answer: dict[str, Any] = json.loads(line)
+        if "failed" in answer:
+            raise self._failed(**answer["failed"])
+        return answer
+
+    def start(self, share: Sequence[Request], answers: queue.Queue[dict[str, Any] | EngineError]) -> None:
+        """Lets it generate `share`; what it answers, or an EngineError, arrives in `answers`."""
+
+        def listen() -> None:
+            self.send([{"generate": len(share)}, *map(asdict, share)])
+            while True:
+                try:
+                    answer = self.receive()
+                except EngineError as error:
+                    answers.put(error)
+                    return
+                answers.put(answer)
+                if "finished" in answer:
+                    return
+
+        self._listener = threading.Thread(target=listen, daemon=True)
+        self._listener.start()
+
+    def _failed(self, kind: str, text: str) -> EngineError:
+        self._failed_once = True
+        memory = text if kind == "memory" else memory_line(self._log_lines()) if kind == "error" else None
+        if memory is not None:
+            return EngineError(f"the engine ran out of memory: {memory}", f"{_MORE_MEMORY} Its log: {self.log}.")
+        if kind == "refusal":
+            return EngineError(text, f"The engine's log: {self.log}.")
+        return EngineError(f"the engine failed: {text}", f"Its log: {self.log}.")
+
+    def _died(self) -> EngineError:
+        self._failed_once = True
+        status = self._process.wait()
+        lines = self._log_lines()
+        memory = memory_line(lines)
+        if status == -signal.SIGKILL or memory:
+            return EngineError(
+                f"an engine process died: {memory or 'killed (SIGKILL), most likely by the system for lack of memory'}",
+                f"{_MORE_MEMORY} Its log: {self.log}.",
+            )
+        how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        words = f": {lines[-1][:200]}" if lines else ""
+        return EngineError(f"an engine process died ({how}){words}", f"Its log: {self.log}.")
+
+    def _log_lines(self) -> list[str]:
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return [line.strip() for line in file if line.strip()]
+
+    def stop(self) -> None:
+        """Ends the process and its children, in the middle of whatever they do. The log stays where one failed."""
+        assert self._process.stdin is not None
+        keep_log = self._failed_once
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._listener is not None:
+            self._listener.join()  # it takes this end for a death, and reads the log
+        if not keep_log:
+            os.unlink(self.log)

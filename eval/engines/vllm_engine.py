@@ -1,0 +1,76 @@
+"""vLLM inside an engine process: requests one by one into its loop, so that each response leaves as it finishes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from . import Completion, Request
+from .chat import chat_tokens, hides_thinking
+
+
+class VllmBackend:
+    """A `worker.Backend`. On the CPU it opens one model after the other; GPU memory is only surely given back by
+    ending the process."""
+
+    def __init__(self) -> None:
+        self._llm: Any = None
+
+    def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        import vllm
+
+        self._llm = None
+        gc.collect()
+        settings = llm_arguments(length, options)
+        self._llm = vllm.LLM(model=model, **settings)
+        return {"name": "vllm", "version": vllm.__version__, "settings": settings}
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        engine, length = self._llm.llm_engine, self._llm.model_config.max_model_len
+        tokenizer = self._llm.get_tokenizer()
+        skip = not hides_thinking(tokenizer)
+        for request in requests:
+            tokens = chat_tokens(tokenizer, request.prompt, length)
+            engine.add_request(str(request.index), {"prompt_token_ids": tokens}, _parameters(request, skip))
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    choice = output.outputs[0]
+                    yield Completion(
+                        int(output.request_id), choice.text, len(choice.token_ids), str(choice.finish_reason)
+                    )
+
+
+def llm_arguments(length: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `vllm.LLM` for prompts and responses of `length` tokens together."""
+    arguments: dict[str, Any] = {"dtype": options["dtype"], "max_model_len": length, "seed": 0}
+    for name in ("max_num_seqs", "gpu_memory_utilization"):
+        if options[name] is not None:
+            arguments[name] = options[name]
+    if options["on_cpu"]:
+        # Compiling takes minutes there; without a size vLLM asks for 92 % of the memory.
+        # A seeded response whose prompt is read in parts stops vLLM 0.32 there: it sets its generator back, and those
+        # of the CPU cannot be.
+        arguments.update(
+            enforce_eager=True, kv_cache_memory_bytes=options["kv_cache_memory"], enable_chunked_prefill=False
+        )
+    elif options["tensor_parallel"] > 1:
+        arguments["tensor_parallel_size"] = options["tensor_parallel"]
+    return {**arguments, **(options["extra"] or {})}
+
+
+def _parameters(request: Request, skip_special_tokens: bool) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    return SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        max_tokens=sampling.max_tokens,
+        seed=request.seed,
+        skip_special_tokens=skip_special_tokens,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

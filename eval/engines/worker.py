@@ -1,0 +1,80 @@
+"""An engine process: `python -m eval.engines.worker MODULE:CLASS`, told what to do by JSON lines on stdin.
+
+| told                               | answers on stdout                                              |
+| ---------------------------------- | -------------------------------------------------------------- |
+| {"open": {model, length, options}} | {"opened": {...}}                                              |
+| {"generate": N}, then N requests   | {"done": completion} as each finishes, then {"finished": true} |
+
+or {"failed": {"kind", "text"}}. It ends when stdin does: with its parent, however that dies.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Protocol, TextIO
+
+from ..schema import Sampling
+from . import Completion, Request
+from .diagnosis import failure
+
+
+class Backend(Protocol):
+    """What runs inside the process. Made without arguments; imports its package when it opens."""
+
+    def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]: ...
+
+
+def serve(backend: Backend, lines: queue.Queue[str], answers: TextIO) -> None:
+    def answer(content: Mapping[str, Any]) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    while True:
+        command = json.loads(lines.get())
+        try:
+            if "open" in command:
+                answer({"opened": backend.open(**command["open"])})
+            else:
+                requests = [_request(json.loads(lines.get())) for _ in range(command["generate"])]
+                for completion in backend.generate(requests):
+                    answer({"done": asdict(completion)})
+                answer({"finished": True})
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()  # into the log: the parent shows one line
+            answer({"failed": failure(error)})
+
+
+def _request(content: dict[str, Any]) -> Request:
+    return Request(**{**content, "sampling": Sampling(**content["sampling"])})
+
+
+def _read_lines(source: TextIO, lines: queue.Queue[str]) -> None:
+    """Hands on every line; at the end of them the parent has gone, and so must this process, whatever it is doing."""
+    for line in source:
+        lines.put(line)
+    os._exit(0)
+
+
+def main() -> None:
+    # Engines print to stdout, from C++ too: the answers get a descriptor of their own, everything else goes to the log.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    module, name = sys.argv[1].split(":")
+    lines: queue.Queue[str] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(sys.stdin, lines), daemon=True).start()
+    serve(getattr(importlib.import_module(module), name)(), lines, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""What a killed merge had finished is kept, checked and used; what it did for another request is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mi_kernels import CheckpointError, OutputError, lerp_checkpoint, sweep_checkpoint
+from mi_kernels.checkpoint import OutputFolder
+from mi_kernels.checkpoint.writer import ShardFile
+from mi_kernels.checksum_record import NAME as CHECKSUMS
+from mi_kernels.checksum_record import Record
+from mi_kernels.crc import crc32c
+from mi_kernels.journal import read
+
+from .checks import World, assert_refused, run_cli, snapshot
+from .kills import Run, Runner, runner
+from .models import assert_same_tensors, load, merge_reference, save, tiny
+
+SHARDS = 5
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Runner]:
+    with runner() as made:
+        yield made
+
+
+class Killed(World):
+    """A world in which a merge was killed when some of its shards were finished."""
+
+    @property
+    def work(self) -> Path:
+        return Path(OutputFolder(self.out, overwrite=True).work)
+
+    @property
+    def finished(self) -> set[str]:
+        """What the journal names."""
+        return set(read(str(self.work / "journal")).shards)
+
+    def again(self, *extra: object) -> list[str]:
+        return self.argv("--max-memory", "4096", *extra)
+
+    def report(self, capsys: pytest.CaptureFixture[str], *extra: object) -> dict[str, object]:
+        capsys.readouterr()
+        assert run_cli(self.again("--json", *extra)) == 0
+        report: dict[str, object] = json.loads(capsys.readouterr().out)
+        return report
+
+    def assert_right(self, lam: float = 0.5) -> None:
+        assert_same_tensors(load(self.out), merge_reference(self.a, self.b, lam))
+        assert not self.work.exists()
+
+
+@pytest.fixture
+def killed(tmp_path: Path, run: Runner) -> Killed:
+    world = Killed(tmp_path, shards=SHARDS)
+    events = run(Run(world.again("-o", world.root / "elsewhere"))).events
+    assert run(Run(world.again(), event=len(events) * 6 // 10)).status == -signal.SIGKILL
+    assert 2 <= len(world.finished) < SHARDS
+    return world
+
+
+def test_what_was_finished_is_not_written_again(killed: Killed, capsys: pytest.CaptureFixture[str]) -> None:
+    finished = killed.finished
+    before = {name: (killed.work / "model" / name).stat() for name in finished}
+    report = killed.report(capsys)
+    assert report["notes"] == [f"resumed: {len(finished)} of {SHARDS} shards were finished"]
+    assert report["shards"] == SHARDS - len(finished)
+    for name, status in before.items():
+        now = (killed.out / name).stat()
+        assert (now.st_ino, now.st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
+    killed.assert_right()
+    elsewhere = {p.name: p.read_bytes() for p in (killed.root / "elsewhere").iterdir() if p.name != "README.md"}
+    assert {name: (killed.out / name).read_bytes() for name in elsewhere} == elsewhere | {
+        CHECKSUMS: (
+            killed.out / CHECKSUMS
+        ).read_bytes()  # holds that of the model card, whose title is the folder's name
+    }
+
+
+OTHERS: dict[str, tuple[list[str], str]] = {
+    "lam": (["--lam", "0.75"], "with lam 0.5, not 0.75"),
+    "layers": (["--layers", "1:"], 'with layers none, not "1:"'),
+    "dtype": (["--dtype", "float32"], 'with dtype none, not "F32"'),
+    "copy-from": (["--copy-from", "instruct"], 'with copy_from "thinking", not "instruct"'),
+    "shards": (["--max-shard-size", "1KB"], "with max_shard_size none, not 1000"),
+}
+
+
+@pytest.mark.parametrize(("extra", "words"), OTHERS.values(), ids=OTHERS.keys())
+def test_another_request_is_refused(
+    killed: Killed, capsys: pytest.CaptureFixture[str], extra: list[str], words: str
+) -> None:
+    assert_refused(capsys, killed.root, killed.again(*extra), "an unfinished merge", words, "--restart")
+    assert run_cli(killed.again("--quiet", *extra, "--restart")) == 0
+    alone = killed.root / "alone" / "out"
+    assert run_cli(killed.again("--quiet", *extra, "-o", alone)) == 0
+    assert {p.name: p.read_bytes() for p in killed.out.iterdir()} == {p.name: p.read_bytes() for p in alone.iterdir()}
+
+
+def rename_thinking(world: World) -> list[str]:
+    save(world.root / "third", world.b, world.shards)
+    return ["lerp", str(world.instruct), str(world.root / "third"), *world.argv()[3:]]
+
+
+def touch(world: World) -> list[str]:
+    os.utime(shard_of(world.thinking), ns=(0, 5))
+    return world.argv()
+
+
+def replace(world: World) -> list[str]:
+    path = shard_of(world.thinking)
+    status = path.stat()
+    content = path.read_bytes()
+    path.rename(world.root / "set aside")
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return world.argv()
+
+
+def shard_of(model: Path) -> Path:
+    return sorted(model.glob("*.safetensors"))[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rename_thinking, "third"),
+        (touch, "its mtime_ns is no longer"),
+        (replace, "its inode is no longer"),
+    ],
+)
+def test_other_inputs_are_refused(
+    killed: Killed, capsys: pytest.CaptureFixture[str], change: Callable[[World], list[str]], words: str
+) -> None:
+    argv = change(killed)
+    assert_refused(capsys, killed.root, argv, "an unfinished merge", words, "thinking", "--restart")
+    assert run_cli([*argv, "--quiet", "--restart"]) == 0
+    killed.assert_right()
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def link(path: Path) -> None:
+    path.rename(path.parent.parent / "moved")
+    path.symlink_to(path.parent.parent / "moved")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, link, Path.unlink])
+def test_what_is_no_longer_right_is_done_again(
+    killed: Killed, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    finished = sorted(killed.finished)
+    damage(killed.work / "model" / finished[0])
+    report = killed.report(capsys)
+    assert report["notes"] == [f"resumed: {len(finished) - 1} of {SHARDS} shards were finished"]
+    killed.assert_right()
+
+
+def lines(journal: Path) -> list[bytes]:
+    return journal.read_bytes().splitlines(keepends=True)
+
+
+def test_a_journal_counts_up_to_where_it_is_torn(killed: Killed, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = killed.work / "journal"
+    whole = lines(journal)
+    torn = {
+        "at the end": (b"".join(whole)[:-1], len(whole) - 2),
+        "in the middle": (b"".join([*whole[:2], whole[2].replace(b"sums", b"sumz"), *whole[3:]]), 1),
+        "a line twice": (b"".join([*whole, whole[0]]), len(whole) - 1),
+    }
+    for name, (content, count) in torn.items():
+        journal.write_bytes(content)
+        assert len(killed.finished) == count, name
+    journal.write_bytes(b"".join(whole)[:-1])
+    assert killed.report(capsys)["notes"] == [f"resumed: {len(whole) - 2} of {SHARDS} shards were finished"]
+    killed.assert_right()
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"{}\n", b"00000000 []\n", "first line torn"])
+def test_without_a_journal_it_starts_clean(
+    killed: Killed, capsys: pytest.CaptureFixture[str], content: bytes | str
+) -> None:
+    journal = killed.work / "journal"
+    journal.write_bytes(content if isinstance(content, bytes) else journal.read_bytes()[1:])
+    assert killed.report(capsys, "--lam", "0.25")["notes"] == []
+    killed.assert_right(0.25)
+
+
+def test_another_version_is_refused(
+    killed: Killed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mi_kernels.merge.__version__", "99")
+    assert_refused(capsys, killed.root, killed.again(), "with mi_kernels", 'not "99"', "--restart")
+
+
+def test_a_full_disk_has_room_for_what_is_there(
+    killed: Killed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the killed merge wrote counts; too little for the rest is refused, and loses nothing."""
+    size = sum(p.stat().st_size for p in (killed.root / "elsewhere").glob("*.safetensors"))
+    monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 20)
+    assert_refused(capsys, killed.root, killed.again(), "are needed")
+    monkeypatch.setattr(OutputFolder, "free_space", lambda self: (16 << 20) + size * 8 // 10)
+    finished = len(killed.finished)
+    assert killed.report(capsys)["notes"] == [f"resumed: {finished} of {SHARDS} shards were finished"]
+
+
+def test_a_sweep_goes_on_with_each_output(tmp_path: Path, run: Runner) -> None:
+    world = World(tmp_path, shards=3)
+    lams = [0.25, 0.5, 1.0]
+    outs = [world.root / f"mi-{lam:g}" for lam in lams]
+    argv = [str(word) for word in ["sweep", world.instruct, world.thinking, "-o", world.root / "mi-{lam}"]]
+    argv += ["--lam", "0.25,0.5,1", "--max-memory", "12288", "--threads", "1"]
+    events = run(Run(argv)).events
+    for out in outs:
+        os.rename(out, tmp_path / f"whole-{out.name}")
+    first_rename = events.index("rename")
+    assert run(Run(argv, event=first_rename)).status == -signal.SIGKILL
+    damaged = tmp_path / ".mi-0.5.mi-kernels-work" / "model" / "model-00002-of-00003.safetensors"
+    flip(damaged)
+    reports = sweep_checkpoint(world.instruct, world.thinking, str(tmp_path / "mi-{lam}"), lams, progress=False)
+    assert [report.shards for report in reports] == [0, 1, 0]
+    for out, lam, report in zip(outs, lams, reports):
+        assert report.notes == ["resumed: 8 of 9 shards were finished"]
+        assert_same_tensors(load(out), merge_reference(world.a, world.b, lam))
+
+
+def test_an_input_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    write = ShardFile.write
+
+    def changing(self: ShardFile, data: memoryview, offset: int) -> None:
+        os.utime(shard_of(world.thinking), ns=(0, 5))
+        write(self, data, offset)
+
+    monkeypatch.setattr(ShardFile, "write", changing)
+    with pytest.raises(CheckpointError, match="has changed while it was read"):
+        lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, progress=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"instruct", "thinking"}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_sweep_is_published_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, old: bool
+) -> None:
+    world = World(tmp_path)
+    outs = [tmp_path / f"mi-{lam}" for lam in (0.25, 0.5, 0.75)]
+    for out in outs if old else ():
+        save(out, tiny(3))
+    if not old:
+        outs[1].mkdir()  # an empty folder that is there comes back as well
+    before = snapshot(tmp_path)
+    publish = OutputFolder.publish
+
+    def fail(self: OutputFolder) -> None:
+        if self.path == str(outs[failing]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        publish(self)
+
+    monkeypatch.setattr(OutputFolder, "publish", fail)
+    with pytest.raises(OutputError, match=os.strerror(errno.EIO)):
+        sweep_checkpoint(
+            world.instruct,
+            world.thinking,
+            str(tmp_path / "mi-{lam}"),
+            [0.25, 0.5, 0.75],
+            progress=False,
+            overwrite=True,
+        )
+    assert snapshot(tmp_path) == before
+
+
+def test_one_that_cannot_be_withdrawn_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+
+    def fail(self: OutputFolder) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    publish = OutputFolder.publish
+    monkeypatch.setattr(OutputFolder, "publish", lambda self: fail(self) if "0.5" in self.path else publish(self))
+    monkeypatch.setattr(OutputFolder, "withdraw", lambda self: fail(self) if "0.25" in self.path else None)
+    with pytest.raises(OutputError, match=r"mi-0\.25: published by then") as error:
+        sweep_checkpoint(world.instruct, world.thinking, str(tmp_path / "mi-{lam}"), [0.25, 0.5], progress=False)
+    assert len(str(error.value).splitlines()) == 2
+    assert_same_tensors(load(tmp_path / "mi-0.25"), merge_reference(world.a, world.b, 0.25))
+    assert {path.name for path in tmp_path.iterdir()} == {"instruct", "thinking", "mi-0.25"}
+
+
+@pytest.mark.parametrize("memory", [4096 * 2, None])
+def test_the_checksums_are_those_of_the_files(tmp_path: Path, memory: int | None) -> None:
+    world = World(tmp_path)
+    sweep_checkpoint(
+        world.instruct, world.thinking, str(tmp_path / "mi-{lam}"), [0.25, 1], progress=False, max_memory=memory
+    )
+    for out in (tmp_path / "mi-0.25", tmp_path / "mi-1"):
+        content = {p.name: p.read_bytes() for p in out.iterdir()}
+        record = Record.decode(content.pop(CHECKSUMS), CHECKSUMS)
+        assert {*record.shards, *record.files} == set(content)
+        for name, file in {**record.shards, **record.files}.items():
+            assert (file.size, file.crc) == (len(content[name]), crc32c(content[name]))
+        for name, shard in record.shards.items():
+            for tensor in shard.tensors.values():
+                assert tensor.crcs == (crc32c(content[name][tensor.begin : tensor.begin + tensor.size]),)
