@@ -19,8 +19,9 @@ from .checkpoint.tensor import TensorInfo
 from .inputs import Inputs
 from .merge import lerp_sources
 from .options import Options
+from .plan import Source
 from .recipe import Recipe
-from .stream import Source, fill_tensor
+from .stream import fill_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -89,6 +90,9 @@ class Resident:
 
 def torch_dtype(name: str) -> torch.dtype:
     """torch's dtype for safetensors' name of it."""
-    from safetensors.torch import _TYPES
+    import torch
 
-    return _TYPES[name]
+    spelled = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "C64": "complex64", "BOOL": "bool"}
+    kinds = {"F": "float", "I": "int", "U": "uint"}
+    kind: torch.dtype = getattr(torch, spelled.get(name) or name.lower().replace(name[0].lower(), kinds[name[0]], 1))
+    return kind

@@ -310,7 +310,7 @@ def fill_tensor(inputs: Inputs, source: Source, out: TensorInfo, memory: memoryv
         operands = {k: inputs.operand(k, source.inputs[k], first, count, scratches.get(k)) for k in source.used()}
         at = first * ITEM_SIZE.get(out.dtype, 1)
         if source.formula is None:
-            lerps += _lerp_spans([memory], at, source, out, operands, count)
+            lerps += _lerp_spans([memory], at, source.weights, out, operands, count)
         else:
             combines.append(_combine_span(memory, at, source.formula, out, operands, first, count))
         if computed or first + count == out.elements:
