@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from .alignment import align
 from .backends import cpu
-from .checkpoint import open_checkpoint
-from .checkpoint.tensor import TensorInfo
+from .checkpoint import Tensor, open_checkpoint
+from .errors import CheckpointError
 from .inputs import Inputs
 from .merge import lerp_sources
 from .options import Options
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 
     from .merge_recipe import MergeRecipe
 
+_TORCH_NAMES = {
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F32": "float32",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
 _AHEAD = 2  # tensors computed before they are asked for, for each thread
 
 
@@ -78,7 +91,7 @@ class Resident:
             for name, tensor in ahead:
                 yield name, tensor.result()
 
-    def _tensor(self, source: Source, like: TensorInfo, isa: str) -> torch.Tensor:
+    def _tensor(self, source: Source, like: Tensor, isa: str) -> torch.Tensor:
         import torch
 
         dtype = torch_dtype(like.dtype)
@@ -89,10 +102,14 @@ class Resident:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's dtype for safetensors' name of it."""
+    """torch's dtype for safetensors' name of it.
+
+    Raises:
+        CheckpointError: torch has none.
+    """
     import torch
 
-    spelled = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "C64": "complex64", "BOOL": "bool"}
-    kinds = {"F": "float", "I": "int", "U": "uint"}
-    kind: torch.dtype = getattr(torch, spelled.get(name) or name.lower().replace(name[0].lower(), kinds[name[0]], 1))
-    return kind
+    found = getattr(torch, _TORCH_NAMES.get(name, ""), None)
+    if not isinstance(found, torch.dtype):
+        raise CheckpointError(f"tensors of dtype {name} cannot be handed over", "Merge to a folder: mi-kernels lerp.")
+    return found

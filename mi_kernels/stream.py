@@ -22,6 +22,7 @@ from . import interrupts
 from .backends import cpu
 from .checkpoint.layout import OutputShard
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
+from .checkpoint.virtual import Tensor
 from .checkpoint.writer import ShardFile
 from .checksum_record import ShardSum
 from .checksums import Accumulator
@@ -298,7 +299,7 @@ class _Work:
         combines.clear()
 
 
-def fill_tensor(inputs: Inputs, source: Source, out: TensorInfo, memory: memoryview, isa: str) -> None:
+def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview, isa: str) -> None:
     """Computes one whole tensor into `memory`, its bytes in the dtype of `out`."""
     lerps: list[Span] = []
     combines: list[CombineSpan] = []
@@ -324,7 +325,7 @@ def _lerp_spans(
     slots: list[memoryview],
     at: int,
     weights: Sequence[float],
-    out: TensorInfo,
+    out: Tensor,
     operands: dict[int, Operand],
     count: int,
 ) -> Iterator[Span]:
@@ -342,7 +343,7 @@ def _combine_span(
     slot: memoryview,
     at: int,
     formula: Formula,
-    out: TensorInfo,
+    out: Tensor,
     operands: dict[int, Operand],
     first: int,
     count: int,

@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM."""
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
-        arguments = build_parser().parse_args(argv)
+        own, others = _split(list(sys.argv[1:] if argv is None else argv))
+        arguments = build_parser().parse_args(own, argparse.Namespace(others=others))
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a reader that has gone is handled
         return status
@@ -43,6 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and those behind `--` that `serve` hands on (argparse takes no options for positional ones)."""
+    if argv[:1] != ["serve"] or "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
 
 
 class _Terminated(BaseException):
@@ -283,7 +292,7 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
     p = _command(
         commands,
         "serve",
-        "serve a merge with vLLM, with lam as a knob over HTTP",
+        "serve a merge with vLLM, with lam as a knob over HTTP; options behind -- go to vLLM",
         "mi-kernels serve ./instruct ./thinking --lam 0.55 -- --max-model-len 32768",
     )
     _add_pair(p)
@@ -299,7 +308,6 @@ def _add_serve(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--copy-from", choices=("thinking", "instruct"), default="thinking", help="whose tokenizer and template serve"
     )
     how.add_argument("-q", "--quiet", action="store_true", help="do not print the address of the knob")
-    how.add_argument("rest", nargs="*", metavar="-- OPTIONS", help="for vLLM's server")
     p.set_defaults(run=_run_serve)
 
 

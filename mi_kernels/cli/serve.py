@@ -37,7 +37,7 @@ def command(arguments: argparse.Namespace) -> list[str]:
         ArgumentError: lam is out of range; or the server would be open to a network without a key.
     """
     lam = checked_lam(arguments.lam, arguments.extrapolate)
-    keyed = "--api-key" in arguments.rest or os.environ.get("VLLM_API_KEY")
+    keyed = "--api-key" in arguments.others or os.environ.get("VLLM_API_KEY")
     if not keyed and not _loopback(arguments.host):
         raise ArgumentError(
             f"--host {arguments.host} opens the server, and its lam, to a network without a key",
@@ -47,7 +47,7 @@ def command(arguments: argparse.Namespace) -> list[str]:
     config.update({k: v for k, v in (("layers", arguments.layers), ("modules", arguments.modules)) if v is not None})
     if arguments.extrapolate:
         config["extrapolate"] = True
-    # As merged folders have it: THINKING's template opens the thinking block, and its sampling settings are the paper's.
+    # As merged folders have it: THINKING's template opens the thinking block, its sampling settings are the paper's.
     small = {"thinking": arguments.thinking, "instruct": arguments.instruct}[arguments.copy_from]
     return [
         *(sys.executable, "-m", _SERVER, "--model", arguments.instruct, "--load-format", "mi_kernels"),
@@ -55,7 +55,7 @@ def command(arguments: argparse.Namespace) -> list[str]:
         *("--worker-extension-cls", "mi_kernels.integrations.vllm.worker.LiveWorker"),
         *("--tokenizer", small, "--generation-config", small),
         *("--host", arguments.host, "--port", str(arguments.port)),
-        *arguments.rest,
+        *arguments.others,
     ]
 
 

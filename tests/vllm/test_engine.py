@@ -1,4 +1,4 @@
-"""vLLM itself: merges while loading and lam changed in place, against merges on disk: the same token ids and logprobs."""
+"""vLLM itself: merges while loading and lam changed in place answer as merges on disk, to the last logprob."""
 
 from __future__ import annotations
 

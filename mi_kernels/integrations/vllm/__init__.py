@@ -3,8 +3,8 @@
     from vllm import LLM
     llm = LLM(INSTRUCT, load_format="mi_kernels", model_loader_extra_config={"other": THINKING, "lam": 0.8})
 
-With ``worker_extension_cls=mi_kernels.integrations.vllm.LIVE`` besides, ``set_lam(llm, 0.55)`` changes the model in place.
-docs/vllm.md has the options, the HTTP route and what concurrent requests meet.
+With ``worker_extension_cls=mi_kernels.integrations.vllm.LIVE`` besides, ``set_lam(llm, 0.55)`` changes the model in
+place. docs/vllm.md has the options, the HTTP route and what concurrent requests meet.
 
 vLLM finds the loader through the entry point `vllm.general_plugins`, in each of its processes.
 """

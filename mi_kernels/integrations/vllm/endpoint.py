@@ -1,7 +1,8 @@
 """lam over HTTP: one route of vLLM's OpenAI-compatible server, `/v1/mi_kernels/lam`.
 
-vLLM loads it only where `VLLM_PLUGINS` names mi_kernels. It lies under /v1, which the server's `--api-key` guards; without a
-key it answers requests from this machine alone, and none that a web page sends. `mi-kernels serve` sets all of that.
+vLLM loads it only where `VLLM_PLUGINS` names mi_kernels. It lies under /v1, which the server's `--api-key` guards;
+without a key it answers requests from this machine alone, and none that a web page sends. `mi-kernels serve` sets all
+of that.
 
     GET   {"lam": 0.55}
     POST  {"lam": 0.8, "layers": "12:36", "modules": "ffn", "drain": true}
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 from argparse import Namespace
 from typing import Any
@@ -53,11 +55,9 @@ async def _post(request: Request) -> JSONResponse:
         return refusal
     state = request.app.state
     try:
-        wanted = _checked(await request.json())
+        wanted = _checked(await request.body())
         async with state.mi_kernels_turn:  # one change after the other
             answer = await set_lam_async(state.mi_kernels_engine, **wanted)
-    except ValueError as error:  # an ArgumentError, or no JSON
-        return JSONResponse({"error": str(error)}, 400)
     except EngineError as error:
         return JSONResponse({"error": str(error)}, 503)
     except MIKernelsError as error:
@@ -65,7 +65,11 @@ async def _post(request: Request) -> JSONResponse:
     return JSONResponse(answer)
 
 
-def _checked(body: Any) -> dict[str, Any]:
+def _checked(content: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
     if not isinstance(body, dict) or "lam" not in body:
         raise ArgumentError("the body holds no lam", 'Send {"lam": 0.55}.')
     unknown = [key for key in body if key not in _KEYS]

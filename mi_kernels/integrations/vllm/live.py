@@ -1,8 +1,8 @@
 """Both models at hand inside a vLLM worker, and what it takes to make its weights another merge of them.
 
-Where vLLM keeps parameters as they were loaded (a GPU, unquantised), each of the two models has been loaded once and what
-vLLM made of it (fused, sharded, padded) kept: every later lam is one multi-tensor lerp into the live parameters, since
-interpolating element by element commutes with all of that.
+Where vLLM keeps parameters as they were loaded (a GPU, unquantised), each of the two models has been loaded once and
+what vLLM made of it (fused, sharded, padded) kept: every later lam is one multi-tensor lerp into the live parameters,
+since interpolating element by element commutes with all of that.
 
 On a CPU vLLM packs weights into forms of its own and drops the parameters. There the merge is computed from the mapped
 checkpoints and goes through vLLM's own reloading, which packs it again.
@@ -88,9 +88,7 @@ class Copies:
         live, a, b: by vLLM's names, one tensor for each storage.
     """
 
-    def __init__(
-        self, live: dict[str, torch.Tensor], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]
-    ) -> None:
+    def __init__(self, live: dict[str, torch.Tensor], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         self._live, self._a, self._b = live, a, b
 
     def weights(self, recipe: Recipe) -> dict[str, float]:

@@ -10,7 +10,8 @@ from typing import Any
 from ...errors import ArgumentError
 from ...recipe import Recipe
 
-_KEYS = ("other", "lam", "layers", "modules", "rules", "extrapolate", "recipe", "live", "resident")
+_RECIPE = ("lam", "layers", "modules", "rules", "extrapolate")
+_KEYS = ("other", *_RECIPE, "recipe", "live", "resident")
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,16 @@ class LoaderOptions:
                 f"model_loader_extra_config: {missing} is missing",
                 'Give {"other": MODEL, "lam": NUMBER}, or {"recipe": FILE}.',
             )
-        fields = {k: config[k] for k in ("lam", "layers", "modules", "rules", "extrapolate") if config.get(k) is not None}
-        return cls(other, Recipe.from_dict(fields), None, live, resident)
+        given = {key: config[key] for key in _RECIPE if config.get(key) is not None}
+        return cls(other, Recipe.from_dict(given), None, live, resident)
 
 
 def _file(config: Mapping[str, Any], live: bool) -> str:
     beside = [key for key in config if key not in ("recipe", "live", "resident")]
     if beside:
         raise ArgumentError(
-            f"model_loader_extra_config: recipe and {beside[0]} are both given", "A recipe says it all: give one of them."
+            f"model_loader_extra_config: recipe and {beside[0]} are both given",
+            "A recipe says it all: give one of them.",
         )
     if live:
         raise ArgumentError(

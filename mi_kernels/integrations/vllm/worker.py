@@ -51,7 +51,8 @@ class LiveWorker:
         return {} if live is None else live.recipe.to_dict()
 
     def _mi_kernels_live(self) -> Any:
-        return getattr(self.get_model(), "mi_kernels_live", None)
+        model = self.get_model()  # type: ignore[attr-defined]  # the worker's own
+        return getattr(model, "mi_kernels_live", None)
 
 
 def _refuse(why: str) -> Any:
