@@ -10,6 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import mi_kernels
+from mi_kernels import _cpu
+
+PACKAGES = ("numpy", "torch", "safetensors", "ml_dtypes", "pytest-benchmark")
+_GENERATED = (":(exclude,top)bench/results", ":(exclude,top)README.md")  # a result does not make itself outdated
+
 
 def describe() -> dict[str, Any]:
     """Processor, cores, memory, kernel, commit, date and the versions of what took part."""
@@ -17,12 +23,21 @@ def describe() -> dict[str, Any]:
         "date": date.today().isoformat(),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "isas": _cpu.isas(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "commit": _commit(),
-        "versions": {name: _version(name) for name in ("mi_kernels", "numpy", "torch", "safetensors")},
+        "versions": {"mi_kernels": mi_kernels.__version__, **{name: _version(name) for name in PACKAGES}},
     }
+
+
+def available_memory() -> int:
+    """Bytes that new processes can have without swapping, as Linux estimates it."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo has no MemAvailable")
 
 
 def _processor() -> str:
@@ -33,8 +48,17 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *_GENERATED)
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(*arguments: str) -> str | None:
     here = Path(__file__).parent
-    result = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True)
+    try:
+        result = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
     return result.stdout.strip() or None
 
 

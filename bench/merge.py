@@ -1,181 +1,93 @@
 """File to file: a whole merge as a process, against copying the same bytes and against the neighbours.
 
     python -m bench.merge                                   # ours and cp, Qwen3-0.6B's layout (2 x 1.19 GB)
-    python -m bench.merge --model 1.7B --rounds 5
-    python -m bench.merge --with paper,mergekit             # the neighbours too; mergekit in an environment of its own
-    python -m bench.merge --json bench/results/merge.json
+    python -m bench.merge --model 1.7B --rounds 5 --cold    # and with the page cache dropped before each run
+    python -m bench.merge --with torch,paper,mergekit       # the neighbours too; mergekit in an environment of its own
+    python -m bench.merge --model 30B-A3B --most 3          # all its 18,867 tensors, shrunk to 3 GB
+    python -m bench.merge --json bench/results/merge-0.6B.json
+    python -m bench.merge --grow size --with torch,paper    # 0.3, 1, 3 and 10 GB; also --sizes 0.3,1
+    python -m bench.merge --grow threads                    # 1 to all cores, 1 GB
+    python -m bench.merge --grow lam                        # 1, 3, 7 and 13 lam in one pass, 1 GB
 
-Contestants take turns, each round in the same order, with both inputs in the page cache. Every merge's output is
-compared with the contract before its time counts. cp is: copy one checkpoint, `sync` the copy, `cat` the other one.
+Contestants take turns, each round in the same order, with both inputs in the page cache (warm), and again without
+(`--cold`). Every merge's output is compared with the contract before its time counts. cp is: copy one checkpoint,
+`sync` the copy, `cat` the other one. Seconds are until the output is on the disk: who leaves it in the page cache
+is charged for syncing it. Who needs more memory than there is is left out, and named. Inputs are made once and kept in
+the working folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
-
-import mi_kernels
-from mi_kernels.synthetic import write_checkpoint
-
-from . import machine
-from .models import MODELS
-from .process import Run, run
-
-LAM = 0.8
-MERGEKIT = "mergekit==0.1.5"
+from . import contestants, grow, results
+from .contestants import LAM, Bench
+from .models import MODELS, home, layout, room_for
+from .turns import measure, table
 
 
-class Bench:
-    """The working folder: two inputs, and what each contestant writes."""
-
-    inputs: tuple[Path, ...]
-
-    def __init__(self, folder: Path, model: str, shards: int) -> None:
-        self.instruct, self.thinking, self.out = folder / "instruct", folder / "thinking", folder / "out"
-        self.folder, self.inputs = folder, (self.instruct, self.thinking)
-        for seed, path in ((1, self.instruct), (2, self.thinking)):
-            write_checkpoint(path, MODELS[model](), seed=seed, shards=shards)
-        os.sync()
-
-    def command(self, name: str) -> Sequence[str]:
-        """The command line of the contestant `name`."""
-        a, b, out = map(str, (self.instruct, self.thinking, self.out))
-        if name == "ours":
-            return [self.program("mi-kernels"), "lerp", a, b, "-o", out, "--lam", str(LAM), "--quiet"]
-        if name == "cp":
-            copy = f"mkdir {out} && cp {a}/*.safetensors {out}/ && sync {out}/*.safetensors"
-            return ["sh", "-c", f"{copy} && cat {b}/*.safetensors > /dev/null"]
-        if name == "paper":
-            return [sys.executable, "-m", "bench.paper_script", a, b, out, str(LAM)]
-        return [self.program("mergekit-yaml"), str(self._mergekit_config()), out]
-
-    def program(self, name: str) -> str:
-        """The path of a contestant's program."""
-        if name == "mergekit-yaml":
-            return str(_mergekit(self.folder))
-        return shutil.which(name, path=os.path.dirname(sys.executable)) or name
-
-    def _mergekit_config(self) -> Path:
-        path = self.folder / "mergekit.yml"
-        path.write_text(
-            f"merge_method: linear\ndtype: bfloat16\nmodels:\n"
-            f"  - model: {self.instruct}\n    parameters: {{weight: {1 - LAM:g}}}\n"
-            f"  - model: {self.thinking}\n    parameters: {{weight: {LAM:g}}}\n"
-        )
-        return path
-
-    def time(self, name: str) -> Run:
-        """One run with a warm cache, its output removed again."""
-        for folder in self.inputs:
-            for path in folder.glob("*.safetensors"):
-                read_file(path)
-        result = run(self.command(name), env={"HF_HUB_OFFLINE": "1"})
-        shutil.rmtree(self.out)
-        os.sync()
-        return result
-
-    def differing(self, name: str) -> float:
-        """The share of elements in the contestant's output that differ from the contract."""
-        run(self.command(name), env={"HF_HUB_OFFLINE": "1"})
-        models = [mi_kernels.open_checkpoint(p) for p in (self.instruct, self.thinking, self.out)]
-        maps = [[np.memmap(path, np.uint8, "r") for path in m.shards] for m in models]
-        wrong = total = 0
-        for tensor in models[0].tensors:
-            found = [m.tensors[tensor] for m in models]
-            a, b, merged = (maps[i][t.shard][t.begin : t.end].view(np.uint16) for i, t in enumerate(found))
-            wrong += int(np.count_nonzero(mi_kernels.lerp(a, b, LAM) != merged))
-            total += merged.size
-        shutil.rmtree(self.out)
-        return wrong / total
-
-
-def read_file(path: Path) -> None:
-    """Brings a file into the page cache."""
-    block = bytearray(1 << 22)
-    with open(path, "rb", buffering=0) as file:
-        while file.readinto(block):
-            pass
-
-
-def _mergekit(folder: Path) -> Path:
-    """mergekit-yaml, from an environment of its own that is made on first use (or named by MERGEKIT_ENV)."""
-    home = Path(os.environ.get("MERGEKIT_ENV", folder.parent / "mergekit-env"))
-    program = home / "bin" / "mergekit-yaml"
-    if not program.exists():
-        print(f"making {home} with {MERGEKIT} ...", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", home], check=True)
-        import torch
-
-        release = torch.__version__.split("+")[0]
-        subprocess.run([home / "bin" / "pip", "install", "-q", f"torch=={release}", MERGEKIT], check=True)
-    return program
-
-
-def measure(bench: Bench, contestants: Sequence[str], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Runs the contestants in turns; returns their runs and the share of elements each gets wrong."""
-    results: dict[str, Any] = {}
-    for name in contestants:
-        share = None if name == "cp" else bench.differing(name)
-        if name == "ours" and share:
-            raise SystemExit(f"ours differs from the contract in {share:.2%} of the elements: not timed")
-        results[name] = {"differing": share, "runs": []}
-    for number in range(rounds):
-        for name in contestants:
-            result = bench.time(name)
-            results[name]["runs"].append(result.as_dict())
-            say(f"round {number + 1} {name}: {result.wall:.2f} s")
-    return results
-
-
-def table(results: dict[str, Any]) -> str:
-    """Median, least and most seconds; the ratio to cp, round by round; memory; share of elements off the contract."""
-    lines = [f"{'':<10}{'median s':>9}{'min':>7}{'max':>7}{'of cp':>7}{'anon MB':>9}{'differing':>11}"]
-    base = [r["wall"] for r in results["cp"]["runs"]]
-    for name, result in results.items():
-        walls = [r["wall"] for r in result["runs"]]
-        ratio = median(w / c for w, c in zip(walls, base))
-        anonymous = max(r["anonymous"] for r in result["runs"]) / 1e6
-        share = "" if result["differing"] is None else f"{result['differing']:.2%}"
-        lines.append(
-            f"{name:<10}{median(walls):>9.2f}{min(walls):>7.2f}{max(walls):>7.2f}"
-            f"{ratio:>7.2f}{anonymous:>9.0f}{share:>11}"
-        )
-    return "\n".join(lines)
-
-
-def main() -> None:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
+    parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: to fit the disk)")
     parser.add_argument("--shards", type=int, default=1, help="files of each input (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contestant (default: 5)")
-    parser.add_argument("--with", dest="others", default="", help="also: paper, mergekit")
-    parser.add_argument("--folder", help="where to work; needs three times the model's size")
-    parser.add_argument("--json", help="also write the results there")
-    arguments = parser.parse_args()
-    contestants = ["ours", "cp", *filter(None, arguments.others.split(","))]
-    if unknown := set(contestants) - {"ours", "cp", "paper", "mergekit"}:
+    parser.add_argument("--grow", choices=grow.WAYS, help="vary this, on layers of Qwen3-0.6B")
+    parser.add_argument("--sizes", default=grow.SIZES, help=f"GB of each input, to grow (default: {grow.SIZES})")
+    parser.add_argument("--cold", action="store_true", help="also with the inputs out of the page cache")
+    parser.add_argument("--with", dest="others", default="", help="also: torch, paper, mergekit")
+    parser.add_argument("--folder", help="where to work and keep the inputs; needs three times the model's size")
+    parser.add_argument("--json", type=Path, help="also write the results there")
+    arguments = parser.parse_args(argv)
+    arguments.names = ["ours", "cp", *filter(None, arguments.others.split(","))]
+    if unknown := set(arguments.names) - set(contestants.NAMES):
         parser.error(f"unknown contestants: {', '.join(sorted(unknown))}")
-    with tempfile.TemporaryDirectory(prefix="mi-kernels-bench-", dir=arguments.folder) as name:
-        bench = Bench(Path(name), arguments.model, arguments.shards)
-        results = measure(bench, contestants, arguments.rounds, lambda line: print(line, file=sys.stderr))
-    about = machine.describe()
-    print(f"Qwen3-{arguments.model} layout, lam {LAM}, warm, synced; {about['processor']}, {about['cores']} cores")
-    print(table(results))
+    return arguments
+
+
+def merge(place: Path, arguments: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The settings and rows of one model."""
+    most = room_for(place, 3)
+    if arguments.most is not None:
+        most = min(most, int(arguments.most * 1e9))
+    wanted = layout(arguments.model, most)
+    states = ["warm", *(["cold"] if arguments.cold else [])]
+    print(f"{wanted.name}: {len(wanted.shapes):,} tensors, {wanted.nbytes / 1e9:.2f} GB", file=sys.stderr)
+    with Bench(place, wanted, arguments.shards) as bench:
+        rows = measure(bench, arguments.names, arguments.rounds, states, wanted.name)
+    settings = {
+        "model": wanted.name,
+        "tensors": len(wanted.shapes),
+        "bytes": wanted.nbytes,
+        "shrink": wanted.shrink,
+        "shards": arguments.shards,
+        "lam": LAM,
+        "cold": contestants.how_cold() if arguments.cold else None,
+        "mergekit": contestants.MERGEKIT if "mergekit" in arguments.names else None,
+    }
+    return settings, rows
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse(argv)
+    place = home(arguments.folder)
+    if arguments.grow:
+        settings: dict[str, Any] = {"grow": arguments.grow, "gigabytes": grow.GIGABYTES, "lam": LAM}
+        rows = grow.WAYS[arguments.grow](place, arguments)
+    else:
+        settings, rows = merge(place, arguments)
+    print(table(rows))
     if arguments.json:
-        content = {"machine": about, "model": arguments.model, "shards": arguments.shards, "results": results}
-        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
+        command = results.command_line("bench.merge", sys.argv[1:] if argv is None else argv)
+        kind = "grow" if arguments.grow else "merge"
+        results.save(arguments.json, results.record(kind, command, settings, rows))
 
 
 if __name__ == "__main__":

@@ -10,19 +10,16 @@ the same configuration files, which `mi-kernels merge` reads as they are.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from mi_kernels.synthetic import write_checkpoint
-
-from . import machine
-from .merge import Bench
-from .models import MODELS
+from . import contestants, results
+from .contestants import Bench
+from .models import MODELS, Layout, home, layout
+from .noise import show
+from .turns import rows_of, turns
 
 # The paper's settings: Task Arithmetic with alpha 0.7, TIES with density 0.2 and scale 0.5.
 CONFIGS = {
@@ -34,15 +31,13 @@ CONFIGS = {
 class Methods(Bench):
     """A base beside the two models, and a configuration for each method."""
 
-    def __init__(self, folder: Path, model: str) -> None:
-        super().__init__(folder, model, 1)
-        self.base = folder / "base"
-        write_checkpoint(self.base, MODELS[model](), seed=3)
-        self.inputs = (self.base, self.instruct, self.thinking)
+    def __init__(self, home: Path, layout: Layout) -> None:
+        super().__init__(home, layout, others=[3])
+        self.base = self.inputs[2]
         for name, text in CONFIGS.items():
-            models = "".join(f"  - model: {path}\n" for path in self.inputs[1:])
+            models = "".join(f"  - model: {path}\n" for path in self.inputs[:2])
             config = f"{text}base_model: {self.base}\nmodels:\n{models}dtype: bfloat16\n"
-            (folder / f"{name}.yml").write_text(config)
+            (self.folder / f"{name}.yml").write_text(config)
 
     def command(self, name: str) -> Sequence[str]:
         """The command line of "METHOD ours", "METHOD mergekit" or "copy"."""
@@ -54,47 +49,51 @@ class Methods(Bench):
         config = str(self.folder / f"{method}.yml")
         if tool == "mergekit":
             return [self.program("mergekit-yaml"), config, str(self.out)]
-        return [self.program("mi-kernels"), "merge", config, "-o", str(self.out), "--quiet"]
+        return [*self.program_of_ours(), "merge", config, "-o", str(self.out), "--quiet"]
 
 
-def table(results: dict[str, list[dict[str, Any]]]) -> str:
-    """Median seconds, the ratio to copying round by round, and the peak of anonymous memory."""
-    lines = [f"{'':<26}{'median s':>9}{'min':>7}{'max':>7}{'of copy':>9}{'anon MB':>9}"]
-    base = [r["wall"] for r in results["copy"]]
-    for name, runs in results.items():
-        walls = [r["wall"] for r in runs]
-        ratio = median(w / c for w, c in zip(walls, base))
-        anonymous = max(r["anonymous"] for r in runs) / 1e6
-        lines.append(
-            f"{name:<26}{median(walls):>9.2f}{min(walls):>7.2f}{max(walls):>7.2f}{ratio:>9.2f}{anonymous:>9.0f}"
-        )
-    return "\n".join(lines)
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Seconds, the ratio to copying round by round, processor seconds, and the peak of anonymous memory."""
+    header = ["", "seconds (min - max)", "of copy", "CPU s", "anonymous MB"]
+    lines = [
+        [
+            row["name"],
+            show(row["seconds"]),
+            show(row["of_copy"]),
+            f"{row['cpu']['median']:.2f}",
+            f"{row['anonymous']['max'] / 1e6:,.0f}",
+        ]
+        for row in rows
+    ]
+    return results.table(header, lines)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
+    parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: 5)")
     parser.add_argument("--with", dest="others", choices=["mergekit"], help="also run mergekit")
-    parser.add_argument("--folder", help="where to work; needs four times the model's size")
-    parser.add_argument("--json", help="also write the results there")
-    arguments = parser.parse_args()
+    parser.add_argument("--folder", help="where to work and keep the inputs; needs four times the model's size")
+    parser.add_argument("--json", type=Path, help="also write the results there")
+    arguments = parser.parse_args(argv)
     tools = ["ours", *([arguments.others] if arguments.others else [])]
-    contestants = ["copy", *(f"{method} {tool}" for method in CONFIGS for tool in tools)]
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in contestants}
-    with tempfile.TemporaryDirectory(prefix="mi-kernels-bench-", dir=arguments.folder) as name:
-        bench = Methods(Path(name), arguments.model)
-        for number in range(arguments.rounds):
-            for contestant in contestants:
-                results[contestant].append(bench.time(contestant).as_dict())
-                print(f"round {number + 1} {contestant}: {results[contestant][-1]['wall']:.2f} s", file=sys.stderr)
-    about = machine.describe()
-    print(f"Qwen3-{arguments.model} layout, warm, synced; {about['processor']}, {about['cores']} cores")
-    print(table(results))
+    names = ["copy", *(f"{method} {tool}" for method in CONFIGS for tool in tools)]
+    wanted = layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
+    with Methods(home(arguments.folder), wanted) as bench:
+        rows = rows_of("warm", turns(names, arguments.rounds, bench.time), "copy")
+    print(f"{wanted.name}, warm, synced\n{table(rows)}")
     if arguments.json:
-        content = {"machine": about, "model": arguments.model, "results": results}
-        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
+        command = results.command_line("bench.methods", sys.argv[1:] if argv is None else argv)
+        settings = {
+            "model": wanted.name,
+            "bytes": wanted.nbytes,
+            "mergekit": contestants.MERGEKIT if arguments.others else None,
+        }
+        results.save(arguments.json, results.record("methods", command, settings, rows))
 
 
 if __name__ == "__main__":

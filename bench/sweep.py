@@ -3,30 +3,30 @@
     python -m bench.sweep                        # 7 points, Qwen3-0.6B's layout; needs 9 x 1.2 GB of disk
     python -m bench.sweep --rounds 5 --json bench/results/sweep.json
 
-Cold: the page cache is dropped before each merge and before the sweep (needs root; left out otherwise), as if the
-inputs did not fit it. Warm: they are in it. copy: both inputs read, the outputs' bytes written as copies, synced.
+Cold: the page cache is dropped before each merge and before the sweep, as if the inputs did not fit it. Warm: they are
+in it. copy: both inputs read, the outputs' bytes written as copies, synced. Every output of the sweep is compared with
+the contract first.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from . import machine
-from .merge import Bench, read_file
-from .models import MODELS
-from .process import Run, run
+from . import contestants, results
+from .contestants import Bench, differing
+from .models import MODELS, home, layout
+from .noise import show
+from .process import run
+from .turns import rows_of, turns
 
 LAMS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-_DROP = Path("/proc/sys/vm/drop_caches")
+WAYS = ("sweep", "merges", "copy")
 
 
 class Sweep:
@@ -35,84 +35,91 @@ class Sweep:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.runs = bench.folder / "runs"
+        self.pair = [str(bench.instruct), str(bench.thinking)]
 
     def sweep(self) -> list[Sequence[str]]:
         lams = ",".join(map(str, LAMS))
         pattern = str(self.runs / "mi-{lam}")
-        return [[self.bench.program("mi-kernels"), "sweep", *self._pair(), "-o", pattern, "--lam", lams, "--quiet"]]
+        return [[*self.bench.program_of_ours(), "sweep", *self.pair, "-o", pattern, "--lam", lams, "--quiet"]]
 
     def merges(self) -> list[Sequence[str]]:
-        program = self.bench.program("mi-kernels")
-        return [
-            [program, "lerp", *self._pair(), "-o", str(self.runs / f"mi-{lam}"), "--lam", str(lam), "--quiet"]
-            for lam in LAMS
-        ]
+        program = [*self.bench.program_of_ours(), "lerp", *self.pair, "--quiet"]
+        return [[*program, "-o", str(self.runs / f"mi-{lam}"), "--lam", str(lam)] for lam in LAMS]
 
     def copy(self) -> list[Sequence[str]]:
-        a, b = self._pair()
-        copies = " && ".join(
-            f"mkdir -p {self.runs}/{i} && cp {a}/*.safetensors {self.runs}/{i}/" for i in range(len(LAMS))
-        )
+        a, b = self.pair
+        outs = [f"{self.runs}/{i}" for i in range(len(LAMS))]
+        copies = " && ".join(f"mkdir -p {out} && cp {a}/*.safetensors {out}/" for out in outs)
         return [["sh", "-c", f"{copies} && sync {self.runs}/*/* && cat {b}/*.safetensors > /dev/null"]]
 
-    def _pair(self) -> tuple[str, str]:
-        return str(self.bench.instruct), str(self.bench.thinking)
+    def check(self) -> None:
+        """Every output of the sweep has the contract's bits."""
+        self.runs.mkdir()
+        for command in self.sweep():
+            run(command)
+        for lam in LAMS:
+            if share := differing(self.bench.instruct, self.bench.thinking, self.runs / f"mi-{lam}", lam):
+                raise SystemExit(f"lam {lam} differs from the contract in {share:.2%} of the elements: not timed")
+        shutil.rmtree(self.runs)
 
-    def time(self, name: str, cold: bool) -> float:
+    def time(self, name: str, cold: bool) -> dict[str, Any]:
         """Seconds of all commands of one way; the preparation between them is not counted."""
         self.runs.mkdir()
-        seconds = 0.0
+        taken = {"seconds": 0.0, "cpu": 0.0}
+        anonymous = 0
         for command in getattr(self, name)():
-            os.sync()
-            if cold:
-                _DROP.write_text("3")
-            else:
-                for path in (self.bench.instruct, self.bench.thinking):
-                    for file in path.glob("*.safetensors"):
-                        read_file(file)
-            result: Run = run(command)
-            seconds += result.wall
+            contestants.prepare(self.bench.inputs, cold)
+            result = run(command)
+            taken["seconds"] += result.wall
+            taken["cpu"] += result.cpu
+            anonymous = max(anonymous, result.anonymous)
         shutil.rmtree(self.runs)
         os.sync()
-        return seconds
+        return {**taken, "anonymous": anonymous}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     assert __doc__ is not None
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
+    parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: 3)")
-    parser.add_argument("--folder", help="where to work")
-    parser.add_argument("--json", help="also write the results there")
-    arguments = parser.parse_args()
-    states = ["warm"] + (["cold"] if os.access(_DROP, os.W_OK) else [])
-    results: dict[str, dict[str, list[float]]] = {s: {"sweep": [], "merges": [], "copy": []} for s in states}
-    with tempfile.TemporaryDirectory(prefix="mi-kernels-bench-", dir=arguments.folder) as name:
-        sweep = Sweep(Bench(Path(name), arguments.model, 1))
-        for number in range(arguments.rounds):
-            for state in states:
-                for way, found in results[state].items():
-                    found.append(sweep.time(way, state == "cold"))
-                    print(f"round {number + 1} {state} {way}: {found[-1]:.2f} s", file=sys.stderr)
-    about = machine.describe()
-    print(f"{len(LAMS)} lam, Qwen3-{arguments.model} layout; {about['processor']}, {about['cores']} cores")
-    print(table(results))
+    parser.add_argument("--folder", help="where to work and keep the inputs")
+    parser.add_argument("--json", type=Path, help="also write the results there")
+    arguments = parser.parse_args(argv)
+    wanted = layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
+    rows = []
+    with Bench(home(arguments.folder), wanted) as bench:
+        sweep = Sweep(bench)
+        sweep.check()
+        for state in ("warm", "cold"):
+            runs = turns(WAYS, arguments.rounds, lambda name: sweep.time(name, state == "cold"), f"{state}: ")  # noqa: B023
+            of_merges = {row["name"]: row["of_merges"] for row in rows_of(state, runs, "merges")}
+            rows += [{**row, "of_merges": of_merges[row["name"]]} for row in rows_of(state, runs, "copy")]
+    print(f"{len(LAMS)} lam, {wanted.name}\n{table(rows)}")
     if arguments.json:
-        content = {"machine": about, "model": arguments.model, "lams": LAMS, "results": results}
-        Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
+        command = results.command_line("bench.sweep", sys.argv[1:] if argv is None else argv)
+        settings = {"model": wanted.name, "bytes": wanted.nbytes, "points": len(LAMS), "cold": contestants.how_cold()}
+        results.save(arguments.json, results.record("sweep", command, settings, rows))
 
 
-def table(results: dict[str, Any]) -> str:
-    """Medians, and the sweep's ratio to the separate merges and to copying, round by round."""
-    lines = [f"{'':<6}{'sweep s':>9}{'merges s':>10}{'copy s':>9}{'of merges':>11}{'of copy':>9}"]
-    for state, found in results.items():
-        of_merges = median(s / m for s, m in zip(found["sweep"], found["merges"]))
-        of_copy = median(s / c for s, c in zip(found["sweep"], found["copy"]))
-        lines.append(
-            f"{state:<6}{median(found['sweep']):>9.2f}{median(found['merges']):>10.2f}{median(found['copy']):>9.2f}"
-            f"{of_merges:>11.2f}{of_copy:>9.2f}"
-        )
-    return "\n".join(lines)
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Seconds, their ratios to the separate merges and to copying round by round, processor seconds, memory."""
+    header = ["", "seconds (min - max)", "of merges", "of copy", "CPU s", "anonymous MB"]
+    lines = [
+        [
+            f"{row['group']}: {row['name']}",
+            show(row["seconds"]),
+            show(row["of_merges"]),
+            show(row["of_copy"]),
+            f"{row['cpu']['median']:.2f}",
+            f"{row['anonymous']['max'] / 1e6:,.0f}",
+        ]
+        for row in rows
+    ]
+    return results.table(header, lines)
 
 
 if __name__ == "__main__":

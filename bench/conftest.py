@@ -1,0 +1,80 @@
+"""`pytest bench/`: our columns beside every timing, and our result file.
+
+pytest-benchmark times; its own table gives way to one that answers a question a group. `--results PATH` writes the rows
+in the form of `bench.results`; `--benchmark-json PATH` holds the same figures as each benchmark's extra_info.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from . import memory, results
+from .noise import show, spread
+
+_ROWS = pytest.StashKey[list[dict[str, Any]]]()
+_BASES = {"of_roofline": "roofline", "of_naive": "naive torch"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--results", type=Path, help="write the rows there as JSON (see bench/results.py)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_ROWS] = []
+    config.option.benchmark_quiet = True
+
+
+@pytest.fixture
+def measure(benchmark: Any, request: pytest.FixtureRequest) -> memory.Measure:
+    """Checks a contestant's result, times it, and notes the row with what was measured before it in its group."""
+
+    def run(case: memory.Case, group: str, name: str, work: memory.Work, threads: int) -> None:
+        with memory.torch_threads(threads):
+            differing = memory.checked(case, name, work)
+            rounds, calls = memory.repeats(work)
+            benchmark.group, benchmark.name = group, name
+            benchmark.pedantic(work, rounds=rounds, iterations=calls)
+        seconds = spread(benchmark.stats.stats.sorted_data)
+        row = {"group": group, "name": name, "seconds": seconds, "threads": threads, "dtype": case.dtype}
+        row |= {"bytes": 3 * case.nbytes, "bytes_per_second": 3 * case.nbytes / seconds["median"]}
+        rows = request.config.stash[_ROWS]
+        row |= {key: _speed(row, base, rows) for key, base in _BASES.items()} | {"differing": differing}
+        benchmark.extra_info |= {key: value for key, value in row.items() if key not in ("group", "name", "seconds")}
+        rows.append(row)
+
+    return run
+
+
+def _speed(row: dict[str, Any], base: str, rows: list[dict[str, Any]]) -> float | None:
+    """How many times as fast as the group's `base` this row is; None where that was not measured."""
+    if row["name"] == base:
+        return 1.0
+    found = [other for other in rows if (other["group"], other["name"]) == (row["group"], base)]
+    return found[0]["seconds"]["median"] / row["seconds"]["median"] if found else None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Microseconds, GB/s of the bytes that must move, share of the roofline, times naive torch, wrong elements."""
+    header = ["", "us (min - max)", "GB/s", "of roofline", "times naive", "differing"]
+    lines = []
+    for row in rows:
+        ratios = ["" if row[key] is None else f"{row[key]:.2f}" for key in _BASES]
+        differing = "" if row["differing"] is None else f"{row['differing']:.2%}"
+        speed = f"{row['bytes_per_second'] / 1e9:.1f}"
+        lines.append([row["name"], show(row["seconds"], 1e6, 1), speed, *ratios, differing])
+    return results.table(header, lines)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    rows = config.stash[_ROWS]
+    for group, found in groupby(rows, lambda row: row["group"]):
+        terminalreporter.write_line(f"\n{group}\n{table(list(found))}")
+    path = config.getoption("--results")
+    if path and rows:
+        command = f"pytest bench/ {(config.getoption('keyword') and '-k ' + config.getoption('keyword')) or ''}".strip()
+        results.save(path, results.record("memory", command, {"lam": memory.LAM}, rows))
+        terminalreporter.write_line(f"\nwritten to {path}")

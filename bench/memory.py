@@ -1,0 +1,207 @@
+"""What the in-memory benchmarks compare: tensors, contestants, the check before any timing, and how long to repeat."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+import mi_kernels
+from mi_kernels import _cpu
+from mi_kernels.backends import cpu
+
+from .models import MODELS
+
+LAM = 0.8
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_BLOCK = 1 << 20  # elements compared at a time
+# Per rounding of the contestant's own arithmetic, in units of float32's, bf16's and float16's last place: a value that
+# is off by more has not computed the interpolation at all. Naive arithmetic rounds three times.
+_ROUNDINGS = 4
+
+Work = Callable[[], Any]
+Contestant = Callable[["Case", int], Work]  # (tensors, threads) -> what is timed
+Measure = Callable[["Case", str, str, Work, int], None]  # conftest.py: tensors, group, name, work, threads
+
+
+class WrongBitsError(AssertionError):
+    """A result is not what it must be; nothing is timed."""
+
+
+class Case:
+    """Tensors a and b (normal, standard deviation 0.02) and out, of one dtype.
+
+    Args:
+        counts: elements of each tensor. All lie in one allocation, as a checkpoint's do in its file.
+        dtype: one of DTYPES.
+        label: as the tables call it.
+    """
+
+    def __init__(self, counts: Sequence[int], dtype: str, label: str) -> None:
+        self.dtype, self.label = dtype, label
+        starts = np.cumsum([0, *counts])
+        self.flat = [_normal(int(starts[-1]), DTYPES[dtype], seed) for seed in (0, 1)]
+        self.flat.append(torch.full_like(self.flat[0], float("nan")))
+        self.a, self.b, self.outs = (
+            [x[start : start + n] for start, n in zip(starts, counts)] for x in map(torch.Tensor.detach, self.flat)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Of a, of b and of out, each."""
+        return self.flat[0].nbytes
+
+    @property
+    def buffers(self) -> list[Any]:
+        """out, a, b as NumPy sees their bytes, two by two."""
+        return [x.view(torch.int16).numpy() for x in (self.flat[2], *self.flat[:2])]
+
+
+def _normal(n: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    pool = torch.randn(min(n, 1 << 22), generator=torch.Generator().manual_seed(seed)).mul_(0.02).to(dtype)
+    return pool.repeat(-(-n // len(pool)))[:n].contiguous()
+
+
+def counts_of(model: str, most: int) -> tuple[list[int], int]:
+    """Elements of each of the model's tensors, and what they were divided by so that all take at most `most` bytes."""
+    sizes = [math.prod(shape) for shape in MODELS[model]().values()]
+    shrink = max(1, -(-2 * sum(sizes) // most))
+    return [max(1, n // shrink) for n in sizes], shrink
+
+
+def _touch(case: Case, threads: int) -> Work:
+    return touch(case, cpu.isa(), threads)
+
+
+def _numpy_lerp(case: Case, threads: int) -> Work:
+    a, b = _numpy(case.a[0]), _numpy(case.b[0])
+    lam = a.dtype.type(LAM)
+    return lambda: a + lam * (b - a)
+
+
+def _torch_loop(case: Case, threads: int) -> Work:
+    def loop() -> Any:
+        for x, y, out in zip(case.a, case.b, case.outs):
+            torch.lerp(x, y, LAM, out=out)
+        return case.outs
+
+    return loop
+
+
+def _our_loop(case: Case, threads: int) -> Work:
+    def loop() -> Any:
+        for x, y, out in zip(case.a, case.b, case.outs):
+            mi_kernels.lerp(x, y, LAM, out, threads=threads)
+        return case.outs
+
+    return loop
+
+
+# Those without `out` make their result anew in each call. The first two are what the others are compared with.
+SINGLE: dict[str, Contestant] = {
+    "roofline": _touch,
+    "naive torch": lambda c, threads: lambda: c.a[0] + LAM * (c.b[0] - c.a[0]),
+    "ours, out=": lambda c, threads: lambda: mi_kernels.lerp(c.a[0], c.b[0], LAM, c.outs[0], threads=threads),
+    "ours": lambda c, threads: lambda: mi_kernels.lerp(c.a[0], c.b[0], LAM, threads=threads),
+    "torch.lerp, out=": lambda c, threads: lambda: torch.lerp(c.a[0], c.b[0], LAM, out=c.outs[0]),
+    "torch.lerp": lambda c, threads: lambda: torch.lerp(c.a[0], c.b[0], LAM),
+    "torch._foreach_lerp": lambda c, threads: lambda: torch._foreach_lerp(c.a, c.b, LAM),
+    "numpy": _numpy_lerp,
+}
+LISTED: dict[str, Contestant] = {
+    "roofline": _touch,
+    "naive torch": lambda c, threads: lambda: [x + LAM * (y - x) for x, y in zip(c.a, c.b)],
+    "ours, multi_lerp, outs=": lambda c, threads: lambda: mi_kernels.multi_lerp(c.a, c.b, LAM, c.outs, threads=threads),
+    "ours, lerp one by one, out=": _our_loop,
+    "torch.lerp one by one, out=": _torch_loop,
+    "torch._foreach_lerp": lambda c, threads: lambda: torch._foreach_lerp(c.a, c.b, LAM),
+}
+
+
+def kernel(case: Case, isa: str) -> Work:
+    """The kernel of one ISA on one thread, without the checks of the public call."""
+    code = cpu.DTYPE_CODES[{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[case.dtype]]
+    out, a, b = case.buffers
+    spans = [(out, 0, a, 0, b, 0, case.flat[0].numel(), LAM, code, code, code)]
+
+    def run() -> Any:
+        cpu.run_spans(spans, isa)
+        return case.outs
+
+    return run
+
+
+def touch(case: Case, isa: str, threads: int) -> Work:
+    """The kernel's loop with its arithmetic taken out: two reads, one write. The roofline."""
+    out, a, b = case.buffers
+    return lambda: _cpu.touch(out, a, b, isa, threads)
+
+
+def _numpy(x: torch.Tensor) -> Any:
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return x.numpy()
+
+
+def checked(case: Case, name: str, work: Work) -> float | None:
+    """The share of elements that differ from torch.lerp in float32, rounded once; None for the roofline.
+
+    Raises:
+        WrongBitsError: ours differs at all, or another contestant by more than its roundings explain.
+    """
+    if name == "roofline":
+        return None
+    case.flat[2].fill_(float("nan"))
+    result = work()
+    results = result if isinstance(result, list | tuple) else [result]
+    wrong = sum(_wrong(name, *columns) for columns in zip(case.a, case.b, map(_tensor, results), strict=True))
+    if name.startswith("ours") and wrong:
+        raise WrongBitsError(f"{case.label}: {name} differs from the contract in {wrong:,} elements")
+    return wrong / case.flat[0].numel()
+
+
+def _tensor(x: Any) -> torch.Tensor:
+    if isinstance(x, torch.Tensor):
+        return x
+    is_bf16 = x.dtype == ml_dtypes.bfloat16
+    return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if is_bf16 else torch.from_numpy(x)
+
+
+def _wrong(name: str, a: torch.Tensor, b: torch.Tensor, found: torch.Tensor) -> int:
+    wrong = 0
+    limit = _ROUNDINGS * torch.finfo(a.dtype).eps * 0.2  # no value here is beyond 0.2: ten standard deviations
+    bits = torch.int32 if a.dtype == torch.float32 else torch.int16
+    for at in range(0, a.numel(), _BLOCK):
+        x, y, got = (t[at : at + _BLOCK] for t in (a, b, found))
+        wanted = torch.lerp(x.float(), y.float(), LAM).to(a.dtype)
+        if not bool(((got.float() - wanted.float()).abs() <= limit).all()):
+            raise WrongBitsError(f"{name} has not computed the interpolation")
+        wrong += int(torch.count_nonzero(got.view(bits) != wanted.view(bits)))
+    return wrong
+
+
+def repeats(work: Work) -> tuple[int, int]:
+    """(rounds, calls in a round) after one call that warms up: a round of 100 us or more, about 0.4 s in all."""
+    work()
+    started = time.perf_counter()
+    work()
+    once = max(time.perf_counter() - started, 1e-7)
+    calls = max(1, math.ceil(1e-4 / once))
+    return max(3, min(200, int(0.4 / (calls * once)))), calls
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """torch works on so many threads for the duration."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
