@@ -21,7 +21,7 @@ from typing import Any
 from . import machine
 
 RESULTS = Path(__file__).parent / "results"
-BENCHES = ("memory", "merge", "grow", "sweep", "methods", "instructions")
+BENCHES = ("memory", "merge", "grow", "sweep", "methods", "instructions", "serving")
 _PLACES = ("--json", "--folder", "--results")  # where a result or a working file goes does not change a figure
 
 

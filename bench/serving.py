@@ -1,0 +1,108 @@
+"""vLLM on a merge: starting with one, and changing lam while it runs, against what vLLM itself needs.
+
+    python -m bench.serving                      # Qwen3-0.6B's layout, in an environment that has vLLM
+    python -m bench.serving --json bench/results/serving.json
+
+Start: seconds that `vllm.LLM(...)` takes on one plain checkpoint and with load_format="mi_kernels" on two, each in a
+process of its own, in turns, the page cache warm; `read` is reading the second checkpoint. Change: `set_lam` on a CPU,
+where vLLM packs weights anew: beside it one pass of `multi_lerp` over the same weights in memory, and vLLM's own
+reloading of weights that are in memory already. Tokens after a change are compared with those of an engine that
+started there, before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import results
+from .models import MODELS, checkpoint, home, layout
+from .noise import ratios, show, spread
+
+STARTS = ("plain", "merged")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
+    parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: 5)")
+    parser.add_argument("--folder", help="where to work and keep the inputs")
+    parser.add_argument("--json", type=Path, help="also write the results there")
+    arguments = parser.parse_args(argv)
+    wanted = layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
+    folder = home(arguments.folder)
+    pair = [checkpoint(folder, wanted, seed) for seed in (1, 2)]
+    starts: dict[str, list[float]] = {name: [] for name in (*STARTS, "read")}
+    for _ in range(arguments.rounds):
+        for name in STARTS:
+            starts[name] += _worker(name, pair)["start"]
+        starts["read"].append(_reading(pair[1]))
+    changes = _worker("change", pair, arguments.rounds)
+    rows = _rows(starts, changes)
+    print(f"{wanted.name}\n{table(rows)}")
+    if arguments.json:
+        command = results.command_line("bench.serving", sys.argv[1:] if argv is None else argv)
+        settings = {"model": wanted.name, "bytes": wanted.nbytes, "device": "cpu"}
+        results.save(arguments.json, results.record("serving", command, settings, rows))
+
+
+def _rows(starts: dict[str, list[float]], changes: dict[str, list[float]]) -> list[dict[str, Any]]:
+    expected = [a + b for a, b in zip(starts["plain"], starts["read"])]
+    least = [a + b for a, b in zip(changes["pass"], changes["reload"])]
+    rows = [
+        {"group": "start", "name": name, "seconds": spread(found), "of_needed": ratios(found, expected)}
+        for name, found in starts.items()
+    ]
+    return rows + [
+        {"group": "change", "name": name, "seconds": spread(found), "of_needed": ratios(found, least)}
+        for name, found in changes.items()
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Seconds, and their ratio to what cannot be saved: plain start and read; one pass and reload."""
+    return results.table(
+        ["", "seconds (min - max)", "of what is needed"],
+        [[f"{row['group']}: {row['name']}", show(row["seconds"], 1, 3), show(row["of_needed"])] for row in rows],
+    )
+
+
+def _reading(model: Path) -> float:
+    began = time.perf_counter()
+    block = bytearray(1 << 22)
+    for path in model.glob("*.safetensors"):
+        with open(path, "rb", buffering=0) as file:
+            while file.readinto(block):
+                pass
+    return time.perf_counter() - began
+
+
+def _worker(what: str, pair: Sequence[Path], rounds: int = 1) -> dict[str, list[float]]:
+    command = [sys.executable, "-m", "bench.serving_worker", what, *map(str, pair), str(rounds)]
+    env = {
+        **os.environ,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+    }
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{what} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    main()
