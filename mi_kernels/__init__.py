@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import live
     from .checkpoint import Checkpoint, open_checkpoint
     from .compare import Similarity, similarity
     from .errors import (
@@ -73,6 +74,7 @@ __all__ = [
     "__version__",
     "lerp",
     "lerp_checkpoint",
+    "live",
     "merge_checkpoint",
     "multi_lerp",
     "open_checkpoint",
@@ -82,10 +84,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOMES and name != "live":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "live":  # a module
+        return import_module(".live", __name__)
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 

@@ -317,6 +317,28 @@ class _Work:
         combines.clear()
 
 
+def fill_tensor(inputs: Inputs, source: Source, out: TensorInfo, memory: memoryview, isa: str) -> None:
+    """Computes one whole tensor into `memory`, its bytes in the dtype of `out`."""
+    lerps: list[Span] = []
+    combines: list[CombineSpan] = []
+    computed = source.computed()
+    scratch = io_buffer(4 * _BLOCK * len(computed)) if computed else memoryview(b"")
+    for first in range(0, out.elements, _BLOCK):
+        count = min(_BLOCK, out.elements - first)
+        scratches = {k: scratch[4 * _BLOCK * i : 4 * _BLOCK * (i + 1)] for i, k in enumerate(computed)}
+        operands = {k: inputs.operand(k, source.inputs[k], first, count, scratches.get(k)) for k in source.used()}
+        at = first * ITEM_SIZE.get(out.dtype, 1)
+        if source.formula is None:
+            lerps += _lerp_spans([memory], at, source, out, operands, count)
+        else:
+            combines.append(_combine_span(memory, at, source.formula, out, operands, first, count))
+        if computed or first + count == out.elements:
+            cpu.run_groups(lerps, 1, isa)
+            cpu.run_combine(combines, isa)
+            lerps.clear()
+            combines.clear()
+
+
 def _lerp_spans(
     slots: list[memoryview], at: int, source: Source, out: TensorInfo, operands: dict[int, Operand], count: int
 ) -> Iterator[Span]:

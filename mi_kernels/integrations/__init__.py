@@ -1,0 +1,1 @@
+"""Where merges are used: other tools' extension points, each imported by that tool or by its user alone."""
