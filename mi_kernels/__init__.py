@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .ops import lerp, multi_lerp
     from .recipe import Recipe
     from .rules import Rule
+    from .upload import push
 
 _HOMES = {
     "ArgumentError": "errors",
@@ -53,6 +54,7 @@ _HOMES = {
     "merge_checkpoint": "merge",
     "multi_lerp": "ops",
     "open_checkpoint": "checkpoint",
+    "push": "upload",
     "similarity": "compare",
     "sweep_checkpoint": "merge",
 }
@@ -78,6 +80,7 @@ __all__ = [
     "merge_checkpoint",
     "multi_lerp",
     "open_checkpoint",
+    "push",
     "similarity",
     "sweep_checkpoint",
 ]

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import sidefiles
+from . import card, sidefiles
 from .alignment import Alignment, Row
 from .backends import cpu
 from .checkpoint import Checkpoint, OutputFolder, OutputShard, plan_shards
@@ -94,6 +94,8 @@ class Job:
             OutputError: no space, or the disk failed; nothing is left behind.
         """
         options, outputs = self.options, self.outputs
+        if options.sigma:
+            self._measure()
         tensors = _output_tensors(self.alignment.rows, options.out_dtype)
         shards, index = plan_shards(tensors, self.models[0], options.max_shard_size)
         small = [self._small_files(output, index) for output in outputs]
@@ -121,6 +123,14 @@ class Job:
                 "Nothing is left behind, the inputs are untouched.",
             ) from error
         return [self._report(i, shards) for i in range(len(outputs))]
+
+    def _measure(self) -> None:
+        """Records how far apart the two models are, for the card."""
+        from .compare import similarity_of
+
+        found = similarity_of(self.models, threads=self.options.threads, progress=self.options.progress)
+        for output in self.outputs:
+            output.record["sigma"] = found.overall.sigma
 
     def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
         """What makes the workers' runners: None for the CPU kernels."""
@@ -169,7 +179,7 @@ class Job:
             path = os.path.join(origin.root, config)
             files[config] = sidefiles.adjust_config(files[config], path, self.alignment.untied, self.options.out_dtype)
         files[sidefiles.RECORD] = sidefiles.encode_record(output.record)
-        files["README.md"] = sidefiles.model_card(self.models, output.record, os.path.basename(output.folder.path))
+        files["README.md"] = card.model_card(self.models, output.record, os.path.basename(output.folder.path))
         files.update(encode_index(index))
         return files
 

@@ -44,6 +44,7 @@ def lerp_checkpoint(
     copy_from: str = "thinking",
     max_shard_size: int | None = None,
     io: str = "auto",
+    sigma: bool = False,
 ) -> Report:
     """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
 
@@ -67,6 +68,8 @@ def lerp_checkpoint(
         copy_from: "thinking" or "instruct": whose config, tokenizer and chat template the output gets.
         max_shard_size: bytes of data in a shard; None keeps INSTRUCT's layout.
         io: "direct" (past the page cache), "buffered", or "auto": direct where the file system can.
+        sigma: measure first how far apart the two models are (`mi_kernels.similarity`), for the model card: reads both
+            once more.
 
     Returns:
         A Report.
@@ -75,7 +78,9 @@ def lerp_checkpoint(
         MIKernelsError: a refusal, before anything is written: what is wrong, and the remedy. OutputError also where
             the disk fails while writing; nothing is left behind then.
     """
-    options = Options(device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io)
+    options = Options(
+        device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io, sigma
+    )
     recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
     return plan_lerp(instruct, thinking, [(out, recipe)], options).run()[0]
 
@@ -175,6 +180,10 @@ def plan_merge(
         instruct, thinking = recipe.models
         return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
     chosen.refuse_gpu(recipe.method)
+    if chosen.sigma:
+        raise ArgumentError(
+            f"sigma is asked for under method {recipe.method!r}", "It compares the two models of an interpolation."
+        )
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]

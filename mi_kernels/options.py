@@ -26,6 +26,7 @@ class Options:
     copy_from: str = "thinking"
     max_shard_size: int | None = None
     io: str = "auto"
+    sigma: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in _DTYPES:

@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         status: int = arguments.run(arguments)
@@ -183,6 +184,12 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
     output.add_argument(
         "--dry-run", action="store_true", help="check the inputs, show what would be done, write nothing"
     )
+    output.add_argument("--push", metavar="REPO", help="upload OUT to the Hub as ORG/NAME (sweep: 'ORG/NAME-{lam}')")
+    output.add_argument("--private", action="store_true", help="with --push: as a private model")
+    if copy_from is not None:
+        output.add_argument(
+            "--sigma", action="store_true", help="measure the models' distance for the card (--push does, too)"
+        )
     how = p.add_argument_group("how")
     how.add_argument(
         "--device", metavar="DEVICE", default="auto", help="cpu, cuda, cuda:1, cuda:0,cuda:1 or auto (default: auto)"
