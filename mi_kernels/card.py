@@ -16,16 +16,19 @@ from .checkpoint import Checkpoint
 from .errors import printable
 from .sidefiles import RECORD, hub_id, origin_id
 
-_MAX_CARD = 1 << 20  # front matter stands at the start; cards have a few kB
+_MAX_FRONT = 128 << 10  # of a card's characters; front matter has a few kB, and YAML is slow to read
+_MAX_LICENCE = 1 << 20
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 _LICENCE = ("license", "license_name", "license_link")
 
 
-def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) -> bytes:
+def model_card(models: Sequence[Checkpoint], record: dict[str, Any], besides: dict[str, Any], name: str) -> bytes:
     """README.md of the merge of `models`.
 
     Args:
-        record: what mi_kernels.json holds. "command" and "sigma" are shown where they are in it.
+        record: what mi_kernels.json holds.
+        besides: "command", the shell's line that made it, and "sigma", where they are known.
+        name: the output's.
     """
     ids = [[printable(i) for i in (hub_id(m), *([origin_id(*m.adapter)] if m.adapter else []))] for m in models]
     roots = [root for m in models for root in (m.root, *([m.adapter.root] if m.adapter else []))]
@@ -39,8 +42,8 @@ def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) 
     paragraphs = [
         f"# {_text(name)}",
         f"{record['summary']} Models: {_text(', '.join(map('+'.join, ids)))}.",
-        *([_sigma(record["sigma"])] if "sigma" in record else []),
-        *([_command(record["command"])] if "command" in record else []),
+        *([_sigma(besides["sigma"])] if "sigma" in besides else []),
+        *([_command(besides["command"])] if "command" in besides else []),
         f"{record['numerics']} Made with mi_kernels {record['mi_kernels']}; `{RECORD}` holds the details.",
         *licence_text,
     ]
@@ -55,7 +58,7 @@ def front_matter(root: str) -> dict[str, Any]:
         return {}
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            match = _FRONT.match(file.read(_MAX_CARD))
+            match = _FRONT.match(file.read(_MAX_FRONT))
     except OSError:
         return {}
     if match is None:
@@ -94,9 +97,8 @@ def _licence(ids: Sequence[str], roots: Sequence[str], cards: Sequence[dict[str,
     texts = {_licence_file(root) for root in roots} - {None}
     note = " Their LICENSE files are not the same; the one here came with the config." if len(texts) > 1 else ""
     if all(s["license"] and s == stated[0] for s in stated):
-        return [f"{key}: {json.dumps(stated[0][key])}" for key in _LICENCE if stated[0][key]], [
-            note[1:]
-        ] if note else []
+        lines = [f"{key}: {json.dumps(value)}" for key, value in stated[0].items() if value]
+        return lines, [note[1:]] if note else []
     said = "; ".join(f"{_text(i)}: {_shown(s)}" for i, s in zip(ids, stated))
     if not any(s["license"] for s in stated):
         return [], [f"The models' cards state no licence.{note}"]
@@ -114,7 +116,7 @@ def _shown(stated: dict[str, Any]) -> str:
 def _licence_file(root: str) -> bytes | None:
     for name in sorted(os.listdir(root)):
         path = os.path.join(root, name)
-        if name.upper().startswith("LICENSE") and os.path.isfile(path) and os.path.getsize(path) <= _MAX_CARD:
+        if name.upper().startswith("LICENSE") and os.path.isfile(path) and os.path.getsize(path) <= _MAX_LICENCE:
             with open(path, "rb") as file:
                 return file.read()
     return None

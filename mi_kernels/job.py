@@ -62,10 +62,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Output:
-    """One folder to be made, and the record of how: what mi_kernels.json will hold."""
+    """One folder to be made, and the record of how: what mi_kernels.json will hold.
+
+    `card` is what only the model card says besides: "command", "sigma". It does not decide a byte of the weights.
+    """
 
     folder: OutputFolder
     record: dict[str, Any]
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Job:
 
         found = similarity_of(self.models, threads=self.options.threads, progress=self.options.progress)
         for output in self.outputs:
-            output.record["sigma"] = found.overall.sigma
+            output.card["sigma"] = found.overall.sigma
 
     def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
         """What makes the workers' runners: None for the CPU kernels."""
@@ -179,7 +183,9 @@ class Job:
             path = os.path.join(origin.root, config)
             files[config] = sidefiles.adjust_config(files[config], path, self.alignment.untied, self.options.out_dtype)
         files[sidefiles.RECORD] = sidefiles.encode_record(output.record)
-        files["README.md"] = card.model_card(self.models, output.record, os.path.basename(output.folder.path))
+        files["README.md"] = card.model_card(
+            self.models, output.record, output.card, os.path.basename(output.folder.path)
+        )
         files.update(encode_index(index))
         return files
 

@@ -17,6 +17,7 @@ from torch._dynamo.testing import CompileCounter
 from mi_kernels import Rule, lerp_checkpoint, live
 from mi_kernels.errors import ArgumentError, MIKernelsError, MismatchError
 
+from . import test_fp8, test_lora
 from .models import Tensors, assert_same_tensors, bits, lerp_reference, load, qwen3_model, save
 
 Merges = tuple[Path, Path, list[Tensors]]
@@ -268,6 +269,39 @@ def test_integers_of_a_folder_must_be_the_models(tmp_path: Path) -> None:
         live.attach(with_other_mask(model), tmp_path / "b")
 
 
+def module_of(tensors: Tensors) -> torch.nn.Module:
+    """A module whose state_dict has these names."""
+    root = torch.nn.Module()
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        module = root
+        for word in path:
+            if word not in module._modules:
+                module.add_module(word, torch.nn.Module())
+            module = module._modules[word]
+        module.register_parameter(last, torch.nn.Parameter(tensor.clone(), requires_grad=False))
+    return root
+
+
+@pytest.mark.parametrize("resident", [True, "host", False])
+@pytest.mark.parametrize("kind", ["fp8", "adapter"])
+def test_a_side_that_is_computed_has_the_bits_of_a_merge(tmp_path: Path, kind: str, resident: bool | str) -> None:
+    """Neither FP8's scales nor an adapter are rounded to bf16 on the way."""
+    if kind == "fp8":
+        tensors = {name: t.bfloat16() for name, t in test_fp8.dequantised(test_fp8.fp8_model(1)).items()}
+        other = str(test_fp8.quantised(tmp_path / "b", test_fp8.fp8_model(2)))
+    else:
+        tensors = test_lora.make_base(1)
+        other = test_lora.make_pair(tmp_path, 2).name
+    a = test_fp8.write(tmp_path / "a", tensors)
+    model = module_of(tensors)
+    knob = live.attach(model, other, resident=resident, base=None if resident else a)
+    for number, lam in enumerate((0.35, 1.0, 0.0)):
+        lerp_checkpoint(a, other, tmp_path / f"{number}", lam, progress=False, threads=1)
+        knob.set_lam(lam)
+        assert_same_tensors(model.state_dict(), load(tmp_path / f"{number}"))
+
+
 class Failing:
     """Sides that fail at the given writes, after they have spoilt a parameter."""
 
@@ -282,7 +316,7 @@ class Failing:
         self.sides.write(live, weights)
 
 
-def test_a_failure_midway_is_undone_and_else_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_midway_is_undone_and_else_said() -> None:
     model = qwen3_model(1, tied=True)
     knob = live.attach(model, qwen3_model(2, tied=True))
     knob.set_lam(0.5)

@@ -73,7 +73,7 @@ def _finish(job: Job, arguments: argparse.Namespace) -> int:
         print(describe_plan(job))
         return 0
     for output in job.outputs:
-        output.record["command"] = shlex.join(["mi-kernels", *arguments.argv])
+        output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
     if repos:
         upload.check_access(repos[0])
     reports = job.run()
