@@ -161,8 +161,8 @@ class Knob:
         """
         recipe = Recipe(lam, layers, modules, rules, extrapolate)
         with self.lock:
-            weights = recipe.weights(self._names)
             live = self._live()
+            weights = recipe.weights(self._names)
             try:
                 self._write(live, weights)
             except BaseException as error:

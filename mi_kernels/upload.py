@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from typing import TYPE_CHECKING
@@ -57,8 +58,8 @@ def push(folder: str | os.PathLike[str], repo: str, *, private: bool = False) ->
     """
     path = os.fspath(folder)
     checked_repo(repo)
-    if not os.path.isfile(os.path.join(path, "config.json")):
-        raise OutputError(f"{path}: is not a model folder: config.json is missing", "Give the folder of a merge.")
+    if not glob.glob(os.path.join(glob.escape(path), "*.safetensors")):
+        raise OutputError(f"{path}: is not a model folder: it holds no safetensors", "Give the folder of a merge.")
     api = _api()
     try:
         address = str(api.create_repo(repo, private=private, exist_ok=True))

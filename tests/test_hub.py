@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 
-from mi_kernels import lerp_checkpoint, similarity
-from mi_kernels.errors import ArgumentError
+from mi_kernels import lerp_checkpoint, push, similarity
+from mi_kernels.errors import ArgumentError, OutputError
 from mi_kernels.upload import checked_repo
 
 from .checks import PROGRAM, World, assert_message
@@ -173,6 +173,11 @@ def test_refused_pushes(hub: StubHub, tmp_path: Path, case: str) -> None:
     assert world.out.exists() == merged
     assert hub.repos["me/public"].commits == {}
     assert len(hub.repos) == 1
+
+
+def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no safetensors"):
+        push(tmp_path, "me/x")
 
 
 @pytest.mark.parametrize("repo", ["name", "a/b/c", "../b", "a/..", "a/b c", "", "a/b-{lam}"])

@@ -17,11 +17,10 @@ were (`dtype: float32`, `out_dtype: bfloat16`), `mi_lerp` has the bits of `lerp_
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..backends import cpu
-from ..errors import BackendError, MIKernelsError
+from ..errors import BackendError
 from ..lam import checked_lam
 from ..methods import AFFINE, MAX_MODELS, METHODS, Parameters, Tensor
 from ..ops import lerp
@@ -40,7 +39,6 @@ if TYPE_CHECKING:
     from .._cpu import Formula
 
 NAME = "mi_lerp"
-SERVE = "--serve-linear"
 
 
 @merge_method(  # type: ignore[untyped-decorator]
@@ -113,22 +111,3 @@ def serve_linear() -> None:
 
 _own_linear = registry.get("linear")
 register(mi_lerp)
-
-
-def main() -> int:
-    """mergekit-yaml with `mi_lerp`; see the module."""
-    from mergekit.scripts.run_yaml import main as mergekit_yaml
-
-    arguments = [word for word in sys.argv[1:] if word != SERVE]
-    if len(arguments) < len(sys.argv[1:]):
-        serve_linear()
-    try:
-        mergekit_yaml(args=arguments, prog_name="mi-kernels-mergekit")
-    except MIKernelsError as error:
-        print(f"mi-kernels-mergekit: {error.problem}\n  {error.remedy}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
