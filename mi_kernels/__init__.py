@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from . import live
     from .checkpoint import Checkpoint, open_checkpoint
     from .compare import Similarity, similarity
     from .errors import (
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .ops import lerp, multi_lerp
     from .recipe import Recipe
     from .rules import Rule
+    from .upload import push
     from .verify import Verification, verify_checkpoint
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "merge_checkpoint": "merge",
     "multi_lerp": "ops",
     "open_checkpoint": "checkpoint",
+    "push": "upload",
     "similarity": "compare",
     "sweep_checkpoint": "merge",
     "Verification": "verify",
@@ -77,9 +80,11 @@ __all__ = [
     "__version__",
     "lerp",
     "lerp_checkpoint",
+    "live",
     "merge_checkpoint",
     "multi_lerp",
     "open_checkpoint",
+    "push",
     "similarity",
     "sweep_checkpoint",
     "verify_checkpoint",
@@ -87,10 +92,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _HOMES and name != "live":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "live":  # a module
+        return import_module(".live", __name__)
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 

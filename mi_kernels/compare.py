@@ -151,9 +151,18 @@ def similarity(
     Raises:
         MIKernelsError: a model cannot be read, or the two do not fit together: what is wrong, and the remedy.
     """
+    return similarity_of((open_checkpoint(instruct), open_checkpoint(thinking)), threads=threads, progress=progress)
+
+
+def similarity_of(
+    models: Sequence[Checkpoint],
+    *,
+    threads: int | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+) -> Similarity:
+    """`similarity` of two checkpoints that are open."""
     started = time.perf_counter()
     count, isa = cpu.checked_threads(threads), cpu.isa()
-    models = (open_checkpoint(instruct), open_checkpoint(thinking))
     alignment = align(models)
     found = places(row.name for row in alignment.rows)
     left_out = _excluded(alignment.rows, found, models)

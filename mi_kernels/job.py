@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import identity, interrupts, sidefiles
+from . import card, identity, interrupts, sidefiles
 from .alignment import Alignment, Row
 from .backends import cpu
 from .checkpoint import Checkpoint, OutputFolder, OutputShard, plan_shards
@@ -66,10 +66,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Output:
-    """One folder to be made, and the record of how: what mi_kernels.json will hold."""
+    """One folder to be made, and the record of how: what mi_kernels.json will hold.
+
+    `card` is what only the model card says besides: "command", "sigma". It does not decide a byte of the weights.
+    """
 
     folder: OutputFolder
     record: dict[str, Any]
+    card: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,8 @@ class Job:
             OutputError: no space, or the disk failed; nothing is left behind.
         """
         options, outputs = self.options, self.outputs
+        if options.sigma:
+            self._measure()
         shards, index = self.layout()
         small = [self.small_files(output, index) for output in outputs]
         plan = Plan(shards, self.sources, [m.files for m in self.models])
@@ -153,6 +159,14 @@ class Job:
         """The shards of every output, and the content of the index."""
         tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
         return plan_shards(tensors, self.models[0], self.options.max_shard_size)
+
+    def _measure(self) -> None:
+        """Records how far apart the two models are, for the card."""
+        from .compare import similarity_of
+
+        found = similarity_of(self.models, threads=self.options.threads, progress=self.options.progress)
+        for output in self.outputs:
+            output.card["sigma"] = found.overall.sigma
 
     def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
         """What makes the workers' runners: None for the CPU kernels."""
@@ -208,7 +222,9 @@ class Job:
             path = os.path.join(origin.root, config)
             files[config] = sidefiles.adjust_config(files[config], path, self.alignment.untied, self.options.out_dtype)
         files[sidefiles.RECORD] = sidefiles.encode_record(output.record)
-        files["README.md"] = sidefiles.model_card(self.models, output.record, os.path.basename(output.folder.path))
+        files["README.md"] = card.model_card(
+            self.models, output.record, output.card, os.path.basename(output.folder.path)
+        )
         files.update(encode_index(index))
         return files
 

@@ -46,6 +46,7 @@ def lerp_checkpoint(
     max_shard_size: int | None = None,
     io: str = "auto",
     restart: bool = False,
+    sigma: bool = False,
 ) -> Report:
     """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
 
@@ -71,6 +72,8 @@ def lerp_checkpoint(
         io: "direct" (past the page cache), "buffered", or "auto": direct where the file system can.
         restart: drop what a killed merge left of `out`, whatever it was, and begin anew. Without it, the same call goes
             on where the killed one was, and any other is refused.
+        sigma: measure first how far apart the two models are (`mi_kernels.similarity`), for the model card: reads both
+            once more.
 
     Returns:
         A Report.
@@ -80,7 +83,7 @@ def lerp_checkpoint(
             the disk fails while writing; nothing is left behind then.
     """
     options = Options(
-        device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io, restart
+        device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io, restart, sigma
     )
     recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
     return plan_lerp(instruct, thinking, [(out, recipe)], options).run()[0]
@@ -181,6 +184,10 @@ def plan_merge(
         instruct, thinking = recipe.models
         return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
     chosen.refuse_gpu(recipe.method)
+    if chosen.sigma:
+        raise ArgumentError(
+            f"sigma is asked for under method {recipe.method!r}", "It compares the two models of an interpolation."
+        )
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]

@@ -1,4 +1,4 @@
-"""The small files of the output: config, tokenizer, chat template, model card, and the record of how it was made."""
+"""The small files of the output: config, tokenizer, chat template, and the record of how it was made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from .checkpoint import Checkpoint
@@ -86,35 +85,15 @@ def hub_id(model: Checkpoint) -> str:
 
     That of its base, where there is an adapter.
     """
-    return _hub_id(model.base, model.root, model.revision)
+    return origin_id(model.base, model.root, model.revision)
 
 
-def _hub_id(source: str, root: str, revision: str | None) -> str:
+def origin_id(source: str, root: str, revision: str | None) -> str:
+    """`hub_id` of a model or an adapter."""
     if revision is not None:
         return source.split("@")[0]
     cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(root) + "/")
     return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(root))
-
-
-def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) -> bytes:
-    """README.md with the metadata the Hub reads: base_model and tags."""
-    origins = [[hub_id(m), *([_hub_id(*m.adapter)] if m.adapter else [])] for m in models]
-    front = "".join(f"- {json.dumps(part)}\n" for parts in origins for part in parts)
-    return f"""---
-base_model:
-{front}base_model_relation: merge
-library_name: transformers
-tags:
-- merge
-- mi_kernels
----
-
-# {name}
-
-{record["summary"]} Models: {", ".join(map("+".join, origins))}.
-
-{record["numerics"]} Made with mi_kernels {record["mi_kernels"]}; `{RECORD}` holds the details.
-""".encode(errors="replace")
 
 
 def encode_record(record: dict[str, Any]) -> bytes:

@@ -18,6 +18,7 @@ MODEL_FILES = [
     "*.py",
     "LICENSE*",
     "NOTICE*",
+    "README.md",  # its licence; never copied
 ]
 
 
@@ -38,9 +39,14 @@ def download(text: str, files: list[str]) -> tuple[str, str]:
     try:
         folder = snapshot_download(match["id"], revision=match["revision"], allow_patterns=files)
     except Exception as error:  # the library raises a dozen kinds: network, gated, unknown, offline
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{text}: no such folder, and the Hub did not give it: {first_line[:300]}",
+            f"{text}: no such folder, and the Hub did not give it: {first_line(error)}",
             "Check the path or the id; gated models need `hf auth login`; offline, the cache must hold the model.",
         ) from error
     return folder, folder.rstrip("/").rsplit("/", 1)[-1]
+
+
+def first_line(error: Exception) -> str:
+    """What an error of huggingface_hub says first: they go on for a page."""
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

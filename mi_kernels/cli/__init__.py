@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         own, others = _split(list(sys.argv[1:] if argv is None else argv))
         arguments = build_parser().parse_args(own, argparse.Namespace(others=others))
+        arguments.argv = [*own, *others]  # as typed, for the model card
         status: int = arguments.run(arguments)
         sys.stdout.flush()  # here, where a reader that has gone is handled
         return status
@@ -196,6 +197,12 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
     output.add_argument(
         "--dry-run", action="store_true", help="check the inputs, show what would be done, write nothing"
     )
+    output.add_argument("--push", metavar="REPO", help="upload OUT to the Hub as ORG/NAME (sweep: 'ORG/NAME-{lam}')")
+    output.add_argument("--private", action="store_true", help="with --push: as a private model")
+    if copy_from is not None:
+        output.add_argument(
+            "--sigma", action="store_true", help="measure the models' distance for the card (--push does, too)"
+        )
     how = p.add_argument_group("how")
     how.add_argument(
         "--device", metavar="DEVICE", default="auto", help="cpu, cuda, cuda:1, cuda:0,cuda:1 or auto (default: auto)"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 from typing import Any
 
-from ..errors import printable
+from .. import upload
+from ..errors import ArgumentError, printable
 from ..job import Job, Report
 from ..lam import checked_lam
 from ..merge import plan_lerp, plan_merge, plan_sweep
@@ -46,6 +49,8 @@ def run_merge(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.quiet:  # huggingface_hub reads it when it is imported, for a download or an upload
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     return {
         "device": arguments.device,
         "backend": arguments.backend,
@@ -58,20 +63,47 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_shard_size": parse_size(arguments.max_shard_size, "--max-shard-size"),
         "io": arguments.io,
         "restart": arguments.restart,
+        # Uploading takes minutes; to read both models once more, seconds.
+        "sigma": "sigma" in arguments and bool(arguments.sigma or arguments.push) and not arguments.dry_run,
     }
 
 
 def _finish(job: Job, arguments: argparse.Namespace) -> int:
+    repos = _repos(job, arguments)
     if arguments.dry_run:
         print(describe_plan(job))
         return 0
+    for output in job.outputs:
+        output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
+    if repos:
+        upload.check_access(repos[0])
     reports = job.run()
+    if not (arguments.json or arguments.quiet):
+        print(describe(reports), flush=True)
+    addresses = [upload.push(r.out, repo, private=arguments.private) for r, repo in zip(reports, repos)]
     if arguments.json:
         content = [report.as_dict() for report in reports]
+        for entry, address in zip(content, addresses):
+            entry["pushed"] = address
         print(json.dumps(content[0] if len(content) == 1 else content, indent=2))
     elif not arguments.quiet:
-        print(describe(reports))
+        print(*addresses, sep="\n", end="\n" if addresses else "")
     return 0
+
+
+def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
+    """Where each output goes on the Hub; empty without --push."""
+    if arguments.push is None:
+        if arguments.private:
+            raise ArgumentError("--private is given without --push", "Add --push ORG/NAME.")
+        return []
+    if len(job.outputs) > 1 and "{lam}" not in arguments.push:
+        raise ArgumentError(f"--push {arguments.push}: does not say where lam goes", "Write 'ORG/NAME-{lam}'.")
+    lams = [output.record.get("lam") for output in job.outputs]
+    return [
+        upload.checked_repo(arguments.push.replace("{lam}", f"{lam:g}") if isinstance(lam, float) else arguments.push)
+        for lam in lams
+    ]
 
 
 def describe(reports: list[Report]) -> str:

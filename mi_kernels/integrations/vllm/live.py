@@ -18,12 +18,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from ...errors import ArgumentError
-from ...ops.linear import lerp, multi_lerp
+from ...live_sides import Held
 from ...recipe import Recipe
 from ...resident import Resident
 from .options import LoaderOptions
-
-_STAGE = 64 << 20  # bytes of each model that are on their way from pinned memory at a time
 
 
 class Live:
@@ -89,7 +87,7 @@ class Copies:
     """
 
     def __init__(self, live: dict[str, torch.Tensor], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-        self._live, self._a, self._b = live, a, b
+        self._live, self._sides = live, Held(a, b)
 
     def weights(self, recipe: Recipe) -> dict[str, float]:
         """The weight of THINKING for each parameter. Layers and modules stay apart when vLLM fuses; names do not.
@@ -105,25 +103,7 @@ class Copies:
 
     def write(self, recipe: Recipe) -> None:
         """Interpolates every parameter in place."""
-        weights = self.weights(recipe)
-        here = [name for name, live in self._live.items() if self._a[name].device == live.device]
-        multi_lerp(
-            [self._a[name] for name in here],
-            [self._b[name] for name in here],
-            [weights[name] for name in here],
-            [self._live[name] for name in here],
-        )
-        for name in self._live.keys() - set(here):
-            _write_staged(self._live[name], self._a[name], self._b[name], weights[name])
-
-
-def _write_staged(live: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: float) -> None:
-    """From pinned memory, a stage at a time: the copies of one are queued before the arithmetic of the one before."""
-    step = _STAGE // live.element_size()
-    flat = [t.reshape(-1) for t in (live, a, b)]
-    for first in range(0, live.numel(), step):
-        out, one, two = (t[first : first + step] for t in flat)
-        lerp(one.to(live.device, non_blocking=True), two.to(live.device, non_blocking=True), weight, out=out)
+        self._sides.write(self._live, self.weights(recipe))
 
 
 def _copy(parameter: torch.Tensor, where: str) -> torch.Tensor:
