@@ -62,6 +62,8 @@ class Benchmark:
         grade: the verdict on a text whose reasoning has been stripped where the role asks for it. Runs in another
             process, under a time limit: a module-level function of plain values.
         ks: the k of Pass@k and Vote@k that reports show.
+        votes: whether a response has an answer that votes can count; where not, every Verdict.answer is None, and that
+            does not say that nothing was read.
         private: its questions must not be written anywhere: responses then hold a digest in place of the prompt.
     """
 
@@ -73,6 +75,7 @@ class Benchmark:
     grade: Callable[[Any, str], Verdict]
     ks: Sequence[int] = ()
     private: bool = False
+    votes: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,110 @@
+"""AIME'25: 30 problems whose answers are integers from 0 to 999.
+
+Prompt and grading are OpenCompass's: its AIME 2025 configuration and its MATHVerifyEvaluator.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+from .. import datasets
+from ..schema import Benchmark, Problem, Verdict
+
+PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+SOURCE = datasets.Source(
+    name="aime25",
+    folder="aime2025",
+    hub="opencompass/AIME2025",
+    layouts=[["aime2025-I.jsonl", "aime2025-II.jsonl"], ["test.jsonl"]],
+    digests={
+        "b91b3c96f05d9635d2a0692b124ebe023c1ff59cb19c074275e6c4b349d0659e": "opencompass/AIME2025, I",
+        "16a2dcfbbf9db1b11f8a69a3ba5e4cac73e3641b19a37e2307e9c12240bbed5e": "opencompass/AIME2025, II",
+        "2d2f44b7d9808c2ad3e4c4e81ad03e0faf3180b9283ce9411468a6c66a6449c5": "QwQ's, with ids and without its prompt",
+    },
+)
+
+
+def load(where: str | None) -> list[Problem]:
+    """Rows of question and answer (an id is optional); see `datasets` for `where`."""
+    datasets.need("math_verify", "math-verify[antlr4_13_2]")
+    problems = []
+    for number, row in enumerate(datasets.rows(SOURCE, where), 1):
+        question, answer = datasets.fields("aime25", row, number, "question|problem", "answer")
+        name = number if row.get("id") is None else row["id"]
+        problems.append(Problem(str(name), PROMPT.replace("{question}", question), str(answer)))
+    return datasets.unique("aime25", problems)
+
+
+def grade(reference: str, text: str) -> Verdict:
+    """Whether what stands in the last box equals the reference, by math-verify.
+
+    The calls are MATHVerifyEvaluator's, the order of verify's arguments included: it is not symmetric. math-verify
+    takes the last box; boxes that a comma, a word or a line break of less than 70 characters joins to it are read
+    with it, as a set. Its time-outs use SIGALRM, so this runs in a main thread only.
+    """
+    math = _math_verify()
+    predicted = math.predicted(text)
+    if not predicted:
+        return Verdict(correct=False, answer=None)
+    correct = math.equal(predicted, math.gold(reference))
+    return Verdict(correct, reference if correct else _canonical(predicted))
+
+
+class _MathVerify:
+    """math-verify, set up as OpenCompass does. `equations`, which OpenCompass sets too, is without effect by now."""
+
+    def __init__(self) -> None:
+        import math_verify
+        from latex2sympy2_extended import NormalizationConfig
+
+        # It warns of its own time-outs; those responses are counted in the scores.
+        logging.getLogger("math_verify").setLevel(logging.ERROR)
+        self._library = math_verify
+        self._reference = [math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig()]
+        self._prediction = [
+            math_verify.LatexExtractionConfig(
+                normalization_config=NormalizationConfig(
+                    basic_latex=True, units=True, malformed_operators=False, nits=False, boxed="all"
+                ),
+                boxed_match_priority=0,
+                try_extract_without_anchor=False,
+            )
+        ]
+
+    def predicted(self, text: str) -> list[Any]:
+        return self._library.parse(text, extraction_config=self._prediction, extraction_mode="first_match")
+
+    def gold(self, reference: str) -> list[Any]:
+        return self._library.parse(f"${reference}$", extraction_config=self._reference, extraction_mode="first_match")
+
+    def equal(self, predicted: list[Any], gold: list[Any]) -> bool:
+        return bool(self._library.verify(predicted, gold))
+
+
+@functools.cache
+def _math_verify() -> _MathVerify:
+    return _MathVerify()
+
+
+def _canonical(predicted: list[Any]) -> str:
+    """A wrong answer as votes count it: m + n = 71, 71 and 71.0 are one. All right answers are the reference."""
+    value = getattr(predicted[0], "rhs", predicted[0])
+    try:
+        whole = getattr(value, "is_Float", False) and float(value).is_integer()
+        return str(int(value) if whole else value)
+    except (ValueError, OverflowError):  # a number of more digits than Python prints
+        return str(predicted[-1])
+
+
+BENCHMARK = Benchmark(
+    name="aime25",
+    title="AIME'25",
+    samples=64,
+    max_tokens=81920,
+    load=load,
+    grade=grade,
+    ks=(1, 2, 4, 8, 16, 32, 64),
+)

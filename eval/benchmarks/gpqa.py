@@ -1,0 +1,81 @@
+"""GPQA-Diamond: 198 multiple-choice questions of biology, physics and chemistry.
+
+Its authors ask that questions are published nowhere in plain text: no message, log, report or file of a run holds one.
+Prompt, order of options and the paper's grading are OpenCompass's (its simple-evals configuration).
+"""
+
+from __future__ import annotations
+
+import re
+
+from .. import datasets
+from ..schema import Benchmark, Problem, Verdict
+
+PROMPT = (
+    "Answer the following multiple choice question. The last line of your response should be of the following format: "
+    "'ANSWER: $LETTER' (without quotes) where LETTER is one of ABCD. Think step by step before answering.\n\n"
+    "{question}\n\nA) {A}\nB) {B}\nC) {C}\nD) {D}"
+)
+ORDERS = ("ABCD", "BCDA", "CDAB", "DABC")
+COLUMNS = ("Correct Answer", "Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3")
+
+SOURCE = datasets.Source(
+    name="gpqa",
+    folder="gpqa",
+    hub="Idavidrein/gpqa",
+    layouts=[["gpqa_diamond.csv"]],
+    digests={"41d1213cd7a4998605a26c2798500652572007161b3a92817ba46b35befcd305": "gpqa_diamond.csv"},
+    remedy=(
+        "Accept its terms at huggingface.co/datasets/Idavidrein/gpqa and run `hf auth login`, or unpack dataset.zip of "
+        "github.com/idavidrein/gpqa (its README holds the password) and pass --data gpqa=PATH/gpqa_diamond.csv."
+    ),
+)
+
+# What the paper's grading takes: the first, whatever follows, in the case it is written in.
+PAPER = re.compile(r"(?i)ANSWER\s*:\s*([A-D])")
+
+# Markup that models put between, before and around: **Answer:** $\boxed{\text{D}}$, ANSWER: (d), Answer: option D.
+MARKUP = r"(?:[\s*_`'\"$({\[\\]|(?:text|textbf|mathrm|mathbf|boxed)(?=\s*\{)|(?:option|choice)\b)*"
+# A small letter counts at the end of a line only: "Answer: a photon".
+ROBUST = re.compile(
+    rf"(?i:\banswer[\s*_`'\"]*[:\uff1a]{MARKUP})([A-D](?![A-Za-z])|[a-d](?=[\W_]*$))",
+    re.MULTILINE,
+)
+
+
+def load(where: str | None) -> list[Problem]:
+    """The CSV's rows in its order; see `datasets` for `where`."""
+    problems = []
+    for number, row in enumerate(datasets.rows(SOURCE, where), 1):
+        question, *options = datasets.fields("gpqa", row, number, "Question", *COLUMNS)
+        problems.append(Problem(str(number), *_prompt(question, options, ORDERS[number % 4])))
+    return datasets.unique("gpqa", problems)
+
+
+def grade(reference: str, text: str) -> Verdict:
+    """By the last "ANSWER: X", markup tolerated; "paper": by the first, with the paper's pattern."""
+    found = ROBUST.findall(text)
+    answer = found[-1].upper() if found else None
+    first = PAPER.search(text)
+    return Verdict(answer == reference, answer, {"paper": first is not None and first[1] == reference})
+
+
+def _prompt(question: str, options: list[str], order: str) -> tuple[str, str]:
+    """The prompt, and the letter of the right option, which is options[0]."""
+    shown = [options["ABCD".index(letter)] for letter in order]
+    parts = {"{question}": question, **{f"{{{letter}}}": option for letter, option in zip("ABCD", shown)}}
+    # One pass: a question may itself hold "{A}".
+    prompt = re.sub("|".join(map(re.escape, parts)), lambda match: parts[match[0]], PROMPT)
+    return prompt, "ABCD"[shown.index(options[0])]
+
+
+BENCHMARK = Benchmark(
+    name="gpqa",
+    title="GPQA-Diamond",
+    samples=8,
+    max_tokens=65536,
+    load=load,
+    grade=grade,
+    ks=(1, 2, 4, 8),
+    private=True,
+)
