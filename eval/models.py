@@ -50,6 +50,10 @@ def kv_bytes_per_token(folder: str) -> int:
     return 2 * 2 * (config.get("num_hidden_layers") or 0) * (config.get("num_key_value_heads") or heads) * size
 
 
+def weight_bytes(folder: str) -> int:
+    return sum(os.path.getsize(e.path) for e in os.scandir(folder) if e.name.endswith(".safetensors"))
+
+
 def _config(folder: str) -> dict[str, int]:
     path = os.path.join(folder, "config.json")
     try:

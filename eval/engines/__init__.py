@@ -69,6 +69,10 @@ class Options:
     extra: Mapping[str, Any] | None = None
 
 
+class Refusal(Exception):
+    """A failure that an engine process explains itself: its text is for the user as it is."""
+
+
 class Engine(Protocol):
     """Generates for one model at a time. A context manager: leaving it stops what it started."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .worker import Refusal
+from . import Refusal
 
 
 def chat_tokens(tokenizer: Any, prompt: str, length: int) -> list[int]:

@@ -1,8 +1,8 @@
 """What must look absent before vLLM or transformers' models are imported beside a CPU build of torch.
 
-vLLM's CPU build asks for torchvision, torchaudio and torchcodec, and PyPI's builds of them belong to a CUDA torch: their
-import fails, and that of every Qwen3 with it. None in `sys.modules` makes a package look as if it were not installed,
-which all its users allow for; so nothing has to be uninstalled.
+vLLM's CPU build asks for torchvision, torchaudio and torchcodec, and PyPI's builds of them belong to a CUDA torch:
+their import fails, and that of every Qwen3 with it. None in `sys.modules` makes a package look as if it were not
+installed, which all its users allow for; so nothing has to be uninstalled.
 """
 
 from __future__ import annotations

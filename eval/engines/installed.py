@@ -13,6 +13,7 @@ from . import Options
 
 _STARTUP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
 _ROOT = os.path.abspath(os.path.join(_STARTUP, "..", "..", ".."))
+_TINY = 100 << 20  # bytes: a step of a model this small is over before its threads have met
 _MODULES = {"vllm": "vllm", "transformers": "transformers"}
 
 
@@ -70,8 +71,12 @@ def _visible_gpus() -> list[str]:
     return [str(i) for i, line in enumerate(line for line in listing.splitlines() if line.startswith("GPU "))]
 
 
-def environments(options: Options, on_cpu: bool) -> list[dict[str, str]]:
-    """The environment of each engine process: the caller's, and what must stand before vLLM is imported."""
+def environments(options: Options, on_cpu: bool, weights: int) -> list[dict[str, str]]:
+    """The environment of each engine process: the caller's, and what must stand before vLLM is imported.
+
+    Args:
+        weights: bytes of the model's files.
+    """
     common = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([_ROOT, _STARTUP, *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -81,7 +86,8 @@ def environments(options: Options, on_cpu: bool) -> list[dict[str, str]]:
         "PYTHONUNBUFFERED": "1",
     }
     if on_cpu:
-        threads = options.threads or max(1, (os.cpu_count() or 1) // options.engines)
+        shared = 1 if weights < _TINY else max(1, (os.cpu_count() or 1) // options.engines)
+        threads = options.threads or shared
         common["OMP_NUM_THREADS"] = str(threads)
         common["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         common["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a third process would gain nothing there, and start slowly

@@ -42,6 +42,15 @@ class OpenAIServer:
         self._model = model
         return {"name": "openai", "version": None, "settings": {"url": self._url}}
 
+    def close(self) -> None:
+        """Nothing to stop: the server is somebody else's."""
+
+    def __enter__(self) -> OpenAIServer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     async def _served(self) -> list[str]:
         async with self._client() as client:
             try:

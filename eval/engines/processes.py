@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import EngineError
-from ..models import kv_bytes_per_token
+from ..models import kv_bytes_per_token, weight_bytes
 from . import Completion, Options, Request
 from .installed import check_installed, environments, vllm_on_cpu
 
@@ -53,7 +53,7 @@ class Processes:
         if not self._workers:
             self._workers = [
                 _Worker(self._backend, i, environment)
-                for i, environment in enumerate(environments(self._options, self._on_cpu))
+                for i, environment in enumerate(environments(self._options, self._on_cpu, weight_bytes(model)))
             ]
         length = min(length, self._options.max_model_len or length)
         order = {"open": {"model": model, "length": length, "options": self._worker_options(model, length)}}

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
 from ..schema import Sampling
-from . import Completion, Request
+from . import Completion, Refusal, Request
 
 _MEMORY = (
     "out of memory",
@@ -42,10 +42,6 @@ class Backend(Protocol):
     def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]: ...
-
-
-class Refusal(Exception):
-    """A failure that the backend explains itself: the text is for the user as it is."""
 
 
 def failure(error: BaseException) -> dict[str, str]:

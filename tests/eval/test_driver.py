@@ -1,0 +1,214 @@
+"""The driver with engines that answer at once: what is asked, what is kept, what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from eval import driver
+from eval.driver import Subject
+from eval.errors import EngineError, EvalError
+from eval.files import load_responses, load_run, load_scores
+from eval.journal import Journal, locked
+from eval.plan import Choices
+from eval.schema import Response
+
+from .fakes import PROBLEMS, FakeEngine, model, sums
+
+HOLD = """
+import sys
+sys.path.insert(0, ".")
+from eval.journal import locked
+with locked(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+ALL = len(PROBLEMS) * 4
+
+
+def evaluate(tmp_path: Path, engine: FakeEngine, *benchmarks, choices=None, role="merged", out="out", **subject):
+    folder = model(tmp_path / "model")
+    chosen = benchmarks or (sums(),)
+    subject = Subject(role, **subject)
+    return driver.run(folder, chosen, str(tmp_path / out), engine, choices, subject, progress=False)
+
+
+def contents(folder: str) -> dict[str, object]:
+    """What the files of a run say, whatever order the responses came in."""
+    found: dict[str, object] = {}
+    for path in sorted(Path(folder).iterdir()):
+        text = path.read_text()
+        found[path.name] = sorted(text.splitlines()) if path.name == "sums.jsonl" else text
+    return found
+
+
+def test_a_run_asks_for_every_sample_with_its_own_seed_and_the_papers_sampling(tmp_path):
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine, choices=Choices(seed=1000), lam=0.8, name="MI-0.8")
+    assert [r.seed for r in engine.asked] == list(range(1000, 1000 + ALL))
+    assert [r.prompt for r in engine.asked] == [p.prompt for p in PROBLEMS for _ in range(4)]
+    run = load_run(out)
+    assert asdict(run.settings["sums"].sampling) == {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 100}
+    assert (run.role, run.lam, run.name, run.engine["name"]) == ("merged", 0.8, "MI-0.8", "fake")
+    scores = load_scores(out, "sums")
+    # The fakes answer wrongly where the seed is a multiple of 3, and think where it is odd.
+    assert scores.mean.value == sum(s % 3 != 0 for s in range(1000, 1000 + ALL)) / ALL
+    assert scores.think.value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("fail_after", "error"),
+    [(0, EngineError("no memory", "")), (1, KeyboardInterrupt()), (7, SystemExit(143)), (ALL - 1, EngineError("", ""))],
+)
+def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(tmp_path, fail_after, error):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    with pytest.raises(type(error)):
+        evaluate(tmp_path, FakeEngine(fail_after, error))
+    assert len(load_responses(str(tmp_path / "out"), "sums")) == fail_after
+    second = FakeEngine()
+    out = evaluate(tmp_path, second)
+    assert len(second.asked) == ALL - fail_after
+    assert contents(out) == contents(whole)
+    third = FakeEngine()
+    evaluate(tmp_path, third)
+    assert not third.opened, "nothing is missing: no engine is started"
+
+
+def test_a_failed_engine_says_where_the_responses_are(tmp_path):
+    with pytest.raises(EngineError) as caught:
+        evaluate(tmp_path, FakeEngine(3))
+    assert caught.value.problem == "the engine broke"
+    assert caught.value.remedy.startswith("Mend it. All that was finished is kept in")
+
+
+def test_a_line_that_a_kill_cut_is_cut_off_and_made_again(tmp_path):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    lines = (Path(whole) / "sums.jsonl").read_bytes().splitlines(keepends=True)
+    for left in (1, len(lines[3]) - 1):  # of the fourth line; the last is one short of its newline
+        out = tmp_path / f"cut-{left}"
+        out.mkdir()
+        (out / "sums.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:left])
+        engine = FakeEngine()
+        evaluate(tmp_path, engine, out=out.name)
+        assert len(engine.asked) == ALL - 3
+        assert contents(str(out)) == contents(whole)
+
+
+def test_a_long_last_line_is_found_however_long(tmp_path):
+    Journal(str(tmp_path), "b").close()
+    path = tmp_path / "b.jsonl"
+    line = json.dumps(asdict(Response("p", 0, 0, "q", "x" * 200_000, 1, "stop"))).encode() + b"\n"
+    path.write_bytes(line + line[:150_000])
+    Journal(str(tmp_path), "b").close()
+    assert path.read_bytes() == line
+    path.write_bytes(line[:150_000])
+    Journal(str(tmp_path), "b").close()
+    assert path.read_bytes() == b""
+
+
+def test_a_damaged_line_is_refused_not_skipped(tmp_path):
+    evaluate(tmp_path, FakeEngine())
+    path = tmp_path / "out" / "sums.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'{"problem"', b'\0"problem"', 1))
+    with pytest.raises(EvalError, match=r"sums\.jsonl: holds a line that is not a response"):
+        evaluate(tmp_path, FakeEngine())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"choices": Choices(samples=5)}, "sums samples 4, now 5"),
+        ({"choices": Choices(seed=1)}, "sums seed 0, now 1"),
+        ({"choices": Choices(temperature=1.0, top_k=5)}, "sums temperature 0.6, now 1.0; sums top_k 20, now 5"),
+        ({"choices": Choices(max_tokens=7)}, "sums max_tokens 100, now 7"),
+        ({"choices": Choices(limit=2)}, "sums problems 5, now 2; sums digest"),
+        ({"role": "instruct"}, "role merged, now instruct"),
+        ({"lam": 0.5}, "lam None, now 0.5"),
+    ],
+)
+def test_other_settings_do_not_mix(tmp_path, change, named):
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, FakeEngine(3, SystemExit()))
+    before = contents(str(tmp_path / "out"))
+    with pytest.raises(EvalError) as caught:
+        evaluate(tmp_path, FakeEngine(), **change)
+    assert named in caught.value.problem
+    assert contents(str(tmp_path / "out")) == before
+
+
+def test_changed_problems_do_not_mix(tmp_path):
+    evaluate(tmp_path, FakeEngine())
+    changed = sums(load=lambda path: [*PROBLEMS[:4], replace(PROBLEMS[4], reference=1)])
+    with pytest.raises(EvalError, match="sums digest"):
+        evaluate(tmp_path, FakeEngine(), changed)
+
+
+def test_another_kind_of_engine_does_not_mix(tmp_path):
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, FakeEngine(3, SystemExit()))
+
+    class Other(FakeEngine):
+        def open(self, model, length):
+            return {"name": "other", "version": "1", "settings": {}}
+
+    with pytest.raises(EvalError, match="engine fake, now other"):
+        evaluate(tmp_path, Other())
+
+
+def test_benchmarks_are_added_to_a_run_and_share_the_engine(tmp_path):
+    evaluate(tmp_path, FakeEngine())
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine, sums(), sums("more", samples=2), sums("most", samples=1))
+    assert len(engine.opened) == 1
+    assert len(engine.asked) == 3 * len(PROBLEMS)
+    assert list(load_run(out).settings) == ["sums", "more", "most"]
+
+
+def test_private_questions_are_written_nowhere(tmp_path):
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine, sums(private=True))
+    assert engine.asked[0].prompt == PROBLEMS[0].prompt
+    written = b"".join(path.read_bytes() for path in Path(out).iterdir())
+    assert b"What is" not in written
+    assert load_responses(out, "sums")[0].prompt.startswith("sha256:")
+    digests = {"sha256:" + hashlib.sha256(p.prompt.encode()).hexdigest() for p in PROBLEMS}
+    assert {r.prompt for r in load_responses(out, "sums")} == digests
+
+
+def test_the_context_limits_the_tokens_and_says_so(tmp_path, capsys):
+    folder = model(tmp_path / "short-instruct", max_position_embeddings=64)
+    engine = FakeEngine()
+    out = driver.run(folder, [sums()], str(tmp_path / "out"), engine)
+    assert load_run(out).settings["sums"].sampling.max_tokens == 64
+    assert load_run(out).engine["settings"] == {"length": 64}
+    assert "note: sums: at most 64 tokens, the paper's 100" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_write_one_run(tmp_path):
+    out = tmp_path / "out"
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(EvalError, match="another process is writing there"):
+        evaluate(tmp_path, FakeEngine())
+    holder.kill()
+    holder.communicate()
+    with locked(str(out)):
+        pass
+
+
+def test_an_answer_that_is_neither_whole_nor_cut_is_an_error(tmp_path):
+    class Filtered(FakeEngine):
+        def generate(self, requests):
+            for completion in super().generate(requests):
+                yield replace(completion, finish_reason="content_filter")
+
+    with pytest.raises(EngineError, match="'content_filter'"):
+        evaluate(tmp_path, Filtered())
+    assert load_responses(str(tmp_path / "out"), "sums") == []
