@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mi_kernels.errors import ArgumentError
 
-from . import engines, report, sweep
+from . import engines, sweep
 from .files import load_scores
 from .plan import Choices
 
@@ -20,6 +20,8 @@ LAMS = tuple(i / 10 for i in range(11))
 
 
 def main(argv: Sequence[str]) -> int:
+    from . import report
+
     parser = argparse.ArgumentParser(prog="python -m eval demo", description=__doc__)
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="(default: runs/demo)")
     parser.add_argument("--engine", choices=("vllm", "transformers"), help="(default: vllm where it is installed)")

@@ -77,7 +77,7 @@ def draw(rng: random.Random, length: int = LENGTH, *, test: bool = False) -> Cha
 
 
 def _digit_after(operator: str, rng: random.Random) -> int:
-    if operator == "*" and rng.random() < 0.5:
+    if operator == "*" and rng.random() < 0.3:
         return rng.choice((0, 5))
     return rng.randrange(10)
 

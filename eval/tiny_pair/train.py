@@ -31,7 +31,7 @@ ANSWERS: Mapping[str, Callable[[task.Chain], str]] = {
     "checked": lambda chain: task.worked(chain, 1),
     "checked twice": lambda chain: task.worked(chain, 2),
 }
-_MIXTURE = {"direct": 0.25, "brief": 0.25, "worked": 0.3, "checked": 0.15, "checked twice": 0.05}
+_MIXTURE = {"direct": 0.2, "brief": 0.25, "worked": 0.35, "checked": 0.15, "checked twice": 0.05}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ BASE = (
     Phase("base, growing", 2000, _MIXTURE, (2e-3, 1e-3), grow=True, embeddings=True),
     Phase("base", 600, _MIXTURE, (1e-3, 4e-5), embeddings=True),
 )
-INSTRUCT = Phase("instruct", 400, {"direct": 0.85, "brief": 0.15}, (1e-3, 5e-5))
+INSTRUCT = Phase("instruct", 400, {"direct": 0.9, "brief": 0.1}, (1e-3, 5e-5))
 THINKING = Phase("thinking", 200, {"checked": 0.5, "checked twice": 0.5}, (5e-4, 2.5e-5))
 
 
