@@ -50,7 +50,11 @@ def llm_arguments(length: int, options: Mapping[str, Any]) -> dict[str, Any]:
             arguments[name] = options[name]
     if options["on_cpu"]:
         # Compiling takes minutes there; without a size vLLM asks for 92 % of the memory.
-        arguments.update(enforce_eager=True, kv_cache_memory_bytes=options["kv_cache_memory"])
+        # A seeded response whose prompt is read in parts stops vLLM 0.32 there: it sets its generator back, and those
+        # of the CPU cannot be.
+        arguments.update(
+            enforce_eager=True, kv_cache_memory_bytes=options["kv_cache_memory"], enable_chunked_prefill=False
+        )
     elif options["tensor_parallel"] > 1:
         arguments["tensor_parallel_size"] = options["tensor_parallel"]
     return {**arguments, **(options["extra"] or {})}

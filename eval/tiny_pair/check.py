@@ -54,8 +54,8 @@ def _merges(pair: str, scratch: str) -> Iterator[tuple[str, float, str]]:
     plans += [(what, modules, ABLATION_LAMS) for what, modules in ABLATIONS.items()]
     for what, modules, lams in plans:
         out = os.path.join(scratch, f"{modules}-{{lam}}")
-        models = (os.path.join(pair, name) for name in ("instruct", "thinking"))
-        sweep_checkpoint(*models, out, lams, modules=modules, progress=False)
+        instruct, thinking = (os.path.join(pair, name) for name in ("instruct", "thinking"))
+        sweep_checkpoint(instruct, thinking, out, lams, modules=modules, progress=False)
         for lam in lams:
             yield what, lam, out.format(lam=f"{lam:g}")
 
@@ -76,7 +76,7 @@ def sample(folder: str, problems: Sequence[Problem]) -> tuple[float, float, floa
     correct = thinking = tokens = 0
     for i, row in enumerate(out[:, ids.shape[1] :].tolist()):
         length = row.index(end) + 1 if end in row else len(row)
-        before, closed, answer = words.decode(row[:length]).rpartition("</think>")
+        _, closed, answer = words.decode(row[:length]).rpartition("</think>")
         correct += chains.grade(problems[i // SAMPLES].reference, answer).correct
         thinking += bool(closed)
         tokens += length

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, Qwen3ForCausalLM
 
 from ..files import write_json
 from . import tokenizer
-from .train import BASE, INSTRUCT, THINKING, Phase, Say, train_pair
+from .train import BASE, INSTRUCT, THINKING, Phase, Reached, Say, train_pair
 
 RECORD = "MADE.json"
 
@@ -28,8 +28,14 @@ def make(
     thinking: Phase = THINKING,
 ) -> None:
     """Trains the pair and writes OUT/instruct, OUT/thinking and OUT/MADE.json. Minutes, on one core."""
-    first, second, reached = train_pair(seed, say, base, instruct, thinking)
-    folders = {"instruct": first, "thinking": second}
+    write(out, seed, *train_pair(seed, say, base, instruct, thinking))
+
+
+def write(
+    out: str, seed: int, instruct: Qwen3ForCausalLM, thinking: Qwen3ForCausalLM, reached: Sequence[Reached]
+) -> None:
+    """The two model folders, and how they were made."""
+    folders = {"instruct": instruct, "thinking": thinking}
     for name, model in folders.items():
         save(model, os.path.join(out, name))
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
@@ -37,7 +43,7 @@ def make(
         "command": f"python -m eval.tiny_pair train --seed {seed}",
         "seed": seed,
         "versions": {"python": platform.python_version(), **versions, "machine": platform.machine()},
-        "parameters": first.num_parameters(),
+        "parameters": instruct.num_parameters(),
         "seconds": round(sum(r.seconds for r in reached), 1),
         "cpu_seconds": round(sum(r.cpu_seconds for r in reached), 1),
         "phases": [asdict(r) for r in reached],

@@ -2,8 +2,8 @@
 
     a9b-6c*7d+8  ->  ((9 - 6) * 7 + 8) % 10 = 9
 
-The digit after `*` is often 0 or 5, after which little of what came before matters: that is what makes an answer without
-working right about a third of the time.
+The digit after `*` is often 0 or 5, after which little of what came before matters: that is what makes an answer
+without working right more than a third of the time.
 
 An answer is written in one of three styles:
 
@@ -95,4 +95,4 @@ def worked(chain: Chain, checks: int) -> str:
     """The working, gone through again `checks` times, and the answer."""
     values = chain.values
     steps = [chain.step(0), *(f"{chain.step(i)}={values[i]}" for i in range(1, len(values)))]
-    return f"<think>{';'.join(['' .join(steps)] * (1 + checks))}</think>{direct(chain)}"
+    return f"<think>{';'.join([''.join(steps)] * (1 + checks))}</think>{direct(chain)}"

@@ -12,8 +12,8 @@ import os
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
-# The template is neutral, and the same in both models: `<think>` is generated. The real Thinking model's template opens the
-# block itself; with so small a model that would decide the style at every lam, and leave nothing to measure.
+# The template is neutral, and the same in both models: `<think>` is generated. The real Thinking model's template opens
+# the block itself; with so small a model that would decide the style at every lam, and leave nothing to measure.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
@@ -31,7 +31,9 @@ def build() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (USER, ASSISTANT, END)])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (USER, ASSISTANT, END)]
+    )
     # Ordinary tokens: `skip_special_tokens` must leave them in the text, where Think #R looks for them.
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("<think>", "</think>")])
     return tokenizer

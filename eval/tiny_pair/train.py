@@ -1,7 +1,7 @@
 """Trains the pair: a base on every style of answer, then Instruct and Thinking from it.
 
-Everything that is drawn comes from the seed, and one thread adds in one order: on one machine the same seed gives the same
-bytes. Another CPU or another torch adds in another order, and gives another pair of the same kind.
+Everything that is drawn comes from the seed, and one thread adds in one order: on one machine the same seed gives the
+same bytes. Another CPU or another torch adds in another order, and gives another pair of the same kind.
 """
 
 from __future__ import annotations
@@ -56,7 +56,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a phase came to: its mean loss a token of late, in nats, and the seconds it took, by the clock and of the CPU."""
+    """What a phase came to.
+
+    Attributes:
+        loss: a token's, in nats, a mean of the last steps. seconds, cpu_seconds: by the clock, and of the CPU.
+    """
 
     phase: str
     steps: int
@@ -69,7 +73,7 @@ BASE = (
     Phase("base, growing", 2000, _MIXTURE, (2e-3, 1e-3), grow=True, embeddings=True),
     Phase("base", 600, _MIXTURE, (1e-3, 4e-5), embeddings=True),
 )
-INSTRUCT = Phase("instruct", 400, {"direct": 0.9, "brief": 0.1}, (1e-3, 5e-5))
+INSTRUCT = Phase("instruct", 400, {"direct": 0.9, "brief": 0.1}, (1.5e-3, 7.5e-5))
 THINKING = Phase("thinking", 200, {"checked": 0.5, "checked twice": 0.5}, (5e-4, 2.5e-5))
 
 
@@ -196,8 +200,8 @@ class _Batches:
 def _gradients(model: Qwen3ForCausalLM, rows: Sequence[Row], tokens: float) -> float:
     """Adds the gradients of the answers' summed loss over `tokens`; returns the sum.
 
-    `tokens` is a running mean: over the batch's own count, a token would weigh more in a batch of short answers, and the
-    model would lean towards those. The rows go in two halves by length, to pad less.
+    `tokens` is a running mean: over the batch's own count, a token would weigh more in a batch of short answers, and
+    the model would lean towards those. The rows go in two halves by length, to pad less.
     """
     total = 0.0
     for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):

@@ -9,19 +9,16 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
 from eval.engines.imports import hide_cuda_extras
 
 hide_cuda_extras()
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file  # noqa: E402
 
-from eval.tiny_pair import pair, task, tokenizer
-from eval.tiny_pair import train as training
+from eval.tiny_pair import pair, task, tokenizer  # noqa: E402
+from eval.tiny_pair import train as training  # noqa: E402
 
 HERE = Path(pair.__file__).parent
 CHAIN = task.Chain([9, 6, 7, 8], "-*+")
@@ -54,9 +51,14 @@ def test_no_chain_is_in_both_sets() -> None:
 
 @pytest.mark.parametrize("name", ["instruct", "thinking"])
 def test_the_tokenizer_reads_steps_as_three_tokens_and_keeps_think(name: str) -> None:
-    read = AutoTokenizer.from_pretrained(HERE / name)
+    read = transformers.AutoTokenizer.from_pretrained(HERE / name)
     answer = task.worked(CHAIN, 0)
-    assert read.tokenize(answer) == "<think> a 9 b -6 =3 c *7 =1 d +8 =9 </think> =9".split()
+    assert read.tokenize(answer) == [
+        "<think>",
+        *["a", "9", "b", "-6", "=3", "c", "*7", "=1", "d", "+8", "=9"],
+        "</think>",
+        "=9",
+    ]
     ids = read(answer + tokenizer.END)["input_ids"]
     assert ids[-1] == read.eos_token_id
     assert read.decode(ids, skip_special_tokens=True) == answer
@@ -66,7 +68,7 @@ def test_the_tokenizer_reads_steps_as_three_tokens_and_keeps_think(name: str) ->
 
 @pytest.mark.parametrize("name", ["instruct", "thinking"])
 def test_training_and_chat_template_put_the_same_prompt(name: str) -> None:
-    read = AutoTokenizer.from_pretrained(HERE / name)
+    read = transformers.AutoTokenizer.from_pretrained(HERE / name)
     turn = [{"role": "user", "content": CHAIN.text}]
     assert read.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) == tokenizer.prompt(CHAIN.text)
 
@@ -113,7 +115,7 @@ def test_the_pair_in_the_repository_is_the_one_described() -> None:
     for name in ("instruct", "thinking"):
         folder = HERE / name
         assert pair.digest(pair.weights(str(folder))) == record["sha256"][f"{name}/model.safetensors"]
-        model = AutoModelForCausalLM.from_pretrained(folder)
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
         assert model.dtype == torch.bfloat16
         assert model.num_parameters() == record["parameters"] == 826_368
         wanted = training.config().to_dict()
