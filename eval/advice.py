@@ -7,6 +7,7 @@ models compared: a list of equals errs to the short side.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,10 +184,8 @@ def _loss(table: _Table, top: int, other: int) -> Interval:
 def _budget_notes(table: _Table, budget: float, within: Choice | None) -> list[str]:
     if within is None:
         cheapest = int(table.tokens.argmin())
-        return [
-            f"No model keeps to {budget:,.0f} tokens per answer: the cheapest, {table.candidates[cheapest].name}, takes "
-            f"{table.tokens[cheapest]:,.0f}."
-        ]
+        name, least = table.candidates[cheapest].name, table.tokens[cheapest]
+        return [f"No model keeps to {budget:,.0f} tokens per answer: the cheapest, {name}, takes {least:,.0f}."]
     said = []
     if within.best.tokens.high > budget:
         said.append(
@@ -202,7 +201,7 @@ def _budget_notes(table: _Table, budget: float, within: Choice | None) -> list[s
 def _untried(table: _Table, budget: float) -> str | None:
     """Where the budget is crossed between two lam with nothing between them: the lam to evaluate next."""
     sweep = sorted((c.lam, table.tokens[i], table.mean[i]) for i, c in enumerate(table.candidates) if c.lam is not None)
-    for (a, low, worse), (b, high, better) in reversed(list(zip(sweep, sweep[1:]))):
+    for (a, low, worse), (b, high, better) in reversed(list(itertools.pairwise(sweep))):
         lam = round(a + (b - a) * (budget - low) / (high - low), 2) if low <= budget < high else a
         if better > worse and min(lam - a, b - lam) >= 0.02:
             return (
@@ -248,7 +247,7 @@ def _said(choice: Choice, opening: str) -> str:
     if cheaper:
         said += (
             f" {cheapest.name} takes {cheapest.tokens.value:,.0f} and cannot be told apart from it: "
-            f"{100 * loss.value:.1f} points lower ({100 * loss.low:.1f} to {100 * loss.high:.1f})."
+            f"{_points(loss.value)} points lower ({_points(loss.low)} to {_points(loss.high)})."
         )
         rest = [*cheaper[1:], *dearer]
         said += f" Nor can {_listed(rest, 'or')}." if rest else ""
@@ -259,3 +258,7 @@ def _said(choice: Choice, opening: str) -> str:
 
 def _listed(names: Sequence[str], last: str) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+
+
+def _points(share: float) -> str:
+    return f"{round(100 * share, 1) + 0.0:.1f}"  # + 0.0: never "-0.0"

@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -65,8 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
     _add_run(commands)
     _add_sweep(commands)
-    _add_passed_on(commands, "report", "tables, figures and advice from runs", _report)
-    _add_passed_on(commands, "demo", "train a tiny pair, merge, evaluate and report, in minutes on a CPU", _demo)
+    _add_report(commands)
+    _add_demo(commands)
     return parser
 
 
@@ -143,7 +143,6 @@ def _add_engine(p: _Parser) -> None:
     how.add_argument("--max-num-seqs", type=int, metavar="N", help="responses generated together by each engine")
     how.add_argument("--gpu-memory-utilization", type=float, metavar="X", help="vLLM's share of each GPU")
     how.add_argument("--kv-cache-memory", metavar="SIZE", help="of each engine on the CPU, such as 4GiB")
-    how.add_argument("--max-model-len", type=int, metavar="N", help="tokens of prompt and response together")
     how.add_argument("--threads", type=int, metavar="N", help="of each engine on the CPU (default: its share of cores)")
     how.add_argument("--dtype", default="auto", metavar="DTYPE", help="to compute in (default: the model's)")
     p.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
@@ -184,7 +183,7 @@ def _engine_options(arguments: argparse.Namespace) -> Any:
 
     from .engines import Options
 
-    for name in ("concurrency", "engines", "tensor_parallel", "max_num_seqs", "max_model_len", "threads"):
+    for name in ("concurrency", "engines", "tensor_parallel", "max_num_seqs", "threads"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise EvalError(f"--{name.replace('_', '-')} is {value}", "Give a whole number from 1.")
@@ -200,7 +199,6 @@ def _engine_options(arguments: argparse.Namespace) -> Any:
         max_num_seqs=arguments.max_num_seqs,
         gpu_memory_utilization=arguments.gpu_memory_utilization,
         kv_cache_memory=parse_size(arguments.kv_cache_memory, "--kv-cache-memory"),
-        max_model_len=arguments.max_model_len,
         threads=arguments.threads,
         dtype=arguments.dtype,
     )
@@ -240,23 +238,40 @@ def _sweep(arguments: argparse.Namespace) -> int:
         sweep.run(
             pair, plan, _names(arguments), arguments.out, engine, _choices(arguments), progress=not arguments.quiet
         )
-    return _report(["--quiet", arguments.out] if arguments.quiet else [arguments.out])
+    return _write_report(arguments.out, os.path.join(arguments.out, "report"), None, arguments.quiet)
 
 
-def _add_passed_on(commands: Any, name: str, help: str, run: Callable[[Sequence[str]], int]) -> None:
-    """A command whose arguments its own module reads."""
-    p = commands.add_parser(name, help=help, add_help=False, prefix_chars="\0")
+def _add_report(commands: Any) -> None:
+    p = _command(commands, "report", "tables, figures and advice from runs", "report runs/ --tokens-per-answer 8000")
+    p.add_argument("runs", metavar="RUNS", help="a folder of runs, or one run's")
+    p.add_argument("--out", metavar="DIR", help="the report's folder (default: RUNS/report)")
+    p.add_argument("--tokens-per-answer", type=float, metavar="N", help="also recommend a model within this mean")
+    p.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    p.set_defaults(
+        run=lambda a: _write_report(a.runs, a.out or os.path.join(a.runs, "report"), a.tokens_per_answer, a.quiet)
+    )
+
+
+def _write_report(runs: str, out: str, budget: float | None, quiet: bool) -> int:
+    from . import report
+
+    page = report.write(runs, out, max_tokens_per_answer=budget)[0]
+    if not quiet:
+        print(page)
+    return 0
+
+
+def _add_demo(commands: Any) -> None:
+    """Its module reads its arguments: none of them looks like an option here."""
+    p = commands.add_parser(
+        "demo", help="merge a tiny pair at 11 lam, evaluate and report", add_help=False, prefix_chars="\0"
+    )
     p.add_argument("rest", nargs=argparse.REMAINDER)
-    p.set_defaults(run=lambda arguments: run(arguments.rest))
+    p.set_defaults(run=_demo)
 
 
-def _report(rest: Sequence[str]) -> int:
-    from .report import main as report
-
-    return report(rest)
-
-
-def _demo(rest: Sequence[str]) -> int:
+def _demo(arguments: argparse.Namespace) -> int:
     from .demo import main as demo
 
-    return demo(rest)
+    status: int = demo(arguments.rest)
+    return status

@@ -75,7 +75,7 @@ def run(
             journals = {p.benchmark.name: stack.enter_context(closing(Journal(out, p.benchmark.name))) for p in parts}
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
             if missing:
-                now = _opened(out, now, engine, folder or model, max(map(longest, parts)))
+                now = _opened(out, now, engine, model if subject.served else folder or model, parts)
             save_run(out, now)
             if missing:
                 _generate(out, engine, missing, journals, progress)
@@ -84,8 +84,11 @@ def run(
     return out
 
 
-def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices) -> bool:
+def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices, context: int | None) -> bool:
     """Whether `out` holds all of a run with these settings, told without its model, which may be gone.
+
+    Args:
+        context: what `models.context_length` would say of the model.
 
     Raises:
         EvalError: it holds a run with other settings.
@@ -93,11 +96,11 @@ def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices) 
     if not os.path.exists(os.path.join(out, "run.json")):
         return False
     before = load_run(out)
-    for benchmark in map(_benchmark, benchmarks):
+    for benchmark in map(named, benchmarks):
         setting = before.settings.get(benchmark.name)
         if setting is None:
             return False
-        part = make_part(benchmark, before.role, choices, setting.sampling.max_tokens)
+        part = make_part(benchmark, before.role, choices, context)
         check_same(out, before, replace(before, settings={benchmark.name: part.setting}))
         scored = os.path.exists(os.path.join(out, f"{benchmark.name}.scores.json"))
         if not scored or part.missing(read(out, benchmark.name)):
@@ -105,7 +108,12 @@ def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices) 
     return True
 
 
-def _benchmark(given: str | Benchmark) -> Benchmark:
+def named(given: str | Benchmark) -> Benchmark:
+    """The benchmark of that name.
+
+    Raises:
+        EvalError: there is none.
+    """
     if isinstance(given, Benchmark):
         return given
     if given not in registry.names():
@@ -118,7 +126,7 @@ def _plan(
 ) -> tuple[Run, list[Part]]:
     found = identify(model, folder, subject.role)
     context = context_length(folder) if folder else None
-    distinct = {b.name: b for b in map(_benchmark, benchmarks)}
+    distinct = {b.name: b for b in map(named, benchmarks)}
     parts = [make_part(b, found.role, choices, context) for b in distinct.values()]
     here = os.path.abspath(model) if os.path.isdir(model) else model
     name = subject.name or os.path.basename(here.rstrip("/"))
@@ -129,14 +137,22 @@ def _plan(
 
 def _joined(out: str, now: Run) -> Run:
     """`now` with what `out` already holds: other benchmarks, and the engine that generated them."""
-    if not os.path.exists(os.path.join(out, "run.json")):
+    before = load_run(out) if os.path.exists(os.path.join(out, "run.json")) else None
+    for name in now.settings:
+        path = os.path.join(out, f"{name}.jsonl")
+        if (before is None or name not in before.settings) and os.path.exists(path) and os.path.getsize(path):
+            raise EvalError(
+                f"{path}: holds responses, and no run.json says of which settings",
+                "Bring its run.json back, or choose another folder with --out.",
+            )
+    if before is None:
         return now
-    before = load_run(out)
     check_same(out, before, now)
     return replace(now, engine=before.engine, settings={**before.settings, **now.settings})
 
 
-def _opened(out: str, now: Run, engine: Engine, model: str, length: int) -> Run:
+def _opened(out: str, now: Run, engine: Engine, model: str, parts: Sequence[Part]) -> Run:
+    length = max(map(longest, parts))
     context = context_length(model) if os.path.isdir(model) else None
     opened = engine.open(model, min(length, context or length))
     with_engine = replace(now, engine=opened)

@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from mi_kernels import sweep_checkpoint
+from mi_kernels.lam import checked_lam
 
 from . import driver
 from .driver import Subject
 from .engines import Engine
 from .errors import EvalError
-from .files import write_json
+from .files import load_scores, write_json
+from .models import context_length, local_folder
 from .plan import Choices
+from .schema import Benchmark
 
 BOUNDARY = 0.02
 
@@ -56,7 +59,7 @@ class Plan:
 def run(
     pair: Pair,
     plan: Plan,
-    benchmarks: Sequence[str],
+    benchmarks: Sequence[str | Benchmark],
     out: str,
     engine: Engine,
     choices: Choices | None = None,
@@ -72,12 +75,13 @@ def run(
         EvalError: `out` holds a sweep of another pair; and as `driver.run`.
         mi_kernels.MIKernelsError: the pair cannot be merged.
     """
+    lams = list(dict.fromkeys(checked_lam(lam) for lam in plan.lams))
     _claim(out, pair)
     choices = choices or Choices()
     sweep = _Sweep(pair, plan, benchmarks, out, engine, choices, progress)
-    done = sweep.evaluate(plan.lams)
+    done = sweep.evaluate(lams)
     if plan.adaptive:
-        done += sweep.refine(plan.points - len(plan.lams))
+        done += sweep.refine(lams)
     return done
 
 
@@ -100,7 +104,7 @@ def _claim(out: str, pair: Pair) -> None:
 class _Sweep:
     pair: Pair
     plan: Plan
-    benchmarks: Sequence[str]
+    benchmarks: Sequence[str | Benchmark]
     out: str
     engine: Engine
     choices: Choices
@@ -108,7 +112,7 @@ class _Sweep:
 
     def evaluate(self, lams: Sequence[float]) -> list[str]:
         folders = [self._folder(lam) for lam in lams]
-        todo = [lam for lam in lams if not driver.complete(self._folder(lam), self.benchmarks, self.choices)]
+        todo = [lam for lam in lams if not self._complete(lam)]
         if self.plan.keep == "all":
             self._merge([lam for lam in todo if self._end(lam) is None])
         for i, lam in enumerate(todo):
@@ -126,17 +130,25 @@ class _Sweep:
                 )
         return folders
 
-    def refine(self, points: int) -> list[str]:
-        """Adds points where `stages` asks for them, one at a time, until it asks for none."""
+    def refine(self, lams: Sequence[float]) -> list[str]:
+        """Adds points where `stages` asks for them, one at a time, until it asks for none or there are enough."""
         from .stages import next_lam
 
-        done: list[str] = []
-        for _ in range(points):
-            lam = next_lam(self.out, self.benchmarks[0], BOUNDARY)
+        name = driver.named(self.benchmarks[0]).name
+        there = list(lams)
+        while len(there) < self.plan.points:
+            points = [(lam, load_scores(self._folder(lam), name)) for lam in there]
+            lam = next_lam(points, tolerance=BOUNDARY)
             if lam is None:
                 break
-            done += self.evaluate([lam])
-        return done
+            self.evaluate([lam])
+            there.append(lam)
+        return [self._folder(lam) for lam in there[len(lams) :]]
+
+    def _complete(self, lam: float) -> bool:
+        end = self._end(lam)
+        config = local_folder(self.pair.thinking if end is None else end[0])  # a merge gets THINKING's config
+        return driver.complete(self._folder(lam), self.benchmarks, self.choices, context_length(config))
 
     def _folder(self, lam: float) -> str:
         return os.path.join(self.out, f"lam-{lam:g}")

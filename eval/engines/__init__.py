@@ -50,7 +50,6 @@ class Options:
         engines: processes that share the requests. tensor_parallel: GPUs of each.
         max_num_seqs: responses generated together. gpu_memory_utilization: vLLM's share of each GPU's memory.
         kv_cache_memory: bytes of it on the CPU, by default what the model and `max_num_seqs` ask for.
-        max_model_len: tokens of prompt and response together, by default what the run needs.
         threads: of each engine on the CPU, by default its share of the cores.
         extra: further arguments of `vllm.LLM`, by name.
     """
@@ -63,7 +62,6 @@ class Options:
     max_num_seqs: int | None = None
     gpu_memory_utilization: float | None = None
     kv_cache_memory: int | None = None
-    max_model_len: int | None = None
     threads: int | None = None
     dtype: str = "auto"
     extra: Mapping[str, Any] | None = None

@@ -81,6 +81,8 @@ def environments(options: Options, on_cpu: bool, weights: int) -> list[dict[str,
         **os.environ,
         "PYTHONPATH": os.pathsep.join([_ROOT, _STARTUP, *filter(None, [os.environ.get("PYTHONPATH")])]),
         "HF_HUB_OFFLINE": "1",  # models are folders by now: no request may wait for a network
+        # Forked, vLLM's own processes would hold our pipe open, and hide the death of the one that it belongs to.
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import EngineError
 from ..models import kv_bytes_per_token, weight_bytes
 from . import Completion, Options, Request
+from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
 
 _BACKENDS = {
@@ -55,7 +56,6 @@ class Processes:
                 _Worker(self._backend, i, environment)
                 for i, environment in enumerate(environments(self._options, self._on_cpu, weight_bytes(model)))
             ]
-        length = min(length, self._options.max_model_len or length)
         order = {"open": {"model": model, "length": length, "options": self._worker_options(model, length)}}
         for worker in self._workers:
             worker.send([order])
@@ -117,6 +117,7 @@ class _Worker:
 
     def __init__(self, backend: str, number: int, environment: Mapping[str, str]) -> None:
         self._failed_once = False
+        self._listener: threading.Thread | None = None
         descriptor, self.log = tempfile.mkstemp(prefix=f"mi-eval-engine-{number}-", suffix=".log")
         with os.fdopen(descriptor, "wb") as log:
             self._process = subprocess.Popen(
@@ -166,12 +167,14 @@ class _Worker:
                 if "finished" in answer:
                     return
 
-        threading.Thread(target=listen, daemon=True).start()
+        self._listener = threading.Thread(target=listen, daemon=True)
+        self._listener.start()
 
     def _failed(self, kind: str, text: str) -> EngineError:
         self._failed_once = True
-        if kind == "memory":
-            return EngineError(f"the engine ran out of memory: {text}", f"{_MORE_MEMORY} Its log: {self.log}.")
+        memory = text if kind == "memory" else memory_line(self._log_lines()) if kind == "error" else None
+        if memory is not None:
+            return EngineError(f"the engine ran out of memory: {memory}", f"{_MORE_MEMORY} Its log: {self.log}.")
         if kind == "refusal":
             return EngineError(text, f"The engine's log: {self.log}.")
         return EngineError(f"the engine failed: {text}", f"Its log: {self.log}.")
@@ -179,22 +182,25 @@ class _Worker:
     def _died(self) -> EngineError:
         self._failed_once = True
         status = self._process.wait()
-        if status == -signal.SIGKILL:
+        lines = self._log_lines()
+        memory = memory_line(lines)
+        if status == -signal.SIGKILL or memory:
             return EngineError(
-                "an engine process was killed (SIGKILL): most likely by the system, for lack of memory",
+                f"an engine process died: {memory or 'killed (SIGKILL), most likely by the system for lack of memory'}",
                 f"{_MORE_MEMORY} Its log: {self.log}.",
             )
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-        return EngineError(f"an engine process died ({how}){self._last_words()}", f"Its log: {self.log}.")
+        words = f": {lines[-1][:200]}" if lines else ""
+        return EngineError(f"an engine process died ({how}){words}", f"Its log: {self.log}.")
 
-    def _last_words(self) -> str:
+    def _log_lines(self) -> list[str]:
         with open(self.log, encoding="utf-8", errors="replace") as file:
-            lines = [line.strip() for line in file if line.strip()]
-        return f": {lines[-1][:200]}" if lines else ""
+            return [line.strip() for line in file if line.strip()]
 
     def stop(self) -> None:
         """Ends the process and its children, in the middle of whatever they do. The log stays where one failed."""
         assert self._process.stdin is not None
+        keep_log = self._failed_once
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -202,5 +208,7 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        if not self._failed_once:
+        if self._listener is not None:
+            self._listener.join()  # it takes this end for a death, and reads the log
+        if not keep_log:
             os.unlink(self.log)

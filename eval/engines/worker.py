@@ -21,19 +21,8 @@ from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
 from ..schema import Sampling
-from . import Completion, Refusal, Request
-
-_MEMORY = (
-    "out of memory",
-    "OutOfMemoryError",
-    "MemoryError",
-    "No available memory for the cache blocks",
-    "Free memory on device",
-    "not enough memory",
-    "DefaultCPUAllocator",
-    "available KV cache memory",
-    "Available memory on",
-)
+from . import Completion, Request
+from .diagnosis import failure
 
 
 class Backend(Protocol):
@@ -42,31 +31,6 @@ class Backend(Protocol):
     def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]: ...
-
-
-def failure(error: BaseException) -> dict[str, str]:
-    """What went wrong, in one line, and of which kind: "memory", "refusal" or "error".
-
-    An engine often wraps the cause: the whole chain is looked at.
-    """
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        link = link.__cause__ or link.__context__
-    if isinstance(error, Refusal):
-        return {"kind": "refusal", "text": str(error)}
-    for link in chain:
-        line = f"{type(link).__name__}: {link}"
-        if any(sign in line for sign in _MEMORY):
-            return {"kind": "memory", "text": _shortened(line)}
-    return {"kind": "error", "text": _shortened(f"{type(error).__name__}: {error}")}
-
-
-def _shortened(text: str) -> str:
-    """The first three lines as one: the first of a validation error only counts the others."""
-    line = "; ".join([line.strip() for line in text.splitlines() if line.strip()][:3])
-    return line if len(line) <= 300 else line[:297] + "..."
 
 
 def serve(backend: Backend, lines: queue.Queue[str], answers: TextIO) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.engines import Completion, Refusal, Request
 from eval.errors import EngineError
-from eval.schema import Benchmark, Problem, Verdict
+from eval.grading import graded_text
+from eval.schema import Benchmark, Problem, Response, Verdict
 
 PROBLEMS = [Problem(f"sum-{i}", f"What is {i} + {i} {{in braces}}?", 2 * i) for i in range(5)]
 
@@ -17,6 +19,12 @@ PROBLEMS = [Problem(f"sum-{i}", f"What is {i} + {i} {{in braces}}?", 2 * i) for 
 def grade(reference: Any, text: str) -> Verdict:
     answer = text.strip().split()[-1] if text.strip() else None
     return Verdict(answer == str(reference), answer)
+
+
+def grade_here(benchmark: Benchmark, role: str, problems: Any, responses: Sequence[Response]) -> list[Verdict]:
+    """`eval.grading.grade` without its processes, whose start takes longer than all else in a test of the driver."""
+    references = {p.id: p.reference for p in problems}
+    return [benchmark.grade(references[r.problem], graded_text(role, r.text)) for r in responses]
 
 
 def sums(name: str = "sums", **changes: Any) -> Benchmark:
@@ -81,6 +89,13 @@ class FakeBackend:
             yield completion(request)
 
 
+class SlowBackend(FakeBackend):
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        for completion in super().generate(requests):
+            time.sleep(0.05)
+            yield completion
+
+
 def _raise(error: Exception, cause: Exception | None = None) -> None:
     raise error from cause
 
@@ -100,7 +115,16 @@ def _exit() -> None:
     os._exit(7)
 
 
+def _lose_child() -> None:
+    """As vLLM does when the process that holds its model dies."""
+    import sys
+
+    print("(EngineCore pid=7) torch.OutOfMemoryError: CUDA out of memory. Tried to", file=sys.stderr, flush=True)
+    raise RuntimeError("EngineCore encountered an issue. See stack trace (above) for the root cause.")
+
+
 DEEDS = {
+    "LOST": _lose_child,
     "OOM": lambda: _raise(RuntimeError("engine died"), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")),
     "CACHE": lambda: _raise(ValueError("No available memory for the cache blocks. Try increasing")),
     "REFUSE": lambda: _raise(Refusal("the model has no chat template")),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import comb
 
 import numpy as np
 
+from eval import resample
 from eval.schema import Interval, ProblemScore, Scores
 
 
@@ -26,16 +28,18 @@ def scores(
     tokens: float = 1000.0,
     spread: float = 0.0,
     cut: int = 0,
+    hard: float = 0.15,
     seed: int = 0,
 ) -> Scores:
-    """One run: `think` is the chance of a thinking response, shifted in lam by N(0, spread) for each problem."""
+    """One run: `think` is the chance of a thinking response, shifted in lam by N(0, spread) for each problem;
+    `mean` the chance of a right one, less N(0, hard)."""
     shared = np.random.default_rng(seed)  # what is a problem's own is the same at every lam
-    shifts, hard = shared.normal(0, 1, problems) * spread, shared.normal(0, 0.15, problems)
+    shifts, harder = shared.normal(0, 1, problems) * spread, shared.normal(0, 1, problems) * hard
     own = np.random.default_rng([seed, round(lam * 1e6)])
     rows = []
     for i in range(problems):
         chance = think(lam + shifts[i]) if callable(think) else think
-        right = int(own.binomial(samples, float(np.clip(mean + hard[i], 0, 1))))
+        right = int(own.binomial(samples, float(np.clip(mean - harder[i], 0, 1))))
         length = [int(t) for t in own.normal(tokens, tokens / 10, samples)]
         # Wrong answers agree with nobody: the votes are those of the right ones.
         answers = ["7"] * right + [f"wrong {j}" for j in range(samples - right)]
@@ -44,18 +48,21 @@ def scores(
             ProblemScore(f"{i}", samples, right, int(own.binomial(samples, chance)), cut, 0, length, answers, verdicts)
         )
     every = [t for row in rows for t in row.tokens]
+    drawn = resample.draws(problems, 200)
 
-    def around(value: float) -> Interval:
-        return Interval(value, value - 0.01, value + 0.01)
+    def around(of: Callable[[ProblemScore], float]) -> Interval:
+        values = np.array([of(row) for row in rows], dtype=np.float64)
+        return resample.interval(float(values.mean()), drawn @ values)
 
+    ks = [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples]
     return Scores(
         benchmark=benchmark,
         samples=samples,
-        mean=around(float(np.mean([r.correct / r.n for r in rows]))),
-        passes={samples: around(float(np.mean([r.correct > 0 for r in rows])))},
-        votes={samples: around(float(np.mean([r.correct > 1 for r in rows])))},
-        think=around(float(np.mean([r.thinking / r.n for r in rows]))),
-        tokens=Interval(float(np.mean(every)), float(np.mean(every)) - 20, float(np.mean(every)) + 20),
+        mean=around(resample.accuracy),
+        passes={k: around(lambda r, k=k: 1 - comb(r.n - r.correct, k) / comb(r.n, k)) for k in ks},
+        votes={k: around(lambda r: r.correct > 1) for k in ks},
+        think=around(resample.thinking),
+        tokens=around(resample.tokens),
         tokens_median=float(np.median(every)),
         tokens_p95=float(np.percentile(every, 95)),
         histogram=([0.0, 1e5], [len(every)]),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from eval.journal import Journal, locked
 from eval.plan import Choices
 from eval.schema import Response
 
-from .fakes import PROBLEMS, FakeEngine, model, sums
+from .fakes import PROBLEMS, FakeEngine, grade_here, model, sums
 
 HOLD = """
 import sys
@@ -29,7 +31,22 @@ with locked(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
+RUN_SLOWLY = """
+import sys
+sys.path.insert(0, ".")
+from eval import driver
+from eval.engines import Options
+from eval.engines.processes import Processes
+from tests.eval.fakes import sums
+with Processes(Options(kind="transformers"), backend="tests.eval.fakes:SlowBackend") as engine:
+    driver.run(sys.argv[1], [sums()], sys.argv[2], engine, subject=driver.Subject("merged"))
+"""
 ALL = len(PROBLEMS) * 4
+
+
+@pytest.fixture(autouse=True)
+def quick_grading(monkeypatch):
+    monkeypatch.setattr("eval.grading.grade", grade_here)
 
 
 def evaluate(tmp_path: Path, engine: FakeEngine, *benchmarks, choices=None, role="merged", out="out", **subject):
@@ -80,6 +97,23 @@ def test_an_interrupted_run_goes_on_and_ends_as_one_that_was_not(tmp_path, fail_
     assert not third.opened, "nothing is missing: no engine is started"
 
 
+def test_a_killed_process_has_kept_what_it_finished(tmp_path):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    path = tmp_path / "out" / "sums.jsonl"
+    killed = subprocess.Popen([sys.executable, "-c", RUN_SLOWLY, str(tmp_path / "model"), str(path.parent)])
+    while killed.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < 3):
+        time.sleep(0.02)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    kept = len(load_responses(str(path.parent), "sums"))
+    assert 3 <= kept < ALL
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine)
+    assert len(engine.asked) == ALL - kept
+    for name in ("sums.jsonl", "sums.verdicts.jsonl", "sums.scores.json"):
+        assert contents(out)[name] == contents(whole)[name]
+
+
 def test_a_failed_engine_says_where_the_responses_are(tmp_path):
     with pytest.raises(EngineError) as caught:
         evaluate(tmp_path, FakeEngine(3))
@@ -93,6 +127,7 @@ def test_a_line_that_a_kill_cut_is_cut_off_and_made_again(tmp_path):
     for left in (1, len(lines[3]) - 1):  # of the fourth line; the last is one short of its newline
         out = tmp_path / f"cut-{left}"
         out.mkdir()
+        (out / "run.json").write_bytes((Path(whole) / "run.json").read_bytes())
         (out / "sums.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:left])
         engine = FakeEngine()
         evaluate(tmp_path, engine, out=out.name)
@@ -140,6 +175,17 @@ def test_other_settings_do_not_mix(tmp_path, change, named):
         evaluate(tmp_path, FakeEngine(), **change)
     assert named in caught.value.problem
     assert contents(str(tmp_path / "out")) == before
+
+
+@pytest.mark.parametrize("lost", ["whole", "settings"])
+def test_responses_without_their_settings_are_refused(tmp_path, lost):
+    path = Path(evaluate(tmp_path, FakeEngine())) / "run.json"
+    if lost == "whole":
+        path.unlink()
+    else:
+        path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {}}))
+    with pytest.raises(EvalError, match=r"sums\.jsonl: holds responses, and no run\.json says"):
+        evaluate(tmp_path, FakeEngine())
 
 
 def test_changed_problems_do_not_mix(tmp_path):

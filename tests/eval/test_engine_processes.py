@@ -51,7 +51,8 @@ def test_every_request_is_answered_once_by_processes_that_open_one_model_after_t
     [
         ("OOM", "the engine ran out of memory: RuntimeError: CUDA out of memory. Tried", "Lower --max-num-seqs"),
         ("CACHE", "the engine ran out of memory: ValueError: No available memory", "--gpu-memory-utilization"),
-        ("KILL", "an engine process was killed (SIGKILL)", "Lower --max-num-seqs"),
+        ("LOST", "the engine ran out of memory: (EngineCore pid=7) torch.OutOfMemoryError", "Lower --max-num-seqs"),
+        ("KILL", "an engine process died: killed (SIGKILL), most likely", "Lower --max-num-seqs"),
         ("EXIT", "an engine process died (exit status 7): last words of a library", "Its log: "),
         ("REFUSE", "the model has no chat template", "The engine's log: "),
         ("BUG", "the engine failed: KeyError: 'oops'", "Its log: "),

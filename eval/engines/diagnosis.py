@@ -1,0 +1,55 @@
+"""What stopped an engine, told from its exceptions and its log: above all whether it was memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from . import Refusal
+
+_MEMORY = (
+    "out of memory",
+    "OutOfMemoryError",
+    "MemoryError",
+    "No available memory for the cache blocks",
+    "Free memory on device",
+    "not enough memory",
+    "DefaultCPUAllocator",
+    "available KV cache memory",  # of vLLM's "... is larger than the available KV cache memory"
+)
+
+
+def failure(error: BaseException) -> dict[str, str]:
+    """What went wrong in one line, as "text", and its "kind": "memory", "refusal" or "error".
+
+    An engine often wraps the cause: the whole chain is looked at.
+    """
+    if isinstance(error, Refusal):
+        return {"kind": "refusal", "text": str(error)}
+    lines = [f"{type(link).__name__}: {link}" for link in _chain(error)]
+    memory = next((line for line in lines if _is_memory(line)), None)
+    return {"kind": "memory" if memory else "error", "text": shortened(memory or lines[0])}
+
+
+def memory_line(log: Iterable[str]) -> str | None:
+    """The last line of an engine's log with an error about memory: its own processes die without a word to it."""
+    lines = [line for line in log if "Error" in line and _is_memory(line)]
+    return shortened(lines[-1]) if lines else None
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    return chain
+
+
+def _is_memory(text: str) -> bool:
+    return any(sign in text for sign in _MEMORY)
+
+
+def shortened(text: str) -> str:
+    """The first three lines as one: the first of a validation error only counts the others."""
+    line = "; ".join([line.strip() for line in text.splitlines() if line.strip()][:3])
+    return line if len(line) <= 300 else line[:297] + "..."

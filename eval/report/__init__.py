@@ -1,0 +1,66 @@
+"""A report on a folder of runs: report.md, report.json, index.html, and each picture as PNG and SVG.
+
+The same runs give the same bytes. Nothing of a problem or a response is in it, only counts.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mi_kernels.errors import ArgumentError, OutputError
+
+from .. import files
+
+TITLE = "Evaluation of interpolated models"
+
+
+def write(
+    runs_folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    max_tokens_per_answer: float | None = None,
+) -> list[str]:
+    """Writes the report on `runs_folder` (of run folders, or one run's) into the folder `out`.
+
+    Args:
+        max_tokens_per_answer: recommend a model whose mean tokens stay within it, too.
+
+    Returns:
+        The paths written: index.html, report.md, report.json, then pictures.
+
+    Raises:
+        ArgumentError: no run with scores, or a budget that is not positive.
+        OutputError: matplotlib is missing, or `out` cannot be written.
+    """
+    if max_tokens_per_answer is not None and not max_tokens_per_answer > 0:
+        raise ArgumentError(f"a budget of {max_tokens_per_answer} tokens per answer", "Give a number above 0.")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise OutputError(
+            f"a report has pictures, and matplotlib cannot be imported: {error}",
+            "Run `python -m pip install 'mi_kernels[eval]'`.",
+        ) from error
+    from . import collect, content, markdown, page
+
+    found, notes = collect.families(os.fspath(runs_folder))
+    folder = os.fspath(out)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        made = content.compose(found, notes, max_tokens_per_answer)
+        page_text = page.render(TITLE, content.HOW, made.sections, made.images)
+        pictures = {f"{stem}.{kind}": data for stem, image in made.images.items() for kind, data in image.items()}
+        for name, data in pictures.items():
+            _write(os.path.join(folder, name), data)
+        _write(os.path.join(folder, "report.md"), markdown.render(TITLE, content.HOW, made.sections).encode())
+        files.write_json(os.path.join(folder, "report.json"), {"families": made.values, "notes": notes})
+        _write(os.path.join(folder, "index.html"), page_text.encode())
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}", "Choose another folder.") from error
+    return [os.path.join(folder, name) for name in ("index.html", "report.md", "report.json", *sorted(pictures))]
+
+
+def _write(path: str, data: bytes) -> None:
+    with open(f"{path}.part", "wb") as file:
+        file.write(data)
+    os.replace(f"{path}.part", path)

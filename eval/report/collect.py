@@ -1,0 +1,254 @@
+"""The runs of a folder, sorted into what may be compared.
+
+A family is one pair of models and what was merged from them. Within a family and a benchmark, runs compare when they
+answered the same problems as often and within the same limit of tokens. The temperature and top_p are a role's own
+(Instruct is sampled differently from the rest, in the paper too); runs that depart from their role's belong to the
+decoding grid.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mi_kernels.errors import ArgumentError
+
+from .. import benchmarks, files
+from ..schema import Run, Sampling, Scores, Setting
+
+Pair = tuple[str, str]
+
+_PAPER_SAMPLING = {"instruct": (0.7, 0.8), "thinking": (0.6, 0.95), "merged": (0.6, 0.95)}
+_ORDER = ("instruct", "interpolation", "thinking", "merge", "ablation")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run.
+
+    Attributes:
+        name: unique in the report. model: the last part of the model's folder or Hub id.
+        kind: "instruct", "thinking", "interpolation" (of everything by one lam), "ablation" (of some layers or modules)
+            or "merge" (by another method).
+        lam: of an interpolation; 0 and 1 for its ends.
+        scores: by benchmark.
+    """
+
+    name: str
+    model: str
+    kind: str
+    lam: float | None
+    run: Run
+    scores: Mapping[str, Scores]
+
+    def sampling(self, benchmark: str) -> Sampling:
+        return self.run.settings[benchmark].sampling
+
+
+@dataclass(frozen=True)
+class View:
+    """One benchmark of a family.
+
+    Attributes:
+        entries: those that compare, in the order of tables. set_aside: (name, why) of those that do not.
+        grid: those of one model each that differ in temperature or top_p, the usual one among them.
+    """
+
+    benchmark: str
+    title: str
+    entries: Sequence[Entry]
+    set_aside: Sequence[tuple[str, str]]
+    grid: Mapping[str, Sequence[Entry]]
+
+    @property
+    def setting(self) -> Setting:
+        return self.entries[0].run.settings[self.benchmark]
+
+    def sweep(self) -> list[Entry]:
+        """Interpolations and their ends, by lam."""
+        return sorted((e for e in self.entries if e.lam is not None), key=lambda e: e.lam or 0.0)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A pair of models with what was made from it. `pair`: (instruct, thinking); None where nothing tells."""
+
+    pair: Pair | None
+    entries: Sequence[Entry]
+    views: Sequence[View]
+
+    @property
+    def title(self) -> str:
+        return f"{self.pair[0]} to {self.pair[1]}" if self.pair else "All runs"
+
+
+def families(folder: str) -> tuple[list[Family], list[str]]:
+    """Every family in `folder`, the largest first, and notes on what could not be used.
+
+    Args:
+        folder: of run folders, or one run's.
+
+    Raises:
+        ArgumentError: no folder, no run in it, or none with scores.
+    """
+    entries, notes = _load(folder)
+    pairs = list(dict.fromkeys(pair for e in entries if (pair := _pair(e)) is not None))
+    if not pairs:
+        ends = [[e.model for e in entries if e.kind == kind] for kind in ("instruct", "thinking")]
+        pair = (ends[0][0], ends[1][0]) if all(len(end) == 1 for end in ends) else None
+        return [_family(pair, entries)], notes
+    members: dict[Pair | None, list[Entry]] = {pair: [] for pair in pairs}
+    for entry in entries:
+        own = _pair(entry)
+        homes: list[Pair | None] = [own] if own else [p for p in pairs if entry.model in p]
+        for home in homes or ([pairs[0]] if len(pairs) == 1 else [None]):
+            members.setdefault(home, []).append(entry)
+    largest = sorted(members.items(), key=lambda member: -len(member[1]))
+    return [_family(pair, found) for pair, found in largest], notes
+
+
+def model_name(source: str) -> str:
+    """The last part of a path or Hub id, without a revision; of the Hub's cache, the id's."""
+    cached = re.search(r"models--[\w.-]+?--([\w.-]+)/snapshots/", source + "/")
+    return cached[1] if cached else source.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+
+
+def _load(folder: str) -> tuple[list[Entry], list[str]]:
+    if not os.path.isdir(folder):
+        raise ArgumentError(f"{folder}: is not a folder", "Give the folder that holds the runs.")
+    paths = [folder, *(os.path.join(folder, name) for name in sorted(os.listdir(folder)))]
+    runs = [path for path in paths if os.path.isfile(os.path.join(path, "run.json"))]
+    loaded, notes = [], []
+    for path in runs:
+        run = files.load_run(path)
+        scores = {}
+        for name in sorted(run.settings):
+            if os.path.isfile(os.path.join(path, f"{name}.scores.json")):
+                scores[name] = files.load_scores(path, name)
+            else:
+                notes.append(f"{run.name}: {name} is not scored yet.")
+        if scores:
+            loaded.append((os.path.basename(os.path.abspath(path)), run, scores))
+    if not loaded:
+        what = "holds no run with scores" if runs else "holds no run.json, nor does a folder in it"
+        raise ArgumentError(f"{folder}: {what}", "Evaluate a model into it, or score what is there, first.")
+    often = Counter(run.name for _, run, _ in loaded)
+    entries = []
+    for place, run, scores in loaded:
+        name = run.name if often[run.name] == 1 else f"{run.name} ({place})"
+        kind, lam = _kind(run)
+        entries.append(Entry(name, model_name(run.model), kind, lam, run, scores))
+    return sorted(entries, key=_position), notes
+
+
+def _position(entry: Entry) -> tuple[float, ...] | tuple[object, ...]:
+    lam = entry.lam if entry.lam is not None else 2.0
+    return (lam, _ORDER.index(entry.kind), entry.name)
+
+
+def _kind(run: Run) -> tuple[str, float | None]:
+    if run.role in ("instruct", "thinking"):
+        return run.role, 0.0 if run.role == "instruct" else 1.0
+    record = run.merge or {}
+    if record.get("method") == "lerp" and (record.get("layers") or record.get("modules")):
+        return "ablation", None
+    return ("interpolation", run.lam) if run.lam is not None else ("merge", None)
+
+
+def _pair(entry: Entry) -> Pair | None:
+    """The two models that an entry was merged from."""
+    record = entry.run.merge or {}
+    models = [record.get("instruct"), record.get("thinking")]
+    if not all(models):
+        models = list(record.get("models") or [])
+    named = [model_name(str(m["source"])) for m in models if isinstance(m, dict) and m.get("source")]
+    return (named[0], named[1]) if len(named) == 2 else None
+
+
+def _family(pair: Pair | None, entries: Sequence[Entry]) -> Family:
+    names = sorted({name for e in entries for name in e.scores})
+    return Family(pair, entries, [_view(name, [e for e in entries if name in e.scores]) for name in names])
+
+
+def _view(benchmark: str, entries: Sequence[Entry]) -> View:
+    keys = [_compared(e, benchmark) for e in entries]
+    usual = Counter(keys).most_common(1)[0][0]
+    aside = [(e.name, _difference(key, usual)) for e, key in zip(entries, keys) if key != usual]
+    same = [e for e, key in zip(entries, keys) if key == usual]
+    usual_sampling = {which: _usual_sampling(same, benchmark, which) for which in (True, False)}
+    grids = _grids(same, benchmark)
+    kept: list[Entry] = []
+    for entry in same:
+        drawn = _decoding(entry.sampling(benchmark))
+        twin = next((k for k in kept if k.kind == entry.kind and k.lam == entry.lam is not None), None)
+        if drawn != usual_sampling[entry.kind == "instruct"]:
+            if not any(entry in runs for runs in grids.values()):
+                aside.append((entry.name, f"sampled with {_said(drawn)}"))
+        elif twin is not None:
+            aside.append((entry.name, f"a second run like {twin.name}"))
+        else:
+            kept.append(entry)
+    return View(benchmark, title(benchmark), kept, aside, grids)
+
+
+def _grids(entries: Sequence[Entry], benchmark: str) -> dict[str, list[Entry]]:
+    """The runs of each model that was sampled in more than one way."""
+    by_model: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_model.setdefault(entry.run.model, []).append(entry)
+    return {
+        _grid_name(runs): runs
+        for runs in by_model.values()
+        if len({_decoding(e.sampling(benchmark)) for e in runs}) > 1
+    }
+
+
+def _grid_name(runs: Sequence[Entry]) -> str:
+    return min((e.run.name for e in runs), key=len)
+
+
+def title(benchmark: str) -> str:
+    """A benchmark as a reader says it; its name where its module, or what that imports, is missing."""
+    if benchmark not in benchmarks.names():
+        return benchmark
+    try:
+        return benchmarks.get(benchmark).title
+    except ImportError:
+        return benchmark
+
+
+Compared = tuple[int, int, str, int]
+
+
+def _compared(entry: Entry, benchmark: str) -> Compared:
+    setting = entry.run.settings[benchmark]
+    return (setting.problems, setting.samples, setting.digest, setting.sampling.max_tokens)
+
+
+def _difference(key: Compared, usual: Compared) -> str:
+    names = ("problems", "samples", "problem set", "max_tokens")
+    shown = [
+        "other problems" if name == "problem set" else f"{name} {mine}, not {theirs}"
+        for name, mine, theirs in zip(names, key, usual)
+        if mine != theirs
+    ]
+    # Fewer problems are other problems: once is enough.
+    return ", ".join(s for s in shown if s != "other problems" or len(shown) == 1)
+
+
+def _decoding(sampling: Sampling) -> tuple[float, float, int]:
+    return (sampling.temperature, sampling.top_p, sampling.top_k)
+
+
+def _said(decoding: tuple[float, float, int]) -> str:
+    return f"T {decoding[0]:g}, top_p {decoding[1]:g}, top_k {decoding[2]}"
+
+
+def _usual_sampling(entries: Sequence[Entry], benchmark: str, instruct: bool) -> tuple[float, float, int] | None:
+    """The most frequent one among Instruct models, or among the others; the paper's among equally frequent ones."""
+    found = Counter(_decoding(e.sampling(benchmark)) for e in entries if (e.kind == "instruct") == instruct)
+    paper = _PAPER_SAMPLING["instruct" if instruct else "merged"]
+    return max(found, key=lambda d: (found[d], d[:2] == paper, d)) if found else None

@@ -1,0 +1,86 @@
+"""Names beside the points of a plot, placed where they cover least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
+
+_GAP = 9.0  # points between a marker's middle and its name
+_AROUND = [(1, 0), (1, 1), (1, -1), (0, 1), (0, -1), (-1, 0), (-1, 1), (-1, -1)]
+_FURTHER = (1.0, 1.9, 2.8)
+
+
+def place(figure: Any, axis: Any, points: Sequence[tuple[str, tuple[float, float]]], *, size: float) -> None:
+    """Writes each name at the free place nearest to its point; names further off get a line to it.
+
+    Greedy in the order given: a place costs what it covers of markers and names already written, the markers that the
+    line to it crosses, and what of it lies outside the plot.
+    """
+    from matplotlib.patheffects import withStroke
+
+    figure.draw_without_rendering()  # constrained layout settles where the axes are
+    pixel = figure.dpi / 72
+    renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
+    at = [tuple(axis.transData.transform(point)) for _, point in points]
+    half = 6 * pixel
+    markers: list[Box] = [(x - half, y - half, x + half, y + half) for x, y in at]
+    taken = list(markers)
+    rim = axis.get_window_extent(renderer).extents
+    for (name, point), (x, y) in zip(points, at):
+        text = axis.text(0, 0, name, fontsize=size, parse_math=False)
+        extent = text.get_window_extent(renderer)
+        text.remove()
+        width, height = extent.width, extent.height
+        options = []
+        for far in _FURTHER:
+            for right, up in _AROUND:
+                box = _box(x + right * _GAP * far * pixel, y + up * _GAP * far * pixel, right, up, width, height)
+                others = [marker for marker in markers if not _within((x, y), marker)]
+                cost = _cost(box, taken, rim) + _crossed((x, y), box, others) + 3 * far + abs(up * right)
+                options.append((cost, far, right, up, box))
+        _, far, right, up, box = min(options, key=lambda option: option[0])
+        taken.append(box)
+        axis.annotate(
+            name,
+            point,
+            xytext=(right * _GAP * far, up * _GAP * far),
+            textcoords="offset points",
+            ha={1: "left", 0: "center", -1: "right"}[right],
+            va={1: "bottom", 0: "center", -1: "top"}[up],
+            fontsize=size,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": "#666666", "linewidth": 0.8} if far > 1 else None,
+            path_effects=[withStroke(linewidth=3, foreground="#F6F6F6")],
+            zorder=4,
+        )
+
+
+def _box(x: float, y: float, right: int, up: int, width: float, height: float) -> Box:
+    left = {1: x, 0: x - width / 2, -1: x - width}[right]
+    bottom = {1: y, 0: y - height / 2, -1: y - height}[up]
+    return (left, bottom, left + width, bottom + height)
+
+
+def _cost(box: Box, taken: list[Box], rim: Any) -> float:
+    covered = sum(_overlap(box, other) for other in taken)
+    outside = max(rim[0] - box[0], 0) + max(rim[1] - box[1], 0) + max(box[2] - rim[2], 0) + max(box[3] - rim[3], 0)
+    return covered + 50 * outside
+
+
+def _crossed(point: tuple[float, float], box: Box, others: list[Box]) -> float:
+    """What it costs that the line from `point` to the middle of `box` crosses other markers: it would point at them."""
+    end = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    steps = [i / 8 for i in range(1, 8)]
+    way = [(point[0] + t * (end[0] - point[0]), point[1] + t * (end[1] - point[1])) for t in steps]
+    return 150.0 * sum(any(_within(at, other) for at in way) for other in others)
+
+
+def _within(point: tuple[float, float], box: Box) -> bool:
+    return box[0] <= point[0] <= box[2] and box[1] <= point[1] <= box[3]
+
+
+def _overlap(a: Box, b: Box) -> float:
+    across, along = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return across * along if across > 0 and along > 0 else 0.0

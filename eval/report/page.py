@@ -1,0 +1,97 @@
+"""A report as one HTML page: style, tables and pictures within it, nothing fetched from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from .document import Picture, Points, Section, Table
+
+# The policy makes a browser refuse whatever this page might ask for.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+_STYLE = """
+:root { color-scheme: light; }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 1rem 1.2rem 4rem; color: #222; background: #fff;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: 1rem 0 .6rem; }
+h2 { font-size: 1.35rem; margin: 2.2rem 0 .6rem; padding-top: .8rem; border-top: 2px solid #222;
+  overflow-wrap: anywhere; }
+h3 { font-size: 1.12rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
+p.how { color: #555; font-size: .92rem; }
+ul { padding-left: 1.2rem; } li { margin: .25rem 0; }
+img { display: block; width: 100%; max-width: 38rem; height: auto; margin: 1rem 0; }
+.table { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .65rem; text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+thead th { border-bottom: 1px solid #222; vertical-align: bottom; }
+thead th.group { text-align: center; border-bottom: 1px solid #999; }
+tbody tr { border-top: 1px solid #e4e4e4; }
+tr.aside { border-top: none; color: #5a5a5a; font-style: italic; }
+tr.aside td { padding-top: 0; } tr.aside td:first-child { padding-left: 1.6rem; }
+@media print { body { max-width: none; } .table { overflow: visible; } }
+"""
+
+
+def render(title: str, how: str, sections: Sequence[Section], images: Mapping[str, Mapping[str, bytes]]) -> str:
+    body = [f"<h1>{escape(title)}</h1>", f'<p class="how">{escape(how)}</p>']
+    for section in sections:
+        body.append(f"<h{section.level}>{escape(section.title)}</h{section.level}>")
+        body += [_block(block, images) for block in section.blocks]
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f"<title>{escape(title)}</title>",
+            f"<style>{_STYLE}</style>",
+            "</head>",
+            "<body>",
+            *body,
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _block(block: str | Points | Table | Picture, images: Mapping[str, Mapping[str, bytes]]) -> str:
+    if isinstance(block, Points):
+        return "<ul>" + "".join(f"<li>{_text(s)}</li>" for s in block.sentences) + "</ul>"
+    if isinstance(block, Picture):
+        data = base64.b64encode(images[block.stem]["svg"]).decode()
+        return f'<img alt="{escape(block.text)}" src="data:image/svg+xml;base64,{data}">'
+    if isinstance(block, Table):
+        return f'<div class="table"><table>{_head(block)}<tbody>{_rows(block)}</tbody></table></div>'
+    return f"<p>{_text(block)}</p>"
+
+
+def _text(sentence: str) -> str:
+    """A number keeps its sign of per cent on its line."""
+    return escape(sentence).replace(" %", "&nbsp;%")
+
+
+def _head(table: Table) -> str:
+    labels = "".join(f"<th>{escape(label)}</th>" for _, label in table.columns)
+    if not any(group for group, _ in table.columns):
+        return f"<thead><tr>{labels}</tr></thead>"
+    groups = ""
+    for group, run in itertools.groupby(table.columns, key=lambda column: column[0]):
+        span = len(list(run))
+        groups += f'<th class="group" colspan="{span}">{escape(group)}</th>' if group else f'<th colspan="{span}"></th>'
+    return f"<thead><tr>{groups}</tr><tr>{labels}</tr></thead>"
+
+
+def _rows(table: Table) -> str:
+    def row(cells: Sequence[str], aside: bool) -> str:
+        kind = ' class="aside"' if aside else ""
+        return f"<tr{kind}>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+
+    return "".join(row(r.cells, r.aside) for r in table.rows)

@@ -1,0 +1,246 @@
+"""Pictures of a report. Each function returns an image as {"svg": bytes, "png": bytes}."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..schema import Interval, Scores
+from ..stages import Stages
+from . import labels
+from .style import BLUE, GREEN, GREY, INK, ORANGE, STAGES, VERMILION, encoded, style
+
+Points = Sequence[tuple[float, Scores]]
+Figures = Mapping[float, Mapping[str, float]]  # by lam, as `paper.figures` gives them
+
+
+def dynamics(title: str, points: Points, stages: Stages, second: str, theirs: Figures) -> dict[str, bytes]:
+    """Performance, Think #R and tokens against lam, with the stages shaded behind all three.
+
+    Args:
+        points: (lam, scores) by lam. second: "Pass" or "Vote", drawn beside Mean.
+        theirs: the paper's figures of the same models.
+    """
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(5.8, 7.6), layout="constrained")
+        performance, think, tokens = figure.subplots(3, 1, sharex=True)
+        lams, scores = [lam for lam, _ in points], [s for _, s in points]
+        n = scores[0].samples
+        for axis in (performance, think, tokens):
+            _shade(axis, stages, lams)
+        _measured(performance, lams, [s.mean for s in scores], 100, BLUE, "o", f"Mean@{n}")
+        seconds = [(s.votes if second == "Vote" else s.passes).get(n) for s in scores]
+        if all(seconds):
+            _measured(performance, lams, [s for s in seconds if s], 100, ORANGE, "s", f"{second}@{n}")
+        if stages.curve is not None:
+            fine = np.linspace(lams[0], lams[-1], 401)
+            think.plot(fine, 100 * stages.curve.share(fine)[0], color=GREEN, linewidth=1.6, label="logistic fit")
+        _measured(think, lams, [s.think for s in scores], 100, GREEN, "o", "measured", line=stages.curve is None)
+        _measured(tokens, lams, [s.tokens for s in scores], 1, VERMILION, "o", "mean")
+        _papers(performance, theirs, "mean", 1)
+        _papers(think, theirs, "think", 1)
+        _papers(tokens, theirs, "tokens", 1)
+        performance.set_ylabel("accuracy (%)")
+        think.set(ylabel="Think #R (%)", ylim=(-5, 105))
+        tokens.set(ylabel="tokens per answer", xlabel="lam:  0 is Instruct, 1 is Thinking")
+        tokens.set_ylim(bottom=0)
+        tokens.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        margin = 0.03 * (lams[-1] - lams[0] or 1)
+        performance.set_xlim(lams[0] - margin, lams[-1] + margin)
+        for axis in (performance, think, tokens):
+            if len(axis.get_legend_handles_labels()[0]) > 1:
+                _legend(axis)
+        _name_stages(performance, stages, lams)
+        figure.suptitle(title, fontsize=13, x=0.01, ha="left", parse_math=False)
+        return encoded(figure)
+
+
+def _legend(axis: Any) -> None:
+    """Ours first: error bars come last in matplotlib's own order."""
+    handles, names = axis.get_legend_handles_labels()
+    order = sorted(range(len(names)), key=lambda i: (names[i].startswith("paper"), names[i] == "logistic fit"))
+    axis.legend([handles[i] for i in order], [names[i] for i in order], loc="best")
+
+
+def _measured(
+    axis: Any,
+    lams: Sequence[float],
+    values: Sequence[Interval],
+    unit: float,
+    color: str,
+    marker: str,
+    label: str,
+    *,
+    line: bool = True,
+) -> None:
+    middle = np.array([v.value for v in values]) * unit
+    ends = np.array([[v.value - v.low for v in values], [v.high - v.value for v in values]]) * unit
+    axis.errorbar(
+        lams,
+        middle,
+        yerr=np.maximum(ends, 0),
+        color=color,
+        marker=marker,
+        capsize=3,
+        elinewidth=1.3,
+        label=label,
+        linestyle="-" if line else "none",
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+    )
+
+
+def _papers(axis: Any, theirs: Figures, key: str, unit: float) -> None:
+    found = sorted((lam, f[key] * unit) for lam, f in theirs.items() if key in f)
+    if found:
+        lams, values = zip(*found)
+        axis.plot(
+            lams,
+            values,
+            color=GREY,
+            marker="D",
+            markersize=5,
+            markerfacecolor="none",
+            linestyle=":",
+            linewidth=1.2,
+            label="paper" if key != "mean" else "paper, Mean",
+        )
+
+
+def _spans(stages: Stages, lams: Sequence[float]) -> list[tuple[int, float, float]]:
+    """(stage, from, to) over the lam evaluated, as far as the stages are known."""
+    start, end = stages.start, stages.end
+    low, high = lams[0], lams[-1]
+    if start is None and end is None:
+        return []
+    gap = stages.method == "gaps"
+    spans = []
+    if start:
+        spans.append((1, low, start.low if gap else start.value))
+    first = (start.high if gap else start.value) if start else low
+    last = (end.low if gap else end.value) if end else high
+    if last > first:
+        spans.append((2, first, last))
+    if end:
+        spans.append((3, end.high if gap else end.value, high))
+    return spans
+
+
+def _shade(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
+    """The stages as grounds; where a boundary may lie, hatched."""
+    axis.set_facecolor("#F6F6F6" if not _spans(stages, lams) else "white")
+    for stage, low, high in _spans(stages, lams):
+        axis.axvspan(low, high, facecolor=STAGES[stage - 1], linewidth=0, zorder=0)
+    for boundary in {(b.low, b.high) for b in (stages.start, stages.end) if b}:
+        axis.axvspan(*boundary, facecolor="none", edgecolor="#B9B9B9", hatch="////", linewidth=0, zorder=0.5)
+
+
+def _name_stages(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
+    spans = _spans(stages, lams)
+    reach = lams[-1] - lams[0]
+    for stage, low, high in spans:
+        wide = high - low > 0.14 * reach
+        axis.annotate(
+            f"stage {stage}" if wide else str(stage),
+            ((low + high) / 2, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=11,
+        )
+
+
+def scatter(
+    title: str, runs: Sequence[tuple[str, str, float | None, Scores]], front: Sequence[str]
+) -> dict[str, bytes]:
+    """Mean@n against tokens per answer, with the Pareto front as a line.
+
+    Args:
+        runs: (name, kind, lam, scores). front: names by rising tokens.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    with style():
+        figure = Figure(figsize=(5.8, 4.7), layout="constrained")
+        axis = figure.subplots()
+        axis.set_facecolor("#F6F6F6")
+        axis.grid(axis="both")
+        colors = matplotlib.colormaps["cividis"]
+        at = {name: (s.tokens.value, 100 * s.mean.value) for name, _, _, s in runs}
+        if len(front) > 1:
+            x, y = zip(*(at[name] for name in front))
+            axis.plot(x, y, color=GREY, linewidth=1.4, linestyle="--", label="Pareto front", zorder=1)
+        for name, kind, lam, s in runs:
+            x, y = at[name]
+            error = {
+                "xerr": [[max(x - s.tokens.low, 0)], [max(s.tokens.high - x, 0)]],
+                "yerr": [[max(y - 100 * s.mean.low, 0)], [max(100 * s.mean.high - y, 0)]],
+            }
+            axis.errorbar(
+                x,
+                y,
+                **error,
+                marker=_MARKERS.get(kind, "^"),
+                markersize=8,
+                elinewidth=0.9,
+                ecolor="#C9C9C9",
+                color=colors(0.92 * lam) if lam is not None else VERMILION,
+                markeredgecolor=INK,
+                markeredgewidth=0.6,
+                linestyle="none",
+                zorder=3,
+            )
+        axis.plot([], [], "o", color=GREY, markeredgecolor=INK, label="interpolation, with its lam")
+        axis.set(xlabel="tokens per answer (mean)", ylabel=f"Mean@{runs[0][3].samples} (%)")
+        axis.margins(0.1)
+        axis.xaxis.set_major_locator(MaxNLocator(6))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+        axis.set_title(title, fontsize=13, loc="left", parse_math=False)
+        short = {name: f"{lam:g}" for name, kind, lam, _ in runs if kind == "interpolation"}
+        labels.place(figure, axis, [(short.get(name, name), point) for name, point in at.items()], size=11)
+        return encoded(figure)
+
+
+_MARKERS = {"instruct": "s", "thinking": "D", "interpolation": "o", "merge": "^", "ablation": "v"}
+
+
+def heat_map(
+    title: str, temperatures: Sequence[float], top_ps: Sequence[float], cells: Mapping[tuple[float, float], Scores]
+) -> dict[str, bytes]:
+    """Mean@n by temperature (down) and top_p (across); cells that were not run are hatched."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    table = np.full((len(temperatures), len(top_ps)), np.nan)
+    for (t, p), scores in cells.items():
+        table[temperatures.index(t), top_ps.index(p)] = 100 * scores.mean.value
+    with style():
+        figure = Figure(figsize=(2.6 + 0.95 * len(top_ps), 1.6 + 0.6 * len(temperatures)), layout="constrained")
+        axis = figure.subplots()
+        axis.grid(visible=False)
+        axis.add_patch(
+            Rectangle((0, 0), 1, 1, transform=axis.transAxes, facecolor="0.97", hatch="////", edgecolor="0.8")
+        )
+        image = axis.imshow(np.ma.masked_invalid(table), cmap="cividis", aspect="auto")
+        for row, column in np.argwhere(~np.isnan(table)):
+            value = table[row, column]
+            dark = image.norm(value) < 0.55
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", color="white" if dark else "black")
+        axis.set_xticks(range(len(top_ps)), [f"{p:g}" for p in top_ps])
+        axis.set_yticks(range(len(temperatures)), [f"{t:g}" for t in temperatures])
+        axis.set(xlabel="top_p", ylabel="temperature")
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+        n = next(iter(cells.values())).samples
+        figure.colorbar(image, ax=axis, label=f"Mean@{n} (%)").outline.set_visible(False)
+        figure.suptitle(title, fontsize=13, x=0.01, ha="left", parse_math=False)
+        return encoded(figure)
