@@ -153,9 +153,11 @@ def _warnings(table: _Table, benchmarks: Sequence[str]) -> list[str]:
     if table.problems < resample.FEW:
         said.append(f"{table.problems} problem{'s are' if table.problems > 1 else ' is'} too few to choose by.")
     for name in benchmarks:
-        cut = [f"{c.name} {100 * c.scores[name].cut:.0f} %" for c in table.candidates if c.scores[name].cut > _CUT]
-        if cut:
-            said.append(f"The token limit cut many answers ({', '.join(cut)}): their means and tokens are too low.")
+        cut, worst = max((c.scores[name].cut, c.name) for c in table.candidates)
+        if cut > _CUT:
+            said.append(
+                f"The token limit cut many answers (up to {100 * cut:.0f} %, of {worst}): means and tokens are too low."
+            )
     return said
 
 

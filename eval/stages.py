@@ -109,9 +109,9 @@ def _flat(lams: Array, shares: Array) -> str | None:
     if len(lams) < 2:
         return f"Only lam = {lams[0]:g} was evaluated: one point has no boundaries."
     if shares.max() <= START:
-        return f"Think #R stays at {100 * shares.max():.1f} % or below {where}: stage 2 does not begin there."
+        return f"Think #R is at most {100 * shares.max():.1f} % {where}: stage 2 does not begin there."
     if shares.min() >= END:
-        return f"Think #R stays at {100 * shares.min():.1f} % or above {where}: stage 2 ends before."
+        return f"Think #R is at least {100 * shares.min():.1f} % {where}: stage 2 ends before."
     return None
 
 

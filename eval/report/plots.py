@@ -113,21 +113,19 @@ def _papers(axis: Any, theirs: Figures, key: str, unit: float) -> None:
 
 def _spans(stages: Stages, lams: Sequence[float]) -> list[tuple[int, float, float]]:
     """(stage, from, to) over the lam evaluated, as far as the stages are known."""
-    start, end = stages.start, stages.end
-    low, high = lams[0], lams[-1]
-    if start is None and end is None:
+    if stages.start is None and stages.end is None:
         return []
-    gap = stages.method == "gaps"
-    spans = []
-    if start:
-        spans.append((1, low, start.low if gap else start.value))
-    first = (start.high if gap else start.value) if start else low
-    last = (end.low if gap else end.value) if end else high
-    if last > first:
-        spans.append((2, first, last))
-    if end:
-        spans.append((3, end.high if gap else end.value, high))
-    return spans
+
+    def sides(boundary: Interval | None, outside: float) -> tuple[float, float]:
+        """Up to where it surely has not come, and from where it surely has."""
+        if boundary is None:
+            return outside, outside
+        return (boundary.low, boundary.high) if stages.method == "gaps" else (boundary.value, boundary.value)
+
+    first, second = sides(stages.start, lams[0])
+    until, third = sides(stages.end, lams[-1])
+    spans = [(1, lams[0], first), (2, second, until), (3, third, lams[-1])]
+    return [span for span in spans if span[2] > span[1]]
 
 
 def _shade(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
@@ -140,12 +138,13 @@ def _shade(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
 
 
 def _name_stages(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
-    spans = _spans(stages, lams)
-    reach = lams[-1] - lams[0]
+    spans = [(f"{stage}", low, high) for stage, low, high in _spans(stages, lams)]
+    if stages.start and stages.end and all(stage != "2" for stage, _, _ in spans):
+        spans.append(("2?", stages.start.low, stages.end.high))  # somewhere in there
     for stage, low, high in spans:
-        wide = high - low > 0.14 * reach
+        wide = high - low > 0.14 * (lams[-1] - lams[0])
         axis.annotate(
-            f"stage {stage}" if wide else str(stage),
+            f"stage {stage}" if wide else stage,
             ((low + high) / 2, 1),
             xycoords=("data", "axes fraction"),
             xytext=(0, 4),

@@ -82,7 +82,7 @@ def test_a_cheaper_equal_is_named_with_what_it_may_cost() -> None:
     [
         ([candidate("a", 0, 0.5, 100)], "Only a was evaluated"),
         ([candidate("a", 0, 0.5, 100, problems=4), candidate("b", 1, 0.5, 100, problems=4)], "4 problems are too few"),
-        ([candidate("a", 0, 0.5, 100, cut=4), candidate("b", 1, 0.5, 100)], "cut many answers (a 25 %)"),
+        ([candidate("a", 0, 0.5, 100, cut=4), candidate("b", 1, 0.5, 100)], "cut many answers (up to 25 %, of a)"),
     ],
 )
 def test_what_the_data_cannot_support(models: list[advice.Candidate], words: str) -> None:
