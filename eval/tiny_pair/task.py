@@ -3,7 +3,7 @@
     a9b-6c*7d+8  ->  ((9 - 6) * 7 + 8) % 10 = 9
 
 The digit after `*` is often 0 or 5, after which little of what came before matters: that is what makes an answer
-without working right more than a third of the time.
+without working right about a quarter of the time.
 
 An answer is written in one of three styles:
 

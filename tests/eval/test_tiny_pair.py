@@ -97,8 +97,8 @@ def test_a_token_weighs_the_same_in_short_and_in_long_batches() -> None:
 
 
 def test_the_same_seed_makes_the_same_bytes_and_embeddings_stay_in_fine_tuning(tmp_path: Path) -> None:
-    base = [replace(phase, steps=10) for phase in training.BASE]
-    ends = replace(training.INSTRUCT, steps=10), replace(training.THINKING, steps=5)
+    base = [replace(phase, steps=5) for phase in training.BASE]
+    ends = replace(training.INSTRUCT, steps=5), replace(training.THINKING, steps=5)
     for name, seed in (("one", 0), ("two", 0), ("three", 1)):
         pair.make(str(tmp_path / name), seed, quiet, base, *ends)
     one, two, three = (json.loads((tmp_path / n / pair.RECORD).read_text()) for n in ("one", "two", "three"))
@@ -107,7 +107,8 @@ def test_the_same_seed_makes_the_same_bytes_and_embeddings_stay_in_fine_tuning(t
     assert [p["phase"] for p in one["phases"]] == ["base, growing", "base", "instruct", "thinking"]
     weights = [load_file(pair.weights(str(tmp_path / "one" / n))) for n in ("instruct", "thinking")]
     same = {k for k in weights[0] if (weights[0][k] == weights[1][k]).all()}
-    assert same == {"model.embed_tokens.weight"}
+    assert "model.embed_tokens.weight" in same
+    assert not any("_proj" in name for name in same)
 
 
 def test_the_pair_in_the_repository_is_the_one_described() -> None:
