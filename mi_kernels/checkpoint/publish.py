@@ -138,13 +138,24 @@ class OutputFolder:
         os.makedirs(parent, exist_ok=True)
         while not self._acquire():
             pass
-        aside = os.path.join(self.work, _ASIDE)
-        if os.path.isdir(aside) and not os.path.lexists(self.path):  # killed between two of `_exchange`'s renames
-            os.rename(aside, self.path)
+        self._restore()
         if not _is_folder(self.staged):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.staged)
             os.mkdir(self.staged)
+
+    def _restore(self) -> None:
+        """Puts an old model back that `_exchange` left aside: it was killed, or failed and could not undo it."""
+        aside = os.path.join(self.work, _ASIDE)
+        if not os.path.isdir(aside) or os.path.lexists(self.path):
+            return
+        try:
+            os.rename(aside, self.path)
+        except OSError as error:
+            raise OutputError(
+                f"{self.given}: the old model is in {aside} and cannot be put back: {error.strerror}",
+                "Rename it yourself, or run the command again.",
+            ) from error
 
     def _acquire(self) -> bool:
         """Locks the work folder. False when it went away meanwhile, with the process that had it."""
@@ -255,6 +266,7 @@ class OutputFolder:
             _clear(self.work, {_JOURNAL})
 
     def _remove_work(self, failed: bool) -> None:
+        self._restore()
         if failed:  # what ended the merge is what the user should read
             shutil.rmtree(self.work, ignore_errors=True)
             return
@@ -321,4 +333,5 @@ def _exchange(one: str, other: str, aside: str) -> None:
     except BaseException:
         os.rename(aside, other)
         raise
-    os.rename(aside, one)
+    with contextlib.suppress(OSError):  # it is as well where it is
+        os.rename(aside, one)
