@@ -31,6 +31,8 @@ ISA_FLAGS = {
 CPU_SOURCES = [
     "binding",
     "combine_binding",
+    "guard",
+    "guard_binding",
     "isa",
     "run",
     "virtual_run",

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .checkpoint import Checkpoint, Tensor, TensorInfo, refuse_quantised
 from .errors import MismatchError, shortened
+from .faults import reading_failed
 from .names import classify, layer_count
 
 # What can be interpolated, by safetensors' names.
@@ -128,7 +129,12 @@ def _check_fixed(row: Row, models: Sequence[Checkpoint]) -> None:
             )
         assert isinstance(first, TensorInfo)  # virtual tensors are floating
         assert isinstance(other, TensorInfo)
-        if not _same_bytes(models[0].shards[first.shard], first, model.shards[other.shard], other):
+        try:
+            same = _same_bytes(models[0].shards[first.shard], first, model.shards[other.shard], other)
+        except OSError as error:
+            files = f"{models[0].shards[first.shard]} or {model.shards[other.shard]}"
+            raise reading_failed(error, f"{row.name} in {files}") from error
+        if not same:
             raise MismatchError(
                 f"{row.name}: {first.dtype} tensors differ between {models[0].source} and {model.source}",
                 f"Only {', '.join(FLOATS)} can be interpolated: dequantise or convert the models first.",

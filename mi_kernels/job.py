@@ -16,6 +16,7 @@ from .checkpoint import Checkpoint, OutputFolder, OutputShard, plan_shards
 from .checkpoint.layout import OutputTensor, encode_index
 from .checkpoint.tensor import ITEM_SIZE
 from .errors import OutputError
+from .faults import writing_failed
 from .options import Options
 from .progress import progress_bar
 from .stream import Buffers, Plan, Runner, Source, plan_buffers, stream
@@ -111,15 +112,15 @@ class Job:
                 for output, files in zip(outputs, small):
                     for name, content in files.items():
                         output.folder.write_file(name, content)
+                for model in self.models:
+                    model.check_unchanged()
                 for output in outputs:  # all of them before the first: a sweep appears whole or not at all
                     output.folder.check_target()
                 for output in outputs:
                     output.folder.publish()
         except OSError as error:
-            raise OutputError(
-                f"{outputs[0].folder.given}: writing failed: {error.strerror or error}",
-                "Nothing is left behind, the inputs are untouched.",
-            ) from error
+            published = [output.folder.given for output in outputs if output.folder.published]
+            raise writing_failed(error, outputs[len(published) % len(outputs)].folder.given, published) from error
         return [self._report(i, shards) for i in range(len(outputs))]
 
     def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:

@@ -14,7 +14,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -137,7 +137,7 @@ def stream(
 
     Raises:
         OSError: a write failed.
-        CheckpointError: an input can no longer be read.
+        CheckpointError: an input can no longer be read, also where it fails half-way.
     """
     with ExitStack() as stack:
         inputs = stack.enter_context(Inputs(plan.models))
@@ -179,7 +179,8 @@ class _Files:
     def abandon(self) -> None:
         for files in self._open.values():
             for file in files:
-                file.abandon()
+                with suppress(OSError):  # what ended the stream is what the user should read
+                    file.abandon()
 
 
 class _Work:
@@ -250,6 +251,7 @@ class _Work:
                 if ahead is not None:
                     self._read_ahead(ahead)
                 self._fill(slots, scratch, chunk, run_groups)
+                self._inputs.check()
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(slots, self._files.of(chunk.shard)):

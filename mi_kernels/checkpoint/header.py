@@ -12,13 +12,17 @@ import struct
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
+from ..faults import reading_failed, remedy
+from .stamp import Stamp
 from .tensor import TensorInfo
+
+_MAX_HEADER = 100_000_000  # bytes; the library refuses longer ones
 
 
 class Header(NamedTuple):
     metadata: dict[str, str]
     tensors: list[TensorInfo]
-    size: int  # bytes of the whole file
+    stamp: Stamp  # of the file, from before it was read
 
 
 def read_header(path: str, shard: int) -> Header:
@@ -27,19 +31,38 @@ def read_header(path: str, shard: int) -> Header:
     Raises:
         CheckpointError: not a regular file, unreadable, or not valid safetensors.
     """
-    size = _regular_file_size(path)
+    stamp = _stamp_of_regular_file(path)
+    # Read before the library maps the file: a disk that fails answers a read with an error, and a map with SIGBUS.
+    text = _read(path)
     _validate(path)
     try:
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            entries = json.loads(file.read(length), object_pairs_hook=_refuse_duplicates)
+        metadata, tensors = _parse(text, shard)
     except _DuplicateName as duplicate:
         raise CheckpointError(
             f"{path}: the header names {duplicate} twice",
             "Which of the two is meant cannot be known: write the file again with safetensors.",
         ) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        # The library has just found it valid.
+        raise CheckpointError(
+            f"{path}: was written while its header was read", "Let whatever writes it finish, and run it again."
+        ) from error
+    return Header(metadata, tensors, stamp)
+
+
+def _read(path: str) -> bytes:
+    """The header with the eight bytes before it, as far as there is any."""
+    try:
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            return prefix + file.read(min(int.from_bytes(prefix, "little"), _MAX_HEADER))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise reading_failed(error, path) from error
+
+
+def _parse(text: bytes, shard: int) -> tuple[dict[str, str], list[TensorInfo]]:
+    (length,) = struct.unpack_from("<Q", text)
+    entries = json.loads(text[8:], object_pairs_hook=_refuse_duplicates)
     metadata = entries.pop("__metadata__", None) or {}
     start = 8 + length
     tensors = [
@@ -49,10 +72,10 @@ def read_header(path: str, shard: int) -> Header:
         for name, e in entries.items()
     ]
     tensors.sort(key=lambda t: (t.begin, t.end))
-    return Header(metadata, tensors, size)
+    return metadata, tensors
 
 
-def _regular_file_size(path: str) -> int:
+def _stamp_of_regular_file(path: str) -> Stamp:
     # Asked before anything opens the file: opening a FIFO would wait forever, a device could do anything.
     try:
         status = os.stat(path)
@@ -60,11 +83,11 @@ def _regular_file_size(path: str) -> int:
         missing = isinstance(error, FileNotFoundError)
         raise CheckpointError(
             f"{path}: {'missing' if missing else f'cannot be read: {error.strerror}'}",
-            "Download the model again, or mend the link." if missing else "",
+            "Download the model again, or mend the link." if missing else remedy(error, reading=True),
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path}: is not a regular file", "A shard must be a file, or a link to one.")
-    return status.st_size
+    return Stamp.of(status)
 
 
 def _validate(path: str) -> None:
@@ -79,7 +102,7 @@ def _validate(path: str) -> None:
             "Download it again, or write it again with the safetensors library.",
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise reading_failed(error, path) from error
 
 
 class _DuplicateName(ValueError):

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError, shortened
+from ..faults import problem, reading_failed, remedy
 from . import fp8, hub, lora
 from .header import read_header
+from .stamp import Stamp, check_unchanged
 from .tensor import TensorInfo
 from .virtual import Tensor
 
@@ -34,6 +36,7 @@ class Checkpoint:
         revision: the commit, for a Hub id.
         notes: oddities worth one line to the user.
         adapter: the LoRA adapter that was added.
+        stamps: of each file with weights, from before its header was read.
     """
 
     source: str
@@ -45,6 +48,7 @@ class Checkpoint:
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
     adapter: lora.Adapter | None = None
+    stamps: dict[str, Stamp] = field(default_factory=dict)
 
     @property
     def files(self) -> list[str]:
@@ -63,6 +67,14 @@ class Checkpoint:
     def paths(self) -> list[str]:
         """The folders and the files that a merge reads."""
         return [self.root, *([self.adapter.root] if self.adapter else []), *self.files]
+
+    def check_unchanged(self) -> None:
+        """To be called when all has been read, before what was made of it is shown to anyone.
+
+        Raises:
+            CheckpointError: a file with weights has been written or replaced since the checkpoint was opened.
+        """
+        check_unchanged(self.stamps)
 
     def identity(self) -> dict[str, Any]:
         """What this model was, for records."""
@@ -136,6 +148,7 @@ def _open(given: str) -> Checkpoint:
         header = read_header(model.shards[number], number)
         if number == 0:
             model.metadata = header.metadata
+        model.stamps[model.shards[number]] = header.stamp
         _take_tensors(model, name, header.tensors, weight_map)
     _check_complete(model, names, weight_map)
     fp8.dequantise(model)
@@ -178,7 +191,7 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
     try:
         entries = sorted(os.listdir(root))
     except OSError as error:
-        raise CheckpointError(f"{root}: cannot be listed: {error.strerror}") from error
+        raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
     indexes = [n for n in entries if n.endswith(".safetensors.index.json")]
     files = [n for n in entries if n.endswith(".safetensors")]
     if INDEX in indexes:
@@ -237,7 +250,7 @@ def read_json(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             value = json.load(file)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise reading_failed(error, path) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
     if not isinstance(value, dict):

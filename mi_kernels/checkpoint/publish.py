@@ -12,6 +12,7 @@ from types import TracebackType
 
 from .. import system
 from ..errors import OutputError
+from ..faults import naming, problem, remedy
 
 _WORK_SUFFIX = ".mi-kernels-work"
 
@@ -40,7 +41,7 @@ class OutputFolder:
         self._overwrite = overwrite
         self._made_parent: str | None = None
         self._lock = -1
-        self._published = False
+        self.published = False
         self.protect(inputs)
         self.check_target()
         parent, name = os.path.split(self.path)
@@ -67,7 +68,10 @@ class OutputFolder:
             return
         if not os.path.isdir(self.path):
             raise OutputError(f"{self.given}: exists and is not a folder", "Choose another output.")
-        present = os.listdir(self.path)
+        try:
+            present = os.listdir(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.given}: cannot be listed: {problem(error)}", remedy(error)) from error
         if not present:
             return
         if not self._overwrite:
@@ -104,16 +108,18 @@ class OutputFolder:
             self._remove_parents()
             if isinstance(error, OSError):
                 raise OutputError(
-                    f"{self.given}: cannot be made: {error.strerror}", "Choose a place you may write to."
+                    f"{self.given}: cannot be made: {problem(error)}", remedy(error)
                 ) from error
             raise
         return self
 
     def _acquire(self) -> None:
+        made = False
         with contextlib.suppress(FileExistsError):
             os.mkdir(self.work)
-        self._lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            made = True
         try:
+            self._lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             if not _lock(self._lock):
                 raise OutputError(
                     f"{self.given}: another process is writing it", "Wait for it to end, or choose another output."
@@ -121,21 +127,35 @@ class OutputFolder:
             for name in os.listdir(self.work):  # left by a process that was killed
                 _remove(os.path.join(self.work, name))
         except BaseException:
-            os.close(self._lock)
-            self._lock = -1
+            self._release()
+            if made:
+                _remove_as_far_as_possible(self.work)
             raise
+
+    def _release(self) -> None:
+        if self._lock >= 0:
+            fd, self._lock = self._lock, -1
+            with contextlib.suppress(OSError):  # it was only locked and synced
+                os.close(fd)
 
     def write_file(self, name: str, content: bytes) -> None:
         """A small file, synced."""
-        fd = os.open(os.path.join(self.work, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        with open(fd, "wb") as file:
+        path = os.path.join(self.work, name)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        with naming(path), open(fd, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(fd)
 
     def publish(self) -> None:
-        """Makes the work folder `out`: atomically, also in place of an old model."""
-        os.fsync(self._lock)
+        """Makes the work folder `out`: atomically, also in place of an old model.
+
+        Raises:
+            OSError: `out` is as it was.
+            OutputError: likewise; or `published`, and what failed came after.
+        """
+        with naming(self.work):
+            os.fsync(self._lock)
         if os.path.isdir(self.path) and os.listdir(self.path):
             self.check_target()  # it may have come into being since
             # After the exchange the old model has the work folder's name: lock it first, so that nobody takes it over
@@ -143,28 +163,46 @@ class OutputFolder:
             old = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 _lock(old)
-                _exchange(self.work, self.path)
-                _remove(self.work)
+                leftover = _exchange(self.work, self.path)
+                self.published = True
+                self._remove_old(leftover)
             finally:
-                os.close(old)
+                with contextlib.suppress(OSError):
+                    os.close(old)
         else:
             os.rename(self.work, self.path)
         self._made_parent = None
-        self._published = True
-        parent = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
+        self.published = True
+        self._sync_parent()
+
+    def _remove_old(self, leftover: str) -> None:
         try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
+            _remove(leftover)
+        except OSError as error:
+            raise OutputError(
+                f"{self.given}: is made and whole, but the model it replaced cannot be removed: {problem(error)}",
+                f"Remove {leftover}",
+            ) from error
+
+    def _sync_parent(self) -> None:
+        try:
+            parent = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(parent)
+            finally:
+                os.close(parent)
+        except OSError as error:
+            raise OutputError(
+                f"{self.given}: is made and whole, but may be gone after a power failure: {problem(error)}",
+                remedy(error),
+            ) from error
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not self._published and os.path.isdir(self.work):
-            _remove(self.work)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        if not self.published and os.path.isdir(self.work):
+            _remove_as_far_as_possible(self.work)  # what ended the merge is what the user should read
+        self._release()
         self._remove_parents()
 
     def _remove_parents(self) -> None:
@@ -197,10 +235,18 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _exchange(work: str, out: str) -> None:
-    """Swaps two folders: in one step, or by three renames where the system has no such step."""
+def _remove_as_far_as_possible(folder: str) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchange(work: str, out: str) -> str:
+    """Swaps two folders: in one step, or by three renames where the system has no such step.
+
+    Returns:
+        Where what stood at `out` is now: `work`, unless the third rename failed.
+    """
     if system.exchange(work, out):
-        return
+        return work
     aside = work + "-old"
     os.rename(out, aside)
     try:
@@ -208,4 +254,8 @@ def _exchange(work: str, out: str) -> None:
     except BaseException:
         os.rename(aside, out)
         raise
-    os.rename(aside, work)
+    try:
+        os.rename(aside, work)
+    except OSError:
+        return aside
+    return work
