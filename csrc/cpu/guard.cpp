@@ -94,6 +94,10 @@ bool same(const struct sigaction& x, const struct sigaction& y) {
     return x.sa_flags & SA_SIGINFO ? x.sa_sigaction == y.sa_sigaction : x.sa_handler == y.sa_handler;
 }
 
+bool system_default(const struct sigaction& action) {
+    return !(action.sa_flags & SA_SIGINFO) && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN);
+}
+
 bool ours(const struct sigaction& action) { return (action.sa_flags & SA_SIGINFO) && action.sa_sigaction == handle; }
 
 void install() {
@@ -102,8 +106,9 @@ void install() {
         struct sigaction now;
         sigaction(kSignals[i], nullptr, &now);
         // Above a handler that stands above us we would go round in circles: it stays first, and passes on what it does
-        // not know. If what was below us is first again, we were taken out of the chain.
-        if (ours(now) || (below[i].installed && !same(now, below[i].action))) continue;
+        // not know. If what was below us is first again, or no handler at all, we were taken out of the chain.
+        const bool out_of_chain = system_default(now) || same(now, below[i].action);
+        if (ours(now) || (below[i].installed && !out_of_chain)) continue;
         below[i] = {now, true};
         struct sigaction mine {};
         mine.sa_sigaction = handle;
@@ -129,7 +134,8 @@ int guard_add(const void* begin, std::size_t bytes) {
     int slot = 0;
     while (slot < kMaps && maps[slot].end.load()) ++slot;
     if (slot == kMaps) return -1;
-    if (live++ == 0) install();
+    ++live;
+    install();  // each time: others may have put their handlers in our place
     char* from = static_cast<char*>(const_cast<void*>(begin));
     Map& map = maps[slot];
     map.damage.store(kIntact);

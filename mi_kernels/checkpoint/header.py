@@ -5,6 +5,7 @@ That is: whether a name stands there twice, and the byte range of every tensor, 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -103,6 +104,8 @@ def _validate(path: str) -> None:
         ) from error
     except OSError as error:
         raise reading_failed(error, path) from error
+    except MemoryError as error:  # what the library makes of a map that is refused
+        raise reading_failed(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), path) from error
 
 
 class _DuplicateName(ValueError):

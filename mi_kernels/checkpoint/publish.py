@@ -179,6 +179,9 @@ class OutputFolder:
         try:
             _remove(leftover)
         except OSError as error:
+            _remove_as_far_as_possible(leftover)
+            if not os.path.lexists(leftover):
+                return
             raise OutputError(
                 f"{self.given}: is made and whole, but the model it replaced cannot be removed: {problem(error)}",
                 f"Remove {leftover}",
@@ -209,10 +212,10 @@ class OutputFolder:
         if self._made_parent is None:
             return
         folder = os.path.dirname(self.path)
-        with contextlib.suppress(OSError):
-            while _within(folder, self._made_parent) or folder == self._made_parent:
+        while _within(folder, self._made_parent) or folder == self._made_parent:
+            with contextlib.suppress(OSError):  # others use it by now; or it was the one that could not be made
                 os.rmdir(folder)
-                folder = os.path.dirname(folder)
+            folder = os.path.dirname(folder)
 
 
 def _lock(fd: int) -> bool:
