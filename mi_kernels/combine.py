@@ -53,8 +53,10 @@ def combined_sources(
             def work() -> None:
                 readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
                 tensor = Tensor(row.name, row.inputs[0].elements, readers)
-                sources[row.name] = _source(row, method.formula(tensor, p))
-                inputs.check()
+                try:
+                    sources[row.name] = _source(row, method.formula(tensor, p))
+                finally:  # also where the zeros that stood in for the data were too much for the method
+                    inputs.check()
 
             return work
 

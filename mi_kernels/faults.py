@@ -24,8 +24,8 @@ _REMEDIES = {
     errno.ENFILE: "The system has too many files open: end other programs.",
     errno.ENOMEM: "Memory is short: use a smaller --max-memory, or end other programs.",
 }
-_DENIED = dict.fromkeys((errno.EACCES, errno.EPERM))
-_GONE = dict.fromkeys((errno.ENOENT, errno.ENOTDIR))
+_DENIED = (errno.EACCES, errno.EPERM)
+_GONE = (errno.ENOENT, errno.ENOTDIR)
 
 
 def remedy(error: OSError, reading: bool = False) -> str:

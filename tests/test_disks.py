@@ -1,4 +1,4 @@
-"""Real disks and limits that stand in a merge's way: I/O errors under a map, read-only, no right, too many, too long."""
+"""Real disks and limits that stand in a merge's way: errors under a map, read-only, no right, too many, too long."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ def dying_disk(tmp_path: Path) -> Iterator[World]:
     try:
         with mounted(tmp_path / "disk", device) as folder:
             # Far more than half of the disk, so that both files reach into the half that goes.
-            a, b = ({f"w.{i}": random_bits((1 << 19,), torch.bfloat16, seed + i) for i in range(10)} for seed in (1, 50))
+            a, b = (
+                {f"w.{i}": random_bits((1 << 19,), torch.bfloat16, seed + i) for i in range(10)} for seed in (1, 50)
+            )
             world = World(folder, a, b, shards=1)
             files = [folder / name / "model.safetensors" for name in ("instruct", "thinking")]
             for path in files:
@@ -74,11 +76,13 @@ def dying_disk(tmp_path: Path) -> Iterator[World]:
 @needs_root
 @pytest.mark.parametrize("command", ["lerp", "compare"])
 def test_a_disk_that_cannot_read_what_is_mapped(dying_disk: World, tmp_path: Path, command: str) -> None:
+    models = (dying_disk.instruct, dying_disk.thinking)
+    reader = {
+        "lerp": lambda: lerp_checkpoint(*models, tmp_path / "out", 0.5, progress=False),
+        "compare": lambda: similarity(*models, progress=False),
+    }[command]
     with pytest.raises(CheckpointError) as refusal:
-        if command == "lerp":
-            lerp_checkpoint(dying_disk.instruct, dying_disk.thinking, tmp_path / "out", 0.5, progress=False)
-        else:
-            similarity(dying_disk.instruct, dying_disk.thinking, progress=False)
+        reader()
     assert "model.safetensors: reading in w." in refusal.value.problem
     assert "has kept its size: the disk" in refusal.value.problem
     assert not (tmp_path / "out").exists()

@@ -26,7 +26,7 @@ Map maps[kMaps];
 std::atomic<int> used{0};  // slots from here on have never been used
 std::atomic<std::uint64_t> faults{0};
 int live = 0;
-std::size_t page_size = 0;
+const std::size_t page_size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 
 // macOS answers some of these faults with SIGSEGV.
 #if defined(__APPLE__)
@@ -48,8 +48,8 @@ void lower(std::atomic<std::size_t>& value, std::size_t to) {
     }
 }
 
-// Lays zeros over what cannot be read, up to the map's end: behind the first fault of a file that has become shorter lies
-// nothing but further ones, each of which would cost a signal, and perhaps one of the process's maps.
+// Lays zeros over what cannot be read, up to the map's end: behind the first fault of a file that has become shorter
+// lie only further ones, each of which would cost a signal, and perhaps one of the process's maps.
 bool cover(char* at) {
     for (int i = 0, n = used.load(); i < n; ++i) {
         Map& map = maps[i];
@@ -101,7 +101,6 @@ bool system_default(const struct sigaction& action) {
 bool ours(const struct sigaction& action) { return (action.sa_flags & SA_SIGINFO) && action.sa_sigaction == handle; }
 
 void install() {
-    page_size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     for (int i = 0; i < kSignalCount; ++i) {
         struct sigaction now;
         sigaction(kSignals[i], nullptr, &now);

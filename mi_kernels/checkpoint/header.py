@@ -10,6 +10,9 @@ import json
 import os
 import stat
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
@@ -33,9 +36,8 @@ def read_header(path: str, shard: int) -> Header:
         CheckpointError: not a regular file, unreadable, or not valid safetensors.
     """
     stamp = _stamp_of_regular_file(path)
-    # Read before the library maps the file: a disk that fails answers a read with an error, and a map with SIGBUS.
     text = _read(path)
-    _validate(path)
+    _validate(path, text, stamp.size)
     try:
         metadata, tensors = _parse(text, shard)
     except _DuplicateName as duplicate:
@@ -44,7 +46,7 @@ def read_header(path: str, shard: int) -> Header:
             "Which of the two is meant cannot be known: write the file again with safetensors.",
         ) from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
-        # The library has just found it valid.
+        # The library found it valid: it was shown the file itself, a moment later.
         raise CheckpointError(
             f"{path}: was written while its header was read", "Let whatever writes it finish, and run it again."
         ) from error
@@ -91,11 +93,11 @@ def _stamp_of_regular_file(path: str) -> Stamp:
     return Stamp.of(status)
 
 
-def _validate(path: str) -> None:
+def _validate(path: str, text: bytes, size: int) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):
+        with _unchanging(path, text, size) as file, safe_open(file, framework="numpy"):
             pass
     except SafetensorError as error:
         raise CheckpointError(
@@ -106,6 +108,27 @@ def _validate(path: str) -> None:
         raise reading_failed(error, path) from error
     except MemoryError as error:  # what the library makes of a map that is refused
         raise reading_failed(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), path) from error
+
+
+@contextmanager
+def _unchanging(path: str, text: bytes, size: int) -> Iterator[str]:
+    """A file in memory that holds `text` and is as long as the one at `path`, to be judged in its place.
+
+    The library maps what it judges, and the map of a file that shrinks, or of a disk that fails, answers with SIGBUS.
+    Where the system has no such files it is `path` itself.
+    """
+    with ExitStack() as stack:
+        file = path
+        if sys.platform == "linux":
+            with suppress(OSError):
+                fd = os.memfd_create("header")
+                stack.callback(os.close, fd)
+                with open(fd, "wb", closefd=False) as copy:
+                    copy.write(text)
+                os.ftruncate(fd, size)  # a hole, of no memory
+                os.stat(f"/proc/self/fd/{fd}")
+                file = f"/proc/self/fd/{fd}"
+        yield file
 
 
 class _DuplicateName(ValueError):

@@ -107,9 +107,7 @@ class OutputFolder:
         except BaseException as error:
             self._remove_parents()
             if isinstance(error, OSError):
-                raise OutputError(
-                    f"{self.given}: cannot be made: {problem(error)}", remedy(error)
-                ) from error
+                raise OutputError(f"{self.given}: cannot be made: {problem(error)}", remedy(error)) from error
             raise
         return self
 
@@ -126,10 +124,11 @@ class OutputFolder:
                 )
             for name in os.listdir(self.work):  # left by a process that was killed
                 _remove(os.path.join(self.work, name))
-        except BaseException:
+        except BaseException as error:
             self._release()
-            if made:
-                _remove_as_far_as_possible(self.work)
+            if made and isinstance(error, OSError):  # not where another process has locked it before us
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.work)
             raise
 
     def _release(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mi_kernels import _cpu, cli
 
-WARM = "alignment cli.lerp cli.compare combine compare faults job merge merge_recipe progress stream".split()
+WARM = ("cli.lerp", "cli.compare", "combine", "compare", "job", "merge", "merge_recipe", "progress", "stream")
 
 
 def run(request: dict[str, Any], report: int) -> None:

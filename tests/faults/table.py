@@ -118,7 +118,9 @@ class Disk:
     def fail_each(self, name: str, call: str, codes: Sequence[int], tally: Tally, lasting: bool = False) -> None:
         """Runs the command until it makes fewer than n such calls, n = 1, 2, ...; one of `codes` in turn each time."""
         n = 1
-        while self.inject(name, {"call": call, "nth": n, "errno": codes[n % len(codes)], "sticky": int(lasting)}, tally):
+        while self.inject(
+            name, {"call": call, "nth": n, "errno": codes[n % len(codes)], "sticky": int(lasting)}, tally
+        ):
             n += 1
 
     def inject(self, name: str, faults: Mapping[str, object], tally: Tally) -> bool:
@@ -131,7 +133,7 @@ class Disk:
             if outcome.status != 0:
                 tally.violations.append(f"{name}: without a fault met: {outcome}")
             return False
-        shown = f"{name} under {({**faults, 'errno': errno.errorcode.get(int(str(faults.get('errno', 0))), '-')})}"
+        shown = f"{name} under { ({**faults, 'errno': errno.errorcode.get(int(str(faults.get('errno', 0))), '-')}) }"
         tally.violations.extend(f"{shown}: {what}" for what in self._wrong(name, command, faults, outcome, before))
         if outcome.status != 0:
             again = self._session.run(command.argv)
@@ -153,7 +155,11 @@ class Disk:
         wanted = self._expected(name, command) if whole else before
         state = self._state()
         left = sorted(path for path in state if path not in wanted)
-        if left and faults.get("call") in _NEEDED_TO_CLEAN_UP and all(".mi-kernels-work" in p or p == "a" for p in left):
+        if (
+            left
+            and faults.get("call") in _NEEDED_TO_CLEAN_UP
+            and all(".mi-kernels-work" in p or p == "a" for p in left)
+        ):
             state = {path: value for path, value in state.items() if path in wanted}
         if state != wanted:
             yield f"{outcome}; not as it should be: {sorted(_differing(state, wanted))}"
@@ -185,7 +191,12 @@ class Disk:
 
 def _friendly(text: str) -> bool:
     lines = text.splitlines()
-    return len(lines) == 2 and lines[0].startswith("mi-kernels: /") and lines[1].startswith("  ") and bool(lines[1].strip())
+    return (
+        len(lines) == 2
+        and lines[0].startswith("mi-kernels: /")
+        and lines[1].startswith("  ")
+        and bool(lines[1].strip())
+    )
 
 
 def _differing(state: Mapping[str, object], wanted: Mapping[str, object]) -> Iterator[str]:
