@@ -36,6 +36,8 @@ ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm
 CPU_SOURCES = [
     "binding",
     "combine_binding",
+    "guard",
+    "guard_binding",
     "isa",
     "run",
     "virtual_run",

@@ -13,6 +13,7 @@ from .checkpoint import Checkpoint
 from .checkpoint.model import read_json
 from .checksum_record import NAME as CHECKSUMS
 from .errors import CheckpointError
+from .faults import reading_failed
 
 RECORD = "mi_kernels.json"
 _KEPT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
@@ -30,22 +31,26 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
         CheckpointError: one of them cannot be read, or is far too large to be one.
     """
     files = {}
-    for name in sorted(os.listdir(source.root)):
+    try:
+        names = sorted(os.listdir(source.root))
+    except OSError as error:
+        raise reading_failed(error, source.root) from error
+    for name in names:
         path = os.path.join(source.root, name)
         wanted = name.endswith(_KEPT) or name.upper().startswith(("LICENSE", "NOTICE"))
         if not wanted or name.startswith(".") or name.endswith(_NEVER) or name in _OURS or os.path.isdir(path):
             continue
         if not os.path.isfile(path):
             raise CheckpointError(f"{path}: is not a readable file", "Is it a link into a cache that was pruned?")
-        if os.path.getsize(path) > _MAX_SIZE:
-            raise CheckpointError(
-                f"{path}: is larger than {_MAX_SIZE >> 20} MiB", "That is no model's file: remove it."
-            )
         try:
+            if os.path.getsize(path) > _MAX_SIZE:
+                raise CheckpointError(
+                    f"{path}: is larger than {_MAX_SIZE >> 20} MiB", "That is no model's file: remove it."
+                )
             with open(path, "rb") as file:
                 files[name] = file.read()
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+            raise reading_failed(error, path) from error
     return files
 
 

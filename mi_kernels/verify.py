@@ -13,6 +13,7 @@ from .checksum_folder import file_sizes, measure, record_folder
 from .checksum_record import NAME, Record, ShardSum, mended
 from .damage import Damage, differences, layout_within
 from .errors import CheckpointError, MIKernelsError, OutputError
+from .faults import problem, reading_failed, remedy
 from .progress import progress_bar
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def record_checksums(
     try:
         _write(path, record.encode())
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}", "Nothing was changed.") from error
+        raise OutputError(f"{path}: cannot be written: {problem(error)}", remedy(error)) from error
     sums = _all_sums(record)
     return Verification(root, [], len(sums), sum(s.size for s in sums.values()), time.perf_counter() - started)
 
@@ -161,7 +162,7 @@ def _read_record(path: str, found: Verification) -> Record | None:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", "Mind its permissions.") from error
+        raise reading_failed(error, path) from error
     wrong = mended(content)
     if wrong is None:
         return Record.decode(content, path)

@@ -5,21 +5,29 @@ That is: whether a name stands there twice, and the byte range of every tensor, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import stat
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
+from ..faults import reading_failed, remedy
+from .stamp import Stamp
 from .tensor import TensorInfo
+
+_MAX_HEADER = 100_000_000  # bytes; the library refuses longer ones
 
 
 class Header(NamedTuple):
     metadata: dict[str, str]
     tensors: list[TensorInfo]
-    size: int  # bytes of the whole file
+    stamp: Stamp  # of the file, from before it was read
     digest: str  # SHA-256 of the length and the JSON
 
 
@@ -29,21 +37,37 @@ def read_header(path: str, shard: int) -> Header:
     Raises:
         CheckpointError: not a regular file, unreadable, or not valid safetensors.
     """
-    size = _regular_file_size(path)
-    _validate(path)
+    stamp = _stamp_of_regular_file(path)
+    text = _read(path)
+    _validate(path, text, stamp.size)
     try:
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            (length,) = struct.unpack("<Q", prefix)
-            text = file.read(length)
-        entries = json.loads(text, object_pairs_hook=_refuse_duplicates)
+        metadata, tensors = _parse(text, shard)
     except _DuplicateName as duplicate:
         raise CheckpointError(
             f"{path}: the header names {duplicate} twice",
             "Which of the two is meant cannot be known: write the file again with safetensors.",
         ) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+        # The library found it valid: it was shown the file itself, a moment later.
+        raise CheckpointError(
+            f"{path}: was written while its header was read", "Let whatever writes it finish, and run it again."
+        ) from error
+    return Header(metadata, tensors, stamp, hashlib.sha256(text).hexdigest())
+
+
+def _read(path: str) -> bytes:
+    """The header with the eight bytes before it, as far as there is any."""
+    try:
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            return prefix + file.read(min(int.from_bytes(prefix, "little"), _MAX_HEADER))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise reading_failed(error, path) from error
+
+
+def _parse(text: bytes, shard: int) -> tuple[dict[str, str], list[TensorInfo]]:
+    (length,) = struct.unpack_from("<Q", text)
+    entries = json.loads(text[8:], object_pairs_hook=_refuse_duplicates)
     metadata = entries.pop("__metadata__", None) or {}
     start = 8 + length
     tensors = [
@@ -53,10 +77,10 @@ def read_header(path: str, shard: int) -> Header:
         for name, e in entries.items()
     ]
     tensors.sort(key=lambda t: (t.begin, t.end))
-    return Header(metadata, tensors, size, hashlib.sha256(prefix + text).hexdigest())
+    return metadata, tensors
 
 
-def _regular_file_size(path: str) -> int:
+def _stamp_of_regular_file(path: str) -> Stamp:
     # Asked before anything opens the file: opening a FIFO would wait forever, a device could do anything.
     try:
         status = os.stat(path)
@@ -64,18 +88,18 @@ def _regular_file_size(path: str) -> int:
         missing = isinstance(error, FileNotFoundError)
         raise CheckpointError(
             f"{path}: {'missing' if missing else f'cannot be read: {error.strerror}'}",
-            "Download the model again, or mend the link." if missing else "",
+            "Download the model again, or mend the link." if missing else remedy(error, reading=True),
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path}: is not a regular file", "A shard must be a file, or a link to one.")
-    return status.st_size
+    return Stamp.of(status)
 
 
-def _validate(path: str) -> None:
+def _validate(path: str, text: bytes, size: int) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):
+        with _unchanging(path, text, size) as file, safe_open(file, framework="numpy"):
             pass
     except SafetensorError as error:
         raise CheckpointError(
@@ -83,7 +107,30 @@ def _validate(path: str) -> None:
             "Download it again, or write it again with the safetensors library.",
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise reading_failed(error, path) from error
+    except MemoryError as error:  # what the library makes of a map that is refused
+        raise reading_failed(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), path) from error
+
+
+@contextmanager
+def _unchanging(path: str, text: bytes, size: int) -> Iterator[str]:
+    """A file in memory that holds `text` and is as long as the one at `path`, to be judged in its place.
+
+    The library maps what it judges, and the map of a file that shrinks, or of a disk that fails, answers with SIGBUS.
+    Where the system has no such files it is `path` itself.
+    """
+    with ExitStack() as stack:
+        file = path
+        if sys.platform == "linux":
+            with suppress(OSError):
+                fd = os.memfd_create("header")
+                stack.callback(os.close, fd)
+                with open(fd, "wb", closefd=False) as copy:
+                    copy.write(text)
+                os.ftruncate(fd, size)  # a hole, of no memory
+                os.stat(f"/proc/self/fd/{fd}")
+                file = f"/proc/self/fd/{fd}"
+        yield file
 
 
 class _DuplicateName(ValueError):

@@ -131,7 +131,9 @@ def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], 
     sides: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}
     strangers = []
-    for t in read_header(adapter.file, len(base.shards)).tensors:
+    header = read_header(adapter.file, len(base.shards))
+    base.stamps[adapter.file], base.headers[adapter.file] = header.stamp, header.digest
+    for t in header.tensors:
         name = t.name.removeprefix(_PREFIX)
         match = _FACTOR.fullmatch(name)
         side = (match["module"], bool(match["embedding"])) if match else ("", False)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError, shortened
+from ..faults import problem, reading_failed, remedy
 from . import fp8, hub, lora
 from .header import read_header
+from .stamp import Stamp, check_unchanged
 from .tensor import TensorInfo
 from .virtual import Tensor
 
@@ -35,7 +37,8 @@ class Checkpoint:
         revision: the commit, for a Hub id.
         notes: oddities worth one line to the user.
         adapter: the LoRA adapter that was added.
-        headers: SHA-256 of each shard's header.
+        stamps: of each file with weights, by path, from before its header was read.
+        headers: SHA-256 of the header of each of them, by path.
     """
 
     source: str
@@ -47,7 +50,8 @@ class Checkpoint:
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
     adapter: lora.Adapter | None = None
-    headers: list[str] = field(default_factory=list)
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[str]:
@@ -67,6 +71,30 @@ class Checkpoint:
         """The folders and the files that a merge reads."""
         return [self.root, *([self.adapter.root] if self.adapter else []), *self.files]
 
+    def check_unchanged(self) -> None:
+        """To be called when all has been read, before what was made of it is shown to anyone.
+
+        Raises:
+            CheckpointError: a file with weights has been written or replaced since the checkpoint was opened.
+        """
+        check_unchanged(self.stamps)
+
+    def evidence(self) -> list[dict[str, str | int]]:
+        """What stands for the content of each file with weights, in their order, as plain values.
+
+        Without the device, whose number may be another one after a mount.
+        """
+        return [
+            {
+                "path": os.path.realpath(path),
+                "size": self.stamps[path].size,
+                "mtime_ns": self.stamps[path].mtime_ns,
+                "inode": self.stamps[path].inode,
+                "header": self.headers[path],
+            }
+            for path in self.files
+        ]
+
     def identity(self) -> dict[str, Any]:
         """What this model was, for records. `headers` is SHA-256 of its shards' hexadecimal digests in a row."""
         adapter = self.adapter
@@ -76,7 +104,7 @@ class Checkpoint:
             **({"adapter": {"source": adapter.source, "revision": adapter.revision}} if adapter else {}),
             "tensors": len(self.tensors),
             "bytes": self.nbytes,
-            "headers": hashlib.sha256("".join(self.headers).encode()).hexdigest(),
+            "headers": hashlib.sha256("".join(self.headers[path] for path in self.shards).encode()).hexdigest(),
         }
 
     @property
@@ -138,7 +166,7 @@ def _open(given: str) -> Checkpoint:
     model = Checkpoint(given, root, [os.path.join(root, n) for n in names], {}, {}, config, revision)
     for number, name in enumerate(names):
         header = read_header(model.shards[number], number)
-        model.headers.append(header.digest)
+        model.stamps[model.shards[number]], model.headers[model.shards[number]] = header.stamp, header.digest
         if number == 0:
             model.metadata = header.metadata
         _take_tensors(model, name, header.tensors, weight_map)
@@ -183,7 +211,7 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
     try:
         entries = sorted(os.listdir(root))
     except OSError as error:
-        raise CheckpointError(f"{root}: cannot be listed: {error.strerror}") from error
+        raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
     indexes = [n for n in entries if n.endswith(".safetensors.index.json")]
     files = [n for n in entries if n.endswith(".safetensors")]
     if INDEX in indexes:
@@ -242,7 +270,7 @@ def read_json(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             value = json.load(file)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise reading_failed(error, path) from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
     if not isinstance(value, dict):

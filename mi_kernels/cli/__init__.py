@@ -13,6 +13,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import MIKernelsError, printable
+from ..faults import problem, remedy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"mi-kernels: {printable(str(error))}", file=sys.stderr)
+        print(f"mi-kernels: {printable(_described(error))}", f"  {remedy(error)}", sep="\n", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _described(error: OSError) -> str:
+    return f"{os.fsdecode(error.filename)}: {problem(error)}" if error.filename else problem(error)
 
 
 class _Terminated(BaseException):
