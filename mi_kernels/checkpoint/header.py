@@ -9,10 +9,13 @@ import json
 import os
 import stat
 import struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import CheckpointError
+from .files import DuplicateName, refuse_duplicates
 from .tensor import TensorInfo
+
+MAX_TENSORS = 300_000  # twice as many as the largest mixtures of experts in FP8 have, scales included
 
 
 class Header(NamedTuple):
@@ -32,15 +35,25 @@ def read_header(path: str, shard: int) -> Header:
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            entries = json.loads(file.read(length), object_pairs_hook=_refuse_duplicates)
-    except _DuplicateName as duplicate:
+            entries = json.loads(file.read(length), object_pairs_hook=refuse_duplicates)
+    except DuplicateName as duplicate:
         raise CheckpointError(
             f"{path}: the header names {duplicate} twice",
             "Which of the two is meant cannot be known: write the file again with safetensors.",
         ) from None
+    except (ValueError, RecursionError) as error:  # the library does not read what it has no use for
+        raise CheckpointError(
+            f"{path}: is not a valid safetensors file: {error}", "Write it again with the safetensors library."
+        ) from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", "Check the disk.") from error
     metadata = entries.pop("__metadata__", None) or {}
+    for name, e in entries.items():
+        if not isinstance(e, dict):  # a list of the three values, which the library takes and the format does not
+            raise CheckpointError(
+                f"{path}: is not a valid safetensors file: {name} is no object",
+                "Write it again with the safetensors library.",
+            )
     start = 8 + length
     tensors = [
         TensorInfo(
@@ -56,11 +69,13 @@ def _regular_file_size(path: str) -> int:
     # Asked before anything opens the file: opening a FIFO would wait forever, a device could do anything.
     try:
         status = os.stat(path)
+    except ValueError:  # the index may give a name that no file can have
+        raise CheckpointError(f"{path}: missing", "Download the model again.") from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise CheckpointError(
             f"{path}: {'missing' if missing else f'cannot be read: {error.strerror}'}",
-            "Download the model again, or mend the link." if missing else "",
+            "Download the model again, or mend the link." if missing else "Check the file and its links.",
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path}: is not a regular file", "A shard must be a file, or a link to one.")
@@ -71,27 +86,25 @@ def _validate(path: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):
-            pass
+        with safe_open(path, framework="numpy") as file:
+            count = len(file.keys())
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: is not a valid safetensors file: {error}",
             "Download it again, or write it again with the safetensors library.",
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}", "Check the file.") from error
+    refuse_too_many(count, path)
 
 
-class _DuplicateName(ValueError):
-    pass
+def refuse_too_many(count: int, where: str) -> None:
+    """Memory grows with the number of tensors, and no model has this many.
 
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _DuplicateName(name)
-            seen.add(name)
-    return result
+    Raises:
+        CheckpointError: `count` is beyond MAX_TENSORS.
+    """
+    if count > MAX_TENSORS:
+        raise CheckpointError(
+            f"{where}: holds {count:,} tensors, and {MAX_TENSORS:,} are the most that are read", "That is no model."
+        )

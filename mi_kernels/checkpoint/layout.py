@@ -8,11 +8,13 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..errors import CheckpointError
 from .model import INDEX, SINGLE, Checkpoint
 from .tensor import ITEM_SIZE, TensorInfo
 
 # Data starts on a page, so that every tensor of a later memory map is as aligned as its offset is.
 _DATA_ALIGNMENT = 4096
+_MAX_HEADER = 100_000_000  # bytes: the safetensors library reads no longer one
 
 
 class OutputTensor(NamedTuple):
@@ -102,6 +104,11 @@ def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: dict[s
         offset += t.nbytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % _DATA_ALIGNMENT)  # the format allows spaces behind the JSON
+    if len(text) > _MAX_HEADER:
+        raise CheckpointError(
+            f"{name}: its header would have {len(text):,} bytes, and readers take at most {_MAX_HEADER:,}",
+            "Give a smaller --max-shard-size; names and metadata of this length are no model's.",
+        )
     start = 8 + len(text)
     placed = []
     position = start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
@@ -10,14 +9,14 @@ from typing import Any
 
 from ..errors import CheckpointError, shortened
 from . import fp8, hub, lora
-from .header import read_header
+from .files import read_json
+from .header import read_header, refuse_too_many
 from .tensor import TensorInfo
 from .virtual import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_MAX_JSON = 64 << 20  # an index of 100,000 tensors is 10 MB
 
 
 @dataclass
@@ -137,6 +136,7 @@ def _open(given: str) -> Checkpoint:
         if number == 0:
             model.metadata = header.metadata
         _take_tensors(model, name, header.tensors, weight_map)
+        refuse_too_many(len(model.tensors), model.root)
     _check_complete(model, names, weight_map)
     fp8.dequantise(model)
     return model
@@ -214,10 +214,11 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
 
 
 def _read_index(path: str) -> dict[str, str]:
-    index = read_json(path)
+    index = read_json(path, unique=True)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: has no weight_map", "Download the index again.")
+    refuse_too_many(len(weight_map), path)
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not shard.endswith(".safetensors") or any(c in shard for c in "/\\\0"):
             raise CheckpointError(
@@ -225,21 +226,3 @@ def _read_index(path: str) -> dict[str, str]:
                 "An index names safetensors files beside it and nothing else: do not use this model.",
             )
     return weight_map
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """The JSON object at `path`, which must be a regular file of a sane size."""
-    try:
-        if not os.path.isfile(path):
-            raise CheckpointError(f"{path}: is not a regular file", "Download the model again.")
-        if os.path.getsize(path) > _MAX_JSON:
-            raise CheckpointError(f"{path}: is larger than {_MAX_JSON >> 20} MiB", "That is no model's file.")
-        with open(path, "rb") as file:
-            value = json.load(file)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: is not a JSON object", "Download it again.")
-    return value
