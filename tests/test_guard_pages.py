@@ -25,4 +25,6 @@ def test_every_kernel_stays_within_its_buffers() -> None:
 
 
 def test_the_guards_hold() -> None:
-    assert guard_pages("--overrun").returncode in (-signal.SIGSEGV, -signal.SIGBUS)
+    done = guard_pages("--overrun")
+    # A signal, or under AddressSanitizer its report of one.
+    assert done.returncode in (-signal.SIGSEGV, -signal.SIGBUS) or "SEGV" in done.stderr, done
