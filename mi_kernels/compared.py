@@ -9,17 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from .checkpoint.files import read_file
 from .checkpoint.layout import OutputShard
 from .checkpoint.mapped import MappedFile
 from .checkpoint.tensor import ITEM_SIZE
 from .damage import Damage
-from .faults import reading_failed
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Bytes = npt.NDArray[np.uint8]
+
+_MAX_SMALL = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,11 @@ class Comparison:
         return [*self._files, *extra, *(self._found[key] for key in sorted(self._found))]
 
     def _compare_small(self, name: str, content: bytes) -> None:
-        try:
-            with open(os.path.join(self._root, name), "rb") as file:
-                there = file.read()
-        except FileNotFoundError:
+        path = os.path.join(self._root, name)
+        if not os.path.lexists(path):
             self._files.append(Damage(name, "missing"))
             return
-        except OSError as error:
-            raise reading_failed(error, os.path.join(self._root, name)) from error
+        there = read_file(path, _MAX_SMALL)
         if len(there) != len(content):
             kind = "shorter" if len(there) < len(content) else "longer"
             self._files.append(Damage(name, kind, None, len(content), len(there), min(len(there), len(content))))

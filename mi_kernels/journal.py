@@ -54,8 +54,8 @@ def read(path: str) -> State:
     except FileNotFoundError:
         return state
     for line in content.splitlines(keepends=True):
-        entry = _decode(line)
         try:
+            entry = _decode(line)
             if entry is None or (state.request is None) != ("request" in entry):
                 break
             if "request" in entry:
@@ -64,7 +64,7 @@ def read(path: str) -> State:
                 state.shards.update(Record.decode(entry["sums"].encode(), path).shards)
             else:
                 state.publishing = entry["publishing"] is True
-        except (CheckpointError, KeyError, TypeError, AttributeError, ValueError):
+        except (CheckpointError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
             break  # another version's
         state.length += len(line)
     return state

@@ -9,15 +9,18 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .checkpoint.files import read_file
 from .checksum_folder import file_sizes, measure, record_folder
 from .checksum_record import NAME, Record, ShardSum, mended
 from .damage import Damage, differences, layout_within
 from .errors import CheckpointError, MIKernelsError, OutputError
-from .faults import problem, reading_failed, remedy
+from .faults import problem, remedy
 from .progress import progress_bar
 
 if TYPE_CHECKING:
     from .recompute import Recomputation
+
+_MAX_RECORD = 256 << 20  # bytes; the largest models' have a tenth of it
 
 Progress = bool | Callable[[int, int], None]
 
@@ -158,11 +161,7 @@ def _check(root: str, path: str, threads: int | None, progress: Progress) -> Ver
 
 def _read_record(path: str, found: Verification) -> Record | None:
     """The record, mended where one bit of it is wrong; None where more is."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise reading_failed(error, path) from error
+    content = read_file(path, _MAX_RECORD)
     wrong = mended(content)
     if wrong is None:
         return Record.decode(content, path)

@@ -14,14 +14,16 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import CheckpointError
 from ..faults import reading_failed, remedy
+from .files import DuplicateName, refuse_duplicates
 from .stamp import Stamp
 from .tensor import TensorInfo
 
-_MAX_HEADER = 100_000_000  # bytes; the library refuses longer ones
+MAX_HEADER = 100_000_000  # bytes: the safetensors library reads no longer one
+MAX_TENSORS = 300_000  # twice as many as the largest mixtures of experts in FP8 have, scales included
 
 
 class Header(NamedTuple):
@@ -41,13 +43,17 @@ def read_header(path: str, shard: int) -> Header:
     text = _read(path)
     _validate(path, text, stamp.size)
     try:
-        metadata, tensors = _parse(text, shard)
-    except _DuplicateName as duplicate:
+        metadata, tensors = _parse(path, text, shard)
+    except DuplicateName as duplicate:
         raise CheckpointError(
             f"{path}: the header names {duplicate} twice",
             "Which of the two is meant cannot be known: write the file again with safetensors.",
         ) from None
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+    except (ValueError, RecursionError) as error:  # the library does not read what it has no use for
+        raise CheckpointError(
+            f"{path}: is not a valid safetensors file: {error}", "Write it again with the safetensors library."
+        ) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, struct.error) as error:
         # The library found it valid: it was shown the file itself, a moment later.
         raise CheckpointError(
             f"{path}: was written while its header was read", "Let whatever writes it finish, and run it again."
@@ -60,15 +66,21 @@ def _read(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             prefix = file.read(8)
-            return prefix + file.read(min(int.from_bytes(prefix, "little"), _MAX_HEADER))
+            return prefix + file.read(min(int.from_bytes(prefix, "little"), MAX_HEADER))
     except OSError as error:
         raise reading_failed(error, path) from error
 
 
-def _parse(text: bytes, shard: int) -> tuple[dict[str, str], list[TensorInfo]]:
+def _parse(path: str, text: bytes, shard: int) -> tuple[dict[str, str], list[TensorInfo]]:
     (length,) = struct.unpack_from("<Q", text)
-    entries = json.loads(text[8:], object_pairs_hook=_refuse_duplicates)
+    entries = json.loads(text[8:], object_pairs_hook=refuse_duplicates)
     metadata = entries.pop("__metadata__", None) or {}
+    for name, e in entries.items():
+        if not isinstance(e, dict):  # a list of the three values, which the library takes and the format does not
+            raise CheckpointError(
+                f"{path}: is not a valid safetensors file: {name} is no object",
+                "Write it again with the safetensors library.",
+            )
     start = 8 + length
     tensors = [
         TensorInfo(
@@ -84,6 +96,8 @@ def _stamp_of_regular_file(path: str) -> Stamp:
     # Asked before anything opens the file: opening a FIFO would wait forever, a device could do anything.
     try:
         status = os.stat(path)
+    except ValueError:  # the index may give a name that no file can have
+        raise CheckpointError(f"{path}: missing", "Download the model again.") from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise CheckpointError(
@@ -99,8 +113,8 @@ def _validate(path: str, text: bytes, size: int) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with _unchanging(path, text, size) as file, safe_open(file, framework="numpy"):
-            pass
+        with _unchanging(path, text, size) as readable, safe_open(readable, framework="numpy") as file:
+            count = len(file.keys())
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: is not a valid safetensors file: {error}",
@@ -110,6 +124,7 @@ def _validate(path: str, text: bytes, size: int) -> None:
         raise reading_failed(error, path) from error
     except MemoryError as error:  # what the library makes of a map that is refused
         raise reading_failed(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), path) from error
+    refuse_too_many(count, path)
 
 
 @contextmanager
@@ -133,16 +148,13 @@ def _unchanging(path: str, text: bytes, size: int) -> Iterator[str]:
         yield file
 
 
-class _DuplicateName(ValueError):
-    pass
+def refuse_too_many(count: int, where: str) -> None:
+    """Memory grows with the number of tensors, and no model has this many.
 
-
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _DuplicateName(name)
-            seen.add(name)
-    return result
+    Raises:
+        CheckpointError: `count` is beyond MAX_TENSORS.
+    """
+    if count > MAX_TENSORS:
+        raise CheckpointError(
+            f"{where}: holds {count:,} tensors, and {MAX_TENSORS:,} are the most that are read", "That is no model."
+        )

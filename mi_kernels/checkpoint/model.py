@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError, shortened
-from ..faults import problem, reading_failed, remedy
+from ..faults import problem, remedy
 from . import fp8, hub, lora
-from .header import read_header
+from .files import read_json
+from .header import read_header, refuse_too_many
 from .stamp import Stamp, check_unchanged
 from .tensor import TensorInfo
 from .virtual import Tensor
@@ -20,7 +20,6 @@ from .virtual import Tensor
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_MAX_JSON = 64 << 20  # an index of 100,000 tensors is 10 MB
 
 
 @dataclass
@@ -170,6 +169,7 @@ def _open(given: str) -> Checkpoint:
         if number == 0:
             model.metadata = header.metadata
         _take_tensors(model, name, header.tensors, weight_map)
+        refuse_too_many(len(model.tensors), model.root)
     _check_complete(model, names, weight_map)
     fp8.dequantise(model)
     return model
@@ -247,10 +247,11 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
 
 
 def _read_index(path: str) -> dict[str, str]:
-    index = read_json(path)
+    index = read_json(path, unique=True)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: has no weight_map", "Download the index again.")
+    refuse_too_many(len(weight_map), path)
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not shard.endswith(".safetensors") or any(c in shard for c in "/\\\0"):
             raise CheckpointError(
@@ -258,21 +259,3 @@ def _read_index(path: str) -> dict[str, str]:
                 "An index names safetensors files beside it and nothing else: do not use this model.",
             )
     return weight_map
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """The JSON object at `path`, which must be a regular file of a sane size."""
-    try:
-        if not os.path.isfile(path):
-            raise CheckpointError(f"{path}: is not a regular file", "Download the model again.")
-        if os.path.getsize(path) > _MAX_JSON:
-            raise CheckpointError(f"{path}: is larger than {_MAX_JSON >> 20} MiB", "That is no model's file.")
-        with open(path, "rb") as file:
-            value = json.load(file)
-    except OSError as error:
-        raise reading_failed(error, path) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: is not a JSON object", "Download it again.")
-    return value

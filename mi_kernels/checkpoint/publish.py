@@ -43,7 +43,7 @@ class OutputFolder:
 
     def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> None:
         self.given = os.fspath(out)
-        if not self.given or "\0" in self.given:
+        if not self.given or not _can_be(self.given):
             raise OutputError(f"the output {self.given!r} is not a path", "Name the folder to make.")
         self.path = os.path.realpath(self.given)
         parent, name = os.path.split(self.path)
@@ -62,7 +62,7 @@ class OutputFolder:
 
     def protect(self, inputs: Iterable[str]) -> None:
         """Refuses an output that touches one of `inputs`."""
-        for item in inputs:
+        for item in filter(_can_be, inputs):  # opening it refuses what is no path
             real = os.path.realpath(item)
             if real == self.path:
                 raise OutputError(
@@ -323,6 +323,14 @@ def _lock(fd: int) -> bool:
 def _close(lock: int) -> None:
     with contextlib.suppress(OSError):  # it was only locked
         os.close(lock)
+
+
+def _can_be(path: str) -> bool:
+    """Whether a file can have this name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _within(inner: str, outer: str) -> bool:

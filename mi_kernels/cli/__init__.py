@@ -66,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\d")
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"mi-kernels: {message}\n  See `{self.prog} --help`.\n")
+        self.exit(2, f"mi-kernels: {printable(message)}\n  See `{self.prog} --help`.\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
