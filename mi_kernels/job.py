@@ -9,14 +9,14 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from . import card, identity, interrupts, sidefiles
+from . import card, interrupts, sidefiles
 from .alignment import Alignment, Row
 from .backends import cpu
 from .checkpoint import Checkpoint, OutputFolder, OutputShard, plan_shards
 from .checkpoint.layout import OutputTensor, encode_index
 from .checkpoint.tensor import ITEM_SIZE
 from .errors import OutputError
-from .identity import FileIdentity
+from .faults import writing_failed
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
 from .progress import progress_bar
@@ -82,14 +82,12 @@ class Job:
 
     Attributes:
         models: the first one gives the layout of the shards.
-        files: what the models' files were when they were opened.
         has_base: whether the first one is the base of task vectors.
         sources: by tensor; weights in the order of `outputs`.
         started: when the merge began, by time.perf_counter().
     """
 
     models: Sequence[Checkpoint]
-    files: Sequence[FileIdentity]
     has_base: bool
     alignment: Alignment
     sources: dict[str, Source]
@@ -125,17 +123,21 @@ class Job:
                     finished=[work.finished for work in works],
                     on_shard=lambda output, name, sums: works[output].finish(name, sums),
                 )
-                identity.check_unchanged(self.files)
+                for model in self.models:
+                    model.check_unchanged()
                 for work, files in zip(works, small):
                     work.complete(files)
                 with interrupts.held():  # all of them or none: a sweep appears whole or not at all
                     publish([output.folder for output in outputs])
         except OSError as error:
-            raise OutputError(
-                f"{outputs[0].folder.given}: writing failed: {error.strerror or error}",
-                "Nothing is left behind, the inputs are untouched.",
-            ) from error
+            raise self._failed(error) from error
         return [self._report(i, shards, works) for i in range(len(outputs))]
+
+    def _failed(self, error: OSError) -> OutputError:
+        folders = [output.folder for output in self.outputs]
+        path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+        hit = next((folder for folder in folders if folder.holds(path)), folders[0])
+        return writing_failed(error, hit.given, [folder.given for folder in folders if folder.published])
 
     def _begin(self, stack: ExitStack, shards: list[OutputShard], small: Sequence[dict[str, bytes]]) -> list[Work]:
         """The work on each output, its folder locked and taken over. What refuses changes nothing."""
@@ -145,7 +147,7 @@ class Job:
             output.folder.__enter__()
         works = []
         for i, output in enumerate(outputs):
-            request = request_of(output.record, self.files, shards, self.sources, i)
+            request = request_of(output.record, self.models, shards, self.sources, i)
             works.append(Work(output.folder, request, shards, options.restart))
         for work, files in zip(works, small):
             work.verify(files, options.thread_count)

@@ -14,7 +14,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -82,7 +82,7 @@ def stream(
 
     Raises:
         OSError: a write failed.
-        CheckpointError: an input can no longer be read.
+        CheckpointError: an input can no longer be read, also where it fails half-way.
     """
     with ExitStack() as stack:
         inputs = stack.enter_context(Inputs(plan.models))
@@ -135,7 +135,8 @@ class _Files:
     def abandon(self) -> None:
         for files in self._open.values():
             for file in files:
-                file.abandon()
+                with suppress(OSError):  # what ended the stream is what the user should read
+                    file.abandon()
 
 
 class _Work:
@@ -218,6 +219,7 @@ class _Work:
                 wanted = self._files.wanted[chunk.shard]
                 used = slots[: len(wanted)]
                 self._fill(used, scratch, chunk, run_groups)
+                self._inputs.check()
                 if self._on_shard is not None:
                     for slot, output in zip(used, wanted):  # now, while the caches hold them
                         self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length])
