@@ -88,9 +88,7 @@ class Side:
     def __enter__(self) -> Side:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
@@ -126,9 +124,10 @@ def compare(folders: Sequence[Path], inputs: Path, rows: Sequence[str], rounds: 
     """The ratios of every row, one a round."""
     found: dict[str, list[float]] = {}
     for number in range(rounds):
-        with Side(folders[0], inputs) as base, Side(folders[1], inputs) as head:
-            sides = [base.ask, head.ask]
-            available = base.ask("rows").split("\t")
+        first = number % 2  # who starts first gets other memory
+        with Side(folders[first], inputs) as one, Side(folders[1 - first], inputs) as other:
+            sides = [one.ask, other.ask][:: -1 if first else 1]
+            available = one.ask("rows").split("\t")
             if unknown := set(rows) - set(available):
                 raise SystemExit(f"bench.compare: no rows {sorted(unknown)}; there are {available}")
             for row, ratio in one_round(sides, rows or available).items():
