@@ -6,6 +6,7 @@ in the form of `bench.results`; `--benchmark-json PATH` holds the same figures a
 
 from __future__ import annotations
 
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"\n{group}\n{table(list(found))}")
     path = config.getoption("--results")
     if path and rows:
-        command = f"pytest bench/ {(config.getoption('keyword') and '-k ' + config.getoption('keyword')) or ''}".strip()
+        keyword = config.getoption("keyword")
+        command = shlex.join(["pytest", "bench/", *(["-k", keyword] if keyword else [])])
         results.save(path, results.record("memory", command, {"lam": memory.LAM}, rows))
         terminalreporter.write_line(f"\nwritten to {path}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .readme import where
+
+Draw = Callable[[Any], None]  # on a figure
 
 # One colour a contestant, in every picture; Okabe and Ito's set, which colour-blind readers can tell apart.
 COLORS = {
@@ -25,7 +28,7 @@ COLORS = {
 _SETTINGS = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "mi_kernels"}
 
 
-def save(found: dict[str, Any], draw: Callable[[Any], None], path: Path, size: tuple[float, float]) -> None:
+def save(found: dict[str, Any], draw: Draw, path: Path, size: tuple[float, float]) -> None:
     """Draws on a figure of `size` inches, names machine and commit below, and writes PATH.png and PATH.svg."""
     import matplotlib.style
     from matplotlib.figure import Figure
@@ -53,48 +56,49 @@ def _errors(spreads: Sequence[dict[str, float]], scale: float = 1.0) -> list[lis
     ]
 
 
-def bars(figure: Any, groups: Sequence[str], series: dict[str, list[float | None]], label: str) -> None:
-    """A cluster of bars for each group, a dashed line at 1; a bar that was not measured is left out."""
+def shares(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str, figure: Any) -> None:
+    """For each group a cluster of bars: the roofline's time over each contestant's, with its least and its most.
+
+    A contestant that was not measured leaves a gap.
+    """
     axis = figure.subplots()
-    width = 0.8 / len(series)
-    for i, (name, values) in enumerate(series.items()):
-        places = [x for x, value in enumerate(values) if value is not None]
-        heights = [value for value in values if value is not None]
-        at = [x + (i - (len(series) - 1) / 2) * width for x in places]
-        axis.bar(at, heights, width * 0.9, color=color(name), label=name)
-        for x, height in zip(at, heights):
-            axis.annotate(f"{height:.2f}", (x, height), ha="center", va="bottom", fontsize=6)
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    found = {(row["group"], row["name"]): row["seconds"] for row in rows}
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        for x, group in enumerate(groups):
+            if (group, name) not in found or (group, "roofline") not in found:
+                continue
+            roofline = found[group, "roofline"]["median"]
+            low, middle, high = (roofline / found[group, name][key] for key in ("max", "median", "min"))
+            at = x + (i - (len(names) - 1) / 2) * width
+            label = name if x == 0 else None
+            axis.bar(at, middle, width * 0.9, color=color(name), label=label)
+            axis.errorbar(at, middle, [[middle - low], [high - middle]], color="0.5", linewidth=0.8)
+            axis.annotate(f"{middle:.2f}", (at, max(high, middle)), ha="center", va="bottom", fontsize=6)
     axis.axhline(1, color="0.4", linestyle="--", linewidth=0.8)
-    axis.set_xticks(range(len(groups)), groups)
-    axis.set_ylabel(label)
+    labels = [group.removeprefix(prefix).removesuffix(" bf16") for group in groups]
+    axis.set_xticks(range(len(groups)), [label.replace(", ", "\n").replace(": ", "\n") for label in labels])
+    axis.set_ylabel("share of the loop\nwithout arithmetic")
     axis.set_ylim(bottom=0)
-    figure.legend(loc="outside upper center", ncols=len(series), frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
 
 
-def memory_sizes(found: dict[str, Any]) -> Callable[[Any], None]:
-    """bf16 on all threads, by size: each contestant's share of the roofline."""
+def memory_sizes(found: dict[str, Any]) -> Draw | None:
+    """bf16 on all threads, by size."""
     rows = [r for r in found["rows"] if r["group"].startswith("one tensor") and r["dtype"] == "bf16"]
-    groups = list(dict.fromkeys(row["group"] for row in rows))
     names = ["ours, out=", "torch.lerp, out=", "torch._foreach_lerp", "naive torch"]
-    shares = {(row["group"], row["name"]): row["of_roofline"] for row in rows}
-    series = {name: [shares.get((group, name)) for group in groups] for name in names}
-    labels = [group.removeprefix("one tensor, ").removesuffix(" bf16") for group in groups]
-    return lambda figure: bars(figure, labels, series, "share of the loop without arithmetic")
+    return partial(shares, rows, names, "one tensor, ") if rows else None
 
 
-def memory_lists(found: dict[str, Any]) -> Callable[[Any], None]:
-    """All tensors of a checkpoint: each contestant's share of the roofline."""
+def memory_lists(found: dict[str, Any]) -> Draw | None:
+    """All tensors of a checkpoint, on all threads."""
     rows = [row for row in found["rows"] if row["group"].startswith("list")]
-    groups = list(dict.fromkeys(row["group"] for row in rows))
-    names = list(dict.fromkeys(row["name"] for row in rows if row["name"] != "roofline"))
-    shares = {(row["group"], row["name"]): row["of_roofline"] for row in rows}
-    named = [name for name in names if name != "ours, lerp one by one, out="]
-    series = {name: [shares.get((group, name)) for group in groups] for name in named}
-    labels = [group.removeprefix("list, ").replace(", ", "\n").replace(": ", "\n") for group in groups]
-    return lambda figure: bars(figure, labels, series, "share of the loop without arithmetic")
+    names = ["ours, multi_lerp, outs=", "torch.lerp one by one, out=", "torch._foreach_lerp", "naive torch"]
+    return partial(shares, rows, names, "list, ") if rows else None
 
 
-def contestants(found: dict[str, Any]) -> Callable[[Any], None]:
+def contestants(found: dict[str, Any]) -> Draw:
     """Seconds file to file, warm and cold, with the least and the most measured."""
     states = list(dict.fromkeys(row["group"].rsplit(", ", 1)[-1] for row in found["rows"]))
 
@@ -116,50 +120,64 @@ def contestants(found: dict[str, Any]) -> Callable[[Any], None]:
     return draw
 
 
-def growth(found: dict[str, Any], across: str, figure_of: str = "seconds") -> Callable[[Any], None]:
+def growth(found: dict[str, Any], across: str, figure_of: str = "seconds") -> Draw:
     """A line for each contestant over `at`, with the least and the most measured."""
-    names = list(dict.fromkeys(row["name"].split(" --")[0] for row in found["rows"]))
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        if not (figure_of == "anonymous" and row["name"] == "cp"):  # a copy holds nothing
+            by_name.setdefault(row["name"].split(" --")[0], []).append(row)
     scale = 1.0 if figure_of == "seconds" else 1e-6
 
     def draw(figure: Any) -> None:
         axis = figure.subplots()
-        for name in names:
-            rows = [row for row in found["rows"] if row["name"].split(" --")[0] == name]
-            if figure_of == "anonymous" and name == "cp":
-                continue
-            spreads = [row[figure_of] for row in rows]
-            at, medians = [row["at"] for row in rows], [s["median"] * scale for s in spreads]
-            axis.errorbar(at, medians, _errors(spreads, scale), color=color(name), marker="o", capsize=3, label=name)
-        if across != "threads":
-            axis.set(xscale="log", yscale="log")
-        ticks = sorted({row["at"] for row in found["rows"]})
-        axis.set_xticks(ticks, [f"{tick:.2g}" if tick < 10 else f"{tick:.0f}" for tick in ticks])
-        axis.minorticks_off() if across == "threads" else axis.tick_params(axis="x", which="minor", bottom=False)
-        axis.set_ylim(bottom=0) if across == "threads" else None
+        for name, rows in by_name.items():
+            _line(axis, name, [row["at"] for row in rows], [row[figure_of] for row in rows], scale)
+        _ticks(axis, sorted({row["at"] for row in found["rows"]}), log="GB" in across)
         axis.set_xlabel(across)
         axis.set_ylabel("seconds" if figure_of == "seconds" else "peak anonymous MB")
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=len(by_name), frameon=False)
 
     return draw
 
 
-def threads(found: dict[str, Any]) -> Callable[[Any], None]:
+def threads(found: dict[str, Any]) -> Draw | None:
     """GB/s over threads, in memory."""
-    rows = [row for row in found["rows"] if row["group"].startswith("threads")]
-    names = list(dict.fromkeys(row["name"] for row in rows))
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        if row["group"].startswith("threads"):
+            by_name.setdefault(row["name"], []).append(row)
 
     def draw(figure: Any) -> None:
         axis = figure.subplots()
-        for name in names:
-            mine = [row for row in rows if row["name"] == name]
-            at, speeds = [row["threads"] for row in mine], [row["bytes_per_second"] / 1e9 for row in mine]
-            style = "--" if name == "roofline" else "-"
-            axis.plot(at, speeds, style, color=color(name), marker="o", label=name)
-        axis.set_xticks(sorted({row["threads"] for row in rows}))
-        axis.set_ylim(bottom=0)
+        for name, rows in by_name.items():
+            speeds = [_inverse(row["seconds"], row["bytes"] / 1e9) for row in rows]
+            _line(axis, name, [row["threads"] for row in rows], speeds)
+        _ticks(axis, sorted({row["threads"] for rows in by_name.values() for row in rows}), log=False)
         axis.set_xlabel("threads")
         axis.set_ylabel("GB/s read and written")
-        axis.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
 
-    return draw
+    return draw if by_name else None
+
+
+def _inverse(seconds: dict[str, float], amount: float) -> dict[str, float]:
+    return {"min": amount / seconds["max"], "median": amount / seconds["median"], "max": amount / seconds["min"]}
+
+
+def _line(axis: Any, name: str, at: Sequence[float], spreads: Sequence[dict[str, float]], scale: float = 1.0) -> None:
+    medians = [found["median"] * scale for found in spreads]
+    style = "--" if name in ("roofline", "cp") else "-"
+    axis.errorbar(at, medians, _errors(spreads, scale), color=color(name), fmt=f"o{style}", capsize=3, label=name)
+
+
+def _ticks(axis: Any, at: Sequence[float], log: bool) -> None:
+    """A tick where something was measured; both axes logarithmic, or from 0."""
+    if log:
+        axis.set(xscale="log", yscale="log")
+        axis.xaxis.set_minor_formatter("")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
+        axis.grid(axis="y", which="both", linewidth=0.3)
+    else:
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
+    axis.set_xticks(at, [f"{tick:.1f}" if tick % 1 else f"{tick:.0f}" for tick in at])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,10 @@ def with_figures(text: str, content: str) -> str:
     return f"{head}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
 
 
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def _load(folder: Path, name: str) -> dict[str, Any] | None:
     path = folder / f"{name}.json"
     return results.load(path) if path.exists() else None
@@ -74,11 +79,11 @@ def _merge(folder: Path) -> str:
         share = "" if row["differing"] is None else "none" if row["differing"] == 0 else f"{row['differing']:.2%}"
         memory = "" if row["name"] == "cp" else f"{row['anonymous']['max'] / 1e6:,.0f} MB"
         lines.append([name, show(row["seconds"]), f"{row['of_cp']['median']:.2f}", memory, share])
-    return (
+    about = (
         f"Two {settings['model']}-shaped checkpoints of {settings['bytes'] / 1e9:.2f} GB, page cache warm, output on "
-        f"the disk, whole\nprocesses, median of {rounds} in turns (`{found['command']}`; {where(found)}):\n\n"
-        f"{results.table(header, lines)}"
+        f"the disk, whole processes, median of {rounds} in turns (`{found['command']}`; {where(found)}):"
     )
+    return f"{_wrapped(about)}\n\n{results.table(header, lines)}"
 
 
 def _growth(folder: Path) -> str:
@@ -90,7 +95,7 @@ def _growth(folder: Path) -> str:
         f"{row['at']:.1f} GB in {row['seconds']['median']:.2f} s, {row['of_cp']['median']:.2f} of `cp`" for row in ours
     )
     most = max(row["anonymous"]["max"] for row in ours) / 1e6
-    return f"As models grow (`{found['command']}`): {sizes}. Anonymous memory at most {most:.0f} MB throughout."
+    return _wrapped(f"As models grow (`{found['command']}`): {sizes}. Anonymous memory: at most {most:.0f} MB.")
 
 
 def _others(folder: Path) -> str:
@@ -111,7 +116,7 @@ def _others(folder: Path) -> str:
             f"{' and '.join(parts)} of the time of copying one output and reading the other inputs "
             f"(`{found['command']}`)."
         )
-    return "\n".join(sentences)
+    return _wrapped(" ".join(sentences))
 
 
 def _memory(folder: Path) -> str:
@@ -128,7 +133,7 @@ def _memory(folder: Path) -> str:
         for label, other in others.items()
         if other
     ]
-    return (
+    return _wrapped(
         f"In memory, 256 MiB of bf16 on {row['threads']} threads: {row['bytes_per_second'] / 1e9:.0f} GB/s, "
-        f"{row['of_roofline']:.2f} of the same loop without arithmetic,\n{', '.join(times)} (`{found['command']}`)."
+        f"{row['of_roofline']:.2f} of the same loop without arithmetic, {', '.join(times)} (`{found['command']}`)."
     )

@@ -52,8 +52,9 @@ def draw(found: dict[str, dict[str, Any]], folder: Path) -> list[str]:
     }
     drawn = []
     for name, (source, make, size) in pictures.items():
-        if source in found:
-            plots.save(found[source], make(found[source]), folder / name, size)
+        picture = make(found[source]) if source in found else None
+        if picture is not None:
+            plots.save(found[source], picture, folder / name, size)
             drawn.append(name)
     return drawn
 
