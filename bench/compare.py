@@ -34,8 +34,8 @@ LEAST = 1.03  # a smaller slowdown is no alarm
 LEVEL = 0.05  # of a false alarm, over all rows
 ROUNDS, QUICK_ROUNDS = 12, 8
 QUICK_ROWS = ("lerp bf16, 1 MiB", "lerp bf16, 64 MiB", "multi_lerp, 4,000 small tensors")
-_TURNS = 3  # A B B A, B A A B, ...: pairs of each round
-_SECONDS = 0.02  # of one timing, by more calls where a call is shorter
+_SECONDS = 0.005  # of one timing, by more calls where a call is shorter; short enough to fall between disturbances
+_TURNS = 8  # at most, each A B B A or B A A B; fewer where a call is longer
 
 
 def built(revision: str, place: Path) -> Path:
@@ -95,7 +95,7 @@ class Side:
 
 
 def one_round(ask: Sequence[Callable[[str], str]], rows: Sequence[str]) -> dict[str, float]:
-    """For each row HEAD's seconds over BASE's: the ratio of the medians of a few timings in turns.
+    """For each row HEAD's seconds over BASE's: the least of a few timings in turns, as what disturbs one only adds to it.
 
     Args:
         ask: what BASE's and HEAD's workers answer.
@@ -105,10 +105,10 @@ def one_round(ask: Sequence[Callable[[str], str]], rows: Sequence[str]) -> dict[
         once = max(max(float(side(f"1 {row}")) for side in ask), 1e-7)
         calls = max(1, math.ceil(_SECONDS / once))
         taken: tuple[list[float], list[float]] = ([], [])
-        for turn in range(_TURNS):
+        for turn in range(max(1, min(_TURNS, round(0.1 / (calls * once))))):
             for which in ((0, 1, 1, 0), (1, 0, 0, 1))[turn % 2]:
                 taken[which].append(float(ask[which](f"{calls} {row}")))
-        found[row] = median(taken[1]) / median(taken[0])
+        found[row] = min(taken[1]) / min(taken[0])
     return found
 
 

@@ -38,7 +38,7 @@ def test_a_slowdown_is_an_alarm_and_noise_is_none() -> None:
             found = [true * rng.lognormvariate(0, 0.03) for _ in range(compare.ROUNDS)]
             alarms[true] += compare.verdict(found, rows=8) == "slower"
     assert alarms[1.0] == 0
-    assert alarms[1.01] <= 2
+    assert alarms[1.01] <= 10, "a real slowdown, but less than is promised to be seen"
     assert alarms[1.08] >= 190
     assert compare.verdict([0.9] * 12, rows=8) == "faster"
     assert compare.verdict([0.9] * 2 + [1.1] * 2, rows=1) == "same"
@@ -52,9 +52,9 @@ def test_a_round_asks_both_sides_in_turns_as_often() -> None:
 
     found = compare.one_round([side("base", 0.001), side("head", 0.0011)], ["some row"])
     assert found == {"some row": pytest.approx(1.1)}
-    assert {line for _, line in asked[2:]} == {"19 some row"}
+    assert {line for _, line in asked[2:]} == {"5 some row"}
     order = "".join(name[0] for name, _ in asked[2:])
-    assert order == "bhhb" + "hbbh" + "bhhb"
+    assert order == ("bhhb" + "hbbh") * 4
 
 
 def test_the_worker_times_its_own_folder(tmp_path: Path) -> None:
