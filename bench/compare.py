@@ -95,7 +95,7 @@ class Side:
 
 
 def one_round(ask: Sequence[Callable[[str], str]], rows: Sequence[str]) -> dict[str, float]:
-    """For each row HEAD's seconds over BASE's: the least of a few timings in turns, as what disturbs one only adds to it.
+    """For each row HEAD's seconds over BASE's: the least of a few timings in turns; disturbance only adds.
 
     Args:
         ask: what BASE's and HEAD's workers answer.
