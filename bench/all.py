@@ -1,15 +1,17 @@
 """Measures everything that bench/results holds, and writes the report and README's figures from it.
 
-    python -m bench.all                     # about 25 minutes on a quiet machine with two cores; 35 GB of disk
+    python -m bench.all                     # about 25 minutes on a quiet machine with two cores; 32 GB of disk
     python -m bench.all --quick             # small models, few rounds: tries every step, figures of no worth
     python -m bench.all --only memory,sweep # some steps
 
-mergekit's environment is made on first use, or named by MERGEKIT_ENV. Nothing else should run meanwhile.
+mergekit's environment is made on first use, or named by MERGEKIT_ENV. Each step's inputs are removed after it: all of
+them would be 45 GB. Nothing else should run meanwhile.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -17,21 +19,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import results
+from .models import home
 
 # step: the module, its arguments, and those that make it quick. The step's name is that of its result file.
 STEPS: dict[str, tuple[str, list[str], list[str]]] = {
     "memory": ("pytest", ["bench/", "-q"], ["-k", "1MiB or threads"]),
     "merge-0.6B": (
         "bench.merge",
-        ["--cold", "--with", "torch,paper,mergekit"],
+        ["--cold", "--rounds", "4", "--with", "torch,paper,mergekit"],
         ["--rounds", "2", "--most", "0.2", "--with", "torch,paper"],
     ),
     "merge-1.7B": ("bench.merge", ["--model", "1.7B"], ["--rounds", "2", "--most", "0.2"]),
     "merge-30B-A3B": ("bench.merge", ["--model", "30B-A3B", "--most", "3"], ["--rounds", "2", "--most", "0.2"]),
     "grow-size": ("bench.merge", ["--grow", "size", "--with", "torch,paper"], ["--sizes", "0.1,0.2", "--rounds", "2"]),
-    "grow-threads": ("bench.merge", ["--grow", "threads"], ["--rounds", "2"]),
-    "grow-lam": ("bench.merge", ["--grow", "lam", "--rounds", "3"], ["--rounds", "1"]),
-    "sweep": ("bench.sweep", [], ["--most", "0.1", "--rounds", "2"]),
+    "grow-threads": ("bench.merge", ["--grow", "threads"], ["--gigabytes", "0.2", "--rounds", "2"]),
+    "grow-lam": ("bench.merge", ["--grow", "lam"], ["--gigabytes", "0.1", "--rounds", "2"]),
+    "sweep": ("bench.sweep", ["--rounds", "2"], ["--most", "0.1", "--rounds", "2"]),
     "methods": ("bench.methods", [], ["--most", "0.2", "--rounds", "2"]),
 }
 LAST = (["bench.report"], ["bench.report", "--readme"])
@@ -66,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"== {' '.join(line[2:])}", flush=True)
         if status := subprocess.run(line).returncode:
             return status
+        shutil.rmtree(home(arguments.folder) / "inputs", ignore_errors=True)
         print(f"== {time.perf_counter() - started:.0f} s", flush=True)
     return 0
 
