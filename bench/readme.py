@@ -72,7 +72,8 @@ def _merge(folder: Path) -> str:
     settings = found["settings"]
     rows = [row for row in found["rows"] if row["group"].endswith("warm")]
     rounds = rows[0]["seconds"]["rounds"]
-    header = ["", "seconds (min - max)", "of `cp`, by rounds", "peak anonymous memory", "elements not as `torch.lerp` in float32"]
+    wrong = "elements not as `torch.lerp` in float32"
+    header = ["", "seconds (min - max)", "of `cp`, by rounds", "peak anonymous memory", wrong]
     lines = []
     for row in rows:
         name = WAYS[row["name"]].replace("mergekit", (settings["mergekit"] or "").replace("==", " ") or "mergekit")
