@@ -34,8 +34,8 @@ LEAST = 1.03  # a smaller slowdown is no alarm
 LEVEL = 0.05  # of a false alarm, over all rows
 ROUNDS, QUICK_ROUNDS = 12, 8
 QUICK_ROWS = ("lerp bf16, 1 MiB", "lerp bf16, 64 MiB", "multi_lerp, 4,000 small tensors")
-_TURNS = 3  # A B B A, B A A B, ...: pairs of each round
-_SECONDS = 0.02  # of one timing, by more calls where a call is shorter
+_SECONDS = 0.005  # of one timing, by more calls where a call is shorter; short enough to fall between disturbances
+_TURNS = 8  # at most, each A B B A or B A A B; fewer where a call is longer
 
 
 def built(revision: str, place: Path) -> Path:
@@ -88,16 +88,14 @@ class Side:
     def __enter__(self) -> Side:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
 
 def one_round(ask: Sequence[Callable[[str], str]], rows: Sequence[str]) -> dict[str, float]:
-    """For each row HEAD's seconds over BASE's: the ratio of the medians of a few timings in turns.
+    """For each row HEAD's seconds over BASE's: the least of a few timings in turns; disturbance only adds.
 
     Args:
         ask: what BASE's and HEAD's workers answer.
@@ -107,10 +105,10 @@ def one_round(ask: Sequence[Callable[[str], str]], rows: Sequence[str]) -> dict[
         once = max(max(float(side(f"1 {row}")) for side in ask), 1e-7)
         calls = max(1, math.ceil(_SECONDS / once))
         taken: tuple[list[float], list[float]] = ([], [])
-        for turn in range(_TURNS):
+        for turn in range(max(1, min(_TURNS, round(0.1 / (calls * once))))):
             for which in ((0, 1, 1, 0), (1, 0, 0, 1))[turn % 2]:
                 taken[which].append(float(ask[which](f"{calls} {row}")))
-        found[row] = median(taken[1]) / median(taken[0])
+        found[row] = min(taken[1]) / min(taken[0])
     return found
 
 
@@ -126,9 +124,10 @@ def compare(folders: Sequence[Path], inputs: Path, rows: Sequence[str], rounds: 
     """The ratios of every row, one a round."""
     found: dict[str, list[float]] = {}
     for number in range(rounds):
-        with Side(folders[0], inputs) as base, Side(folders[1], inputs) as head:
-            sides = [base.ask, head.ask]
-            available = base.ask("rows").split("\t")
+        first = number % 2  # who starts first gets other memory
+        with Side(folders[first], inputs) as one, Side(folders[1 - first], inputs) as other:
+            sides = [one.ask, other.ask][:: -1 if first else 1]
+            available = one.ask("rows").split("\t")
             if unknown := set(rows) - set(available):
                 raise SystemExit(f"bench.compare: no rows {sorted(unknown)}; there are {available}")
             for row, ratio in one_round(sides, rows or available).items():

@@ -6,6 +6,7 @@ in the form of `bench.results`; `--benchmark-json PATH` holds the same figures a
 
 from __future__ import annotations
 
+import shlex
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 
 from . import memory, results
-from .noise import show, spread
+from .memory_table import BASES, table
+from .noise import spread
 
 _ROWS = pytest.StashKey[list[dict[str, Any]]]()
-_BASES = {"of_roofline": "roofline", "of_naive": "naive torch"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +43,7 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> memory.Measure:
         row = {"group": group, "name": name, "seconds": seconds, "threads": threads, "dtype": case.dtype}
         row |= {"bytes": 3 * case.nbytes, "bytes_per_second": 3 * case.nbytes / seconds["median"]}
         rows = request.config.stash[_ROWS]
-        row |= {key: _speed(row, base, rows) for key, base in _BASES.items()} | {"differing": differing}
+        row |= {key: _speed(row, base, rows) for key, base in BASES.items()} | {"differing": differing}
         benchmark.extra_info |= {key: value for key, value in row.items() if key not in ("group", "name", "seconds")}
         rows.append(row)
 
@@ -57,24 +58,13 @@ def _speed(row: dict[str, Any], base: str, rows: list[dict[str, Any]]) -> float 
     return found[0]["seconds"]["median"] / row["seconds"]["median"] if found else None
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Microseconds, GB/s of the bytes that must move, share of the roofline, times naive torch, wrong elements."""
-    header = ["", "us (min - max)", "GB/s", "of roofline", "times naive", "differing"]
-    lines = []
-    for row in rows:
-        ratios = ["" if row[key] is None else f"{row[key]:.2f}" for key in _BASES]
-        differing = "" if row["differing"] is None else f"{row['differing']:.2%}"
-        speed = f"{row['bytes_per_second'] / 1e9:.1f}"
-        lines.append([row["name"], show(row["seconds"], 1e6, 1), speed, *ratios, differing])
-    return results.table(header, lines)
-
-
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     rows = config.stash[_ROWS]
     for group, found in groupby(rows, lambda row: row["group"]):
         terminalreporter.write_line(f"\n{group}\n{table(list(found))}")
     path = config.getoption("--results")
     if path and rows:
-        command = f"pytest bench/ {(config.getoption('keyword') and '-k ' + config.getoption('keyword')) or ''}".strip()
+        keyword = config.getoption("keyword")
+        command = shlex.join(["pytest", "bench/", *(["-k", keyword] if keyword else [])])
         results.save(path, results.record("memory", command, {"lam": memory.LAM}, rows))
         terminalreporter.write_line(f"\nwritten to {path}")

@@ -140,13 +140,19 @@ def prepare(folders: Sequence[Path], cold: bool) -> None:
     if cold and os.access(_DROP, os.W_OK):
         _DROP.write_text("3")
     for path in (file for folder in folders for file in folder.glob("*.safetensors")):
-        with open(path, "rb", buffering=0) as file:
-            if cold:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-                continue
-            block = bytearray(_BLOCK)
-            while file.readinto(block):
-                pass
+        if not cold:
+            read_file(path)
+            continue
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def read_file(path: Path) -> None:
+    """Brings a file into the page cache."""
+    block = bytearray(_BLOCK)
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(block):
+            pass
 
 
 def how_cold() -> str:

@@ -22,9 +22,9 @@ from mi_kernels.plan import plan_buffers
 from mi_kernels.synthetic import Shapes, write_checkpoint
 from mi_kernels.system import io_buffer
 
+from .contestants import read_file
 from .gpu_clock import Clock
 from .gpu_memory import LAM, WrongBitsError
-from .merge import read_file
 
 _BLOCK = 64 << 20
 

@@ -21,7 +21,6 @@ from .turns import measure, rows_of, turns
 LAMS = [0.8, 0.2, 0.5, 0.3, 0.4, 0.6, 0.7, 0.9, 0.1, 0.45, 0.55, 0.65, 0.75]
 COUNTS = (1, 3, 7, 13)
 SIZES = "0.3,1,3,10"
-GIGABYTES = 1.0  # of each input, where the size does not grow
 
 
 class Lams(Bench):
@@ -62,7 +61,7 @@ def by_threads(place: Path, arguments: argparse.Namespace) -> list[dict[str, Any
     """One group, all thread counts in turns; `at` is threads. cp is the same at each."""
     counts = thread_counts(cpu.default_threads())
     names = ["cp", *(f"ours --threads {n}" for n in counts)]
-    with Bench(place, sized(GIGABYTES)) as bench:
+    with Bench(place, sized(arguments.gigabytes)) as bench:
         rows = measure(bench, names, arguments.rounds, ["warm"], "threads")
     return [{**row, "at": int(row["name"].split()[-1])} for row in rows if row["name"] != "cp"]
 
@@ -70,7 +69,7 @@ def by_threads(place: Path, arguments: argparse.Namespace) -> list[dict[str, Any
 def by_lam(place: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A group for each number of lam; `at` is that number."""
     found = []
-    with Lams(place, sized(GIGABYTES)) as bench:
+    with Lams(place, sized(arguments.gigabytes)) as bench:
         bench.check()
         for count in COUNTS:
             names = [f"ours {count}", f"cp {count}"]

@@ -38,14 +38,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
     parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: to fit the disk)")
     parser.add_argument("--shards", type=int, default=1, help="files of each input (default: 1)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each contestant (default: 5)")
+    parser.add_argument("--rounds", type=int, help="runs of each contestant (default: 5; 3 with --grow)")
     parser.add_argument("--grow", choices=grow.WAYS, help="vary this, on layers of Qwen3-0.6B")
     parser.add_argument("--sizes", default=grow.SIZES, help=f"GB of each input, to grow (default: {grow.SIZES})")
+    parser.add_argument("--gigabytes", type=float, default=1.0, help="of each input, to grow the rest (default: 1)")
     parser.add_argument("--cold", action="store_true", help="also with the inputs out of the page cache")
     parser.add_argument("--with", dest="others", default="", help="also: torch, paper, mergekit")
     parser.add_argument("--folder", help="where to work and keep the inputs; needs three times the model's size")
     parser.add_argument("--json", type=Path, help="also write the results there")
     arguments = parser.parse_args(argv)
+    arguments.rounds = arguments.rounds or (3 if arguments.grow else 5)
     arguments.names = ["ours", "cp", *filter(None, arguments.others.split(","))]
     if unknown := set(arguments.names) - set(contestants.NAMES):
         parser.error(f"unknown contestants: {', '.join(sorted(unknown))}")
@@ -79,7 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     place = home(arguments.folder)
     if arguments.grow:
-        settings: dict[str, Any] = {"grow": arguments.grow, "gigabytes": grow.GIGABYTES, "lam": LAM}
+        settings: dict[str, Any] = {
+            "grow": arguments.grow,
+            "gigabytes": None if arguments.grow == "size" else arguments.gigabytes,
+            "lam": LAM,
+        }
         rows = grow.WAYS[arguments.grow](place, arguments)
     else:
         settings, rows = merge(place, arguments)

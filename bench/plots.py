@@ -1,0 +1,183 @@
+"""Pictures of the results: bars against the roofline, lines of growth and of memory. PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from .readme import where
+
+Draw = Callable[[Any], None]  # on a figure
+
+# One colour a contestant, in every picture; Okabe and Ito's set, which colour-blind readers can tell apart.
+COLORS = {
+    "ours": "#0072B2",
+    "roofline": "#000000",
+    "cp": "#000000",
+    "torch": "#E69F00",
+    "torch.lerp": "#E69F00",
+    "paper": "#D55E00",
+    "naive torch": "#D55E00",
+    "mergekit": "#CC79A7",
+    "numpy": "#009E73",
+    "torch._foreach_lerp": "#56B4E9",
+}
+_SETTINGS = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "mi_kernels"}
+
+
+def save(found: dict[str, Any], draw: Draw, path: Path, size: tuple[float, float]) -> None:
+    """Draws on a figure of `size` inches, names machine and commit below, and writes PATH.png and PATH.svg."""
+    import matplotlib.style
+    from matplotlib.figure import Figure
+
+    with matplotlib.style.context(["default", _SETTINGS]):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        figure.supxlabel(f"{found['command']}\n{where(found)}", fontsize=6.5, color="0.4")
+        for kind in ("png", "svg"):
+            picture = io.BytesIO()
+            figure.savefig(picture, format=kind, dpi=120, metadata={"Date": None} if kind == "svg" else None)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.with_name(f"{path.name}.{kind}").write_bytes(picture.getvalue())
+
+
+def color(name: str) -> str:
+    return COLORS.get(name.split(",")[0].split(" --")[0], "0.5")
+
+
+def _errors(spreads: Sequence[dict[str, float]], scale: float = 1.0) -> list[list[float]]:
+    """From the least to the most measured, as matplotlib wants its error bars."""
+    return [
+        [(s["median"] - s["min"]) * scale for s in spreads],
+        [(s["max"] - s["median"]) * scale for s in spreads],
+    ]
+
+
+def shares(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str, figure: Any) -> None:
+    """For each group a cluster of bars: the roofline's time over each contestant's, with its least and its most.
+
+    A contestant that was not measured leaves a gap.
+    """
+    axis = figure.subplots()
+    groups = list(dict.fromkeys(row["group"] for row in rows))
+    found = {(row["group"], row["name"]): row["seconds"] for row in rows}
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        for x, group in enumerate(groups):
+            if (group, name) not in found or (group, "roofline") not in found:
+                continue
+            roofline = found[group, "roofline"]["median"]
+            low, middle, high = (roofline / found[group, name][key] for key in ("max", "median", "min"))
+            at = x + (i - (len(names) - 1) / 2) * width
+            label = name if x == 0 else None
+            axis.bar(at, middle, width * 0.9, color=color(name), label=label)
+            axis.errorbar(at, middle, [[middle - low], [high - middle]], color="0.5", linewidth=0.8)
+            axis.annotate(f"{middle:.2f}", (at, max(high, middle)), ha="center", va="bottom", fontsize=6)
+    axis.axhline(1, color="0.4", linestyle="--", linewidth=0.8)
+    labels = [group.removeprefix(prefix).removesuffix(" bf16") for group in groups]
+    axis.set_xticks(range(len(groups)), [label.replace(", ", "\n").replace(": ", "\n") for label in labels])
+    axis.set_ylabel("share of the loop\nwithout arithmetic")
+    axis.set_ylim(bottom=0)
+    figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
+
+
+def memory_sizes(found: dict[str, Any]) -> Draw | None:
+    """bf16 on all threads, by size."""
+    rows = [r for r in found["rows"] if r["group"].startswith("one tensor") and r["dtype"] == "bf16"]
+    names = ["ours, out=", "torch.lerp, out=", "torch._foreach_lerp", "naive torch"]
+    return partial(shares, rows, names, "one tensor, ") if rows else None
+
+
+def memory_lists(found: dict[str, Any]) -> Draw | None:
+    """All tensors of a checkpoint, on all threads."""
+    rows = [row for row in found["rows"] if row["group"].startswith("list")]
+    names = ["ours, multi_lerp, outs=", "torch.lerp one by one, out=", "torch._foreach_lerp", "naive torch"]
+    return partial(shares, rows, names, "list, ") if rows else None
+
+
+def contestants(found: dict[str, Any]) -> Draw:
+    """Seconds file to file, warm and cold, with the least and the most measured."""
+    states = list(dict.fromkeys(row["group"].rsplit(", ", 1)[-1] for row in found["rows"]))
+
+    def draw(figure: Any) -> None:
+        for axis, state in zip(figure.subplots(1, len(states), sharex=True, squeeze=False)[0], states):
+            rows = [row for row in found["rows"] if row["group"].endswith(state)][::-1]
+            spreads = [row["seconds"] for row in rows]
+            medians = [s["median"] for s in spreads]
+            places = range(len(rows))
+            axis.barh(places, medians, xerr=_errors(spreads), color=[color(r["name"]) for r in rows], ecolor="0.5")
+            for y, row in enumerate(rows):
+                text = f" {row['seconds']['median']:.2f} s"
+                axis.annotate(text, (row["seconds"]["max"], y), va="center", fontsize=8)
+            axis.set_yticks(places, [row["name"] for row in rows])
+            axis.set_xlim(right=1.2 * max(row["seconds"]["max"] for row in found["rows"]))
+            axis.set_title(f"{found['settings']['model']}, {state}", fontsize=9)
+            axis.set_xlabel("seconds, output on the disk")
+
+    return draw
+
+
+def growth(found: dict[str, Any], across: str, figure_of: str = "seconds") -> Draw:
+    """A line for each contestant over `at`, with the least and the most measured."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        if not (figure_of == "anonymous" and row["name"] == "cp"):  # a copy holds nothing
+            by_name.setdefault(row["name"].split(" --")[0], []).append(row)
+    scale = 1.0 if figure_of == "seconds" else 1e-6
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        for name, rows in by_name.items():
+            _line(axis, name, [row["at"] for row in rows], [row[figure_of] for row in rows], scale)
+        _ticks(axis, sorted({row["at"] for row in found["rows"]}), log="GB" in across)
+        axis.set_xlabel(across)
+        axis.set_ylabel("seconds" if figure_of == "seconds" else "peak anonymous MB")
+        figure.legend(loc="outside upper center", ncols=len(by_name), frameon=False)
+
+    return draw
+
+
+def threads(found: dict[str, Any]) -> Draw | None:
+    """GB/s over threads, in memory."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for row in found["rows"]:
+        if row["group"].startswith("threads"):
+            by_name.setdefault(row["name"], []).append(row)
+
+    def draw(figure: Any) -> None:
+        axis = figure.subplots()
+        for name, rows in by_name.items():
+            speeds = [_inverse(row["seconds"], row["bytes"] / 1e9) for row in rows]
+            _line(axis, name, [row["threads"] for row in rows], speeds)
+        _ticks(axis, sorted({row["threads"] for rows in by_name.values() for row in rows}), log=False)
+        axis.set_xlabel("threads")
+        axis.set_ylabel("GB/s read and written")
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+
+    return draw if by_name else None
+
+
+def _inverse(seconds: dict[str, float], amount: float) -> dict[str, float]:
+    return {"min": amount / seconds["max"], "median": amount / seconds["median"], "max": amount / seconds["min"]}
+
+
+def _line(axis: Any, name: str, at: Sequence[float], spreads: Sequence[dict[str, float]], scale: float = 1.0) -> None:
+    medians = [found["median"] * scale for found in spreads]
+    style = "--" if name in ("roofline", "cp") else "-"
+    axis.errorbar(at, medians, _errors(spreads, scale), color=color(name), fmt=f"o{style}", capsize=3, label=name)
+
+
+def _ticks(axis: Any, at: Sequence[float], log: bool) -> None:
+    """A tick where something was measured; both axes logarithmic, or from 0."""
+    if log:
+        axis.set(xscale="log", yscale="log")
+        axis.xaxis.set_minor_formatter("")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("")
+        axis.grid(axis="y", which="both", linewidth=0.3)
+    else:
+        axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
+    axis.set_xticks(at, [f"{tick:.1f}" if tick % 1 else f"{tick:.0f}" for tick in at])

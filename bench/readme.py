@@ -1,0 +1,140 @@
+"""README's figures, written from the committed results."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from . import results
+from .noise import show
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+BEGIN = "<!-- figures: python -m bench.report --readme -->"
+END = "<!-- end of figures -->"
+WAYS = {
+    "ours": "`mi-kernels lerp`",
+    "cp": "`cp` one, `sync`, `cat` the other",
+    "torch": "`torch.lerp` over safetensors",
+    "paper": "the paper's procedure (load, bf16 arithmetic, save)",
+    "mergekit": "mergekit `linear`",
+}
+
+
+def figures(folder: Path = results.RESULTS) -> str:
+    """What stands between the markers: what was measured, on what, and how to measure it again.
+
+    A paragraph whose result file is not there is left out.
+    """
+    parts = [_merge(folder), _growth(folder), _others(folder), _memory(folder)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def with_figures(text: str, content: str) -> str:
+    """README's text with `content` between the markers.
+
+    Raises:
+        ValueError: the markers are not there, once each and in order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"README needs {BEGIN} and, after it, {END}, once each")
+    head, rest = text.split(BEGIN)
+    return f"{head}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _load(folder: Path, name: str) -> dict[str, Any] | None:
+    path = folder / f"{name}.json"
+    return results.load(path) if path.exists() else None
+
+
+def _row(found: dict[str, Any], group: str, name: str) -> dict[str, Any] | None:
+    rows = [row for row in found["rows"] if row["group"].endswith(group) and row["name"] == name]
+    return rows[0] if rows else None
+
+
+def where(found: dict[str, Any]) -> str:
+    """The machine, the date and the commit, in a few words."""
+    machine = found["machine"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB; "
+        f"{machine['date']}, commit {machine['commit']}"
+    )
+
+
+def _merge(folder: Path) -> str:
+    found = _load(folder, "merge-0.6B")
+    if found is None:
+        return ""
+    settings = found["settings"]
+    rows = [row for row in found["rows"] if row["group"].endswith("warm")]
+    rounds = rows[0]["seconds"]["rounds"]
+    wrong = "elements not as `torch.lerp` in float32"
+    header = ["", "seconds (min - max)", "of `cp`, by rounds", "peak anonymous memory", wrong]
+    lines = []
+    for row in rows:
+        name = WAYS[row["name"]].replace("mergekit", (settings["mergekit"] or "").replace("==", " ") or "mergekit")
+        share = "" if row["differing"] is None else "none" if row["differing"] == 0 else f"{row['differing']:.2%}"
+        memory = "" if row["name"] == "cp" else f"{row['anonymous']['max'] / 1e6:,.0f} MB"
+        lines.append([name, show(row["seconds"]), f"{row['of_cp']['median']:.2f}", memory, share])
+    about = (
+        f"Two {settings['model']}-shaped checkpoints of {settings['bytes'] / 1e9:.2f} GB, page cache warm, output on "
+        f"the disk, whole processes, median of {rounds} in turns (`{found['command']}`; {where(found)}):"
+    )
+    return f"{_wrapped(about)}\n\n{results.table(header, lines)}"
+
+
+def _growth(folder: Path) -> str:
+    found = _load(folder, "grow-size")
+    if found is None:
+        return ""
+    ours = [row for row in found["rows"] if row["name"] == "ours"]
+    sizes = "; ".join(
+        f"{row['at']:.1f} GB in {row['seconds']['median']:.2f} s, {row['of_cp']['median']:.2f} of `cp`" for row in ours
+    )
+    most = max(row["anonymous"]["max"] for row in ours) / 1e6
+    return _wrapped(f"As models grow (`{found['command']}`): {sizes}. Anonymous memory: at most {most:.0f} MB.")
+
+
+def _others(folder: Path) -> str:
+    sentences = []
+    if found := _load(folder, "sweep"):
+        states = [_row(found, state, "sweep") for state in ("warm", "cold")]
+        shares = [f"{row['of_merges']['median']:.2f}" for row in states if row]
+        points = found["settings"]["points"]
+        sentences.append(
+            f"A sweep of {points} lam takes {shares[0]} of the time of {points} merges with the inputs cached, "
+            f"{shares[1]} with cold ones (`{found['command']}`)."
+        )
+    if found := _load(folder, "methods"):
+        named = {"task_arithmetic ours": "Task Arithmetic", "ties ours": "TIES"}
+        rows = [(label, _row(found, "warm", name)) for name, label in named.items()]
+        parts = [f"{label} {row['of_copy']['median']:.2f}" for label, row in rows if row]
+        sentences.append(
+            f"{' and '.join(parts)} of the time of copying one output and reading the other inputs "
+            f"(`{found['command']}`)."
+        )
+    return _wrapped(" ".join(sentences))
+
+
+def _memory(folder: Path) -> str:
+    found = _load(folder, "memory")
+    row = found and _row(found, "one tensor, 256 MiB bf16", "ours, out=")
+    if not found or not row:
+        return ""
+    others = {
+        label: _row(found, "one tensor, 256 MiB bf16", name)
+        for name, label in (("torch.lerp, out=", "`torch.lerp(out=)`"), ("naive torch", "`a + lam * (b - a)`"))
+    }
+    times = [
+        f"{other['seconds']['median'] / row['seconds']['median']:.1f} times as fast as {label}"
+        for label, other in others.items()
+        if other
+    ]
+    return _wrapped(
+        f"In memory, 256 MiB of bf16 on {row['threads']} threads: {row['bytes_per_second'] / 1e9:.0f} GB/s, "
+        f"{row['of_roofline']:.2f} of the same loop without arithmetic, {', '.join(times)} (`{found['command']}`)."
+    )

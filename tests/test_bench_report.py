@@ -1,0 +1,98 @@
+"""README says what the committed results hold, and the report can be made from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import readme, report, results
+from bench.instructions import BAND, CannotCountError, compiler, measure, off, stored
+from bench.noise import spread
+
+COMMITTED = sorted(path for path in results.RESULTS.glob("*.json") if not path.name.startswith("gpu-"))
+
+
+def test_readme_says_what_the_results_hold() -> None:
+    text = readme.README.read_text()
+    assert text == readme.with_figures(text, readme.figures()), "run `python -m bench.report --readme`"
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_committed_results_are_of_the_one_form(path: Path) -> None:
+    found = results.load(path)
+    assert found["rows"]
+    assert not any(word in path.read_text() for word in ("/tmp", "/home", "/root"))
+
+
+def test_figures_follow_the_results(tmp_path: Path) -> None:
+    row = {
+        "cpu": spread([1.0]),
+        "anonymous": spread([42e6]),
+        "of_cp": spread([0.5]),
+        "seconds": spread([1.0, 3.0, 1.25]),
+    }
+    rows = [
+        {"group": "m, warm", "name": "ours", **row, "differing": 0.0},
+        {"group": "m, warm", "name": "cp", **row, "differing": None},
+        {"group": "m, cold", "name": "ours", **row, "seconds": spread([99.0]), "differing": 0.0},
+    ]
+    settings = {"model": "m", "bytes": 2e9, "mergekit": None}
+    results.save(tmp_path / "merge-0.6B.json", results.record("merge", "python -m some", settings, rows))
+    text = " ".join(readme.figures(tmp_path).split())
+    assert "m-shaped checkpoints of 2.00 GB" in text
+    assert "| 1.25 (1.00 - 3.00) |" in text
+    assert "| 42 MB | none |" in text
+    assert "99" not in text
+    assert "sweep" not in text, "no result, no sentence"
+
+
+def test_readme_without_markers_is_refused() -> None:
+    whole = f"a\n{readme.BEGIN}\nold\n{readme.END}\nb\n"
+    assert readme.with_figures(whole, "new") == f"a\n{readme.BEGIN}\nnew\n{readme.END}\nb\n"
+    for text in ("no markers", whole * 2, f"{readme.END}{readme.BEGIN}"):
+        with pytest.raises(ValueError, match="README needs"):
+            readme.with_figures(text, "new")
+
+
+def test_the_report_shows_every_result_and_its_plots(tmp_path: Path) -> None:
+    for path in COMMITTED:
+        (tmp_path / path.name).write_text(path.read_text())
+    ours = {"kernel": 1e-3, "host": 2e-3, "of_copy_bandwidth": 0.9}
+    gpu = {
+        "device": "some GPU",
+        "machine": {"commit": "0123abc"},
+        "memory": {"4B": {"tensors": 398, "shrink": 1, "results": {"cuda": ours}}},
+        "files": {"seconds": {"cpu": 1.5}},
+    }
+    (tmp_path / "gpu-some.json").write_text(json.dumps(gpu))
+    text = report.write(tmp_path).read_text()
+    for path in COMMITTED:
+        assert f"## {path.stem}\n" in text
+    assert "Qwen3-4B, 398 tensors" in text
+    assert "0.900 |" in text
+    drawn = report.draw(report.load_all(tmp_path), tmp_path / "plots")
+    assert set(drawn) == set(report.PLOTS)
+    for name in drawn:
+        assert f"plots/{name}.png" in text
+        for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            assert (tmp_path / "plots" / f"{name}.{kind}").read_bytes().startswith(start)
+
+
+def test_counts_beyond_the_band_are_told() -> None:
+    rows = [
+        {"name": name, "instructions_per_element": value} for name, value in (("a", 1.019), ("b", 0.97), ("c", 1.0))
+    ]
+    assert BAND == 0.02
+    assert [line.split(":")[0] for line in off(rows, {"a": 1.0, "b": 1.0})] == ["b", "c"]
+
+
+def test_the_hot_kernels_take_as_many_instructions_as_before() -> None:
+    try:
+        wanted = stored(compiler()[1])
+        rows = measure(only=["lerp bf16", "lerp float32", "ties bf16 x3"])
+    except CannotCountError as error:
+        pytest.skip(str(error))
+    assert rows
+    assert not off(rows, wanted)
