@@ -27,6 +27,7 @@ class Options:
     max_shard_size: int | None = None
     io: str = "auto"
     restart: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in _DTYPES:

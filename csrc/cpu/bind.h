@@ -38,5 +38,6 @@ std::size_t element_count(pybind11::handle count);
 void bind_combine(pybind11::module_& m);
 void bind_virtual(pybind11::module_& m);
 void bind_crc32c(pybind11::module_& m);
+void bind_values(pybind11::module_& m);
 
 }  // namespace mi::cpu

@@ -192,4 +192,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind_combine(m);
     bind_virtual(m);
     bind_crc32c(m);
+    bind_values(m);
 }

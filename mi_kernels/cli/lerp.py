@@ -58,6 +58,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_shard_size": parse_size(arguments.max_shard_size, "--max-shard-size"),
         "io": arguments.io,
         "restart": arguments.restart,
+        "strict": arguments.strict,
     }
 
 
