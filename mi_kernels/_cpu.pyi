@@ -79,8 +79,9 @@ def low_rank(
 def crc32c(buffer: Any, offset: int, count: int, isa: str, crc: int = 0) -> int:
     """CRC-32C of `count` bytes; of a message that ends with them, where `crc` is that of what comes before."""
 
-def crc32c_pieces(buffer: Any, lengths: Sequence[int], isa: str) -> list[int]:
-    """CRC-32C of each of several pieces in a row, the first one at the start of the buffer."""
+def crc32c_pieces(buffer: Any, lengths: Sequence[int], dtypes: Sequence[int], isa: str) -> tuple[list[int], list[bool]]:
+    """CRC-32C of each of several pieces in a row, the first one at the start of the buffer; and whether any element of
+    it is NaN or infinite. Pieces that are bytes are not asked for that, and none is where `dtypes` is empty."""
 
 def crc32c_combine(first: int, second: int, length: int) -> int:
     """CRC-32C of two messages in a row from theirs; `length` is the second one's in bytes."""

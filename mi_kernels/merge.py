@@ -73,7 +73,7 @@ def lerp_checkpoint(
         restart: drop what a killed merge left of `out`, whatever it was, and begin anew. Without it, the same call goes
             on where the killed one was, and any other is refused.
         strict: refuse what is otherwise told in the report's notes and may make a bad model: NaN or inf in what is read
-            or written, one model twice, tokenizers or computing settings that differ; see docs/data.md.
+            or written, one model twice, tokenizers or computing settings that differ; see docs/safety.md.
 
     Returns:
         A Report.

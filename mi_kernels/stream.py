@@ -28,7 +28,7 @@ from .checksums import Accumulator
 from .inputs import Inputs
 from .plan import Buffers, Plan, Source
 from .system import PAGE, io_buffer
-from .values import Watch
+from .values import Seen, Watch
 
 if TYPE_CHECKING:
     from ._cpu import CombineSpan, Formula, Operand, Span
@@ -80,7 +80,8 @@ def stream(
         finished: for each folder the names of shards that are there already.
         on_shard: called with the folder's number, the name and the checksums of a shard that is closed and synced, from
             any thread. None takes no checksums.
-        watch: looks at the values of every chunk; a shard has been looked at when `on_shard` is called for it.
+        watch: looks at the values of every chunk; a shard has been looked at when `on_shard`, which must be there, is
+            called for it.
 
     Raises:
         OSError: a write failed.
@@ -221,13 +222,13 @@ class _Work:
                 wanted = self._files.wanted[chunk.shard]
                 used = slots[: len(wanted)]
                 self._fill(used, scratch, chunk, run_groups)
-                # Now, while the caches hold them.
-                if self._watch is not None:
-                    found = list(zip(wanted, used))
-                    self._watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
+                nonfinite = []
                 if self._on_shard is not None:
-                    for slot, output in zip(used, wanted):
-                        self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length])
+                    for slot, output in zip(used, wanted):  # now, while the caches hold them
+                        nonfinite.append(self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length]))
+                if self._watch is not None:
+                    found = [Seen(*seen) for seen in zip(wanted, used, nonfinite)]
+                    self._watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(used, self._files.of(chunk.shard)):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .backends import cpu
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
@@ -148,6 +148,14 @@ def _listed(items: list[str]) -> str:
     return "; ".join(items[:_SHOWN]) + more
 
 
+class Seen(NamedTuple):
+    """A chunk of one output: its number, the bytes, and ranges of the shard with values that are not finite."""
+
+    output: int
+    data: memoryview
+    nonfinite: Sequence[tuple[int, int]]
+
+
 class Watch:
     """Looks at every chunk of a stream, from any of its threads.
 
@@ -161,25 +169,27 @@ class Watch:
         self._lock = threading.Lock()
         self._nonfinite: dict[tuple[int, str], tuple[int, int]] = {}
         self._overflowed: dict[tuple[int, str], int] = {}
-        self._different: set[tuple[int, str]] = set()
+        # By tensor, the models in which no difference to the first one's has been met yet.
+        compared = {name: _comparable(source) for name, source in plan.sources.items()}
+        self._same = {name: models for name, models in compared.items() if models}
 
-    def look(
-        self, slots: Sequence[tuple[int, memoryview]], offset: int, pieces: Iterable[Piece], inputs: Inputs
-    ) -> None:
-        """At one chunk, whose inputs have just been read.
+    def look(self, chunk: Sequence[Seen], offset: int, pieces: Iterable[Piece], inputs: Inputs) -> None:
+        """At one chunk, from `offset` of the shard on, whose inputs have just been read.
 
         Args:
-            slots: outputs by number, and their bytes from `offset` of the shard on.
-            pieces: the tensors in them.
+            chunk: for each output that it is written to.
+            pieces: the tensors in it.
         """
         for source, out, first, count in pieces:
-            used = source.used()
-            if out.dtype in cpu.DTYPE_CODES:
-                code, at = cpu.DTYPE_CODES[out.dtype], out.begin + first * ITEM_SIZE[out.dtype] - offset
-                bad = [(i, (slot, at, code)) for i, slot in slots if self._suspicious((slot, at, code), count)]
-                if bad or (out.name in self._dropping and self._any_bad(source, used, first, count, inputs)):
-                    self._count(source, used, out.name, first, count, bad, inputs)
-            self._compare(source, out.name, first, count, inputs)
+            item = ITEM_SIZE.get(out.dtype, 1)
+            begin, end = out.begin + first * item, out.begin + (first + count) * item
+            bad = [seen for seen in chunk if any(x < end and begin < y for x, y in seen.nonfinite)]
+            if bad or (out.name in self._dropping and self._any_nonfinite(source, first, count, inputs)):
+                code = cpu.DTYPE_CODES[out.dtype]
+                results = [(seen.output, (seen.data, begin - offset, code)) for seen in bad]
+                self._count(source, out.name, first, count, results, inputs)
+            if self._same.get(out.name):
+                self._compare(source, out.name, first, count, inputs)
 
     def shard(self, number: int, output: int) -> Values:
         """What was found in one shard, all of whose chunks have been looked at."""
@@ -193,43 +203,41 @@ class Watch:
                 found.overflowed[t.name] = self._overflowed[output, t.name]
             for k in _comparable(source):
                 found.compared[k] = found.compared.get(k, 0) + 1
-                if (k, t.name) not in self._different:
+                if k in self._same[t.name]:
                     found.identical.setdefault(k, []).append(t.name)
         return found
 
-    def _suspicious(self, operand: Operand, count: int) -> bool:
+    def _any_nonfinite(self, source: Source, first: int, count: int, inputs: Inputs) -> bool:
         from . import _cpu
 
-        return _cpu.any_nonfinite(*operand[:2], count, operand[2], self._isa)
-
-    def _any_bad(self, source: Source, used: list[int], first: int, count: int, inputs: Inputs) -> bool:
-        return any(
-            self._suspicious(inputs.operand(k, source.inputs[k], at, n), n)
-            for at, n in _blocks(first, count)
-            for k in used
-        )
+        for at, n in _blocks(first, count):
+            for k in source.used():
+                data, offset, code = inputs.operand(k, source.inputs[k], at, n)
+                if _cpu.any_nonfinite(data, offset, n, code, self._isa):
+                    return True
+        return False
 
     def _count(
         self,
         source: Source,
-        used: list[int],
         name: str,
         first: int,
         count: int,
-        slots: Sequence[tuple[int, Operand]],
+        results: Sequence[tuple[int, Operand]],
         inputs: Inputs,
     ) -> None:
         from . import _cpu
 
+        used = source.used()
         for at, n in _blocks(first, count):
             operands = [inputs.operand(k, source.inputs[k], at, n) for k in used]
-            results = [(i, (o[0], o[1] + (at - first) * cpu.ITEM_SIZES[o[2]], o[2])) for i, o in slots]
             # Without a result that is not finite nothing overflowed, and any operand stands for it.
-            for number, (i, out) in enumerate(results or [(None, operands[0])]):
-                counts, overflowed = _cpu.count_nonfinite(out, operands, n)
+            for number, (output, (data, begin, code)) in enumerate(results or [(-1, operands[0])]):
+                skipped = (at - first) * cpu.ITEM_SIZES[code] if results else 0
+                counts, overflowed = _cpu.count_nonfinite((data, begin + skipped, code), operands, n)
                 with self._lock:
-                    if overflowed and i is not None:
-                        self._overflowed[i, name] = self._overflowed.get((i, name), 0) + overflowed
+                    if overflowed:
+                        self._overflowed[output, name] = self._overflowed.get((output, name), 0) + overflowed
                     for k, (nan, inf) in zip(used, counts if number == 0 else ()):
                         if nan or inf:
                             before = self._nonfinite.get((k, name), (0, 0))
@@ -238,12 +246,14 @@ class Watch:
     def _compare(self, source: Source, name: str, first: int, count: int, inputs: Inputs) -> None:
         from . import _cpu
 
-        for k in _comparable(source):
-            if (k, name) in self._different:
-                continue
+        different = []
+        for k in self._same[name]:
             a, b = (inputs.operand(i, source.inputs[i], first, count) for i in (0, k))
             if a[2] != b[2] or not _cpu.same_bytes(*a[:2], *b[:2], count * cpu.ITEM_SIZES[a[2]]):
-                self._different.add((k, name))
+                different.append(k)
+        if different:
+            with self._lock:
+                self._same[name] = [k for k in self._same[name] if k not in different]
 
 
 def _blocks(first: int, count: int) -> Iterable[tuple[int, int]]:
