@@ -5,6 +5,8 @@ Each ISA file of the CPU part gets its own flags; nothing is tuned to the machin
 MI_KERNELS_CUDA=cu128 (or cu126, cu130, ...: any version from 12.4 on) adds the CUDA part for that version, and +cu128
 to the version of the package. It needs no CUDA toolkit and no GPU: pip fetches the compiler library from PyPI
 (tools/cuda_toolkit.py), and the extension itself is plain C++. Unset or empty, nothing of CUDA is built or fetched.
+
+MI_KERNELS_SANITIZE=address,undefined builds the CPU part with these sanitizers, for tests/native/sanitize.sh.
 """
 
 import os
@@ -20,6 +22,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).resolve().parent
 MACHINE = platform.machine().lower()
 CUDA = os.environ.get("MI_KERNELS_CUDA", "")
+SANITIZE = os.environ.get("MI_KERNELS_SANITIZE", "")
 
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 # GCC 12 warns about the undefined registers inside its own intrinsics (GCC bug 105593).
@@ -36,6 +39,8 @@ ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm
 CPU_SOURCES = [
     "binding",
     "combine_binding",
+    "guard",
+    "guard_binding",
     "isa",
     "run",
     "virtual_run",
@@ -89,7 +94,16 @@ def extension(part: str, sources: list[str], flags: list[str]) -> Pybind11Extens
     )
 
 
-extensions = [extension("cpu", CPU_SOURCES, ["-ffp-contract=off", "-fno-fast-math"])]
+def sanitized(ext: Pybind11Extension) -> Pybind11Extension:
+    """`ext` with the sanitizers that were asked for; the first fault ends the process."""
+    if SANITIZE:
+        flags = [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-g"]
+        ext.extra_compile_args += [*flags, "-O1"]
+        ext.extra_link_args += flags
+    return ext
+
+
+extensions = [sanitized(extension("cpu", CPU_SOURCES, ["-ffp-contract=off", "-fno-fast-math"]))]
 for_cuda = {}
 if CUDA:
     sys.path.insert(0, str(HERE / "tools"))

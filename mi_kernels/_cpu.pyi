@@ -98,3 +98,14 @@ def same_bytes(a: Any, a_offset: int, b: Any, b_offset: int, bytes: int) -> bool
 
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...
+def guard_add(map: Any) -> int:
+    """Guards a page-aligned map of a file until `guard_remove`: see csrc/cpu/guard.h. Returns its number."""
+
+def guard_remove(number: int) -> None:
+    """To be called before the map is closed, with no reader left."""
+
+def guard_damage(number: int) -> int | None:
+    """The offset of the first page that could not be read: from there on the map reads as zeros. None while intact."""
+
+def guard_faults() -> int:
+    """How many faults were met so far in all maps of the process: unchanged means no damage since."""

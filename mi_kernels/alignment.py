@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .checkpoint import Checkpoint, Tensor, TensorInfo, refuse_quantised
 from .differences import vocabulary_remedy
 from .errors import MismatchError, shortened
+from .faults import reading_failed
 from .names import classify, layer_count
 
 # What can be interpolated, by safetensors' names.
@@ -139,16 +140,18 @@ def _check_fixed(row: Row, models: Sequence[Checkpoint]) -> None:
 
 
 def _same_bytes(path_a: str, a: TensorInfo, path_b: str, b: TensorInfo) -> bool:
-    with open(path_a, "rb") as file_a, open(path_b, "rb") as file_b:
-        file_a.seek(a.begin)
-        file_b.seek(b.begin)
-        left = a.nbytes
-        while left:
-            size = min(left, 1 << 20)
-            if file_a.read(size) != file_b.read(size):
-                return False
-            left -= size
-    return True
+    return all(piece_a == piece_b for piece_a, piece_b in zip(_pieces(path_a, a), _pieces(path_b, b)))
+
+
+def _pieces(path: str, t: TensorInfo) -> Iterator[bytes]:
+    size = 1 << 20
+    try:
+        with open(path, "rb") as file:
+            file.seek(t.begin)
+            for begin in range(t.begin, t.end, size):
+                yield file.read(min(size, t.end - begin))
+    except OSError as error:
+        raise reading_failed(error, path) from error
 
 
 def _dtype_notes(rows: list[Row]) -> list[str]:

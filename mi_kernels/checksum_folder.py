@@ -14,6 +14,7 @@ from .checkpoint.header import read_header
 from .checksum_record import NAME, FileSum, Record, ShardSum
 from .checksums import Accumulator, Extent, Layout
 from .errors import CheckpointError
+from .faults import problem, reading_failed, remedy
 
 _CHUNK = 1 << 20  # what is read is summed while the second-level cache holds it
 _SPARE_WORKERS = 4  # so that cores sum while others wait for the disk
@@ -45,7 +46,7 @@ def file_sizes(root: str) -> dict[str, int]:
     try:
         found = {e.name: e.stat() for e in os.scandir(root) if not e.name.startswith(".") and os.path.exists(e.path)}
     except OSError as error:
-        raise CheckpointError(f"{root}: cannot be listed: {error.strerror}", "Give a model folder.") from error
+        raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
     return {name: status.st_size for name, status in found.items() if stat.S_ISREG(status.st_mode)}
 
 
@@ -119,7 +120,7 @@ class _Work:
         try:
             return open(path, "rb", buffering=0)
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}", "Mind its permissions.") from error
+            raise reading_failed(error, path) from error
 
     def _read(self, file: BinaryIO, number: int, offset: int, memory: memoryview) -> None:
         try:
@@ -135,8 +136,8 @@ class _Work:
                 done += count
         except OSError as error:
             raise CheckpointError(
-                f"{self._path(number)}: bytes {offset} to {offset + len(memory)} cannot be read: {error.strerror}",
-                "The disk may be failing: copy what can be read elsewhere.",
+                f"{self._path(number)}: bytes {offset} to {offset + len(memory)} cannot be read: {problem(error)}",
+                remedy(error, reading=True),
             ) from error
 
     def _path(self, number: int) -> str:
@@ -148,5 +149,5 @@ def _layout(root: str, name: str, size: int) -> Layout:
         return Layout(name, size, size, [])
     header = read_header(os.path.join(root, name), 0)
     tensors = [Extent(t.name, t.begin, t.end) for t in header.tensors]
-    start = min((t.begin for t in tensors), default=header.size)
-    return Layout(name, header.size, start, tensors)
+    start = min((t.begin for t in tensors), default=header.stamp.size)
+    return Layout(name, header.stamp.size, start, tensors)

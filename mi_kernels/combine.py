@@ -30,6 +30,7 @@ def combined_sources(
 
     Raises:
         ArgumentError: a mask selects nothing, or a parameter has no value for a tensor.
+        CheckpointError: an input can no longer be read.
     """
     names = [row.name for row in alignment.rows]
     found, depth = places(names), layer_count(names)
@@ -44,12 +45,18 @@ def combined_sources(
 
     method = METHODS[recipe.method]
     with Inputs([m.files for m in models]) as inputs:
+        for row, _ in parameters:
+            for k, t in enumerate(row.inputs):
+                inputs.check_length(k, t)
 
         def task(row: Row, p: Parameters) -> Callable[[], None]:
             def work() -> None:
                 readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
                 tensor = Tensor(row.name, row.inputs[0].elements, readers)
-                sources[row.name] = _source(row, method.formula(tensor, p))
+                try:
+                    sources[row.name] = _source(row, method.formula(tensor, p))
+                finally:  # also where the zeros that stood in for the data were too much for the method
+                    inputs.check()
 
             return work
 

@@ -166,6 +166,8 @@ def similarity(
                 tensors[row.name] = _Sums.total(parts)._replace(tensors=1)
             else:
                 left_out[row.name] = "holds NaN or inf"
+    for model in models:
+        model.check_unchanged()
     if not tensors:
         raise MismatchError(
             f"{models[0].source} and {models[1].source} hold no tensor that can be compared",
@@ -281,6 +283,7 @@ def _summed(
             tensors, end = rows[piece.row].inputs, piece.first + piece.elements
             a, b = (inputs.operand(k, t, piece.first, piece.elements) for k, t in enumerate(tensors))
             moments = Moments._make(_cpu.moments(a, b, None, piece.elements, isa))
+            inputs.check()
             on_bytes(sum(_bytes_up_to(end, t) - _bytes_up_to(piece.first, t) for t in tensors))
             return _Sums(moments, piece.elements, 0)
 

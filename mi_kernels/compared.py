@@ -9,17 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from .checkpoint.files import read_file
 from .checkpoint.layout import OutputShard
 from .checkpoint.mapped import MappedFile
 from .checkpoint.tensor import ITEM_SIZE
 from .damage import Damage
-from .errors import CheckpointError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Bytes = npt.NDArray[np.uint8]
+
+_MAX_SMALL = 256 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,11 @@ class Comparison:
         return [*self._files, *extra, *(self._found[key] for key in sorted(self._found))]
 
     def _compare_small(self, name: str, content: bytes) -> None:
-        try:
-            with open(os.path.join(self._root, name), "rb") as file:
-                there = file.read()
-        except FileNotFoundError:
+        path = os.path.join(self._root, name)
+        if not os.path.lexists(path):
             self._files.append(Damage(name, "missing"))
             return
-        except OSError as error:
-            raise CheckpointError(f"{os.path.join(self._root, name)}: cannot be read: {error.strerror}") from error
+        there = read_file(path, _MAX_SMALL)
         if len(there) != len(content):
             kind = "shorter" if len(there) < len(content) else "longer"
             self._files.append(Damage(name, kind, None, len(content), len(there), min(len(there), len(content))))
@@ -131,16 +130,23 @@ class _ComparedShard:
         self._ends = [r.end for r in self._regions]
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Compares `data` with what stands at `offset`; what reaches beyond the end of either is left out."""
-        import numpy as np
+        """Compares `data` with what stands at `offset`; what reaches beyond the end of either is left out.
 
+        Raises:
+            CheckpointError: it cannot be read.
+        """
         if self._file is None:
             return
         length = min(len(data), min(self._shard.size, len(self._file.data)) - offset)
-        if length <= 0:
-            return
-        computed = np.frombuffer(data, np.uint8, length)
-        there = np.frombuffer(self._file.data, np.uint8, length, offset)
+        if length > 0:
+            self._compare_bytes(data[:length], memoryview(self._file.data)[offset : offset + length], offset)
+            self._file.check()
+
+    def _compare_bytes(self, data: memoryview, found: memoryview, offset: int) -> None:
+        import numpy as np
+
+        length = len(data)
+        computed, there = (np.frombuffer(memory, np.uint8) for memory in (data, found))
         if not _same(computed, there):
             for region, begin, end in self._touched(offset, offset + length):
                 at = slice(begin - offset, end - offset)

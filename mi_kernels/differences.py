@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .checkpoint import Checkpoint
-from .checkpoint.model import read_json
+from .checkpoint.files import parse_json, read_file
 from .errors import CheckpointError, StrictError, shortened
 
 # Keys of config.json, those of a text_config preferred.
@@ -40,6 +40,7 @@ _SPLITTING = (
 )  # of tokenizer.json: what the ids of a text depend on besides the vocabulary
 _OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt")
 _BOOKKEEPING = ("transformers_version", "_from_model_config")
+_MOST = 64 << 20  # bytes of a file that is compared; a tokenizer of 250,000 words is 20 MB
 _ABSENT = object()
 
 
@@ -149,7 +150,7 @@ def _tokenizers(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
     if len(present) == 1:
         yield Difference(f"only {present[0].source} has a {name}, so tokenizers are not compared")
     elif present and not _same_content(origin, other, name):
-        one, two = (read_json(os.path.join(m.root, name)) for m in present)
+        one, two = (_json(m, name) for m in present)
         try:
             yield from _parsed_tokenizers(one, two, origin, other)
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -195,7 +196,7 @@ def _merges(tokenizer: dict[str, Any]) -> list[str]:
 
 def _token_count(model: Checkpoint) -> int | None:
     try:
-        return max(_ids(read_json(os.path.join(model.root, "tokenizer.json"))).values()) + 1
+        return max(_ids(_json(model, "tokenizer.json")).values()) + 1
     except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -213,10 +214,9 @@ def _templates(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
 
 def _template(model: Checkpoint) -> object:
     """The chat template: a file of its own, or part of the tokenizer's settings."""
-    path = os.path.join(model.root, "chat_template.jinja")
-    if os.path.isfile(path) and os.path.getsize(path) < 1 << 20:
-        with open(path, "rb") as file:
-            return file.read().decode(errors="replace").strip()
+    name = "chat_template.jinja"
+    if os.path.lexists(os.path.join(model.root, name)):
+        return _content(model, name).decode(errors="replace").strip()
     template = _optional_json(model, "tokenizer_config.json").get("chat_template")
     return template.strip() if isinstance(template, str) else template
 
@@ -232,16 +232,18 @@ def _generation(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
         )
 
 
+def _content(model: Checkpoint, name: str) -> bytes:
+    """Of a file that may come from anybody: a regular one, and no link out of the model's folder."""
+    return read_file(os.path.join(model.root, name), _MOST, model.root)
+
+
+def _json(model: Checkpoint, name: str) -> dict[str, Any]:
+    return parse_json(_content(model, name), os.path.join(model.root, name))
+
+
 def _optional_json(model: Checkpoint, name: str) -> dict[str, Any]:
-    path = os.path.join(model.root, name)
-    return read_json(path) if os.path.lexists(path) else {}
+    return _json(model, name) if os.path.lexists(os.path.join(model.root, name)) else {}
 
 
 def _same_content(one: Checkpoint, two: Checkpoint, name: str) -> bool:
-    paths = [os.path.join(m.root, name) for m in (one, two)]
-    if os.path.samefile(*paths):
-        return True
-    if os.path.getsize(paths[0]) != os.path.getsize(paths[1]):
-        return False
-    with open(paths[0], "rb") as a, open(paths[1], "rb") as b:
-        return all(x == y for x, y in iter(lambda: (a.read(1 << 20), b.read(1 << 20)), (b"", b"")))
+    return _content(one, name) == _content(two, name)

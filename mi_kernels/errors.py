@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST = 1500  # characters of a line: paths are long, and a name may be as long as its author likes
+
 
 class MIKernelsError(Exception):
     """Base of all errors raised on purpose.
@@ -13,8 +15,8 @@ class MIKernelsError(Exception):
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem, remedy)
-        self.problem = printable(problem)
-        self.remedy = printable(remedy)
+        self.problem = printable(problem, _MOST)
+        self.remedy = printable(remedy, _MOST)
 
     def __str__(self) -> str:
         return f"{self.problem}\n{self.remedy}" if self.remedy else self.problem
@@ -48,8 +50,14 @@ class OutputError(MIKernelsError):
     """The output cannot be written: it exists, it is an input, there is no space."""
 
 
-def printable(text: str) -> str:
-    """`text` on one line: control characters (a tensor's name may hold any) as escapes."""
+def printable(text: str, limit: int | None = None) -> str:
+    """`text` on one line: control characters (a tensor's name may hold any) as escapes.
+
+    Args:
+        limit: characters of `text` that are shown; the rest is cut out of its middle.
+    """
+    if limit is not None and len(text) > limit:
+        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

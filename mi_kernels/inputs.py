@@ -33,7 +33,10 @@ class Inputs:
     """
 
     def __init__(self, models: Sequence[Sequence[str]]) -> None:
+        from . import _cpu
+
         self._isa = cpu.isa()
+        self._faults = _cpu.guard_faults()
         with ExitStack() as stack:
             self._maps = [[stack.enter_context(MappedFile(path)) for path in paths] for paths in models]
             self._open = stack.pop_all()
@@ -97,6 +100,20 @@ class Inputs:
         """
         for t, _, _ in _ranges(tensor, 0, tensor.elements):
             self._maps[model][t.shard].check_length(t)
+
+    def check(self) -> None:
+        """To be called after operands were read, before anything that was made of them is used. Costs next to nothing.
+
+        Raises:
+            CheckpointError: a part of a file could not be read; zeros stood in for it.
+        """
+        from . import _cpu
+
+        faults = _cpu.guard_faults()
+        if faults != self._faults:  # in some map of the process
+            for file in (file for maps in self._maps for file in maps):
+                file.check()
+            self._faults = faults
 
     def read_ahead(self, model: int, tensor: Tensor, first: int, count: int) -> None:
         """Asks the kernel to fetch what `operand` will read."""

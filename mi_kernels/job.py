@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from . import differences, identity, interrupts, sidefiles
+from . import differences, interrupts, sidefiles
 from .alignment import Alignment, Row
 from .backends import cpu
 from .checkpoint import Checkpoint, OutputFolder, OutputShard, plan_shards
@@ -18,7 +18,7 @@ from .checkpoint.layout import OutputTensor, encode_index
 from .checkpoint.tensor import ITEM_SIZE
 from .differences import Difference
 from .errors import OutputError
-from .identity import FileIdentity
+from .faults import writing_failed
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
 from .progress import progress_bar
@@ -83,14 +83,12 @@ class Job:
 
     Attributes:
         models: the first one gives the layout of the shards.
-        files: what the models' files were when they were opened.
         has_base: whether the first one is the base of task vectors.
         sources: by tensor; weights in the order of `outputs`.
         started: when the merge began, by time.perf_counter().
     """
 
     models: Sequence[Checkpoint]
-    files: Sequence[FileIdentity]
     has_base: bool
     alignment: Alignment
     sources: dict[str, Source]
@@ -138,17 +136,21 @@ class Job:
                 if options.strict:
                     for output, values in zip(outputs, found):
                         values.refuse(output.folder.given, self._names())
-                identity.check_unchanged(self.files)
+                for model in self.models:
+                    model.check_unchanged()
                 for work, files in zip(works, small):
                     work.complete(files)
                 with interrupts.held():  # all of them or none: a sweep appears whole or not at all
                     publish([output.folder for output in outputs])
         except OSError as error:
-            raise OutputError(
-                f"{outputs[0].folder.given}: writing failed: {error.strerror or error}",
-                "Nothing is left behind, the inputs are untouched.",
-            ) from error
+            raise self._failed(error) from error
         return [self._report(i, shards, works, notes, found[i]) for i in range(len(outputs))]
+
+    def _failed(self, error: OSError) -> OutputError:
+        folders = [output.folder for output in self.outputs]
+        path = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+        hit = next((folder for folder in folders if folder.holds(path)), folders[0])
+        return writing_failed(error, hit.given, [folder.given for folder in folders if folder.published])
 
     def _begin(self, stack: ExitStack, shards: list[OutputShard], small: Sequence[dict[str, bytes]]) -> list[Work]:
         """The work on each output, its folder locked and taken over. What refuses changes nothing."""
@@ -159,7 +161,7 @@ class Job:
         works = []
         for i, output in enumerate(outputs):
             asked = {**output.record, "strict": True} if options.strict else output.record
-            request = request_of(asked, self.files, shards, self.sources, i)
+            request = request_of(asked, self.models, shards, self.sources, i)
             works.append(Work(output.folder, request, shards, options.restart))
         for work, files in zip(works, small):
             work.verify(files, options.thread_count)

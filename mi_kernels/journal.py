@@ -18,6 +18,7 @@ from typing import Any
 
 from .checksum_record import Record, ShardSum
 from .errors import CheckpointError
+from .faults import naming
 from .system import sync_folder
 from .values import Values
 
@@ -56,8 +57,8 @@ def read(path: str) -> State:
     except FileNotFoundError:
         return state
     for line in content.splitlines(keepends=True):
-        entry = _decode(line)
         try:
+            entry = _decode(line)
             if entry is None or (state.request is None) != ("request" in entry):
                 break
             if "request" in entry:
@@ -68,7 +69,7 @@ def read(path: str) -> State:
                 state.shards.update(shards)
             else:
                 state.publishing = entry["publishing"] is True
-        except (CheckpointError, KeyError, TypeError, AttributeError, ValueError):
+        except (CheckpointError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
             break  # another version's
         state.length += len(line)
     return state
@@ -100,14 +101,15 @@ class Journal:
             new = self._length == 0
             lines = (_encode({"request": self._request}) if new else b"") + _encode(entry)
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-            try:
-                os.ftruncate(fd, self._length)
-                at = self._length
-                while at < self._length + len(lines):
-                    at += os.pwrite(fd, lines[at - self._length :], at)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            with naming(self._path):
+                try:
+                    os.ftruncate(fd, self._length)
+                    at = self._length
+                    while at < self._length + len(lines):
+                        at += os.pwrite(fd, lines[at - self._length :], at)
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
             self._length = at
             sync_folder(self._staged)
             if new:

@@ -63,9 +63,10 @@ def depth(found: Mapping[str, Place]) -> int:
 
 def show_layers(layers: Iterable[int | None]) -> str:
     """ "layers 0-2, 5", and "no layer" for none: None stands for tensors outside the layers."""
-    numbers = sorted(layer for layer in set(layers) if layer is not None)
-    starts = [n for n in numbers if n - 1 not in numbers]
-    stops = [n for n in numbers if n + 1 not in numbers]
+    present = {layer for layer in layers if layer is not None}
+    numbers = sorted(present)
+    starts = [n for n in numbers if n - 1 not in present]
+    stops = [n for n in numbers if n + 1 not in present]
     ranges = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, stops)]
     return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(ranges)}" if ranges else "no layer"
 

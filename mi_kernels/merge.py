@@ -12,7 +12,6 @@ from ._version import __version__
 from .alignment import Alignment, align
 from .checkpoint import Checkpoint, OutputFolder, open_checkpoint
 from .errors import ArgumentError
-from .identity import identify
 from .job import Job, Report
 from .lam import checked_lam
 from .masks import Layers, Modules
@@ -187,12 +186,11 @@ def plan_merge(
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]
-    files = identify(models)
     folder.protect(path for m in models for path in m.paths())
     alignment = align(models)
     found = combined_sources(recipe, models, alignment, chosen.thread_count)
     output = job.Output(folder, _merge_record(recipe, models, chosen, found))
-    return Job(models, files, recipe.base is not None, alignment, found, [output], chosen, started)
+    return Job(models, recipe.base is not None, alignment, found, [output], chosen, started)
 
 
 def plan_lerp(
@@ -206,7 +204,6 @@ def plan_lerp(
     given = [os.fspath(instruct), os.fspath(thinking)]
     folders = [OutputFolder(out, given, options.overwrite) for out, _ in outs]
     models = [open_checkpoint(instruct), open_checkpoint(thinking)]
-    files = identify(models)
     for folder in folders:
         folder.protect(path for m in models for path in m.paths())
     if len({folder.path for folder in folders}) != len(folders):
@@ -219,7 +216,7 @@ def plan_lerp(
     ]
     if options.copy_from == "base":
         raise ArgumentError("copy_from is 'base', and interpolation has no base", "Use 'thinking' or 'instruct'.")
-    return Job(models, files, False, alignment, sources, outputs, options, started)
+    return Job(models, False, alignment, sources, outputs, options, started)
 
 
 def _lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:

@@ -32,6 +32,7 @@ _KEYS = (
     "dtype",
     "copy_from",
 )
+_MOST_CHARACTERS = 256 << 10  # of a recipe: PyYAML takes a second for this many
 _MODEL_KEYS = ("model", "weight", "density")
 _RENAMED = {"lambda": "scale", "alpha": "scale", "t": "lam", "base_model": "base", "merge_method": "method"}
 
@@ -73,6 +74,15 @@ class MergeRecipe:
     modules: Modules = None
     dtype: str | None = None
     copy_from: str = "thinking"
+
+    def __post_init__(self) -> None:
+        for model in (*self.models, *([self.base] if self.base is not None else [])):
+            try:
+                usable = b"\0" not in os.fsencode(model)
+            except UnicodeEncodeError:
+                usable = False
+            if not usable:
+                raise ArgumentError(f"{model!r} is not a model", "Give a folder or a Hub id.")
 
     def parameters(self, name: str, place: Place, depth: int) -> Parameters:
         """The parameters of the tensor `name` in a model of `depth` layers.
@@ -241,13 +251,8 @@ def load(path: str | os.PathLike[str]) -> MergeRecipe:
 
     where = os.fspath(path)
     try:
-        if os.path.getsize(path) > 1 << 20:
-            raise ArgumentError(f"{where}: is larger than 1 MiB", "That is no recipe.")
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader)
-    except OSError as error:
-        raise ArgumentError(f"{where}: cannot be read: {error.strerror}", "Check the path of the recipe.") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        content = yaml.load(_read(where), Loader)
+    except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
         raise ArgumentError(f"{where}: is not valid YAML: {problem}", "Mend the file.") from error
     if not isinstance(content, Mapping):
@@ -255,6 +260,22 @@ def load(path: str | os.PathLike[str]) -> MergeRecipe:
     if "merge_method" in content:
         return from_mergekit(content, where)
     return from_dict(content, where)
+
+
+def _read(where: str) -> str:
+    # Whatever else may stand there, a FIFO would wait and a device never end.
+    if os.path.lexists(where) and not os.path.isfile(where):
+        raise ArgumentError(f"{where}: cannot be read: it is not a regular file", "Write the recipe to a file.")
+    try:
+        with open(where, encoding="utf-8") as file:
+            content = file.read(_MOST_CHARACTERS + 1)
+    except OSError as error:
+        raise ArgumentError(f"{where}: cannot be read: {error.strerror}", "Check the path of the recipe.") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{where}: is not valid YAML: {error}", "Mend the file.") from error
+    if len(content) > _MOST_CHARACTERS:
+        raise ArgumentError(f"{where}: is larger than {_MOST_CHARACTERS >> 10} KiB", "That is no recipe.")
+    return content
 
 
 def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str, Setting], ...]]:

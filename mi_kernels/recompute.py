@@ -82,6 +82,8 @@ def recompute_merge(
     with progress_bar(progress, found.bytes) as on_bytes:
         buffers = plan_buffers(job.options.thread_count, None, 1 + plan.computes)
         stream(plan, [root], buffers, on_bytes=on_bytes, sink=comparison.open)
+    for model in job.models:
+        model.check_unchanged()
     small = job.small_files(job.outputs[0], index)
     found.differences = comparison.found({n: small[n] for n in small if n not in _OWN_FILES})
     wrong = {d.tensor for d in found.differences if d.tensor is not None}

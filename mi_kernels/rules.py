@@ -11,8 +11,10 @@ from .errors import ArgumentError, shortened
 from .lam import checked_lam
 from .masks import Layers, Modules, depth, parse_layers, select_places, show_layers, show_masks
 from .names import Place
+from .patterns import PatternError, compiled
 
 Lam = float | Sequence[float]
+_COMPARED = 200  # characters: comparing takes the square of them
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,14 @@ def schedule(anchors: Sequence[float], layers: Sequence[int]) -> dict[int, float
 
 
 def _search(pattern: str, names: Iterable[str]) -> set[str]:
-    try:
-        expression = re.compile(pattern)
-    except (re.error, TypeError, OverflowError, RecursionError) as error:
-        raise ArgumentError(
-            f"pattern {pattern!r} is not a regular expression: {error}", r"Write one such as 'experts\.\d+\.down_proj'."
-        ) from None
     names = list(names)
+    try:
+        (expression,) = compiled([pattern], names)
+    except PatternError as error:
+        raise ArgumentError(
+            f"pattern {pattern!r} is not a regular expression that can be used: {error}",
+            r"Write one such as 'experts\.\d+\.down_proj'.",
+        ) from None
     matched = {name for name in names if expression.search(name)}
     if not matched:
         close = near_misses(pattern, names)
@@ -113,11 +116,11 @@ def near_misses(pattern: str, names: Iterable[str], limit: int = 3) -> list[str]
     Regular expressions cannot be compared, so the plain text of `pattern` is, with equally many words of each kind of
     name; numbers count as equal. A model has thousands of names and a few dozen kinds.
     """
-    plain = re.sub(r"\\d[+*]?|\[0-9\][+*]?|[0-9]+", "#", pattern)
+    plain = re.sub(r"\\d[+*]?|\[0-9\][+*]?|[0-9]+", "#", pattern[:_COMPARED])
     plain = re.sub(r"[\\^$()?*+|{}\[\]]", "", plain).strip(".")
     length = plain.count(".") + 1
     runs: dict[str, str] = {}
-    kinds = {re.sub(r"[0-9]+", "#", name): name for name in reversed(list(names))}
+    kinds = {re.sub(r"[0-9]+", "#", name[:_COMPARED]): name for name in reversed(list(names))}
     for kind, name in kinds.items():
         words = kind.split(".")
         for i in range(max(1, len(words) - length + 1)):

@@ -10,15 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from .checkpoint import Checkpoint
-from .checkpoint.model import read_json
+from .checkpoint.files import parse_json, read_file, read_json
 from .checksum_record import NAME as CHECKSUMS
-from .errors import CheckpointError
+from .errors import CheckpointError, printable
+from .faults import reading_failed
 
 RECORD = "mi_kernels.json"
 _KEPT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 _NEVER = (".safetensors.index.json", ".bin.index.json")
 _OURS = (RECORD, CHECKSUMS)
-_MAX_SIZE = 256 << 20  # a tokenizer of 250,000 words is 20 MB
+_MAX_RECORD = 4 << 20  # ours have a few kB
+_MAX_SIZE = 256 << 20  # of all of them; a tokenizer of 250,000 words is 20 MB
 
 _CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
@@ -27,25 +29,25 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
     """The files that make `source` a model besides its weights and its card, by name.
 
     Raises:
-        CheckpointError: one of them cannot be read, or is far too large to be one.
+        CheckpointError: one of them cannot be read, is a link out of the model's folder, or they are far too large.
     """
-    files = {}
-    for name in sorted(os.listdir(source.root)):
+    files: dict[str, bytes] = {}
+    left = _MAX_SIZE
+    try:
+        names = sorted(os.listdir(source.root))
+    except OSError as error:
+        raise reading_failed(error, source.root) from error
+    for name in names:
         path = os.path.join(source.root, name)
         wanted = name.endswith(_KEPT) or name.upper().startswith(("LICENSE", "NOTICE"))
         if not wanted or name.startswith(".") or name.endswith(_NEVER) or name in _OURS or os.path.isdir(path):
             continue
-        if not os.path.isfile(path):
-            raise CheckpointError(f"{path}: is not a readable file", "Is it a link into a cache that was pruned?")
-        if os.path.getsize(path) > _MAX_SIZE:
+        files[name] = read_file(path, _MAX_SIZE, source.root)
+        left -= len(files[name])
+        if left < 0:
             raise CheckpointError(
-                f"{path}: is larger than {_MAX_SIZE >> 20} MiB", "That is no model's file: remove it."
+                f"{path}: with it the small files are larger than {_MAX_SIZE >> 20} MiB", "Remove what is no model's."
             )
-        try:
-            with open(path, "rb") as file:
-                files[name] = file.read()
-        except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     return files
 
 
@@ -61,10 +63,7 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
     quantised = b'"quantization_config"' in config
     if not untied and dtype is None and not quantised:
         return config
-    try:
-        content: dict[str, Any] = json.loads(config)
-    except ValueError as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
+    content = parse_json(config, path)
     before = copy.deepcopy(content)
     text = content.get("text_config")
     for part in (content, text if isinstance(text, dict) else {}):
@@ -98,7 +97,7 @@ def _hub_id(source: str, root: str, revision: str | None) -> str:
 
 def model_card(models: Sequence[Checkpoint], record: dict[str, Any], name: str) -> bytes:
     """README.md with the metadata the Hub reads: base_model and tags."""
-    origins = [[hub_id(m), *([_hub_id(*m.adapter)] if m.adapter else [])] for m in models]
+    origins = [[printable(o) for o in (hub_id(m), *([_hub_id(*m.adapter)] if m.adapter else []))] for m in models]
     front = "".join(f"- {json.dumps(part)}\n" for parts in origins for part in parts)
     return f"""---
 base_model:
@@ -109,12 +108,17 @@ tags:
 - mi_kernels
 ---
 
-# {name}
+# {_text(name)}
 
-{record["summary"]} Models: {", ".join(map("+".join, origins))}.
+{record["summary"]} Models: {_text(", ".join(map("+".join, origins)))}.
 
 {record["numerics"]} Made with mi_kernels {record["mi_kernels"]}; `{RECORD}` holds the details.
 """.encode(errors="replace")
+
+
+def _text(name: str) -> str:
+    """A name as Markdown that shows just that: folders may be called anything."""
+    return re.sub(r"[\\`<>\[\]&|]", r"\\\g<0>", printable(name))
 
 
 def encode_record(record: dict[str, Any]) -> bytes:
@@ -124,4 +128,4 @@ def encode_record(record: dict[str, Any]) -> bytes:
 def read_record(root: str) -> dict[str, Any] | None:
     """How the model at `root` was made, if this package made it."""
     path = os.path.join(root, RECORD)
-    return read_json(path) if os.path.exists(path) else None
+    return read_json(path, limit=_MAX_RECORD) if os.path.lexists(path) else None

@@ -14,7 +14,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -85,7 +85,7 @@ def stream(
 
     Raises:
         OSError: a write failed.
-        CheckpointError: an input can no longer be read.
+        CheckpointError: an input can no longer be read, also where it fails half-way.
     """
     with ExitStack() as stack:
         inputs = stack.enter_context(Inputs(plan.models))
@@ -138,7 +138,8 @@ class _Files:
     def abandon(self) -> None:
         for files in self._open.values():
             for file in files:
-                file.abandon()
+                with suppress(OSError):  # what ended the stream is what the user should read
+                    file.abandon()
 
 
 class _Work:
@@ -229,6 +230,7 @@ class _Work:
                 if self._watch is not None:
                     found = [Seen(*seen) for seen in zip(wanted, used, nonfinite)]
                     self._watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
+                self._inputs.check()
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(used, self._files.of(chunk.shard)):

@@ -9,6 +9,8 @@ import os
 from contextlib import suppress
 from functools import cache
 
+from .faults import naming
+
 PAGE = 4096
 _HUGE_PAGE = 2 << 20
 
@@ -34,9 +36,11 @@ def preallocate(fd: int, size: int) -> None:
     if not hasattr(_libc(), "fallocate") or size == 0:  # macOS
         return
     offset = ctypes.c_longlong
-    if _libc().fallocate(fd, 0, offset(0), offset(size)) != 0:
+    while _libc().fallocate(fd, 0, offset(0), offset(size)) != 0:
         error = _failed()
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
+        if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
+            return
+        if error.errno != errno.EINTR:  # a signal came first
             raise error
 
 
@@ -52,18 +56,23 @@ def exchange(one: str, other: str) -> bool:
     if _libc().renameat2(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0:
         return True
     error = _failed(other)
-    if error.errno in (errno.EINVAL, errno.ENOSYS):
+    if error.errno in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
     raise error
 
 
 def sync_folder(path: str) -> None:
-    """Makes the names in a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    """Makes the names in a folder durable.
+
+    Raises:
+        OSError: they may not be; names the folder.
+    """
+    with naming(path):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def io_buffer(size: int) -> memoryview:

@@ -9,14 +9,18 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .checkpoint.files import read_file
 from .checksum_folder import file_sizes, measure, record_folder
 from .checksum_record import NAME, Record, ShardSum, mended
 from .damage import Damage, differences, layout_within
 from .errors import CheckpointError, MIKernelsError, OutputError
+from .faults import problem, remedy
 from .progress import progress_bar
 
 if TYPE_CHECKING:
     from .recompute import Recomputation
+
+_MAX_RECORD = 256 << 20  # bytes; the largest models' have a tenth of it
 
 Progress = bool | Callable[[int, int], None]
 
@@ -125,7 +129,7 @@ def record_checksums(
     try:
         _write(path, record.encode())
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}", "Nothing was changed.") from error
+        raise OutputError(f"{path}: cannot be written: {problem(error)}", remedy(error)) from error
     sums = _all_sums(record)
     return Verification(root, [], len(sums), sum(s.size for s in sums.values()), time.perf_counter() - started)
 
@@ -157,11 +161,7 @@ def _check(root: str, path: str, threads: int | None, progress: Progress) -> Ver
 
 def _read_record(path: str, found: Verification) -> Record | None:
     """The record, mended where one bit of it is wrong; None where more is."""
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}", "Mind its permissions.") from error
+    content = read_file(path, _MAX_RECORD)
     wrong = mended(content)
     if wrong is None:
         return Record.decode(content, path)

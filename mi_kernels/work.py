@@ -6,21 +6,22 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .checkpoint import OutputFolder, OutputShard
+from .checkpoint import Checkpoint, OutputFolder, OutputShard
 from .checkpoint.tensor import TensorInfo
+from .checksum_folder import measure
 from .checksum_record import NAME as CHECKSUMS
 from .checksum_record import FileSum, Record, ShardSum
+from .checksums import Layout
 from .crc import crc32c
 from .errors import OutputError
-from .identity import FileIdentity
+from .faults import problem, remedy
 from .journal import Journal, Request, State, read
 from .plan import Source
 from .values import Values
 
-_PIECE = 4 << 20  # bytes of a file that are checked at a time
 # Keys of mi_kernels.json that ask for nothing: they follow from the others, or name the inputs as they were typed.
 _DESCRIPTIONS = (
     "role",
@@ -37,7 +38,7 @@ _DESCRIPTIONS = (
 
 def request_of(
     record: Mapping[str, Any],
-    files: Sequence[FileIdentity],
+    models: Sequence[Checkpoint],
     shards: Sequence[OutputShard],
     sources: Mapping[str, Source],
     output: int,
@@ -46,7 +47,7 @@ def request_of(
 
     Args:
         record: of how it is made, as mi_kernels.json will hold it.
-        files: what is read.
+        models: what is read.
         shards: what is written: their names, sizes and headers count.
         sources: what each tensor is made of, however that was asked for.
     """
@@ -59,7 +60,7 @@ def request_of(
             inputs = [[i.shard, i.begin] if isinstance(i, TensorInfo) else repr(i) for i in source.inputs]
             digest.update(json.dumps([made, inputs], sort_keys=True).encode())
     asked = {key: value for key, value in record.items() if key not in _DESCRIPTIONS}
-    request = {**asked, "inputs": [file._asdict() for file in files], "plan": digest.hexdigest()}
+    request = {**asked, "inputs": [file for model in models for file in model.evidence()], "plan": digest.hexdigest()}
     plain: Request = json.loads(json.dumps(request))
     return plain
 
@@ -75,13 +76,14 @@ def _difference(old: Request, new: Request) -> _Refusal | None:
     for key in sorted({*old, *new} - {"inputs", "plan"}):
         if old.get(key) != new.get(key):
             return _Refusal(f"with {key} {_shown(old.get(key))}, not {_shown(new.get(key))}", own)
-    before, now = ([FileIdentity(**file) for file in request["inputs"]] for request in (old, new))
-    for was, given in zip(before, now):
-        if was.path != given.path:
-            return _Refusal(f"of {was.path}, not {given.path}", own)
-        change = given.difference(was)
-        if change is not None:
-            return _Refusal(f"of {was.path} as it was: {change}", "Pass --restart to begin anew with it as it is.")
+    for was, now in zip(old["inputs"], new["inputs"]):
+        if was["path"] != now["path"]:
+            return _Refusal(f"of {was['path']}, not {now['path']}", own)
+        for key, value in now.items():
+            if was[key] != value:
+                change = f"its {key} is no longer {was[key]}, but {value}"
+                anew = "Pass --restart to begin anew with it as it is."
+                return _Refusal(f"of {was['path']} as it was: {change}", anew)
     if old != new:
         return _Refusal("with other tensors, weights or shards", own)
     return None
@@ -120,7 +122,13 @@ class Work:
         self._request = request
 
     def _read(self, request: Request) -> State:
-        state = read(self.folder.journal)
+        try:
+            state = read(self.folder.journal)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder.given}: {self.folder.journal} cannot be read: {problem(error)}",
+                f"{remedy(error, reading=True)} Or pass --restart, which drops the unfinished merge.",
+            ) from error
         if state.request is None or state.request == request:
             return state
         if not any(_has_size(os.path.join(self.folder.staged, n), s.size) for n, s in state.shards.items()):
@@ -129,8 +137,8 @@ class Work:
             refusal = _difference(state.request, request)
         except (KeyError, TypeError):
             refusal = None
-        problem, remedy = refusal or _Refusal("by another version", "Pass --restart to drop it and begin anew.")
-        raise OutputError(f"{self.folder.given}: an unfinished merge stands there, {problem}", remedy)
+        refusal = refusal or _Refusal("by another version", "Pass --restart to drop it and begin anew.")
+        raise OutputError(f"{self.folder.given}: an unfinished merge stands there, {refusal.problem}", refusal.remedy)
 
     def verify(self, small: Mapping[str, bytes], threads: int) -> None:
         """Finds out how much is finished: reads every shard that the journal names, and takes those that are right.
@@ -140,27 +148,24 @@ class Work:
 
         Args:
             small: the files of the model besides its shards, but for their checksums.
-            threads: how many shards are read at a time.
+            threads: how many sum.
+
+        Raises:
+            CheckpointError: one of them cannot be read.
         """
         listed = [shard.name for shard in self._shards if shard.name in self._state.shards]
         if not listed:
             return
-        from .statistics import in_parallel
-
         out = self.folder.path
         if self._state.publishing:
             files = {**small, CHECKSUMS: self._record(small, self._state.shards)}
             self._moved = all(_holds(os.path.join(out, name), content) for name, content in files.items())
         root = out if self._moved else self.folder.staged
 
-        def check(name: str, sums: ShardSum) -> Callable[[], None]:
-            def work() -> None:
-                if crc_of(os.path.join(root, name), sums.size) == sums.crc:
-                    self.finished[name] = sums
-
-            return work
-
-        in_parallel([check(name, self._state.shards[name]) for name in listed], threads)
+        sums = self._state.shards
+        whole = [name for name in listed if _has_size(os.path.join(root, name), sums[name].size)]
+        measured = measure(root, [Layout(name, sums[name].size, sums[name].size, []) for name in whole], threads)
+        self.finished = {name: sums[name] for name, now in zip(whole, measured) if now.crc == sums[name].crc}
         if self._moved and len(self.finished) < len(self._shards):  # it was changed since
             self._moved = False
             self.finished.clear()
@@ -206,21 +211,6 @@ class Work:
         return Record({shard.name: sums[shard.name] for shard in self._shards}, files).encode()
 
 
-def crc_of(path: str, size: int) -> int | None:
-    """The CRC-32C of a regular file; None where it is not one of `size` bytes.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if not _has_size(path, size):
-        return None
-    crc, piece = 0, memoryview(bytearray(min(_PIECE, size)))
-    with open(path, "rb", buffering=0) as file:
-        while count := file.readinto(piece):
-            crc = crc32c(piece[:count], crc)
-    return crc
-
-
 def _has_size(path: str, size: int) -> bool:
     try:
         status = os.lstat(path)
@@ -255,11 +245,12 @@ def publish(folders: Sequence[OutputFolder]) -> None:
         for folder in reversed(folders):
             try:
                 folder.withdraw()
-            except OSError:
-                stuck.append(folder.given)
+            except OSError:  # where only the sync after its renames failed, it is withdrawn
+                stuck += [folder.given] if folder.published else []
         if stuck:
+            why = problem(failure) if isinstance(failure, OSError) else getattr(failure, "problem", failure)
             raise OutputError(
-                f"{getattr(failure, 'problem', failure)}; {', '.join(stuck)}: published by then, cannot be withdrawn",
+                f"{why}; {', '.join(stuck)}: published by then, cannot be withdrawn",
                 "What stands there is complete: keep it or remove it, and run the command again.",
             ) from failure
         raise

@@ -5,12 +5,24 @@ YAML 1.1 takes 12:36 for a number in base 60, so a range of layers would silentl
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
+_MOST_BITS = 10_000
 _MOST_VALUES = 100_000  # a list of weights for each layer and module of a large model is a few thousand
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """Turns what PyYAML fails with where a tag does not fit its value (`!!int ""`, `!!map [1]`) into its own error."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise yaml.constructor.ConstructorError(problem="a tag does not fit the value it stands at") from error
 
 
 class Loader(yaml.SafeLoader):
@@ -19,7 +31,15 @@ class Loader(yaml.SafeLoader):
 
     def construct_document(self, node: yaml.Node) -> Any:
         _size(node, {})
-        return super().construct_document(node)
+        with _fitting():
+            return super().construct_document(node)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        value = super().construct_object(node, deep)
+        # Python refuses to write longer numbers in decimal, so no message could show one.
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            raise yaml.constructor.ConstructorError(problem="a number of thousands of digits")
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

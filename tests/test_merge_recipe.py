@@ -188,7 +188,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "list": (b"[ties]", "does not hold a mapping"),
     "text": (b"ties", "does not hold a mapping"),
     "empty": (b"", "does not hold a mapping"),
-    "large": (b"# " + b"x" * (2 << 20), "is larger than 1 MiB"),
+    "large": (b"# " + b"x" * (2 << 20), "is larger than 256 KiB"),
 }  # fmt: skip
 
 

@@ -78,6 +78,7 @@ LEFT = {
     "README.md": "# theirs",
     "pytorch_model.bin.index.json": "{}",
     "mi_kernels.json": "{}",
+    "mi_kernels.checksums.json": "{}",
     ".gitattributes": "*",
     "training_args.bin": "x",
     "image.png": "x",
@@ -97,7 +98,7 @@ def test_small_files_are_copied_from_one_side(tmp_path: Path, copy_from: str | N
     merge(world, **({} if copy_from is None else {"copy_from": copy_from}))
     origin = world.instruct if copy_from == "instruct" else world.thinking
     expected = {*SMALL, f"{origin.name}.txt", "config.json"}
-    made = {"README.md", "mi_kernels.json", INDEX}
+    made = {"README.md", "mi_kernels.json", "mi_kernels.checksums.json", INDEX}
     assert {p.name for p in world.out.iterdir() if p.suffix != ".safetensors"} == expected | made
     for name in expected:
         assert (world.out / name).read_bytes() == (origin / name).read_bytes()

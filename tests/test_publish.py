@@ -225,6 +225,30 @@ def test_the_old_model_returns_when_the_second_rename_fails(world: World, monkey
     assert snapshot(world.root) == before
 
 
+def test_an_old_model_that_cannot_return_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = tiny(3)
+    save(world.out, old)
+    work, real = work_folder(world), os.rename
+
+    def rename(source: str, target: str) -> None:
+        if target == str(world.out):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(source, target)
+
+    monkeypatch.setattr(system, "_libc", object)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", rename)
+        with pytest.raises(OutputError, match="the old model is in"):
+            merge(world, overwrite=True)
+    assert_same_tensors(load(work / "old"), old)
+    with pytest.raises(OutputError, match="not empty"):  # and it is put back before anything else
+        merge(world)
+    assert_same_tensors(load(world.out), old)
+    merge(world, overwrite=True)
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+    assert not work.exists()
+
+
 def test_overwriting_what_is_not_there(world: World) -> None:
     merge(world, overwrite=True)
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))

@@ -36,6 +36,7 @@ DType dtype_of(pybind11::handle code);
 DType float_type(pybind11::handle code);  // not kBytes
 std::size_t element_count(pybind11::handle count);
 void bind_combine(pybind11::module_& m);
+void bind_guard(pybind11::module_& m);
 void bind_virtual(pybind11::module_& m);
 void bind_crc32c(pybind11::module_& m);
 void bind_values(pybind11::module_& m);

@@ -190,6 +190,7 @@ PYBIND11_MODULE(_cpu, m) {
     m.def("touch", &touch, py::arg("out"), py::arg("a"), py::arg("b"), py::arg("isa"), py::arg("threads") = 1,
           py::arg("stores") = Stores::kAuto);
     bind_combine(m);
+    bind_guard(m);
     bind_virtual(m);
     bind_crc32c(m);
     bind_values(m);

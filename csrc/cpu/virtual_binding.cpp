@@ -22,6 +22,16 @@ struct Matrix {
     }
 };
 
+// rows * columns, where they may come from a file and not fit.
+std::size_t product(std::size_t rows, std::size_t columns) {
+    std::size_t result = 0;
+    if (__builtin_mul_overflow(rows, columns, &result)) throw py::value_error("the matrix is too large");
+    return result;
+}
+
+// How many blocks of `size` cover `extent`; no sum that could overflow.
+std::size_t blocks_in(std::size_t extent, std::size_t size) { return extent / size + (extent % size != 0); }
+
 // A tensor of float elements, (buffer, offset, dtype).
 struct Operand {
     Buffer buffer;
@@ -32,7 +42,7 @@ struct Operand {
         : buffer(t[0], false), offset(t[1].cast<std::size_t>()), type(float_type(t[2])) {}
 
     const void* elements(std::size_t count, const char* name) const {
-        return buffer.range(offset, count * kItemSize[type], name);
+        return buffer.range(offset, product(count, kItemSize[type]), name);
     }
 };
 
@@ -50,8 +60,8 @@ void scaled(py::object out, py::tuple weight, py::tuple scales, py::tuple shape,
     const Operand factors(scales);
     s.out = reinterpret_cast<float*>(to.range(0, s.n * sizeof(float), "out"));
     s.in = reinterpret_cast<const std::uint8_t*>(from.range(weight[1].cast<std::size_t>(), s.n, "weight"));
-    const std::size_t blocks = (matrix.rows + s.block_rows - 1) / s.block_rows *
-                               ((matrix.columns + s.block_columns - 1) / s.block_columns);
+    const std::size_t blocks =
+        product(blocks_in(matrix.rows, s.block_rows), blocks_in(matrix.columns, s.block_columns));
     s.scales = factors.elements(blocks, "scales");
     s.scale_type = factors.type;
     py::gil_scoped_release unlocked;
@@ -76,8 +86,8 @@ void low_rank(py::object out, py::tuple w, py::tuple a, py::tuple b, py::tuple s
     const Operand base(w), of_a(a), of_b(b);
     s.out = reinterpret_cast<float*>(to.range(0, s.n * sizeof(float), "out"));
     s.w = base.elements(s.n, "w"), s.w_type = base.type;
-    s.a = of_a.elements(s.rank * (transposed ? s.rows : s.columns), "a"), s.a_type = of_a.type;
-    s.b = of_b.elements(s.rank * (transposed ? s.columns : s.rows), "b"), s.b_type = of_b.type;
+    s.a = of_a.elements(product(s.rank, transposed ? s.rows : s.columns), "a"), s.a_type = of_a.type;
+    s.b = of_b.elements(product(s.rank, transposed ? s.columns : s.rows), "b"), s.b_type = of_b.type;
     py::gil_scoped_release unlocked;
     run_low_rank(s, kernels);
 }

@@ -12,7 +12,6 @@ which none is left, and goes with the scales.
 
 from __future__ import annotations
 
-import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def dequantise(model: Checkpoint) -> None:
     if not scaled:
         return
     model.tensors = {name: scaled.get(name, t) for name, t in model.tensors.items() if name not in consumed}
-    shown = "blocks of " + " x ".join(map(str, block)) if block else "one scale a tensor"
+    shown = "blocks of " + " x ".join(map(str, block)) if isinstance(block, list) else "one scale a tensor"
     model.notes.append(f"{model.source}: {len(scaled)} FP8 tensors (e4m3, {shown}) are dequantised as they are read")
 
 
@@ -76,14 +75,15 @@ def _block(model: Checkpoint, weight: TensorInfo, scales: TensorInfo, block: obj
             f"{path}: {scales.name} has shape {list(scales.shape)}, and config.json gives weight_block_size {block}",
             "A block is [rows, columns]; without one there is one scale for a tensor.",
         )
-    expected = tuple(math.ceil(n / b) for n, b in zip(weight.shape, block))
+    expected = tuple(-(-n // b) for n, b in zip(weight.shape, block))
     if len(weight.shape) != 2 or scales.shape != expected:
         raise CheckpointError(
             f"{path}: {scales.name} has shape {list(scales.shape)} for a weight of {list(weight.shape)} in blocks of "
             f"{list(block)}",
             f"It should be {list(expected)}: download the model again." if len(weight.shape) == 2 else _REMEDY,
         )
-    return block[0], block[1]
+    # A block may be larger than the weight; the kernels' integers have 64 bits.
+    return min(block[0], max(weight.shape[0], 1)), min(block[1], max(weight.shape[1], 1))
 
 
 def refuse_quantised(model: Checkpoint) -> None:

@@ -5,21 +5,31 @@ That is: whether a name stands there twice, and the byte range of every tensor, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import stat
 import struct
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NamedTuple
 
 from ..errors import CheckpointError
+from ..faults import reading_failed, remedy
+from .files import DuplicateName, refuse_duplicates
+from .stamp import Stamp
 from .tensor import TensorInfo
+
+MAX_HEADER = 100_000_000  # bytes: the safetensors library reads no longer one
+MAX_TENSORS = 300_000  # twice as many as the largest mixtures of experts in FP8 have, scales included
 
 
 class Header(NamedTuple):
     metadata: dict[str, str]
     tensors: list[TensorInfo]
-    size: int  # bytes of the whole file
+    stamp: Stamp  # of the file, from before it was read
     digest: str  # SHA-256 of the length and the JSON
 
 
@@ -29,22 +39,48 @@ def read_header(path: str, shard: int) -> Header:
     Raises:
         CheckpointError: not a regular file, unreadable, or not valid safetensors.
     """
-    size = _regular_file_size(path)
-    _validate(path)
+    stamp = _stamp_of_regular_file(path)
+    text = _read(path)
+    _validate(path, text, stamp.size)
     try:
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            (length,) = struct.unpack("<Q", prefix)
-            text = file.read(length)
-        entries = json.loads(text, object_pairs_hook=_refuse_duplicates)
-    except _DuplicateName as duplicate:
+        metadata, tensors = _parse(path, text, shard)
+    except DuplicateName as duplicate:
         raise CheckpointError(
             f"{path}: the header names {duplicate} twice",
             "Which of the two is meant cannot be known: write the file again with safetensors.",
         ) from None
+    except (ValueError, RecursionError) as error:  # the library does not read what it has no use for
+        raise CheckpointError(
+            f"{path}: is not a valid safetensors file: {error}", "Write it again with the safetensors library."
+        ) from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, struct.error) as error:
+        # The library found it valid: it was shown the file itself, a moment later.
+        raise CheckpointError(
+            f"{path}: was written while its header was read", "Let whatever writes it finish, and run it again."
+        ) from error
+    return Header(metadata, tensors, stamp, hashlib.sha256(text).hexdigest())
+
+
+def _read(path: str) -> bytes:
+    """The header with the eight bytes before it, as far as there is any."""
+    try:
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            return prefix + file.read(min(int.from_bytes(prefix, "little"), MAX_HEADER))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+        raise reading_failed(error, path) from error
+
+
+def _parse(path: str, text: bytes, shard: int) -> tuple[dict[str, str], list[TensorInfo]]:
+    (length,) = struct.unpack_from("<Q", text)
+    entries = json.loads(text[8:], object_pairs_hook=refuse_duplicates)
     metadata = entries.pop("__metadata__", None) or {}
+    for name, e in entries.items():
+        if not isinstance(e, dict):  # a list of the three values, which the library takes and the format does not
+            raise CheckpointError(
+                f"{path}: is not a valid safetensors file: {name} is no object",
+                "Write it again with the safetensors library.",
+            )
     start = 8 + length
     tensors = [
         TensorInfo(
@@ -53,49 +89,72 @@ def read_header(path: str, shard: int) -> Header:
         for name, e in entries.items()
     ]
     tensors.sort(key=lambda t: (t.begin, t.end))
-    return Header(metadata, tensors, size, hashlib.sha256(prefix + text).hexdigest())
+    return metadata, tensors
 
 
-def _regular_file_size(path: str) -> int:
+def _stamp_of_regular_file(path: str) -> Stamp:
     # Asked before anything opens the file: opening a FIFO would wait forever, a device could do anything.
     try:
         status = os.stat(path)
+    except ValueError:  # the index may give a name that no file can have
+        raise CheckpointError(f"{path}: missing", "Download the model again.") from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise CheckpointError(
             f"{path}: {'missing' if missing else f'cannot be read: {error.strerror}'}",
-            "Download the model again, or mend the link." if missing else "",
+            "Download the model again, or mend the link." if missing else remedy(error, reading=True),
         ) from error
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path}: is not a regular file", "A shard must be a file, or a link to one.")
-    return status.st_size
+    return Stamp.of(status)
 
 
-def _validate(path: str) -> None:
+def _validate(path: str, text: bytes, size: int) -> None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):
-            pass
+        with _unchanging(path, text, size) as readable, safe_open(readable, framework="numpy") as file:
+            count = len(file.keys())
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: is not a valid safetensors file: {error}",
             "Download it again, or write it again with the safetensors library.",
         ) from error
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise reading_failed(error, path) from error
+    except MemoryError as error:  # what the library makes of a map that is refused
+        raise reading_failed(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), path) from error
+    refuse_too_many(count, path)
 
 
-class _DuplicateName(ValueError):
-    pass
+@contextmanager
+def _unchanging(path: str, text: bytes, size: int) -> Iterator[str]:
+    """A file in memory that holds `text` and is as long as the one at `path`, to be judged in its place.
+
+    The library maps what it judges, and the map of a file that shrinks, or of a disk that fails, answers with SIGBUS.
+    Where the system has no such files it is `path` itself.
+    """
+    with ExitStack() as stack:
+        file = path
+        if sys.platform == "linux":
+            with suppress(OSError):
+                fd = os.memfd_create("header")
+                stack.callback(os.close, fd)
+                with open(fd, "wb", closefd=False) as copy:
+                    copy.write(text)
+                os.ftruncate(fd, size)  # a hole, of no memory
+                os.stat(f"/proc/self/fd/{fd}")
+                file = f"/proc/self/fd/{fd}"
+        yield file
 
 
-def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _DuplicateName(name)
-            seen.add(name)
-    return result
+def refuse_too_many(count: int, where: str) -> None:
+    """Memory grows with the number of tensors, and no model has this many.
+
+    Raises:
+        CheckpointError: `count` is beyond MAX_TENSORS.
+    """
+    if count > MAX_TENSORS:
+        raise CheckpointError(
+            f"{where}: holds {count:,} tensors, and {MAX_TENSORS:,} are the most that are read", "That is no model."
+        )

@@ -8,6 +8,8 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ..errors import CheckpointError
+from .header import MAX_HEADER
 from .model import INDEX, SINGLE, Checkpoint
 from .tensor import ITEM_SIZE, TensorInfo
 
@@ -102,6 +104,11 @@ def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: dict[s
         offset += t.nbytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(8 + len(text)) % _DATA_ALIGNMENT)  # the format allows spaces behind the JSON
+    if len(text) > MAX_HEADER:
+        raise CheckpointError(
+            f"{name}: its header would have {len(text):,} bytes, and readers take at most {MAX_HEADER:,}",
+            "Give a smaller --max-shard-size; names and metadata of this length are no model's.",
+        )
     start = 8 + len(text)
     placed = []
     position = start

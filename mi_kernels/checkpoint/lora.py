@@ -19,10 +19,12 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import CheckpointError, shortened
+from ..patterns import PatternError, compiled
 from .fp8 import refuse_quantised
 from .header import read_header
 from .tensor import TensorInfo
@@ -93,13 +95,16 @@ def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: st
     tensors: dict[str, Tensor] = dict(base.tensors)
     for name, t in whole.items():
         tensors[name] = _saved(adapter, base.tensors[name], t)
+    ranks = _Setting.of(adapter, config, "rank_pattern", "r", factors)
+    alphas = _Setting.of(adapter, config, "alpha_pattern", "lora_alpha", factors)
     for module, pair in factors.items():
         name = f"{module}.weight"
-        tensors[name] = _adapted(adapter, config, module, tensors[name], pair)
+        numbers = ranks.value(module), alphas.value(module)
+        tensors[name] = _adapted(adapter, config, module, tensors[name], pair, numbers)
     notes = [*base.notes, f"{given}: LoRA on {len(factors)} tensors, added to the base as they are read"]
     trained_on = config.get("base_model_name_or_path")
     if isinstance(trained_on, str) and trained_on and not _same_model(trained_on, base):
-        notes.append(f"{given}: the adapter names {trained_on} as its base, and is added to {base.source}")
+        notes.append(f"{given}: the adapter names {shortened([trained_on])} as its base, and is added to {base.source}")
     return replace(base, source=given, tensors=tensors, notes=notes, adapter=adapter)
 
 
@@ -131,7 +136,9 @@ def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], 
     sides: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}
     strangers = []
-    for t in read_header(adapter.file, len(base.shards)).tensors:
+    header = read_header(adapter.file, len(base.shards))
+    base.stamps[adapter.file], base.headers[adapter.file] = header.stamp, header.digest
+    for t in header.tensors:
         name = t.name.removeprefix(_PREFIX)
         match = _FACTOR.fullmatch(name)
         side = (match["module"], bool(match["embedding"])) if match else ("", False)
@@ -168,17 +175,13 @@ def _saved(adapter: Adapter, held: Tensor, whole: TensorInfo) -> SavedTensor:
     return SavedTensor(held.name, held.dtype, whole, held.shard)
 
 
-def _adapted(adapter: Adapter, config: dict[str, Any], module: str, base: Tensor, factors: _Factors) -> LoraTensor:
+def _adapted(
+    adapter: Adapter, config: dict[str, Any], module: str, base: Tensor, factors: _Factors, numbers: tuple[Any, Any]
+) -> LoraTensor:
     assert not isinstance(base, LoraTensor)
     path = os.path.join(adapter.root, CONFIG)
     a, b, embedding = factors
-    try:
-        rank = _setting(config, "rank_pattern", module, config.get("r"))
-        alpha = _setting(config, "alpha_pattern", module, config.get("lora_alpha"))
-    except (AttributeError, TypeError, re.error) as error:
-        raise CheckpointError(
-            f"{path}: rank_pattern or alpha_pattern: {error}", "Download the adapter again."
-        ) from error
+    rank, alpha = numbers
     # A rank beyond 2^31 is no rank, and an alpha beyond a float's range no number to Python's division.
     if type(rank) is not int or not 0 < rank < 1 << 31 or type(alpha) not in (int, float) or not abs(alpha) < 1e38:
         raise CheckpointError(f"{path}: r is {rank}, lora_alpha {alpha} for {module}", "Download the adapter again.")
@@ -195,12 +198,28 @@ def _adapted(adapter: Adapter, config: dict[str, Any], module: str, base: Tensor
     return LoraTensor(base, a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), transposed)
 
 
-def _setting(config: dict[str, Any], patterns: str, module: str, default: Any) -> Any:
-    """The value for `module`: of the first pattern that matches the end of its name, as PEFT decides it."""
-    for pattern, value in (config.get(patterns) or {}).items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
-            return value
-    return default
+class _Setting(NamedTuple):
+    """A number that may differ by module: that of the first pattern which matches the end of a module's name, as PEFT
+    decides it."""
+
+    by_pattern: list[tuple[re.Pattern[str], Any]]
+    default: Any
+
+    @classmethod
+    def of(
+        cls, adapter: Adapter, config: dict[str, Any], patterns: str, key: str, modules: Collection[str]
+    ) -> _Setting:
+        given = config.get(patterns) or {}
+        try:
+            if not isinstance(given, dict):
+                raise PatternError("is not an object of patterns")
+            expressions = compiled([rf"(.*\.)?({pattern})$" for pattern in given], modules)
+        except PatternError as error:
+            raise CheckpointError(f"{os.path.join(adapter.root, CONFIG)}: {patterns}: {error}", _MERGE_FIRST) from error
+        return cls(list(zip(expressions, given.values())), config.get(key))
+
+    def value(self, module: str) -> Any:
+        return next((value for pattern, value in self.by_pattern if pattern.match(module)), self.default)
 
 
 def _same_model(name: str, base: Checkpoint) -> bool:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import CheckpointError, shortened
+from ..faults import problem, remedy
 from . import fp8, hub, lora
-from .header import read_header
+from .files import read_json
+from .header import read_header, refuse_too_many
+from .stamp import Stamp, check_unchanged
 from .tensor import TensorInfo
 from .virtual import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_MAX_JSON = 64 << 20  # an index of 100,000 tensors is 10 MB
 
 
 @dataclass
@@ -35,7 +36,8 @@ class Checkpoint:
         revision: the commit, for a Hub id.
         notes: oddities worth one line to the user.
         adapter: the LoRA adapter that was added.
-        headers: SHA-256 of each shard's header.
+        stamps: of each file with weights, by path, from before its header was read.
+        headers: SHA-256 of the header of each of them, by path.
     """
 
     source: str
@@ -47,7 +49,8 @@ class Checkpoint:
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
     adapter: lora.Adapter | None = None
-    headers: list[str] = field(default_factory=list)
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[str]:
@@ -67,6 +70,30 @@ class Checkpoint:
         """The folders and the files that a merge reads."""
         return [self.root, *([self.adapter.root] if self.adapter else []), *self.files]
 
+    def check_unchanged(self) -> None:
+        """To be called when all has been read, before what was made of it is shown to anyone.
+
+        Raises:
+            CheckpointError: a file with weights has been written or replaced since the checkpoint was opened.
+        """
+        check_unchanged(self.stamps)
+
+    def evidence(self) -> list[dict[str, str | int]]:
+        """What stands for the content of each file with weights, in their order, as plain values.
+
+        Without the device, whose number may be another one after a mount.
+        """
+        return [
+            {
+                "path": os.path.realpath(path),
+                "size": self.stamps[path].size,
+                "mtime_ns": self.stamps[path].mtime_ns,
+                "inode": self.stamps[path].inode,
+                "header": self.headers[path],
+            }
+            for path in self.files
+        ]
+
     def identity(self) -> dict[str, Any]:
         """What this model was, for records. `headers` is SHA-256 of its shards' hexadecimal digests in a row."""
         adapter = self.adapter
@@ -76,7 +103,7 @@ class Checkpoint:
             **({"adapter": {"source": adapter.source, "revision": adapter.revision}} if adapter else {}),
             "tensors": len(self.tensors),
             "bytes": self.nbytes,
-            "headers": hashlib.sha256("".join(self.headers).encode()).hexdigest(),
+            "headers": hashlib.sha256("".join(self.headers[path] for path in self.shards).encode()).hexdigest(),
         }
 
     @property
@@ -138,10 +165,11 @@ def _open(given: str) -> Checkpoint:
     model = Checkpoint(given, root, [os.path.join(root, n) for n in names], {}, {}, config, revision)
     for number, name in enumerate(names):
         header = read_header(model.shards[number], number)
-        model.headers.append(header.digest)
+        model.stamps[model.shards[number]], model.headers[model.shards[number]] = header.stamp, header.digest
         if number == 0:
             model.metadata = header.metadata
         _take_tensors(model, name, header.tensors, weight_map)
+        refuse_too_many(len(model.tensors), model.root)
     _check_complete(model, names, weight_map)
     fp8.dequantise(model)
     return model
@@ -183,7 +211,7 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
     try:
         entries = sorted(os.listdir(root))
     except OSError as error:
-        raise CheckpointError(f"{root}: cannot be listed: {error.strerror}") from error
+        raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
     indexes = [n for n in entries if n.endswith(".safetensors.index.json")]
     files = [n for n in entries if n.endswith(".safetensors")]
     if INDEX in indexes:
@@ -219,10 +247,11 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
 
 
 def _read_index(path: str) -> dict[str, str]:
-    index = read_json(path)
+    index = read_json(path, unique=True)
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{path}: has no weight_map", "Download the index again.")
+    refuse_too_many(len(weight_map), path)
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not shard.endswith(".safetensors") or any(c in shard for c in "/\\\0"):
             raise CheckpointError(
@@ -230,21 +259,3 @@ def _read_index(path: str) -> dict[str, str]:
                 "An index names safetensors files beside it and nothing else: do not use this model.",
             )
     return weight_map
-
-
-def read_json(path: str) -> dict[str, Any]:
-    """The JSON object at `path`, which must be a regular file of a sane size."""
-    try:
-        if not os.path.isfile(path):
-            raise CheckpointError(f"{path}: is not a regular file", "Download the model again.")
-        if os.path.getsize(path) > _MAX_JSON:
-            raise CheckpointError(f"{path}: is larger than {_MAX_JSON >> 20} MiB", "That is no model's file.")
-        with open(path, "rb") as file:
-            value = json.load(file)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: is not a JSON object", "Download it again.")
-    return value

@@ -12,6 +12,7 @@ from types import TracebackType
 
 from .. import interrupts, system
 from ..errors import OutputError
+from ..faults import naming, problem, remedy
 
 _WORK_SUFFIX = ".mi-kernels-work"
 _STAGED, _ASIDE, _JOURNAL = "model", "old", "journal"
@@ -42,7 +43,7 @@ class OutputFolder:
 
     def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> None:
         self.given = os.fspath(out)
-        if not self.given or "\0" in self.given:
+        if not self.given or not _can_be(self.given):
             raise OutputError(f"the output {self.given!r} is not a path", "Name the folder to make.")
         self.path = os.path.realpath(self.given)
         parent, name = os.path.split(self.path)
@@ -61,7 +62,7 @@ class OutputFolder:
 
     def protect(self, inputs: Iterable[str]) -> None:
         """Refuses an output that touches one of `inputs`."""
-        for item in inputs:
+        for item in filter(_can_be, inputs):  # opening it refuses what is no path
             real = os.path.realpath(item)
             if real == self.path:
                 raise OutputError(
@@ -71,6 +72,10 @@ class OutputFolder:
                 raise OutputError(f"{self.given}: lies inside the input {item}", "Choose an output outside the inputs.")
             if _within(real, self.path):
                 raise OutputError(f"{self.given}: holds the input {item}", "Choose an output outside the inputs.")
+
+    def holds(self, path: str) -> bool:
+        """Whether `path` is the output or the work folder, or lies in one of them."""
+        return any(path == root or _within(path, root) for root in (self.path, self.work))
 
     def check_target(self) -> None:
         """Refuses what stands at `out`, unless it is an empty folder or a model that may be overwritten."""
@@ -82,7 +87,10 @@ class OutputFolder:
             return
         if not os.path.isdir(self.path):
             raise OutputError(f"{self.given}: exists and is not a folder", "Choose another output.")
-        present = os.listdir(self.path)
+        try:
+            present = os.listdir(self.path)
+        except OSError as error:
+            raise OutputError(f"{self.given}: cannot be listed: {problem(error)}", remedy(error)) from error
         if not present:
             return
         if not self._overwrite:
@@ -124,9 +132,7 @@ class OutputFolder:
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, OSError):
-                raise OutputError(
-                    f"{self.given}: cannot be made: {error.strerror}", "Choose a place you may write to."
-                ) from error
+                raise OutputError(f"{self.given}: cannot be made: {problem(error)}", remedy(error)) from error
             raise
         return self
 
@@ -138,13 +144,24 @@ class OutputFolder:
         os.makedirs(parent, exist_ok=True)
         while not self._acquire():
             pass
-        aside = os.path.join(self.work, _ASIDE)
-        if os.path.isdir(aside) and not os.path.lexists(self.path):  # killed between two of `_exchange`'s renames
-            os.rename(aside, self.path)
+        self._restore()
         if not _is_folder(self.staged):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.staged)
             os.mkdir(self.staged)
+
+    def _restore(self) -> None:
+        """Puts an old model back that `_exchange` left aside: it was killed, or failed and could not undo it."""
+        aside = os.path.join(self.work, _ASIDE)
+        if not os.path.isdir(aside) or os.path.lexists(self.path):
+            return
+        try:
+            os.rename(aside, self.path)
+        except OSError as error:
+            raise OutputError(
+                f"{self.given}: the old model is in {aside} and cannot be put back: {problem(error)}",
+                "Rename it yourself, or run the command again.",
+            ) from error
 
     def _acquire(self) -> bool:
         """Locks the work folder. False when it went away meanwhile, with the process that had it."""
@@ -153,6 +170,15 @@ class OutputFolder:
             os.mkdir(self.work)
         except FileExistsError:
             found = True
+        try:
+            return self._take(found)
+        except OSError:
+            if not found:
+                with contextlib.suppress(OSError):  # another process may have taken it
+                    os.rmdir(self.work)
+            raise
+
+    def _take(self, found: bool) -> bool:
         lock = os.open(self.work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not _lock(lock):
@@ -168,7 +194,7 @@ class OutputFolder:
             return current
         finally:
             if self._lock != lock:
-                os.close(lock)
+                _close(lock)
 
     def prepare(self, finished: Collection[str] = ()) -> None:
         """Takes the work folder over: removes what a killed process left in it, but for `finished` and the journal.
@@ -184,8 +210,9 @@ class OutputFolder:
 
     def write_file(self, name: str, content: bytes) -> None:
         """A small file of the model, synced."""
-        fd = os.open(os.path.join(self.staged, name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        with open(fd, "wb") as file:
+        path = os.path.join(self.staged, name)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        with naming(path), open(fd, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(fd)
@@ -238,13 +265,13 @@ class OutputFolder:
                     self._remove_work(kind is not None)
             finally:
                 if self._lock >= 0:
-                    os.close(self._lock)
-                    self._lock = -1
+                    lock, self._lock = self._lock, -1
+                    _close(lock)
             if not self.published:
                 self._remove_parents()
 
     def clean(self) -> None:
-        """Removes what is in the work folder (the old model, for one), but for the journal.
+        """Removes what is in the work folder (the old model, for one), but for the journal, as far as possible.
 
         The journal goes last of all: until then the same command knows what it finds.
 
@@ -255,12 +282,14 @@ class OutputFolder:
             _clear(self.work, {_JOURNAL})
 
     def _remove_work(self, failed: bool) -> None:
-        if failed:  # what ended the merge is what the user should read
-            shutil.rmtree(self.work, ignore_errors=True)
-            return
-        self.clean()
-        with self._naming_what_stays():
-            shutil.rmtree(self.work)
+        self._restore()
+        try:
+            self.clean()
+            with self._naming_what_stays():
+                _remove_folder(self.work)
+        except OutputError:
+            if not failed:  # else what ended the merge is what the user should read
+                raise
 
     @contextlib.contextmanager
     def _naming_what_stays(self) -> Iterator[None]:
@@ -268,17 +297,18 @@ class OutputFolder:
             yield
         except OSError as error:
             raise OutputError(
-                f"{self.given}: is complete, but {self.work} cannot be removed: {error.strerror}", "Remove it yourself."
+                f"{self.given}: is made and whole, but {self.work} cannot be removed: {problem(error)}",
+                "Remove it yourself, or run the same command again.",
             ) from error
 
     def _remove_parents(self) -> None:
         if self._made_parent is None:
             return
         folder = os.path.dirname(self.path)
-        with contextlib.suppress(OSError):
-            while _within(folder, self._made_parent) or folder == self._made_parent:
+        while _within(folder, self._made_parent) or folder == self._made_parent:
+            with contextlib.suppress(OSError):  # others use it by now; or it was the one that could not be made
                 os.rmdir(folder)
-                folder = os.path.dirname(folder)
+            folder = os.path.dirname(folder)
 
 
 def _lock(fd: int) -> bool:
@@ -288,6 +318,19 @@ def _lock(fd: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # a file system without locks: go on without
     return True
+
+
+def _close(lock: int) -> None:
+    with contextlib.suppress(OSError):  # it was only locked
+        os.close(lock)
+
+
+def _can_be(path: str) -> bool:
+    """Whether a file can have this name."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # a lone surrogate
+        return False
 
 
 def _within(inner: str, outer: str) -> bool:
@@ -300,15 +343,36 @@ def _is_folder(path: str) -> bool:
 
 def _remove(path: str) -> None:
     if _is_folder(path):
-        shutil.rmtree(path)
+        _remove_folder(path)
     else:
         os.unlink(path)
 
 
+def _remove_folder(path: str) -> None:
+    """As far as possible.
+
+    Raises:
+        OSError: some of it stays; what kept the first file of that from being removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        if os.path.lexists(path):
+            raise
+
+
 def _clear(folder: str, kept: Collection[str]) -> None:
+    """Removes what is in `folder`, but for `kept`, as far as possible; raises as `_remove_folder`."""
+    first: OSError | None = None
     for name in os.listdir(folder):
         if name not in kept:
-            _remove(os.path.join(folder, name))
+            try:
+                _remove(os.path.join(folder, name))
+            except OSError as error:
+                first = first or error
+    if first is not None:
+        raise first
 
 
 def _exchange(one: str, other: str, aside: str) -> None:
@@ -321,4 +385,5 @@ def _exchange(one: str, other: str, aside: str) -> None:
     except BaseException:
         os.rename(aside, other)
         raise
-    os.rename(aside, one)
+    with contextlib.suppress(OSError):  # it is as well where it is
+        os.rename(aside, one)

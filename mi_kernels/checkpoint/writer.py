@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from ..errors import OutputError
+from ..faults import naming
 from ..system import PAGE, preallocate
 
 _DIRECT = getattr(os, "O_DIRECT", 0)  # not on macOS
@@ -36,8 +37,10 @@ class ShardFile:
             self._check_may_buffer()
             self._direct = False
             self._fd = os.open(path, flags, 0o666)
+        self._path = path
         try:
-            preallocate(self._fd, size)
+            with naming(path):
+                preallocate(self._fd, size)
         except OSError:
             self.abandon()
             raise
@@ -51,31 +54,33 @@ class ShardFile:
         """Writes all of `data` at `offset`. Data reaching beyond the file's end is cut off by `close`."""
         while len(data):
             try:
-                written = os.pwrite(self._fd, data, offset)
+                with naming(self._path):
+                    written = os.pwrite(self._fd, data, offset)
             except OSError as error:
                 if error.errno != errno.EINVAL or not self._direct:
                     raise
                 self._leave_direct()  # some file systems accept the flag and refuse the write
                 continue
             if written == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise OSError(errno.EIO, os.strerror(errno.EIO), self._path)
             data, offset = data[written:], offset + written
             if len(data) and written % PAGE and self._direct:
                 self._leave_direct()  # a short write left us unaligned
 
     def close(self, sync: Callable[[int], None] = os.fsync) -> None:
         """Sets the exact size, makes the file durable and closes it."""
-        try:
-            os.ftruncate(self._fd, self._size)
-            sync(self._fd)
-        finally:
-            self.abandon()
+        with naming(self._path):
+            try:
+                os.ftruncate(self._fd, self._size)
+                sync(self._fd)
+            finally:
+                self.abandon()
 
     def abandon(self) -> None:
         """Closes without any of it; harmless when closed already."""
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # first: closing may fail, and closes all the same
+            os.close(fd)
 
     def _check_may_buffer(self) -> None:
         if self._io == "direct":

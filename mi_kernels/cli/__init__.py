@@ -13,6 +13,7 @@ from typing import Any
 
 from .._version import __version__
 from ..errors import MIKernelsError, printable
+from ..faults import problem, remedy
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"mi-kernels: {printable(str(error))}", file=sys.stderr)
+        print(f"mi-kernels: {printable(_described(error))}", f"  {remedy(error)}", sep="\n", file=sys.stderr)
         return 2
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _described(error: OSError) -> str:
+    return f"{os.fsdecode(error.filename)}: {problem(error)}" if error.filename else problem(error)
 
 
 class _Terminated(BaseException):
@@ -61,7 +66,7 @@ class _Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\d")
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        self.exit(2, f"mi-kernels: {message}\n  See `{self.prog} --help`.\n")
+        self.exit(2, f"mi-kernels: {printable(message)}\n  See `{self.prog} --help`.\n")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,10 +8,13 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..errors import printable
+from ..errors import printable, shortened
+from ..methods import MAX_MODELS
 from ..names import MODULES, OTHER, layer_count, places
 from ..sidefiles import read_record
 from .values import show_bytes
+
+_WIDEST = 10_000  # characters of a line: the record may come from anywhere
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,7 +66,7 @@ def _record_lines(record: dict[str, Any]) -> list[str]:
     models = [record.get(key) for key in ("base", "instruct", "thinking")]
     models += record["models"] if isinstance(record.get("models"), list) else []
     named = [str(m["source"]) for m in models if isinstance(m, dict) and "source" in m]
-    return ["", f"made by mi_kernels {version} from {', '.join(named)}", f"  {summary}"]
+    return ["", f"made by mi_kernels {version} from {shortened(named, MAX_MODELS)}", f"  {summary}"]
 
 
 def describe(summary: dict[str, Any]) -> str:
@@ -85,4 +88,4 @@ def describe(summary: dict[str, Any]) -> str:
         )
     if s["merged"]:
         lines += _record_lines(s["merged"])
-    return "\n".join(printable(line) for line in [*lines, *(f"note: {note}" for note in s["notes"])])
+    return "\n".join(printable(line, _WIDEST) for line in [*lines, *(f"note: {note}" for note in s["notes"])])

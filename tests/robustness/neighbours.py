@@ -93,7 +93,9 @@ class Stage:
         if found == self.whole:
             row.add("survived")
         elif self.world.out.exists():
-            row.add("wrong", f"{what}: OUT holds {len(found)} of {len(self.whole)} files or other bytes, status {status}")
+            row.add(
+                "wrong", f"{what}: OUT holds {len(found)} of {len(self.whole)} files or other bytes, status {status}"
+            )
         elif status < 0:
             row.add("survived")  # killed before it made anything
         else:

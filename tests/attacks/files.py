@@ -1,0 +1,229 @@
+"""Attacks by what a file is: links, loops, devices, FIFOs, sockets, files of a gigabyte, pickles."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mi_kernels.checksum_record import NAME as CHECKSUMS
+
+from .case import INDEX, MODEL, SHARDS, SINGLE, Family, Scene, shard
+from .indexes import indexed
+
+FAMILY = Family("file")
+_GIGABYTE = 1 << 30
+
+
+def _fifo(path: Path, scene: Scene) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path, scene: Scene) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        # The path of a socket may be a hundred bytes long, and a temporary folder's is longer on some systems.
+        here = os.open(path.parent, os.O_RDONLY)
+        try:
+            server.bind(f"/proc/self/fd/{here}/{path.name}")
+        finally:
+            os.close(here)
+
+
+def _sparse(path: Path, scene: Scene) -> None:
+    path.touch()
+    os.truncate(path, _GIGABYTE)
+
+
+KINDS: dict[str, Callable[[Path, Scene], object]] = {
+    "fifo": _fifo,
+    "socket": _socket,
+    "folder": lambda path, scene: path.mkdir(),
+    "dev_zero": lambda path, scene: path.symlink_to("/dev/zero"),
+    "dev_random": lambda path, scene: path.symlink_to("/dev/random"),
+    "dev_stdin": lambda path, scene: path.symlink_to("/dev/stdin"),
+    "proc_mem": lambda path, scene: path.symlink_to("/proc/self/mem"),
+    "loop": lambda path, scene: path.symlink_to(path.name),
+    "loop_of_two": lambda path, scene: (
+        path.symlink_to(f"{path.name}.2"),
+        path.with_name(f"{path.name}.2").symlink_to(path.name),
+    ),
+    "dangling": lambda path, scene: path.symlink_to("../../blobs/none"),
+    "gigabyte": _sparse,
+    "secret": lambda path, scene: path.symlink_to(scene.secret),
+}
+_READ = (SINGLE, INDEX, "config.json", "tokenizer.json", "chat_template.jinja", "LICENSE")
+
+
+def _becomes(scene: Scene, name: str, kind: str) -> None:
+    if name == INDEX:
+        indexed(scene)
+    path = scene.b / name
+    path.unlink(missing_ok=True)
+    KINDS[kind](path, scene)
+
+
+for _kind in KINDS:
+    for _file in _READ:
+        # A folder that is called like a small file is none, and is left where it is.
+        _other = _kind == "folder" and _file not in (SINGLE, INDEX, "config.json")
+        FAMILY.add(
+            f"{_file}_is_{_kind}",
+            lambda scene, name=_file, kind=_kind: _becomes(scene, name, kind),
+            *(() if _other else (_file,)),
+            harmless=_other,
+            looks=_kind == "secret" and _file in (SINGLE, INDEX, "config.json"),
+        )
+    FAMILY.add(
+        f"mi_kernels.json_is_{_kind}",
+        lambda scene, kind=_kind: _becomes(scene, "mi_kernels.json", kind),
+        "mi_kernels.json",
+        command="inspect",
+        ours=True,
+        looks=_kind == "secret",
+    )
+    if _kind != "secret":  # where the checksums are wrong, verify says so and has another status
+        FAMILY.add(
+            f"{CHECKSUMS}_is_{_kind}",
+            lambda scene, kind=_kind: _becomes(scene, CHECKSUMS, kind),
+            CHECKSUMS,
+            command="verify",
+            ours=True,
+        )
+    if _kind != "secret":  # a recipe is the user's own, and may lie anywhere
+        FAMILY.add(
+            f"recipe_is_{_kind}",
+            lambda scene, kind=_kind: (scene.recipe.unlink(), KINDS[kind](scene.recipe, scene)),
+            "recipe.yml",
+            command="merge",
+        )
+
+
+@FAMILY.attack("in", "MiB")
+def small_files_that_add_up(scene: Scene) -> None:
+    for number in range(20):
+        (scene.b / f"{number}.json").touch()
+        os.truncate(scene.b / f"{number}.json", 200 << 20)
+
+
+def _hub_cache(scene: Scene) -> None:
+    """b as a snapshot of the Hub's cache: every file a link into blobs."""
+    blobs = scene.root / "in" / "models--org--b" / "blobs"
+    blobs.mkdir(parents=True)
+    (scene.b / "tokenizer.json").write_text("{}")
+    snapshot = blobs.parent / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted(scene.b.iterdir())):
+        path.rename(blobs / f"{number:064x}")
+        (snapshot / path.name).symlink_to(f"../../blobs/{number:064x}")
+    scene.b.rmdir()
+    scene.b.symlink_to(snapshot)
+
+
+FAMILY.add("hub_cache", _hub_cache, harmless=True)
+
+
+@FAMILY.attack(harmless=True)
+def hub_cache_linked_file_by_file(scene: Scene) -> None:
+    """As huggingface_hub laid out a local folder until 0.23."""
+    _hub_cache(scene)
+    snapshot = scene.b.resolve()
+    scene.b.unlink()
+    scene.b.mkdir()
+    for path in snapshot.iterdir():
+        (scene.b / path.name).symlink_to(path.resolve())
+
+
+@FAMILY.attack("tokenizer.json", "link")
+def hub_cache_with_a_link_out(scene: Scene) -> None:
+    _hub_cache(scene)
+    link = scene.b.resolve() / "tokenizer.json"
+    link.unlink()
+    link.symlink_to("../../../../secret/secret.txt")
+
+
+@FAMILY.attack("tokenizer.json", "link")
+def hub_cache_whose_blob_is_a_link_out(scene: Scene) -> None:
+    _hub_cache(scene)
+    blob = (scene.b / "tokenizer.json").resolve()
+    blob.unlink()
+    blob.symlink_to(scene.secret)
+
+
+@FAMILY.attack("tokenizer.json", "link")
+def link_through_a_linked_folder(scene: Scene) -> None:
+    (scene.b / "sub").symlink_to(scene.secret.parent)
+    (scene.b / "tokenizer.json").symlink_to("sub/secret.txt")
+
+
+FAMILY.add(
+    "link_within_the_folder",
+    lambda s: ((s.b / "real.bin").write_text("{}"), (s.b / "tokenizer.json").symlink_to("real.bin")),
+    harmless=True,
+)
+FAMILY.add("link_of_the_folder", lambda s: (s.b.rename(s.disk / "b"), s.b.symlink_to(s.disk / "b")), harmless=True)
+FAMILY.add(
+    "shard_on_another_disk",
+    lambda s: ((s.b / SINGLE).rename(s.disk / "w"), (s.b / SINGLE).symlink_to(s.disk / "w")),
+    harmless=True,
+)
+
+
+@FAMILY.attack(harmless=True)
+def one_file_as_two_shards(scene: Scene) -> None:
+    indexed(scene)
+    (scene.b / SHARDS[1]).unlink()
+    (scene.b / SHARDS[0]).write_bytes(shard(MODEL))
+    (scene.b / SHARDS[1]).symlink_to(SHARDS[0])
+
+
+def _out_is(scene: Scene, link: Callable[[Path], object]) -> None:
+    link(scene.out)
+
+
+FAMILY.add("out_is_a_link_to_an_input", lambda s: s.out.symlink_to(s.b), "out", "input")
+FAMILY.add("out_is_a_link_to_nothing", lambda s: s.out.symlink_to(s.root / "marker"), "out")
+FAMILY.add("out_is_a_hard_link_to_a_shard", lambda s: os.link(s.b / SINGLE, s.out), "out")
+FAMILY.add("out_is_a_fifo", lambda s: os.mkfifo(s.out), "out")
+FAMILY.add(
+    "work_folder_is_a_link",
+    lambda s: s.out.with_name(".out.mi-kernels-work").symlink_to(s.secret.parent),
+    "out",
+    ours=True,
+)
+
+
+class _Runs:
+    """Unpickled, it makes the file `marker`."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def _pickled(scene: Scene) -> bytes:
+    return pickle.dumps(_Runs(scene.marker))
+
+
+for _file in ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl", "consolidated.00.pth"):
+    FAMILY.add(
+        f"pickle_alone_{_file}",
+        lambda s, name=_file: ((s.b / name).write_bytes(_pickled(s)), (s.b / SINGLE).unlink()),
+        _file,
+        "pickle",
+    )
+FAMILY.add("pickle_called_safetensors", lambda s: s.weights(s.b, _pickled(s)), SINGLE)
+FAMILY.add("pickle_beside", lambda s: (s.b / "pytorch_model.bin").write_bytes(_pickled(s)), harmless=True)
+FAMILY.add("pickle_as_config", lambda s: (s.b / "config.json").write_bytes(_pickled(s)), "config.json")
+FAMILY.add(
+    "code_beside",
+    lambda s: [
+        (s.b / name).write_text(f"import os; os.mkdir({str(s.marker)!r})")
+        for name in ("modeling_own.py", "conftest.py", "sitecustomize.py", "json.py", "numpy.py", "setup.py")
+    ],
+    harmless=True,
+)

@@ -1,0 +1,157 @@
+"""Attacks in an index: where its names lead, what it repeats, how much it names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .case import INDEX, MODEL, SHARDS, SINGLE, Family, Scene, shard
+
+FAMILY = Family("index")
+HEAD = "lm_head.weight"
+
+
+def indexed(scene: Scene, weight_map: object = None, **others: object) -> None:
+    """b as two shards like a, with `weight_map` in place of the right one."""
+    (scene.b / SINGLE).unlink()
+    for file in (*SHARDS, INDEX):
+        (scene.b / file).write_bytes((scene.a / file).read_bytes())
+    if weight_map is not None or others:
+        scene.write_index(scene.b, good(scene) if weight_map is None else weight_map, **others)
+
+
+def good(scene: Scene) -> dict[str, Any]:
+    weight_map: dict[str, Any] = json.loads((scene.a / INDEX).read_text())["weight_map"]
+    return weight_map
+
+
+def head_in(scene: Scene, place: object) -> None:
+    """The shard that holds the head is copied to `root / "secret"`; the index says that it is at `place`."""
+    (scene.secret.parent / "w.safetensors").write_bytes((scene.a / SHARDS[0]).read_bytes())
+    weight_map = {name: place if file == SHARDS[0] else file for name, file in good(scene).items()}
+    indexed(scene, weight_map)
+
+
+PLACES: dict[str, object] = {
+    "up": "../../secret/w.safetensors",
+    "up_in_the_middle": "x/../../../secret/w.safetensors",
+    "other_model": "../a/model-00001-of-00002.safetensors",
+    "dot": "./model-00001-of-00002.safetensors",
+    "subfolder": "sub/w.safetensors",
+    "windows_up": "..\\..\\secret\\w.safetensors",
+    "windows_drive": "C:\\secret\\w.safetensors",
+    "nul": "w\0.safetensors",
+    "empty": "",
+    "dots": "..",
+    "a_folder": "sub/",
+    "config": "config.json",
+    "device": "/dev/zero",
+    "pickle": "pytorch_model.bin",
+    "url": "https://example.org/w.safetensors",
+    "file_url": "file:///etc/passwd#.safetensors",
+    "a_number": 5,
+    "null": None,
+    "true": True,
+    "a_list": [SHARDS[0]],
+    "an_object": {"file": SHARDS[0]},
+    "1_mb_long": "w" * 1_000_000 + ".bin",
+}
+for _name, _place in PLACES.items():
+    FAMILY.add(f"place_{_name}", lambda scene, place=_place: head_in(scene, place), INDEX, "not the name")
+FAMILY.add("place_absolute", lambda s: head_in(s, str(s.secret.with_name("w.safetensors"))), INDEX, "not the name")
+
+MISSING: dict[str, str] = {
+    "lone_surrogate": "w\ud800.safetensors",
+    "escaped_byte": "w\udcff.safetensors",
+    "too_long_for_a_file": "w" * 1000 + ".safetensors",
+    "terminal_escapes": "\x1b[2J\x9b.safetensors",
+    "tilde": "~root.safetensors",
+    "variable": "$HOME.safetensors",
+    "glob": "*.safetensors",
+    "only_an_extension": ".safetensors",
+    "not_there": "model-00003-of-00002.safetensors",
+}
+for _name, _place in MISSING.items():
+    FAMILY.add(f"place_{_name}", lambda scene, place=_place: head_in(scene, place), ".safetensors")
+
+MAPS: dict[str, object] = {
+    "map_a_list": [HEAD],
+    "map_text": "model.safetensors",
+    "map_a_number": 1,
+    "map_empty": {},
+    "map_nested": {HEAD: {HEAD: {HEAD: SHARDS[0]}}},
+}
+for _name, _map in MAPS.items():
+    FAMILY.add(_name, lambda scene, weight_map=_map: indexed(scene, weight_map), INDEX)
+
+TEXTS: dict[str, bytes] = {
+    "empty_file": b"",
+    "json_broken": b'{"weight_map": {',
+    "json_not_utf8": b'{"weight_map": {"\xff": "model.safetensors"}}',
+    "json_nested": b"[" * 1_000_000,
+    "json_nested_900": b'{"weight_map": ' + b"[" * 900 + b"]" * 900 + b"}",
+    "json_nested_in_metadata": b'{"metadata": ' + b"[" * 500 + b"]" * 500 + b', "weight_map": {"w": "x.safetensors"}}',
+    "json_a_number_of_5000_digits": b'{"metadata": {"total_size": ' + b"9" * 5000 + b"}}",
+}
+for _name, _text in TEXTS.items():
+    FAMILY.add(_name, lambda s, text=_text: (indexed(s), (s.b / INDEX).write_bytes(text)), INDEX)
+
+
+def _two_maps(scene: Scene) -> None:
+    text = json.dumps(good(scene))
+    indexed(scene)
+    (scene.b / INDEX).write_text(f'{{"weight_map": {{"w": "x.safetensors"}}, "weight_map": {text}}}')
+
+
+def _two_places(scene: Scene) -> None:
+    text = json.dumps(good(scene))
+    indexed(scene)
+    (scene.b / INDEX).write_text(f'{{"weight_map": {{"{HEAD}": "{SHARDS[1]}", {text[1:]}}}')
+
+
+FAMILY.add("map_given_twice", _two_maps, INDEX, "twice")
+FAMILY.add("tensor_given_two_places", _two_places, INDEX, HEAD, "twice")
+
+
+@FAMILY.attack(INDEX, "tensors")
+def a_million_shards(scene: Scene) -> None:
+    indexed(scene, {f"w{i}": f"{i}.safetensors" for i in range(1_000_000)})
+
+
+@FAMILY.attack(INDEX, "tensors")
+def a_million_names_in_one_shard(scene: Scene) -> None:
+    indexed(scene, {**good(scene), **{f"w{i}": SHARDS[0] for i in range(1_000_000)}})
+
+
+FAMILY.add("total_size_lies", lambda s: indexed(s, metadata={"total_size": -1}), harmless=True)
+FAMILY.add("total_size_is_text", lambda s: indexed(s, metadata={"total_size": "\x1b[2J"}), harmless=True)
+FAMILY.add("metadata_is_a_list", lambda s: indexed(s, metadata=[1]), harmless=True)
+FAMILY.add("name_absent", lambda s: indexed(s, {**good(s), "w": SHARDS[0]}), SHARDS[0], "lacks w")
+FAMILY.add("name_hostile", lambda s: indexed(s, {**good(s), "\x1b[2J\nok\ud800": SHARDS[0]}), SHARDS[0], "lacks")
+FAMILY.add("name_of_1_mb_in_a_bad_place", lambda s: indexed(s, {**good(s), "n" * 1_000_000: "../x.safetensors"}), INDEX)
+FAMILY.add(
+    "shards_swapped",
+    lambda s: indexed(s, {n: SHARDS[1 - SHARDS.index(f)] for n, f in good(s).items()}),
+    "lacks",
+)
+
+
+@FAMILY.attack(SHARDS[1], "not a regular file")
+def shard_is_a_folder(scene: Scene) -> None:
+    indexed(scene)
+    (scene.b / SHARDS[1]).unlink()
+    (scene.b / SHARDS[1]).mkdir()
+
+
+@FAMILY.attack(SINGLE, INDEX)
+def a_second_model_beside(scene: Scene) -> None:
+    indexed(scene)
+    (scene.b / SINGLE).write_bytes(shard(MODEL))
+
+
+@FAMILY.attack("several indexes")
+def a_second_index_beside(scene: Scene) -> None:
+    indexed(scene)
+    for name in ("x", "y"):
+        (scene.b / f"{name}.safetensors.index.json").write_bytes((scene.b / INDEX).read_bytes())
+    (scene.b / INDEX).unlink()

@@ -1,0 +1,227 @@
+"""What is fuzzed: functions of bytes that return nothing, and raise nothing but for a fault."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from mi_kernels.checkpoint import Checkpoint, fp8, lora
+from mi_kernels.checkpoint.files import parse_json
+from mi_kernels.checkpoint.header import read_header
+from mi_kernels.checkpoint.model import open_checkpoint
+from mi_kernels.checkpoint.tensor import ITEM_SIZE, TensorInfo
+from mi_kernels.checkpoint.virtual import LoraTensor, ScaledTensor
+from mi_kernels.checksum_record import NAME as CHECKSUMS
+from mi_kernels.checksum_record import Record, mended
+from mi_kernels.cli.values import parse_count, parse_lams, parse_size
+from mi_kernels.errors import MIKernelsError
+from mi_kernels.journal import read as read_journal
+from mi_kernels.lam import checked_lam
+from mi_kernels.masks import parse_layers, parse_modules
+from mi_kernels.merge_recipe import MergeRecipe, load
+from mi_kernels.names import places
+
+from ..attacks.case import INDEX, MODEL, SHARDS, raw, shard
+
+NAMES = list(MODEL)
+_UP = "model.layers.0.mlp.up_proj"
+
+
+@contextlib.contextmanager
+def _refusal() -> Any:
+    """Any refusal is fine, and is two short lines."""
+    try:
+        yield
+    except MIKernelsError as error:
+        lines = str(error).splitlines()
+        assert 1 <= len(lines) <= 2, lines
+        assert all(line.isprintable() and len(line) < 5000 for line in lines), lines
+
+
+@cache
+def _folder() -> str:
+    """A folder for the inputs of this process, in memory where there is such a place."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    return tempfile.mkdtemp(prefix="fuzz-", dir=memory)
+
+
+def _write(name: str, data: bytes) -> str:
+    path = os.path.join(_folder(), name)
+    with open(path, "wb") as file:
+        file.write(data)
+    return path
+
+
+def header(data: bytes) -> None:
+    """A shard. What is accepted is what the safetensors library reads, and every byte of data has one owner."""
+    from safetensors import safe_open
+
+    data = _whole(data)
+    path = _write("x.safetensors", data)
+    with _refusal():
+        found = read_header(path, 0)
+        with safe_open(path, framework="numpy") as file:
+            assert sorted(t.name for t in found.tensors) == sorted(file.keys())
+            for t in found.tensors:
+                part = file.get_slice(t.name)
+                assert (t.dtype, list(t.shape)) == (part.get_dtype(), part.get_shape())
+        assert found.stamp.size == len(data)
+        assert all(isinstance(k, str) and isinstance(v, str) for k, v in found.metadata.items())
+        _check_ranges(found.tensors, data)
+
+
+def _whole(data: bytes) -> bytes:
+    """A bare header gets its length and as much data as it speaks of: few mutations hit upon both."""
+    if not data.startswith(b"{"):
+        return data
+    ends = [int(n) for n in re.findall(rb",\s*(\d{1,4})\s*\]", data)]
+    return raw(data, bytes(max(ends, default=0)))
+
+
+def _check_ranges(tensors: list[TensorInfo], data: bytes) -> None:
+    end = 8 + int.from_bytes(data[:8], "little")
+    for t in tensors:
+        assert t.begin == end
+        assert t.end >= t.begin
+        assert t.nbytes == t.elements * ITEM_SIZE[t.dtype] if t.dtype in ITEM_SIZE else True
+        end = t.end
+    assert end == len(data)
+
+
+def index(data: bytes) -> None:
+    """An index beside two good shards. What is accepted names each of their tensors, and no file elsewhere."""
+    if not os.path.exists(os.path.join(_folder(), "m", INDEX)):
+        os.makedirs(os.path.join(_folder(), "m"), exist_ok=True)
+        for i, name in enumerate(SHARDS):
+            _write(os.path.join("m", name), shard({n: MODEL[n] for n in NAMES[i::2]}))
+    _write(os.path.join("m", INDEX), data)
+    root = os.path.join(_folder(), "m")
+    with _refusal():
+        model = open_checkpoint(root)
+        assert all(os.path.dirname(path) == root for path in model.shards)
+        assert {t.name for t in model.tensors.values()} <= set(NAMES)
+
+
+def json(data: bytes) -> None:
+    """The JSON of a small file: what is accepted can be written again, and has the same value."""
+    import json as library
+
+    with _refusal():
+        value = parse_json(data, "config.json", unique=True)
+        assert repr(library.loads(library.dumps(value))) == repr(value)
+
+
+def recipe(data: bytes) -> None:
+    """A recipe or a mergekit configuration, down to the parameters of every tensor."""
+    path = _write("recipe.yml", data)
+    with _refusal():
+        found = load(path)
+        _use(found)
+
+
+mergekit = recipe
+
+
+def _use(found: MergeRecipe) -> None:
+    where = places(NAMES)
+    if found.pair is not None:
+        weights = found.pair.weights(NAMES)
+        assert list(weights) == NAMES
+        assert found.pair.extrapolate or all(0 <= w <= 1 for w in weights.values())
+        return
+    for name in NAMES:
+        p = found.parameters(name, where[name], 2)
+        assert len(p.weights) == len(found.models)
+        assert all(isinstance(w, float) and abs(w) <= 3.5e38 for w in (*p.weights, *p.densities, p.scale))
+
+
+def adapter(data: bytes) -> None:
+    """An adapter_config.json beside good factors: what is accepted is a LoRA that fits."""
+    factors = {
+        f"base_model.model.{_UP}.lora_A.weight": ("F32", (2, 4)),
+        f"base_model.model.{_UP}.lora_B.weight": ("F32", (6, 2)),
+    }
+    if not os.path.exists(os.path.join(_folder(), lora.WEIGHTS)):
+        _write(lora.WEIGHTS, shard(factors))
+    root = _folder()
+    with _refusal():
+        given = lora.Adapter("adapter", root, None)
+        found = lora.attach(_model({}), given, parse_json(data, lora.CONFIG), "base+adapter")
+        adapted = found.tensors[f"{_UP}.weight"]
+        assert isinstance(adapted, LoraTensor)
+        assert adapted.rank == 2
+        assert isinstance(adapted.scale, float)
+
+
+def fp8_config(data: bytes) -> None:
+    """A config.json of a model with an FP8 weight: what is dequantised has as many scales as its blocks."""
+    with _refusal():
+        model = _model(parse_json(data, "config.json"))
+        model.tensors[f"{_UP}.weight"] = TensorInfo(f"{_UP}.weight", "F8_E4M3", (6, 4), 0, 0, 24)
+        model.tensors[f"{_UP}.weight_scale_inv"] = TensorInfo(f"{_UP}.weight_scale_inv", "F32", (3, 2), 0, 24, 48)
+        fp8.dequantise(model)
+        fp8.refuse_quantised(model)
+        found = model.tensors[f"{_UP}.weight"]
+        if isinstance(found, ScaledTensor):
+            assert [-(-n // b) for n, b in zip((6, 4), found.block)] == [3, 2]
+            assert f"{_UP}.weight_scale_inv" not in model.tensors
+        assert isinstance(model.tied, bool)
+
+
+def _model(config: dict[str, Any]) -> Checkpoint:
+    tensors: dict[str, Any] = {n: TensorInfo(n, d, s, 0, 0, 0) for n, (d, s) in MODEL.items()}
+    return Checkpoint("base", "base", ["base/x.safetensors"], tensors, {}, config)
+
+
+def masks(data: bytes) -> None:
+    """Text of the command line: layers, modules, lam, sizes."""
+    text = data.decode(errors="surrogateescape")
+    where = list(places(NAMES).values())
+    with _refusal():
+        assert parse_layers(text, 36) <= set(range(36))
+    with _refusal():
+        assert parse_modules(text, where)
+    with _refusal():
+        assert all(0 <= checked_lam(v) <= 1 for v in parse_lams(text))
+    with _refusal():
+        checked_lam(text)
+    with _refusal():
+        assert (parse_size(text, "--size") or 0) >= 0
+    with _refusal():
+        assert isinstance(parse_count(text, "--threads"), int)
+
+
+def checksums(data: bytes) -> None:
+    """A record of checksums: what is accepted can be written again, and is the same record."""
+    wrong = mended(data)
+    assert wrong is None or wrong.content is None or mended(wrong.content) is None
+    with _refusal():
+        found = Record.decode(data, CHECKSUMS)
+        assert Record.decode(found.encode(), CHECKSUMS) == found
+
+
+def journal(data: bytes) -> None:
+    """What a killed merge left, or a disk made of it: it counts up to where it is torn."""
+    state = read_journal(_write("journal", data))
+    assert 0 <= state.length <= len(data)
+    again = read_journal(_write("journal", data[: state.length]))
+    assert again == state
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "header": header,
+    "index": index,
+    "json": json,
+    "recipe": recipe,
+    "mergekit": mergekit,
+    "adapter": adapter,
+    "fp8": fp8_config,
+    "masks": masks,
+    "checksums": checksums,
+    "journal": journal,
+}

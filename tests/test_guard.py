@@ -1,0 +1,327 @@
+"""Mapped inputs that shrink, change or cannot be read while they are merged: refused, never the end of a process."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_kernels import CheckpointError, _cpu, lerp_checkpoint, merge_checkpoint, similarity
+from mi_kernels.checkpoint.mapped import MappedFile
+from mi_kernels.checkpoint.tensor import TensorInfo
+from mi_kernels.inputs import Inputs
+
+from .checks import World, snapshot
+from .models import assert_same_tensors, bits, load, merge_reference, random_bits
+
+PAGE = mmap.PAGESIZE
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+def world_of(root: Path, elements: int = 20_000) -> World:
+    """Two shards of some pages each, in many tensors."""
+    a, b = (
+        {f"model.layers.0.mlp.{i}.weight": random_bits((elements,), torch.bfloat16, seed + i) for i in range(6)}
+        for seed in (1, 100)
+    )
+    return World(root, a, b)
+
+
+def lerp(world: World) -> None:
+    lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, progress=False, max_memory=8 * PAGE, threads=2)
+
+
+def ties(world: World) -> None:
+    recipe = {
+        "method": "ties",
+        "base": str(world.instruct),
+        "models": [str(world.thinking)],
+        "density": 0.5,
+    }
+    merge_checkpoint(recipe, world.out, progress=False)
+
+
+def compare(world: World) -> None:
+    similarity(world.instruct, world.thinking, progress=False)
+
+
+def at_operand(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[], object]) -> None:
+    """Runs `change` when the kernels are about to be given their operand of that number."""
+    calls, real = itertools.count(), Inputs.operand
+
+    def operand(self: Inputs, *arguments: object) -> object:
+        if next(calls) == number:
+            change()
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Inputs, "operand", operand)
+
+
+@pytest.mark.parametrize("size", [0, PAGE, 3 * PAGE + 5])
+@pytest.mark.parametrize("reader", [lerp, ties, compare])
+def test_a_shard_that_shrinks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reader: Callable[[World], None], size: int
+) -> None:
+    world = world_of(tmp_path)
+    shard = world.thinking / SECOND
+    before = shard.stat().st_size
+    at_operand(monkeypatch, 0, lambda: os.truncate(shard, size))
+    with pytest.raises(CheckpointError) as refusal:
+        reader(world)
+    words = (str(shard), "shorter while it was read", f"from {before} to {size} bytes", "in model.layers.0.mlp.")
+    assert [word for word in words if word not in refusal.value.problem] == []
+    assert {p.name for p in tmp_path.iterdir()} == {"instruct", "thinking"}
+
+
+def shrink_within_the_last_page(shard: Path) -> None:
+    """Raises no signal: the kernel keeps the page, and its end reads as zeros."""
+    assert shard.stat().st_size % PAGE > 1
+    os.truncate(shard, shard.stat().st_size - 1)
+
+
+def write_one_byte(shard: Path) -> None:
+    with open(shard, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x01")
+    os.utime(shard, ns=(0, 1))  # clocks of file systems are coarse: a write at once may show the same time
+
+
+def replace(shard: Path) -> None:
+    """As an editor or a download does it: the old file stays whole for who has it open."""
+    copy = shard.with_name("copy")
+    copy.write_bytes(shard.read_bytes())
+    times = shard.stat()
+    os.utime(copy, ns=(times.st_atime_ns, times.st_mtime_ns))
+    os.replace(copy, shard)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (shrink_within_the_last_page, "bytes, since it was opened|has become shorter"),
+        (write_one_byte, "has been written"),
+        (replace, "replaced by another file"),
+        (os.unlink, "is gone|No such file"),
+    ],
+)
+@pytest.mark.parametrize("reader", [lerp, ties, compare])
+def test_an_input_that_changes_without_a_signal(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reader: Callable[[World], None],
+    change: Callable[[Path], None],
+    words: str,
+) -> None:
+    world = world_of(tmp_path)
+    at_operand(monkeypatch, 1, lambda: change(world.instruct / FIRST))
+    with pytest.raises(CheckpointError) as refusal:
+        reader(world)
+    assert refusal.value.problem.startswith(f"{world.instruct / FIRST}: ")
+    assert re.search(words, refusal.value.problem)
+    assert not world.out.exists()
+
+
+def test_an_input_that_is_replaced_after_its_header_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map is of another file then, and nothing that is read of it raises a signal."""
+    world, real = world_of(tmp_path), Inputs.__init__
+
+    def opened(self: Inputs, models: list[list[str]]) -> None:
+        replace(world.thinking / FIRST)
+        real(self, models)
+
+    monkeypatch.setattr(Inputs, "__init__", opened)
+    with pytest.raises(CheckpointError, match="replaced by another file"):
+        lerp(world)
+    assert not world.out.exists()
+
+
+@pytest.mark.parametrize("way", ["truncate", "rewrite", "replace"])
+def test_inputs_changed_at_any_moment(tmp_path: Path, way: str) -> None:
+    """A thread changes a shard somewhere in the merge: refused, or whole because it came too late."""
+    world = world_of(tmp_path, 60_000)
+    shard = world.thinking / FIRST
+    content, expected = shard.read_bytes(), merge_reference(world.a, world.b, 0.5)
+    times = random.Random(way)
+
+    def change(after: float) -> None:
+        time.sleep(after)
+        if way == "truncate":
+            os.truncate(shard, times.randrange(len(content)))
+        elif way == "rewrite":
+            shard.write_bytes(content[::-1])
+        else:
+            replace(shard)
+
+    def refusal() -> str:
+        try:
+            lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, overwrite=True, progress=False)
+        except CheckpointError as error:
+            return error.problem
+        return ""
+
+    refusals = []
+    for _ in range(25):
+        thread = threading.Thread(target=change, args=(times.uniform(0, 0.02),))
+        thread.start()
+        refusals.append(refusal())
+        thread.join()
+        if not refusals[-1]:
+            assert_same_tensors(load(world.out), expected)
+        shard.write_bytes(content)
+    assert any(refusals)
+    assert all(str(shard) in problem for problem in refusals if problem)
+
+
+def mapped(path: Path, pages: int = 4) -> MappedFile:
+    path.write_bytes(os.urandom(pages * PAGE))
+    return MappedFile(str(path))
+
+
+def test_a_read_error_is_told_from_a_change(tmp_path: Path) -> None:
+    """The file is back at its size and time when it is asked for them, as it would be after an error of the disk."""
+    path = tmp_path / "f"
+    with mapped(path) as file:
+        file.check_length(TensorInfo("first", "U8", (PAGE,), 0, 0, PAGE))
+        file.check_length(TensorInfo("second", "U8", (3 * PAGE,), 0, PAGE, 4 * PAGE))
+        status = path.stat()
+        os.truncate(path, 0)
+        assert file.data[2 * PAGE + 5] == 0
+        file.data[3 * PAGE :]
+        os.truncate(path, status.st_size)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        with pytest.raises(CheckpointError, match=f"reading in second failed at byte {2 * PAGE}, .*the disk"):
+            file.check()
+
+
+def test_maps_have_marks_of_their_own(tmp_path: Path) -> None:
+    """Two merges in one process: the one whose input is sound goes on. Numbers are used again, and are clean then."""
+    with mapped(tmp_path / "a") as sound, mapped(tmp_path / "b") as broken:
+        content = sound.data[:]
+        os.truncate(tmp_path / "b", PAGE + 1)
+        whole = broken.data[:]
+        assert whole[2 * PAGE :] == bytes(2 * PAGE)
+        sound.check()
+        assert sound.data[:] == content
+        with pytest.raises(CheckpointError, match=f"at byte {2 * PAGE}"):
+            broken.check()
+    with mapped(tmp_path / "c") as later, mapped(tmp_path / "d") as last:
+        later.check()
+        last.check()
+
+
+def test_unguarding_from_another_thread_and_out_of_order(tmp_path: Path) -> None:
+    first = mapped(tmp_path / "a")
+    second: list[MappedFile] = []
+    thread = threading.Thread(target=lambda: second.append(mapped(tmp_path / "b")))
+    thread.start()
+    thread.join()
+    first.__exit__()
+    os.truncate(tmp_path / "b", 0)
+    assert second[0].data[0] == 0
+    second[0].__exit__()
+
+
+def test_only_maps_that_begin_on_a_page() -> None:
+    memory = mmap.mmap(-1, 2 * PAGE)
+    with pytest.raises(ValueError, match="page"):
+        _cpu.guard_add(memoryview(memory)[1:])
+
+
+SETUP = """
+import ctypes, faulthandler, mmap, os, signal, sys, tempfile
+from mi_kernels import _cpu
+PAGE = mmap.PAGESIZE
+def shrunk():
+    file = tempfile.TemporaryFile()
+    file.truncate(4 * PAGE)
+    data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    file.truncate(0)
+    return data
+ours, foreign = shrunk(), shrunk()
+"""
+
+# What a process does, its exit status, and a word of what it says.
+PROCESSES = {
+    "ours": ("n = _cpu.guard_add(ours); ours[9]; print(_cpu.guard_damage(n))", 0, "0"),
+    "ours, faulthandler": ("faulthandler.enable(); n = _cpu.guard_add(ours); ours[9]; print('fine')", 0, "fine"),
+    "foreign": ("_cpu.guard_add(ours); foreign[9]", -signal.SIGBUS, ""),
+    "foreign, faulthandler": ("faulthandler.enable(); _cpu.guard_add(ours); foreign[9]", -signal.SIGBUS, "Bus error"),
+    "foreign, faulthandler above": ("_cpu.guard_add(ours); faulthandler.enable(); foreign[9]", -signal.SIGBUS, "Bus"),
+    "foreign, ignored": ("signal.signal(7, signal.SIG_IGN); _cpu.guard_add(ours); foreign[9]", -signal.SIGBUS, ""),
+    "afterwards": ("_cpu.guard_remove(_cpu.guard_add(ours)); ours[9]", -signal.SIGBUS, ""),
+    "afterwards, faulthandler": (
+        "faulthandler.enable(); _cpu.guard_remove(_cpu.guard_add(ours)); ours[9]",
+        -signal.SIGBUS,
+        "Bus error",
+    ),
+    "again": (
+        "_cpu.guard_remove(_cpu.guard_add(ours)); n = _cpu.guard_add(ours); ours[9]; print(_cpu.guard_damage(n))",
+        0,
+        "0",
+    ),
+    "again, taken out of the chain": (
+        "faulthandler.enable(); n = _cpu.guard_add(ours); faulthandler.disable(); "
+        "_cpu.guard_remove(n); _cpu.guard_add(ours); ours[9]; print('fine')",
+        0,
+        "fine",
+    ),
+    "sent": ("_cpu.guard_add(ours); os.kill(os.getpid(), signal.SIGBUS); print('alive')", -signal.SIGBUS, ""),
+    "sent, ignored": (
+        "signal.signal(7, signal.SIG_IGN); _cpu.guard_add(ours); os.kill(os.getpid(), 7); print('alive')",
+        0,
+        "alive",
+    ),
+    "sent, handled": (
+        "signal.signal(7, lambda *_: print('handled')); _cpu.guard_add(ours); os.kill(os.getpid(), 7)",
+        0,
+        "handled",
+    ),
+    "in a fork": (
+        "n = _cpu.guard_add(ours)\n"
+        "if os.fork() == 0: ours[9]; os._exit(_cpu.guard_damage(n) != 0)\n"
+        "assert os.wait()[1] == 0 and _cpu.guard_damage(n) is None; ours[9]; print(_cpu.guard_damage(n))",
+        0,
+        "0",
+    ),
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the numbers of signals are Linux's")
+@pytest.mark.parametrize("case", PROCESSES)
+def test_the_handler_among_others(case: str) -> None:
+    code, status, word = PROCESSES[case]
+    done = subprocess.run([sys.executable, "-c", SETUP + code], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert word in done.stdout + done.stderr
+    assert status == 0 or "alive" not in done.stdout
+
+
+def test_a_merge_goes_on_beside_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sound").mkdir()
+    (tmp_path / "broken").mkdir()
+    sound, broken = world_of(tmp_path / "sound"), world_of(tmp_path / "broken")
+    before = snapshot(sound.instruct)
+
+    def fail() -> None:
+        os.truncate(broken.instruct / FIRST, 0)
+        with MappedFile(str(broken.instruct / SECOND)) as file:
+            os.truncate(broken.instruct / SECOND, 0)
+            assert file.data[-1] == 0
+
+    at_operand(monkeypatch, 1, fail)
+    lerp(sound)
+    assert_same_tensors(load(sound.out), merge_reference(sound.a, sound.b, 0.5))
+    assert snapshot(sound.instruct) == before
+    assert bits(load(sound.out)["model.layers.0.mlp.0.weight"])
