@@ -50,6 +50,7 @@ CPU_SOURCES = [
     "crc32c_vpclmul",
     "crc32c_arm",
     "crc32c_binding",
+    "values_binding",
     "scalar",
     "avx2",
     "avx512",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         MIKernelsError,
         MismatchError,
         OutputError,
+        StrictError,
     )
     from .job import Report
     from .merge import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
@@ -45,6 +46,7 @@ _HOMES = {
     "MIKernelsError": "errors",
     "MismatchError": "errors",
     "OutputError": "errors",
+    "StrictError": "errors",
     "Report": "job",
     "Similarity": "compare",
     "lerp": "ops",
@@ -72,6 +74,7 @@ __all__ = [
     "MergeRecipe",
     "MismatchError",
     "OutputError",
+    "StrictError",
     "Recipe",
     "Report",
     "Rule",

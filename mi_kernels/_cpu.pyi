@@ -79,11 +79,22 @@ def low_rank(
 def crc32c(buffer: Any, offset: int, count: int, isa: str, crc: int = 0) -> int:
     """CRC-32C of `count` bytes; of a message that ends with them, where `crc` is that of what comes before."""
 
-def crc32c_pieces(buffer: Any, lengths: Sequence[int], isa: str) -> list[int]:
-    """CRC-32C of each of several pieces in a row, the first one at the start of the buffer."""
+def crc32c_pieces(buffer: Any, lengths: Sequence[int], dtypes: Sequence[int], isa: str) -> tuple[list[int], list[bool]]:
+    """CRC-32C of each of several pieces in a row, the first one at the start of the buffer; and whether any element of
+    it is NaN or infinite. Pieces that are bytes are not asked for that, and none is where `dtypes` is empty."""
 
 def crc32c_combine(first: int, second: int, length: int) -> int:
     """CRC-32C of two messages in a row from theirs; `length` is the second one's in bytes."""
+
+def any_nonfinite(buffer: Any, offset: int, count: int, dtype: int, isa: str) -> bool:
+    """Whether any of `count` elements is NaN or infinite."""
+
+def count_nonfinite(out: Operand, operands: Sequence[Operand], count: int) -> tuple[list[tuple[int, int]], int]:
+    """How many of each operand's `count` elements are NaN, and how many infinite; and how many of `out` are not finite
+    where those of all operands are."""
+
+def same_bytes(a: Any, a_offset: int, b: Any, b_offset: int, bytes: int) -> bool:
+    """Whether two ranges of as many bytes are the same; stops at the first difference."""
 
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...

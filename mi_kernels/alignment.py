@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .checkpoint import Checkpoint, Tensor, TensorInfo, refuse_quantised
+from .differences import vocabulary_remedy
 from .errors import MismatchError, shortened
 from .faults import reading_failed
 from .names import classify, layer_count
@@ -114,6 +115,8 @@ def _check_shapes(row: Row, first: Checkpoint, other: Tensor, model: Checkpoint)
     remedy = "Only models of one architecture and size can be interpolated."
     if classify(row.name).module in ("embed", "head"):
         remedy = "The vocabularies differ: give both models the same one first (resize the token embeddings)."
+        if len(shape) == 2 and shape[1:] == other.shape[1:]:
+            remedy = vocabulary_remedy(first, model, (shape[0], other.shape[0]))
     raise MismatchError(
         f"{row.name}: shape {list(shape)} in {first.source}, {list(other.shape)} in {model.source}", remedy
     )

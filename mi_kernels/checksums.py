@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from .backends import cpu
@@ -18,11 +18,12 @@ from .crc import combine, crc32c
 
 
 class Extent(NamedTuple):
-    """A named range of bytes."""
+    """A named range of bytes, and its dtype by the kernels' code where its values are to be looked at."""
 
     name: str
     begin: int
     end: int
+    code: int = cpu.BYTES
 
 
 class Layout(NamedTuple):
@@ -35,7 +36,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, shard: OutputShard) -> Layout:
-        tensors = [Extent(t.name, t.begin, t.end) for t in shard.tensors]
+        tensors = [Extent(t.name, t.begin, t.end, cpu.DTYPE_CODES.get(t.dtype, cpu.BYTES)) for t in shard.tensors]
         return cls(shard.name, shard.size, len(shard.header), tensors)
 
 
@@ -53,12 +54,22 @@ class Accumulator:
         self._shards = [_Shard(s if isinstance(s, Layout) else Layout.of(s)) for s in shards]
         self._files: dict[str, FileSum] = {}
 
-    def add(self, shard: int, offset: int, data: Any) -> None:
-        """The bytes of shard number `shard` from `offset` on. They are read once, without the interpreter lock."""
+    def add(self, shard: int, offset: int, data: Any) -> list[tuple[int, int]]:
+        """The bytes of shard number `shard` from `offset` on. They are read once, without the interpreter lock.
+
+        Returns:
+            Ranges of the shard, from byte to byte, of a tensor each, that hold values that are not finite.
+        """
         from . import _cpu
 
         lengths = self.pieces(shard, offset, memoryview(data).nbytes)
-        self.add_crcs(shard, offset, lengths, _cpu.crc32c_pieces(data, lengths, self._isa))
+        codes = self._shards[shard].codes(offset, len(lengths))
+        crcs, nonfinite = _cpu.crc32c_pieces(data, lengths, codes, self._isa)
+        self.add_crcs(shard, offset, lengths, crcs)
+        if True not in nonfinite:
+            return []
+        ends = list(accumulate(lengths, initial=offset))
+        return [(ends[i], ends[i + 1]) for i, bad in enumerate(nonfinite) if bad]
 
     def pieces(self, shard: int, offset: int, length: int) -> list[int]:
         """The lengths of the pieces that a range of a shard is cut into, for `add_crcs`."""
@@ -86,6 +97,10 @@ class _Shard:
         self.layout = layout
         blocks = (b for t in layout.tensors for b in range(t.begin, t.end, BLOCK))
         self._edges = sorted({0, layout.header, layout.size, *blocks, *(t.end for t in layout.tensors)})
+        self._codes = [cpu.BYTES] * len(self._edges)  # of what begins at an edge
+        for t in layout.tensors:
+            for i in range(bisect_left(self._edges, t.begin), bisect_left(self._edges, t.end)):
+                self._codes[i] = t.code
         self._found: list[tuple[int, int, int]] = []  # (offset, length, crc)
         self._missing = layout.size
         self._sums = self._joined() if layout.size == 0 else None
@@ -95,6 +110,11 @@ class _Shard:
         first, last = bisect_right(self._edges, offset), bisect_left(self._edges, offset + length)
         cuts = [offset, *self._edges[first:last], offset + length]
         return [end - begin for begin, end in pairwise(cuts)]
+
+    def codes(self, offset: int, count: int) -> list[int]:
+        """The dtypes of the first `count` pieces from `offset` on."""
+        first = bisect_right(self._edges, offset) - 1
+        return self._codes[first : first + count]
 
     def add(self, offset: int, lengths: Sequence[int], crcs: Sequence[int]) -> None:
         found = []

@@ -42,6 +42,10 @@ class MismatchError(MIKernelsError):
     """Two checkpoints cannot be interpolated: names, shapes or dtypes differ."""
 
 
+class StrictError(MIKernelsError):
+    """What a strict merge refuses and any other one tells: values that are not finite, tokenizers that differ."""
+
+
 class OutputError(MIKernelsError):
     """The output cannot be written: it exists, it is an input, there is no space."""
 

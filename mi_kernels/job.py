@@ -7,20 +7,23 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
-from . import card, interrupts, sidefiles
+from . import card, differences, interrupts, sidefiles
 from .alignment import Alignment, Row
 from .backends import cpu
 from .checkpoint import Checkpoint, OutputFolder, OutputShard, plan_shards
 from .checkpoint.layout import OutputTensor, encode_index
 from .checkpoint.tensor import ITEM_SIZE
+from .differences import Difference
 from .errors import OutputError
 from .faults import writing_failed
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
 from .progress import progress_bar
 from .stream import Runner, stream
+from .values import Values, Watch
 from .work import Work, publish, request_of
 
 _SPARE = 16 << 20  # bytes left free for the file system's own needs
@@ -39,7 +42,8 @@ class Report:
         shards: how many safetensors files were written.
         backend, isa, threads: what did the arithmetic; with a GPU, isa and threads are those that fed it.
         device: "cpu", or the GPUs as "cuda:0,cuda:1".
-        notes: oddities that were handled, a sentence each.
+        notes: oddities that were handled, and what was found in the values, a sentence each.
+        values: what was found, tensor by tensor: `nonfinite`, `overflowed`, `identical`; see `mi_kernels.values`.
     """
 
     out: str
@@ -54,6 +58,7 @@ class Report:
     threads: int
     notes: list[str] = field(default_factory=list)
     device: str = "cpu"
+    values: dict[str, Any] = field(default_factory=dict)
 
     @property
     def gigabytes_per_second(self) -> float:
@@ -95,15 +100,21 @@ class Job:
     options: Options
     started: float
 
+    def __post_init__(self) -> None:
+        if self.options.strict:
+            differences.refuse(self.outputs[0].folder.given, self._differences)
+
     def run(self) -> list[Report]:
         """Streams every output and publishes them; none is visible before all of them are whole.
 
         Raises:
             OutputError: no space, or the disk failed; nothing is left behind.
+            StrictError: a strict merge met values that are not finite, or one model twice; nothing is left behind.
         """
         options, outputs = self.options, self.outputs
         if options.sigma:
             self._measure()
+        notes = self.notes()  # of files that might not be there later
         shards, index = self.layout()
         small = [self.small_files(output, index) for output in outputs]
         plan = Plan(shards, self.sources, [m.files for m in self.models])
@@ -113,6 +124,7 @@ class Job:
                 works = self._begin(stack, shards, small)
                 todo = sum(work.left for work in works)
                 on_bytes = stack.enter_context(progress_bar(options.progress, todo))
+                watch, numbers = Watch(plan), {shard.name: i for i, shard in enumerate(shards)}
                 stream(
                     plan,
                     [output.folder.staged for output in outputs],
@@ -121,8 +133,15 @@ class Job:
                     on_bytes=on_bytes,
                     runner=self._runner(buffers),
                     finished=[work.finished for work in works],
-                    on_shard=lambda output, name, sums: works[output].finish(name, sums),
+                    on_shard=lambda output, name, sums: works[output].finish(
+                        name, sums, watch.shard(numbers[name], output)
+                    ),
+                    watch=watch,
                 )
+                found = [Values.joined(work.values[shard.name] for shard in shards) for work in works]
+                if options.strict:
+                    for output, values in zip(outputs, found):
+                        values.refuse(output.folder.given, self._names())
                 for model in self.models:
                     model.check_unchanged()
                 for work, files in zip(works, small):
@@ -131,7 +150,7 @@ class Job:
                     publish([output.folder for output in outputs])
         except OSError as error:
             raise self._failed(error) from error
-        return [self._report(i, shards, works) for i in range(len(outputs))]
+        return [self._report(i, shards, works, notes, found[i]) for i in range(len(outputs))]
 
     def _failed(self, error: OSError) -> OutputError:
         folders = [output.folder for output in self.outputs]
@@ -147,7 +166,8 @@ class Job:
             output.folder.__enter__()
         works = []
         for i, output in enumerate(outputs):
-            request = request_of(output.record, self.models, shards, self.sources, i)
+            asked = {**output.record, "strict": True} if options.strict else output.record
+            request = request_of(asked, self.models, shards, self.sources, i)
             works.append(Work(output.folder, request, shards, options.restart))
         for work, files in zip(works, small):
             work.verify(files, options.thread_count)
@@ -180,7 +200,9 @@ class Job:
         runners = Runners(place.devices, place.backend, buffers.workers, len(self.outputs))
         return lambda: runners().run_groups
 
-    def _report(self, i: int, shards: Sequence[OutputShard], works: Sequence[Work]) -> Report:
+    def _report(
+        self, i: int, shards: Sequence[OutputShard], works: Sequence[Work], notes: list[str], values: Values
+    ) -> Report:
         # Read for any of the outputs, written for this one.
         read = [s for s in shards if any(s.name not in work.finished for work in works)]
         written = [s for s in shards if s.name not in works[i].finished]
@@ -199,8 +221,9 @@ class Job:
             backend=self.options.place.backend,
             isa=cpu.isa(),
             threads=self.options.thread_count,
-            notes=[*resumed, *self.notes()],
+            notes=[*resumed, *notes, *values.notes(self._names())],
             device=",".join(self.options.place.devices) or "cpu",
+            values=values.as_dict(self._names()),
         )
 
     def notes(self) -> list[str]:
@@ -208,7 +231,14 @@ class Job:
         notes = [note for m in self.models for note in m.notes] + self.alignment.notes
         if not self._origin().config:
             notes.append(f"{self._origin().source} has no config.json, so the output has none")
-        return [*notes, *self.options.place.notes]
+        return [*notes, *(d.text for d in self._differences), *self.options.place.notes]
+
+    @cached_property
+    def _differences(self) -> list[Difference]:
+        return differences.between(self.models, self._origin(), self.alignment.untied)
+
+    def _names(self) -> list[str]:
+        return [model.source for model in self.models]
 
     def _origin(self) -> Checkpoint:
         """The model whose small files the output gets."""

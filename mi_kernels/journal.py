@@ -20,6 +20,7 @@ from .checksum_record import Record, ShardSum
 from .errors import CheckpointError
 from .faults import naming
 from .system import sync_folder
+from .values import Values
 
 Request = dict[str, Any]  # plain values, as JSON gives them back
 
@@ -31,12 +32,14 @@ class State:
     Attributes:
         request: what was asked; None where there is no journal that can be read.
         shards: checksums of the shards that are finished, by name.
+        values: what was found in their values.
         publishing: whether all is finished, and the model may have its place already.
         length: bytes of the lines that are whole.
     """
 
     request: Request | None = None
     shards: dict[str, ShardSum] = field(default_factory=dict)
+    values: dict[str, Values] = field(default_factory=dict)
     publishing: bool = False
     length: int = 0
 
@@ -61,7 +64,9 @@ def read(path: str) -> State:
             if "request" in entry:
                 state.request = dict(entry["request"])
             elif "sums" in entry:
-                state.shards.update(Record.decode(entry["sums"].encode(), path).shards)
+                found, shards = Values.of_plain(entry["values"]), Record.decode(entry["sums"].encode(), path).shards
+                state.values.update(dict.fromkeys(shards, found))
+                state.shards.update(shards)
             else:
                 state.publishing = entry["publishing"] is True
         except (CheckpointError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
@@ -83,9 +88,9 @@ class Journal:
         self._length = state.length
         self._lock = threading.Lock()
 
-    def finished(self, name: str, sums: ShardSum) -> None:
+    def finished(self, name: str, sums: ShardSum, values: Values) -> None:
         """The shard `name` is closed and synced."""
-        self._append({"sums": Record({name: sums}, {}).encode().decode()})
+        self._append({"sums": Record({name: sums}, {}).encode().decode(), "values": values.plain()})
 
     def publishing(self) -> None:
         """Everything is finished, and the model will be moved to its place."""

@@ -46,6 +46,7 @@ def lerp_checkpoint(
     io: str = "auto",
     restart: bool = False,
     sigma: bool = False,
+    strict: bool = False,
 ) -> Report:
     """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
 
@@ -73,16 +74,30 @@ def lerp_checkpoint(
             on where the killed one was, and any other is refused.
         sigma: measure first how far apart the two models are (`mi_kernels.similarity`), for the model card: reads both
             once more.
+        strict: refuse what is otherwise told in the report's notes and may make a bad model: NaN or inf in what is read
+            or written, one model twice, tokenizers or computing settings that differ; see docs/safety.md.
 
     Returns:
         A Report.
 
     Raises:
         MIKernelsError: a refusal, before anything is written: what is wrong, and the remedy. OutputError also where
-            the disk fails while writing; nothing is left behind then.
+            the disk fails while writing, StrictError where `strict` finds something; nothing is left behind then.
     """
     options = Options(
-        device, backend, dtype, threads, max_memory, overwrite, progress, copy_from, max_shard_size, io, restart, sigma
+        device,
+        backend,
+        dtype,
+        threads,
+        max_memory,
+        overwrite,
+        progress,
+        copy_from,
+        max_shard_size,
+        io,
+        restart,
+        sigma,
+        strict,
     )
     recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
     return plan_lerp(instruct, thinking, [(out, recipe)], options).run()[0]

@@ -28,6 +28,7 @@ class Options:
     io: str = "auto"
     restart: bool = False
     sigma: bool = False
+    strict: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in _DTYPES:

@@ -29,6 +29,7 @@ from .checksums import Accumulator
 from .inputs import Inputs
 from .plan import Buffers, Plan, Source
 from .system import PAGE, io_buffer
+from .values import Seen, Watch
 
 if TYPE_CHECKING:
     from ._cpu import CombineSpan, Formula, Operand, Span
@@ -66,6 +67,7 @@ def stream(
     sink: Callable[[str, int, str], ShardSink] = ShardFile,
     finished: Sequence[Collection[str]] = (),
     on_shard: OnShard | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
 
@@ -79,6 +81,8 @@ def stream(
         finished: for each folder the names of shards that are there already.
         on_shard: called with the folder's number, the name and the checksums of a shard that is closed and synced, from
             any thread. None takes no checksums.
+        watch: looks at the values of every chunk; a shard has been looked at when `on_shard`, which must be there, is
+            called for it.
 
     Raises:
         OSError: a write failed.
@@ -91,7 +95,7 @@ def stream(
                 inputs.check_length(k, source.inputs[k])
         files = _Files(plan.shards, folders, io, sink, finished)
         stack.callback(files.abandon)
-        _Work(plan, files, inputs, buffers, on_bytes, runner, on_shard).run()
+        _Work(plan, files, inputs, buffers, on_bytes, runner, on_shard, watch).run()
 
 
 class _Files:
@@ -151,9 +155,10 @@ class _Work:
         on_bytes: Callable[[int], None],
         runner: Callable[[], Runner] | None,
         on_shard: OnShard | None,
+        watch: Watch | None,
     ) -> None:
         self._plan, self._files, self._inputs, self._buffers = plan, files, inputs, buffers
-        self._on_bytes, self._on_shard = on_bytes, on_shard
+        self._on_bytes, self._on_shard, self._watch = on_bytes, on_shard, watch
         self._isa = cpu.isa()
         self._runner = runner or (lambda: partial(cpu.run_groups, isa=self._isa))
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
@@ -219,10 +224,14 @@ class _Work:
                 wanted = self._files.wanted[chunk.shard]
                 used = slots[: len(wanted)]
                 self._fill(used, scratch, chunk, run_groups)
-                self._inputs.check()
+                nonfinite = []
                 if self._on_shard is not None:
                     for slot, output in zip(used, wanted):  # now, while the caches hold them
-                        self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length])
+                        nonfinite.append(self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length]))
+                if self._watch is not None:
+                    found = [Seen(*seen) for seen in zip(wanted, used, nonfinite)]
+                    self._watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
+                self._inputs.check()
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(used, self._files.of(chunk.shard)):

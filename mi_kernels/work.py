@@ -20,6 +20,7 @@ from .errors import OutputError
 from .faults import problem, remedy
 from .journal import Journal, Request, State, read
 from .plan import Source
+from .values import Values
 
 # Keys of mi_kernels.json that ask for nothing: they follow from the others, or name the inputs as they were typed.
 _DESCRIPTIONS = (
@@ -103,6 +104,7 @@ class Work:
 
     Attributes:
         finished: checksums of the shards that are there and right, by name.
+        values: what was found in the values of these, and of those that have been written since.
 
     Raises:
         OutputError: another merge is unfinished in the work folder.
@@ -113,6 +115,7 @@ class Work:
     ) -> None:
         self.folder, self._shards = folder, shards
         self.finished: dict[str, ShardSum] = {}
+        self.values: dict[str, Values] = {}
         self._sums: dict[str, ShardSum] = {}  # of those that were written since
         self._moved = False  # the model stands at its place already
         self._state = State() if restart else self._read(request)
@@ -166,6 +169,7 @@ class Work:
         if self._moved and len(self.finished) < len(self._shards):  # it was changed since
             self._moved = False
             self.finished.clear()
+        self.values = {name: self._state.values[name] for name in self.finished}
         if self._moved:
             self.folder.adopt()
 
@@ -188,10 +192,10 @@ class Work:
         remains = self.folder.used_space() - sum(sums.size for sums in self.finished.values())
         return max(0, self.left + sum(map(len, small.values())) - max(0, remains))
 
-    def finish(self, name: str, sums: ShardSum) -> None:
+    def finish(self, name: str, sums: ShardSum, values: Values) -> None:
         """A shard is closed and synced. May be called from any thread."""
-        self._sums[name] = sums
-        self._journal.finished(name, sums)
+        self._sums[name], self.values[name] = sums, values
+        self._journal.finished(name, sums, values)
 
     def complete(self, small: Mapping[str, bytes]) -> None:
         """Writes the files besides the shards, and the checksums of all; then notes that only the rename is left."""

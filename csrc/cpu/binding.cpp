@@ -193,4 +193,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind_guard(m);
     bind_virtual(m);
     bind_crc32c(m);
+    bind_values(m);
 }

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../combine.h"
+#include "../nonfinite.h"
 
 namespace mi::cpu {
 
@@ -34,6 +35,8 @@ struct Kernels {
     // Runs of virtual tensors (virtual.h): out = e4m3 * scale; w += scale * (left . right), at most kStrip elements.
     void (*scaled)(float* out, const std::uint8_t* in, std::size_t n, float scale);
     void (*low_rank)(float* w, const float* left, const float* right, std::size_t rank, std::size_t n, float scale);
+    // Whether any of these bytes' values is not finite (nonfinite.h).
+    bool (*nonfinite)(const void* data, std::size_t bytes, Exponent e);
     // Statistics of two blocks (stats.h).
     void (*moments)(double* total, const float* a, const float* b, std::size_t n);
     void (*high_histogram)(std::uint64_t* counts, const float* x, const float* base, std::size_t n);

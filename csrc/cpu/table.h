@@ -2,6 +2,7 @@
 #pragma once
 #include "combine_loop.h"
 #include "loop.h"
+#include "nonfinite.h"
 #include "stats.h"
 #include "virtual.h"
 
@@ -26,6 +27,7 @@ constexpr Kernels kernels_of() {
     k.thin = thin_kernel<L>;
     k.scaled = scaled_kernel<L>;
     k.low_rank = low_rank_kernel<L>;
+    k.nonfinite = nonfinite_kernel<L>;
     k.moments = moments_kernel<L>;
     k.high_histogram = high_histogram_kernel<L>;
     k.select = select_kernel<L>;

@@ -200,6 +200,11 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
         "--restart", action="store_true", help="drop what a killed merge left of OUT, instead of going on with it"
     )
     output.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse NaN and inf, one model twice, and tokenizers or settings that do not fit together",
+    )
+    output.add_argument(
         "--dry-run", action="store_true", help="check the inputs, show what would be done, write nothing"
     )
     output.add_argument("--push", metavar="REPO", help="upload OUT to the Hub as ORG/NAME (sweep: 'ORG/NAME-{lam}')")

@@ -65,6 +65,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "restart": arguments.restart,
         # Uploading takes minutes; to read both models once more, seconds.
         "sigma": "sigma" in arguments and bool(arguments.sigma or arguments.push) and not arguments.dry_run,
+        "strict": arguments.strict,
     }
 
 
