@@ -212,6 +212,7 @@ OUTPUTS: dict[str, tuple[Outputs, tuple[str, ...]]] = {
     "below_a_file": (lambda w: folder(w.root / "f", a_txt="") / "a.txt" / "out", ("cannot be made",)),
     "a_dangling_link": (lambda w: link(w.out, w.root / "nowhere"), ("leads nowhere",)),
     "a_loop_of_links": (lambda w: link(w.out, w.out), ("leads nowhere",)),
+    "a_lone_surrogate": (lambda w: w.root / "\ud800", ("is not a path",)),
     "too_long_a_name": (lambda w: w.root / ("x" * 250), ("cannot be made",)),
 }
 
@@ -225,6 +226,13 @@ def test_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, 
     if case == "shards_are_links_into_it":  # without --overwrite there is a plainer reason
         words = words[:1] if overwrite else words[1:]
     assert_refused(capsys, tmp_path, world.argv("-o", out, *(["--overwrite"] if overwrite else [])), *words)
+
+
+@pytest.mark.parametrize("name", ["\0", "a\ud800"], ids=["NUL", "lone surrogate"])
+def test_an_input_that_no_folder_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    world = World(tmp_path)
+    argv = ["lerp", str(world.instruct), name, "-o", str(world.out), "--lam", "0.5"]
+    assert_refused(capsys, tmp_path, argv, "no such folder")
 
 
 def test_another_model_without_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -47,7 +49,9 @@ def _refusal() -> Any:
 def _folder() -> str:
     """A folder for the inputs of this process, in memory where there is such a place."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    return tempfile.mkdtemp(prefix="fuzz-", dir=memory)
+    folder = tempfile.mkdtemp(prefix="fuzz-", dir=memory)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _write(name: str, data: bytes) -> str:
