@@ -68,13 +68,15 @@ class Mapped:
     """
 
     def __init__(self, models: Sequence[Checkpoint], rows: Sequence[Row]) -> None:
+        self._models = models
         self._inputs = Inputs([model.files for model in models])
         self._pairs = {row.name: row.inputs[1:] for row in rows}
+        for pair in self._pairs.values():
+            for k, tensor in enumerate(pair):
+                self._inputs.check_length(k, tensor)
 
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
-        for name in live:
-            for k, tensor in enumerate(self._pairs[name]):
-                self._inputs.check_length(k, tensor)
+        self._check_unchanged()
         isa = cpu.isa()
         with ThreadPoolExecutor(cpu.checked_threads(None), "mi-kernels-live") as pool:
             tasks = [
@@ -87,6 +89,11 @@ class Mapped:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        for model in self._models:
+            model.check_unchanged()
 
     def check_origin(self, live: Tensors, source: str) -> None:
         """Refuses a live tensor without the bytes of the first checkpoint, which lam 0 would not bring back.
@@ -123,6 +130,7 @@ def read_side(model: Checkpoint, rows: Iterable[Row], live: Tensors, host: bool)
             out = torch.empty(tensor.shape, dtype=dtype, pin_memory=host and device.type == "cuda")
             _fill(inputs, Source((tensor,), (0.0,)), out, cpu.isa())
             found[row.name] = out if host else out.to(device)
+    model.check_unchanged()
     return found
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .errors import ArgumentError
+from .faults import problem
 from .lam import checked_lam
 from .masks import Layers, Modules
 from .methods import METHODS, Parameters
@@ -270,7 +271,7 @@ def _read(where: str) -> str:
         with open(where, encoding="utf-8") as file:
             content = file.read(_MOST_CHARACTERS + 1)
     except OSError as error:
-        raise ArgumentError(f"{where}: cannot be read: {error.strerror}", "Check the path of the recipe.") from error
+        raise ArgumentError(f"{where}: cannot be read: {problem(error)}", "Check the path of the recipe.") from error
     except UnicodeDecodeError as error:
         raise ArgumentError(f"{where}: is not valid YAML: {error}", "Mend the file.") from error
     if len(content) > _MOST_CHARACTERS:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .compare import Similarity
 from .errors import ArgumentError, OutputError, printable
+from .faults import problem, remedy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +89,7 @@ def _write(path: str, content: bytes) -> None:
                 os.unlink(work)
             raise
     except OSError as error:
-        raise OutputError(f"{path}: writing failed: {error.strerror}", "Choose another place.") from error
+        raise OutputError(f"{path}: writing failed: {problem(error)}", remedy(error)) from error
 
 
 def _table(found: Similarity) -> tuple[list[int], list[str], Any]:

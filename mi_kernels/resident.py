@@ -61,6 +61,9 @@ class Resident:
         self.names = [row.name for row in self.alignment.rows]
         self._threads = Options(threads=threads).thread_count
         self._inputs = Inputs([model.files for model in self.models])
+        for row in self.alignment.rows:
+            for k, tensor in enumerate(row.inputs):
+                self._inputs.check_length(k, tensor)
 
     def close(self) -> None:
         self._inputs.__exit__()
@@ -70,6 +73,8 @@ class Resident:
 
         Raises:
             ArgumentError: before the first tensor: a mask that selects nothing, a lam out of range.
+            CheckpointError: while they are computed: a file cannot be read, or has changed since it was opened. What
+                was yielded before must not be used then.
         """
         return self._tensors(lerp_sources(self.alignment, [recipe]))
 
@@ -80,6 +85,7 @@ class Resident:
         return self._tensors(combined_sources(recipe, self.models, self.alignment, self._threads))
 
     def _tensors(self, sources: Mapping[str, Source]) -> Iterator[tuple[str, torch.Tensor]]:
+        self._check_unchanged()
         isa = cpu.isa()
         ahead: deque[tuple[str, Future[Any]]] = deque()
         with ThreadPoolExecutor(self._threads, "mi-kernels-resident") as pool:
@@ -90,6 +96,11 @@ class Resident:
                     yield name, tensor.result()
             for name, tensor in ahead:
                 yield name, tensor.result()
+        self._check_unchanged()
+
+    def _check_unchanged(self) -> None:
+        for model in self.models:
+            model.check_unchanged()
 
     def _tensor(self, source: Source, like: Tensor, isa: str) -> torch.Tensor:
         import torch

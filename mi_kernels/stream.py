@@ -311,7 +311,11 @@ class _Work:
 
 
 def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview, isa: str) -> None:
-    """Computes one whole tensor into `memory`, its bytes in the dtype of `out`."""
+    """Computes one whole tensor into `memory`, its bytes in the dtype of `out`.
+
+    Raises:
+        CheckpointError: a part of an input could not be read.
+    """
     lerps: list[Span] = []
     combines: list[CombineSpan] = []
     computed = source.computed()
@@ -330,6 +334,7 @@ def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview,
             cpu.run_combine(combines, isa)
             lerps.clear()
             combines.clear()
+    inputs.check()
 
 
 def _lerp_spans(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from torch._dynamo.testing import CompileCounter
 
 from mi_kernels import Rule, lerp_checkpoint, live
-from mi_kernels.errors import ArgumentError, MIKernelsError, MismatchError
+from mi_kernels.errors import ArgumentError, CheckpointError, MIKernelsError, MismatchError
 
 from . import test_fp8, test_lora
 from .models import Tensors, assert_same_tensors, bits, lerp_reference, load, qwen3_model, save
@@ -254,6 +255,20 @@ def test_files_that_do_not_fit_the_live_model(tmp_path: Path) -> None:
         live.attach(model, other, resident=False)
     with pytest.raises(MismatchError, match="F32 in the live model, BF16"):
         live.attach(qwen3_model(1, tied=False).float(), other, base=other, resident=False)
+
+
+def test_a_file_that_shrinks_changes_nothing(tmp_path: Path) -> None:
+    model = qwen3_model(1, tied=False)
+    for name, seed in (("a", 1), ("b", 2)):
+        qwen3_model(seed, tied=False).save_pretrained(tmp_path / name)
+    knob = live.attach(model, tmp_path / "b", base=tmp_path / "a", resident=False)
+    knob.set_lam(0.5)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    shard = tmp_path / "b" / "model.safetensors"
+    os.truncate(shard, shard.stat().st_size - 8)
+    with pytest.raises(CheckpointError, match=r"b/model\.safetensors"):
+        knob.set_lam(0.25)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 def test_integers_of_a_folder_must_be_the_models(tmp_path: Path) -> None:

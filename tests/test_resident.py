@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 import mi_kernels
 from mi_kernels import merge_recipe
-from mi_kernels.errors import ArgumentError, MismatchError
+from mi_kernels.errors import ArgumentError, CheckpointError, MismatchError
 from mi_kernels.recipe import Recipe
 from mi_kernels.resident import Resident, torch_dtype
 
@@ -52,6 +53,20 @@ def test_refusals_come_before_the_first_tensor(tmp_path: Path) -> None:
     ):
         with pytest.raises(ArgumentError, match=words):
             resident.lerp(recipe)
+
+
+@pytest.mark.parametrize("cut", [64, 2048], ids=["within the last page", "pages"])
+def test_a_file_that_shrinks_is_told_and_not_taken_for_zeros(tmp_path: Path, cut: int) -> None:
+    a, b = (models.save(tmp_path / str(seed), models.tiny(seed)) for seed in range(2))
+    resident = Resident([a, b])
+    weights = resident.lerp(Recipe(0.5))
+    next(weights)
+    shard = b / "model.safetensors"
+    os.truncate(shard, max(shard.stat().st_size - cut, 0) if cut == 64 else 4096)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        list(weights)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        next(resident.lerp(Recipe(0.5)))
 
 
 def test_dtypes_that_torch_has_not() -> None:
