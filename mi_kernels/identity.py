@@ -46,6 +46,23 @@ def identify(models: Iterable[Checkpoint]) -> list[FileIdentity]:
     return [_identify(path) for model in models for path in model.files]
 
 
+def check_same_content(seen: FileIdentity, where: str) -> None:
+    """On another node of a cluster, whose paths without links and numbers of files may be its own.
+
+    Args:
+        seen: what the file was elsewhere. where: what this node is called.
+
+    Raises:
+        CheckpointError: the file at that path is another one here, or none.
+    """
+    here = _identify(seen.path)
+    change = here.difference(seen._replace(path=here.path, inode=here.inode))
+    if change is not None:
+        raise CheckpointError(
+            f"{seen.path}: is another file on {where}: {change}", "All nodes must share the storage of the inputs."
+        )
+
+
 def _identify(path: str) -> FileIdentity:
     try:
         with open(path, "rb") as file:

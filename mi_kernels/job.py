@@ -93,10 +93,14 @@ class Job:
     options: Options
     started: float
 
-    def run(self) -> list[Report]:
+    def run(self, streamer: Callable[..., None] = stream) -> list[Report]:
         """Streams every output and publishes them; none is visible before all of them are whole.
 
+        Args:
+            streamer: what writes the shards, with the arguments of `stream`.
+
         Raises:
+            ClusterError: the streamer's cluster failed; what was finished is kept.
             OutputError: no space, or the disk failed; nothing is left behind.
         """
         options, outputs = self.options, self.outputs
@@ -109,7 +113,7 @@ class Job:
                 works = self._begin(stack, shards, small)
                 todo = sum(work.left for work in works)
                 on_bytes = stack.enter_context(progress_bar(options.progress, todo))
-                stream(
+                streamer(
                     plan,
                     [output.folder.staged for output in outputs],
                     buffers,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ..errors import printable
@@ -61,11 +63,21 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _runner(arguments: argparse.Namespace) -> tuple[Callable[[Job], list[Report]], Callable[[Job], list[str]]]:
+    """What runs a job, and what more there is to say of its plan: here, or on a cluster."""
+    if arguments.ray is None and arguments.nodes is None and arguments.node_speed is None:
+        return Job.run, lambda job: []
+    from . import ray
+
+    return partial(ray.run, arguments=arguments), lambda job: [ray.describe_split(job, arguments)]
+
+
 def _finish(job: Job, arguments: argparse.Namespace) -> int:
+    run_job, describe_split = _runner(arguments)
     if arguments.dry_run:
-        print(describe_plan(job))
+        print(describe_plan(job), *describe_split(job), "nothing was written (--dry-run)", sep="\n")
         return 0
-    reports = job.run()
+    reports = run_job(job)
     if arguments.json:
         content = [report.as_dict() for report in reports]
         print(json.dumps(content[0] if len(content) == 1 else content, indent=2))
@@ -106,4 +118,4 @@ def describe_plan(job: Job) -> str:
             total = sum(sizes[name] for name in merged)
             copied = f"{len(sizes) - len(merged)} copied from the first model"
             lines.append(f"{len(merged)} tensors, {show_bytes(total)}, merged; {copied}")
-    return "\n".join([*lines, "nothing was written (--dry-run)"])
+    return "\n".join(lines)
