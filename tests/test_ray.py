@@ -16,6 +16,10 @@ from typing import Any
 
 import pytest
 
+from eval import cluster as eval_cluster
+from eval import engines, sweep
+from eval.files import load_responses, load_run
+from eval.plan import Choices
 from mi_kernels.checkpoint import OutputFolder
 from mi_kernels.integrations import ray as ray_room
 from mi_kernels.integrations import ray_merge
@@ -23,6 +27,7 @@ from mi_kernels.journal import read
 
 from . import ray_deeds
 from .checks import World, assert_message, run_cli
+from .eval.fakes import FakeEngine, grade_here, sums
 from .kills import Run, runner
 from .models import assert_same_tensors, load, merge_reference
 
@@ -37,7 +42,7 @@ _PROGRAM = (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that lends nothing, and three nodes of one CPU; this process is connected to it."""
+    """A head that lends nothing, and three nodes of a CPU and what they call a GPU; this process is connected to it."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -45,7 +50,7 @@ def cluster() -> Iterator[Any]:
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
     try:
         for _ in range(3):
-            made.add_node(num_cpus=1, **memory)
+            made.add_node(num_cpus=1, num_gpus=1, **memory)
         ray.init(made.address, log_to_driver=False, logging_level="ERROR")
         made.wait_for_nodes()
         yield made
@@ -174,7 +179,7 @@ def test_a_node_that_dies_is_done_without(stage: Stage, capsys: pytest.CaptureFi
         assert run_cli(stage.on_ray()) == 0
     finally:
         killer.join()
-        stage.cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+        stage.cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=80 << 20)
     assert "attempt 2 of 4" in capsys.readouterr().err
     stage.assert_right()
 
@@ -270,3 +275,39 @@ def test_a_dry_run_shows_the_nodes(stage: Stage, capsys: pytest.CaptureFixture[s
     assert run_cli(stage.on_ray("--dry-run")) == 0
     assert "5 shards by 3 workers of 1 thread" in capsys.readouterr().out
     assert not stage.out.exists()
+
+
+@pytest.mark.parametrize("keep", ["none", "all"])
+def test_a_sweep_is_evaluated_by_lam_and_benchmark(stage: Stage, monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
+    """As without a cluster, though a worker dies in the middle of its responses."""
+    monkeypatch.setattr(eval_cluster, "evaluate", ray_deeds.evaluate)
+    monkeypatch.setattr("eval.grading.grade", grade_here)
+    for folder in (stage.instruct, stage.thinking):
+        (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}))
+    benchmarks, plan = [sums("sums"), sums("more")], sweep.Plan((0.0, 0.5, 1.0), keep)
+    pair, choices = sweep.Pair(str(stage.instruct), str(stage.thinking)), Choices(samples=2)
+    stage.deed(0, "")
+    told: list[str] = []
+    with ray_room.Cluster(stage.cluster.address, told.append) as connected:
+        workers = eval_cluster.Workers(connected, engines.Options())
+        together, alone = str(stage.root / "together"), str(stage.root / "alone")
+        folders = sweep.run(pair, plan, benchmarks, together, None, choices, progress=False, workers=workers)
+    assert len(told) == 1
+    assert "lam-0.5 more: the worker that had it died" in told[0]
+    expected = sweep.run(pair, plan, benchmarks, alone, FakeEngine(), choices, progress=False)
+    for found, wanted in zip(folders, expected):
+        assert load_run(found).settings == load_run(wanted).settings
+        assert load_run(found).engine == load_run(wanted).engine
+        for name in ("sums", "more"):
+            assert _by_key(found, name) == _by_key(wanted, name)
+            scores = f"{name}.scores.json"
+            assert Path(found, scores).read_bytes() == Path(wanted, scores).read_bytes()
+    models = stage.root / "together" / "models"
+    assert {path.name for path in models.iterdir()} == ({"mi-0.5"} if keep == "all" else set())
+    gpus = (stage.root / "deed-0").read_text().split()
+    assert len(gpus) == 7  # six points, one of them twice
+    assert set(gpus) == {"0"}
+
+
+def _by_key(folder: str, name: str) -> dict[tuple[str, int], str]:
+    return {(r.problem, r.sample): r.text for r in load_responses(folder, name)}

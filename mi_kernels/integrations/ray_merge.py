@@ -1,9 +1,9 @@
 """A merge on a Ray cluster: one task for each shard, on storage that all nodes share.
 
 The driver, the process of the command, does everything else as it does alone: it checks the inputs, holds the lock and
-the journal, writes the small files and publishes. A worker gets the plan of one shard, checks that it sees the files that
-the driver saw, and streams the shard into a folder that is this attempt's own; the driver moves the file into the model,
-and then notes it in the journal. So a worker that was given up and still writes meets no other's file.
+the journal, writes the small files and publishes. A worker gets the plan of one shard, checks that it sees the files
+that the driver saw, and streams the shard into a folder that is this attempt's own; the driver moves the file into the
+model, and then notes it in the journal. So a worker that was given up and still writes meets no other's file.
 
 A shard is not divided: a model in fewer files than there are workers wants --max-shard-size.
 """
