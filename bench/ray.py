@@ -4,8 +4,8 @@
     python -m bench.ray --size 5GB --shards 25 --rounds 3
 
 Every contestant computes with one thread a worker. `merge` is the time of the merge itself, with the start of the
-workers' processes; `wall` is the whole process, which connects to the cluster besides. All outputs are compared with the
-plain one before anything is timed. One machine has one disk: four workers gain what its disk and its cores have to spare.
+workers' processes; `wall` is the whole process, which connects to the cluster besides. All outputs are compared with
+the plain one before anything is timed. One machine has one disk: four workers gain what disk and cores have to spare.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ def test_the_plan_is_what_the_merge_does(tmp_path: Path) -> None:
         (["--node-speed", "fast", "--nodes", "2", "--dry-run"], ("--node-speed 'fast' is not a size",)),
         (["--nodes", "4"], ("--nodes and --node-speed plan a merge", "--dry-run")),
         (["--ray", "ray://host:10001"], ("Ray client", "--ray auto")),
+        (["--ray", "nowhere"], ("--ray 'nowhere' is not an address", "HOST:PORT")),
+        (["--ray", "127.0.0.1:1"], ("nothing answers there", "--ray local")),
     ],
 )
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], words: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from ..errors import ArgumentError, ClusterError
 
 ATTEMPTS = 4  # of a task; the last one's loss ends the work
 _LOOK = 0.5  # seconds between two looks at the nodes, and at what the user wants
+_CONNECT = 10.0  # seconds that the head may take to answer
 _STOP = 60.0  # seconds that a cancelled task may take to end
 
 
@@ -64,11 +66,7 @@ class Cluster:
         self._mine = False
 
     def __enter__(self) -> Cluster:
-        if self._address.startswith("ray://"):
-            raise ArgumentError(
-                f"--ray {self._address}: is the address of a Ray client server",
-                "Run the command on a node of the cluster, with --ray auto.",
-            )
+        _check_address(self._address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a merge reports to nobody
         try:
             import ray
@@ -148,7 +146,8 @@ class Cluster:
 
         def start(key: str) -> None:
             attempts[key] = attempts.get(key, 0) + 1
-            running[remote.remote(*tasks.arguments(key))] = key
+            with interrupts.held():
+                running[remote.remote(*tasks.arguments(key))] = key
 
         try:
             for key in keys:
@@ -156,20 +155,17 @@ class Cluster:
             while running:
                 with interrupts.held():  # an exception out of a signal's handler is lost within Ray
                     ready, _ = ray.wait(list(running), timeout=_LOOK)
+                    outcomes = [(reference, _outcome(ray, reference)) for reference in ready]
                 watch.look(bool(ready))
-                for reference in ready:
-                    key = running[reference]
-                    try:
-                        result = ray.get(reference)
-                    except ray.exceptions.RayTaskError as error:
-                        raise _raised(error) from error
-                    except ray.exceptions.RayError as error:
-                        del running[reference]
-                        self._lost(key, error, attempts[key], tasks)
+                for reference, outcome in outcomes:
+                    if isinstance(outcome, ray.exceptions.RayTaskError):
+                        raise _raised(outcome) from outcome
+                    key = running.pop(reference)
+                    if isinstance(outcome, ray.exceptions.RayError):
+                        self._lost(key, outcome, attempts[key], tasks)
                         start(key)
                     else:
-                        del running[reference]
-                        tasks.done(key, result)
+                        tasks.done(key, outcome)
         except BaseException:
             with interrupts.held():
                 for key in running.values():  # first, so that those that run notice it and end
@@ -188,6 +184,32 @@ class Cluster:
                 "What is finished is kept: mend the cluster, and the same command goes on.",
             ) from error
         self._tell(f"{key}: the worker that had it died ({why}); attempt {attempt + 1} of {ATTEMPTS}")
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would try for minutes.
+
+    Raises:
+        ArgumentError: `address` is not one.
+        ClusterError: nothing listens there.
+    """
+    if address in ("auto", "local"):
+        return
+    if address.startswith("ray://"):
+        raise ArgumentError(
+            f"--ray {address}: is the address of a Ray client server",
+            "Run the command on a node of the cluster, with --ray auto.",
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
+        raise ArgumentError(f"--ray {address!r} is not an address", "Give auto, local, or the head's HOST:PORT.")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
+    except OSError as error:
+        raise ClusterError(
+            f"--ray {address}: nothing answers there: {error.strerror or error}",
+            "`ray start --head` starts a cluster and prints its address; --ray local needs none.",
+        ) from error
 
 
 class _Watch:
@@ -211,6 +233,14 @@ class _Watch:
                 f"no node of the cluster has {wanted}; those that are alive: {there}",
                 "What is finished is kept: bring nodes back, or ask for less, and the same command goes on.",
             )
+
+
+def _outcome(ray: Any, reference: Any) -> Any:
+    """What a call that has ended returned, or the RayError that says how it ended."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return error
 
 
 def _raised(error: Any) -> BaseException:
