@@ -115,6 +115,11 @@ def _add_sweep(commands: Any) -> None:
     )
     p.add_argument("--adaptive", action="store_true", help="after --lam, go on where the three stages meet")
     p.add_argument("--points", type=int, default=16, metavar="N", help="lam in all with --adaptive (default: 16)")
+    p.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="a task for each lam and benchmark on a Ray cluster with shared storage: auto, HOST:PORT or local",
+    )
     _add_choices(p)
     _add_engine(p)
     p.set_defaults(run=_sweep)
@@ -234,10 +239,19 @@ def _sweep(arguments: argparse.Namespace) -> int:
         raise EvalError("a sweep makes its models, and a server holds one", "Use `run` with --url for each.")
     pair = sweep.Pair(arguments.instruct, arguments.thinking, arguments.layers, arguments.modules)
     plan = sweep.Plan(tuple(parse_lams(arguments.lam)), arguments.keep, arguments.adaptive, arguments.points)
-    with engines.create(options) as engine:
-        sweep.run(
-            pair, plan, _names(arguments), arguments.out, engine, _choices(arguments), progress=not arguments.quiet
-        )
+    shown = not arguments.quiet
+    if arguments.ray is None:
+        with engines.create(options) as engine:
+            sweep.run(pair, plan, _names(arguments), arguments.out, engine, _choices(arguments), progress=shown)
+    else:
+        from mi_kernels.integrations.ray import Cluster
+
+        from .cluster import Workers
+
+        with Cluster(arguments.ray) as cluster:
+            workers = Workers(cluster, options)
+            choices = _choices(arguments)
+            sweep.run(pair, plan, _names(arguments), arguments.out, None, choices, progress=shown, workers=workers)
     return _write_report(arguments.out, os.path.join(arguments.out, "report"), None, arguments.quiet)
 
 

@@ -19,7 +19,7 @@ from . import benchmarks as registry
 from .engines import Engine, Request
 from .errors import EngineError, EvalError
 from .files import load_run, save_run, save_scores, save_verdicts
-from .journal import Journal, locked, read
+from .journal import Journal, changing_run, locked, read
 from .models import context_length, local_folder
 from .plan import Choices, Part, check_same, longest, make_part
 from .progress import Progress
@@ -69,14 +69,18 @@ def run(
     now, parts = _plan(model, folder, benchmarks, choices, subject)
     if progress:
         _tell_limits(parts)
-    with locked(out):
+    with ExitStack() as locks:
+        for part in parts:
+            locks.enter_context(locked(out, part.benchmark.name))
         now = _joined(out, now)
         with ExitStack() as stack:
             journals = {p.benchmark.name: stack.enter_context(closing(Journal(out, p.benchmark.name))) for p in parts}
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
             if missing:
                 now = _opened(out, now, engine, model if subject.served else folder or model, parts)
-            save_run(out, now)
+            with changing_run(out):  # another process may have added its benchmark since
+                joined = _joined(out, now)
+                save_run(out, replace(joined, engine=now.engine or joined.engine))
             if missing:
                 _generate(out, engine, missing, journals, progress)
         for part in parts:

@@ -98,18 +98,28 @@ def _whole_lines(file: BinaryIO, size: int) -> int:
 
 
 @contextmanager
-def locked(folder: str) -> Iterator[None]:
-    """Holds `folder` against other processes; the system lets go of it when this one dies, however it dies.
+def locked(folder: str, benchmark: str) -> Iterator[None]:
+    """Holds the files of one benchmark against other processes, which may have the other benchmarks of the run.
+
+    The system lets go of them when this process dies, however it dies.
 
     Raises:
-        EvalError: another process writes there.
+        EvalError: another process writes them.
     """
     os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, ".lock"), "w") as file:
+    with open(os.path.join(folder, f".{benchmark}.lock"), "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EvalError(
                 f"{folder}: another process is writing there", "Wait for it, or choose another folder with --out."
             ) from None
+        yield
+
+
+@contextmanager
+def changing_run(folder: str) -> Iterator[None]:
+    """Holds run.json for as long as it takes to read it and write it again; waits while another process has it."""
+    with open(os.path.join(folder, ".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield

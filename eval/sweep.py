@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from mi_kernels import sweep_checkpoint
 from mi_kernels.lam import checked_lam
@@ -21,6 +22,9 @@ from .files import load_scores, write_json
 from .models import context_length, local_folder
 from .plan import Choices
 from .schema import Benchmark
+
+if TYPE_CHECKING:
+    from .cluster import Point, Workers
 
 BOUNDARY = 0.02
 
@@ -61,15 +65,20 @@ def run(
     plan: Plan,
     benchmarks: Sequence[str | Benchmark],
     out: str,
-    engine: Engine,
+    engine: Engine | None,
     choices: Choices | None = None,
     *,
     progress: bool = True,
+    workers: Workers | None = None,
 ) -> list[str]:
     """Evaluates every point of `plan` into a folder of `out`, and returns the folders.
 
     A second run goes on where the first stopped. lam 0 is INSTRUCT itself with its own sampling and template, lam 1
     THINKING itself (unless masks make it another model): no merge is written for them.
+
+    Args:
+        engine: what generates, one model after the other. workers: those of a cluster in its place: all models are
+            merged in one pass, and then evaluated together.
 
     Raises:
         EvalError: `out` holds a sweep of another pair; and as `driver.run`.
@@ -78,7 +87,7 @@ def run(
     lams = list(dict.fromkeys(checked_lam(lam) for lam in plan.lams))
     _claim(out, pair)
     choices = choices or Choices()
-    sweep = _Sweep(pair, plan, benchmarks, out, engine, choices, progress)
+    sweep = _Sweep(pair, plan, benchmarks, out, engine, choices, progress, workers)
     done = sweep.evaluate(lams)
     if plan.adaptive:
         done += sweep.refine(lams)
@@ -106,15 +115,20 @@ class _Sweep:
     plan: Plan
     benchmarks: Sequence[str | Benchmark]
     out: str
-    engine: Engine
+    engine: Engine | None
     choices: Choices
     progress: bool
+    workers: Workers | None
 
     def evaluate(self, lams: Sequence[float]) -> list[str]:
         folders = [self._folder(lam) for lam in lams]
-        todo = [lam for lam in lams if not self._complete(lam)]
-        if self.plan.keep == "all":
+        todo = [lam for lam in lams if not self._complete(lam, self.benchmarks)]
+        if self.plan.keep == "all" or self.workers is not None:
             self._merge([lam for lam in todo if self._end(lam) is None])
+        if self.workers is not None:
+            self._evaluate_together(todo, self.workers)
+            return folders
+        assert self.engine is not None
         for i, lam in enumerate(todo):
             if self.progress:
                 print(f"lam {lam:g}: {i + 1} of {len(todo)}", file=sys.stderr)
@@ -129,6 +143,31 @@ class _Sweep:
                     progress=self.progress,
                 )
         return folders
+
+    def _evaluate_together(self, lams: Sequence[float], workers: Workers) -> None:
+        from .cluster import Point
+
+        left: dict[str, set[str]] = {}  # of each folder, the benchmarks that are not finished
+        merged: dict[str, str] = {}
+        points = []
+        for lam in lams:
+            end, folder = self._end(lam), os.path.abspath(self._folder(lam))
+            model, subject = end or (self._merged(lam), Subject(None, lam, f"MI-{lam:g}"))
+            if end is None:
+                merged[folder] = self._merged(lam)
+            wanted = [b for b in self.benchmarks if not self._complete(lam, [b])]
+            left[folder] = {driver.named(b).name for b in wanted}
+            points += [Point(model, b, folder, subject) for b in wanted]
+
+        def done(point: Point, node: str) -> None:
+            left[point.out].discard(driver.named(point.benchmark).name)
+            if self.progress:
+                count = len(points) - sum(map(len, left.values()))
+                print(f"{point.key}: done on {node}, {count} of {len(points)}", file=sys.stderr)
+            if not left[point.out] and self.plan.keep == "none" and point.out in merged:
+                shutil.rmtree(merged[point.out])
+
+        workers.run(points, self.choices, done)
 
     def refine(self, lams: Sequence[float]) -> list[str]:
         """Adds points where `stages` asks for them, one at a time, until it asks for none or there are enough."""
@@ -145,10 +184,10 @@ class _Sweep:
             there.append(lam)
         return [self._folder(lam) for lam in there[len(lams) :]]
 
-    def _complete(self, lam: float) -> bool:
+    def _complete(self, lam: float, benchmarks: Sequence[str | Benchmark]) -> bool:
         end = self._end(lam)
         config = local_folder(self.pair.thinking if end is None else end[0])  # a merge gets THINKING's config
-        return driver.complete(self._folder(lam), self.benchmarks, self.choices, context_length(config))
+        return driver.complete(self._folder(lam), benchmarks, self.choices, context_length(config))
 
     def _folder(self, lam: float) -> str:
         return os.path.join(self.out, f"lam-{lam:g}")
@@ -179,7 +218,8 @@ class _Sweep:
         absent = [lam for lam in lams if not os.path.exists(self._merged(lam))]
         if absent:
             os.makedirs(os.path.join(self.out, "models"), exist_ok=True)
-            sweep_checkpoint(
+            merge = sweep_checkpoint if self.workers is None else self.workers.merge
+            merge(
                 self.pair.instruct,
                 self.pair.thinking,
                 os.path.join(self.out, "models", "mi-{lam}"),

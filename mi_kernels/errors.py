@@ -50,6 +50,10 @@ class OutputError(MIKernelsError):
     """The output cannot be written: it exists, it is an input, there is no space."""
 
 
+class ClusterError(MIKernelsError):
+    """A cluster cannot be used, or failed. As after a kill, what was finished is kept for the same command."""
+
+
 def printable(text: str, limit: int | None = None) -> str:
     """`text` on one line: control characters (a tensor's name may hold any) as escapes.
 

@@ -122,6 +122,11 @@ class Inputs:
             self._maps[model][t.shard].read_ahead(t.begin + begin * item, t.begin + end * item)
 
 
+def shards_of(tensor: Tensor) -> set[int]:
+    """The numbers of the files that hold what `tensor` is made of."""
+    return {t.shard for t, _, _ in _ranges(tensor, 0, tensor.elements)}
+
+
 def _ranges(tensor: Tensor, first: int, count: int) -> Iterator[tuple[TensorInfo, int, int]]:
     """What elements `first` to `first + count` are made of: (tensor of a file, first element, end)."""
     if isinstance(tensor, TensorInfo):

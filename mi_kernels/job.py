@@ -104,10 +104,14 @@ class Job:
         if self.options.strict:
             differences.refuse(self.outputs[0].folder.given, self._differences)
 
-    def run(self) -> list[Report]:
+    def run(self, streamer: Callable[..., None] = stream) -> list[Report]:
         """Streams every output and publishes them; none is visible before all of them are whole.
 
+        Args:
+            streamer: what writes the shards, with the arguments of `stream`.
+
         Raises:
+            ClusterError: the streamer's cluster failed; what was finished is kept.
             OutputError: no space, or the disk failed; nothing is left behind.
             StrictError: a strict merge met values that are not finite, or one model twice; nothing is left behind.
         """
@@ -125,7 +129,7 @@ class Job:
                 todo = sum(work.left for work in works)
                 on_bytes = stack.enter_context(progress_bar(options.progress, todo))
                 watch, numbers = Watch(plan), {shard.name: i for i, shard in enumerate(shards)}
-                stream(
+                streamer(
                     plan,
                     [output.folder.staged for output in outputs],
                     buffers,

@@ -207,6 +207,16 @@ class Watch:
                     found.identical.setdefault(k, []).append(t.name)
         return found
 
+    def take(self, number: int, output: int, found: Values) -> None:
+        """What the watch of another process found in one shard, as `shard` told it there."""
+        same = {(k, name) for k, names in found.identical.items() for name in names}
+        with self._lock:
+            self._nonfinite.update(found.nonfinite)
+            self._overflowed.update({(output, name): count for name, count in found.overflowed.items()})
+            for t in self._plan.shards[number].tensors:
+                if t.name in self._same:
+                    self._same[t.name] = [k for k in self._same[t.name] if (k, t.name) in same]
+
     def _any_nonfinite(self, source: Source, first: int, count: int, inputs: Inputs) -> bool:
         from . import _cpu
 

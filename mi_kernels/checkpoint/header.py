@@ -19,11 +19,12 @@ from typing import NamedTuple
 from ..errors import CheckpointError
 from ..faults import reading_failed, remedy
 from .files import DuplicateName, refuse_duplicates
-from .stamp import Stamp
+from .stamp import Content, Stamp
 from .tensor import TensorInfo
 
 MAX_HEADER = 100_000_000  # bytes: the safetensors library reads no longer one
 MAX_TENSORS = 300_000  # twice as many as the largest mixtures of experts in FP8 have, scales included
+_SHARED = "All nodes must share the storage of the inputs, under the same paths."
 
 
 class Header(NamedTuple):
@@ -58,7 +59,30 @@ def read_header(path: str, shard: int) -> Header:
         raise CheckpointError(
             f"{path}: was written while its header was read", "Let whatever writes it finish, and run it again."
         ) from error
-    return Header(metadata, tensors, stamp, hashlib.sha256(text).hexdigest())
+    return Header(metadata, tensors, stamp, _digest(text))
+
+
+def check_same_content(seen: Content, where: str) -> None:
+    """On another node of a cluster, whose numbers of files and devices may be its own.
+
+    Args:
+        seen: what the file was elsewhere. where: what this node is called.
+
+    Raises:
+        CheckpointError: the file at that path is another one here, or none.
+    """
+    try:
+        stamp = _stamp_of_regular_file(seen.path)
+        here = Content(seen.path, stamp.size, stamp.mtime_ns, _digest(_read(seen.path)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error.problem} on {where}", _SHARED) from error
+    change = seen.difference(here)
+    if change is not None:
+        raise CheckpointError(f"{seen.path}: is another file on {where}: {change}", _SHARED)
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def _read(path: str) -> bytes:

@@ -13,7 +13,7 @@ from ..faults import problem, remedy
 from . import fp8, hub, lora
 from .files import read_json
 from .header import read_header, refuse_too_many
-from .stamp import Stamp, check_unchanged
+from .stamp import Content, Stamp, check_unchanged
 from .tensor import TensorInfo
 from .virtual import Tensor
 
@@ -91,6 +91,14 @@ class Checkpoint:
                 "inode": self.stamps[path].inode,
                 "header": self.headers[path],
             }
+            for path in self.files
+        ]
+
+    def contents(self) -> list[Content]:
+        """What another machine must find at the path of each file with weights, in their order."""
+        stamps = self.stamps
+        return [
+            Content(os.path.abspath(path), stamps[path].size, stamps[path].mtime_ns, self.headers[path])
             for path in self.files
         ]
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from types import TracebackType
 
 from .. import interrupts, system
-from ..errors import OutputError
+from ..errors import ClusterError, OutputError
 from ..faults import naming, problem, remedy
 
 _WORK_SUFFIX = ".mi-kernels-work"
@@ -260,6 +260,9 @@ class OutputFolder:
         with interrupts.held():
             # An adopted output is finished only with the others of its sweep: until then its journal is wanted.
             kept = self._found and (kind is not None or not self.published)
+            # A cluster that fails is no one's decision to stop: as after a kill, the same command goes on.
+            if kind is not None and issubclass(kind, ClusterError):
+                kept = kept or os.path.exists(self.journal)
             try:
                 if self._lock >= 0 and not kept:
                     self._remove_work(kind is not None)

@@ -25,6 +25,22 @@ class Stamp(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
 
 
+class Content(NamedTuple):
+    """What stands for the content of a file with weights wherever it is seen: no number that a machine gives it."""
+
+    path: str  # absolute
+    size: int  # bytes
+    mtime_ns: int
+    header: str  # SHA-256 of its header
+
+    def difference(self, now: Content) -> str | None:
+        """What tells the file that is there `now` from this one; None where nothing does."""
+        for name, here, there in zip(self._fields, self, now):
+            if here != there:
+                return f"its {name} is {there}, not {here}"
+        return None
+
+
 def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
     """Compares every file, by path, with its stamp of earlier.
 

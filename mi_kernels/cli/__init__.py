@@ -223,6 +223,16 @@ def _add_output(p: _Parser, copy_from: str | None = "thinking") -> None:
     how.add_argument("--io", metavar="MODE", default="auto", help="direct, buffered or auto (default: auto)")
     how.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     how.add_argument("--json", action="store_true", help="print the report as JSON")
+    cluster = p.add_argument_group("on a Ray cluster with shared storage (docs/ray.md)")
+    cluster.add_argument(
+        "--ray", metavar="ADDRESS", help="share the shards among its nodes: auto, HOST:PORT, or local for this machine"
+    )
+    cluster.add_argument("--nodes", metavar="N", help="with --dry-run: plan for N nodes like this one, without them")
+    cluster.add_argument(
+        "--node-speed",
+        metavar="SIZE",
+        help="with --dry-run: bytes a second that a node moves (default: 1GB)",
+    )
 
 
 def _add_compare(commands: argparse._SubParsersAction[_Parser]) -> None:

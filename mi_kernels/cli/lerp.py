@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import shlex
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .. import upload
@@ -69,16 +71,26 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _runner(arguments: argparse.Namespace) -> tuple[Callable[[Job], list[Report]], Callable[[Job], list[str]]]:
+    """What runs a job, and what more there is to say of its plan: here, or on a cluster."""
+    if arguments.ray is None and arguments.nodes is None and arguments.node_speed is None:
+        return Job.run, lambda job: []
+    from . import ray
+
+    return partial(ray.run, arguments=arguments), lambda job: [ray.describe_split(job, arguments)]
+
+
 def _finish(job: Job, arguments: argparse.Namespace) -> int:
     repos = _repos(job, arguments)
+    run_job, describe_split = _runner(arguments)
     if arguments.dry_run:
-        print(describe_plan(job))
+        print(describe_plan(job), *describe_split(job), "nothing was written (--dry-run)", sep="\n")
         return 0
     for output in job.outputs:
         output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
     if repos:
         upload.check_access(repos[0])
-    reports = job.run()
+    reports = run_job(job)
     if not (arguments.json or arguments.quiet):
         print(describe(reports), flush=True)
     addresses = [upload.push(r.out, repo, private=arguments.private) for r, repo in zip(reports, repos)]
@@ -139,4 +151,4 @@ def describe_plan(job: Job) -> str:
             total = sum(sizes[name] for name in merged)
             copied = f"{len(sizes) - len(merged)} copied from the first model"
             lines.append(f"{len(merged)} tensors, {show_bytes(total)}, merged; {copied}")
-    return "\n".join([*lines, "nothing was written (--dry-run)"])
+    return "\n".join(lines)

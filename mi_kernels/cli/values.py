@@ -59,7 +59,7 @@ def parse_lams(text: str) -> list[float]:
 
 def show_bytes(count: float) -> str:
     """ "1.19 GB": decimal units, three digits."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"

@@ -28,7 +28,7 @@ HOLD = """
 import sys
 sys.path.insert(0, ".")
 from eval.journal import locked
-with locked(sys.argv[1]):
+with locked(sys.argv[1], "sums"):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -247,7 +247,7 @@ def test_two_processes_do_not_write_one_run(tmp_path):
         evaluate(tmp_path, FakeEngine())
     holder.kill()
     holder.communicate()
-    with locked(str(out)):
+    with locked(str(out), "sums"):
         pass
 
 

@@ -1,0 +1,84 @@
+"""--ray: a merge by the nodes of a Ray cluster, and the plan of one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ..errors import ArgumentError, printable
+from ..integrations.ray import Cluster, Node
+from ..integrations.ray_merge import run as run_on_cluster
+from ..integrations.ray_merge import smallest
+from ..integrations.ray_plan import Share, split
+from ..job import Job, Report
+from .values import parse_count, parse_size, show_bytes
+
+_SPEED = "1GB"
+
+
+def run(job: Job, arguments: argparse.Namespace) -> list[Report]:
+    """Merges on the cluster that --ray names."""
+    if arguments.ray is None:
+        raise ArgumentError("--nodes and --node-speed plan a merge on a cluster", "Add --dry-run, or name it: --ray.")
+    begin = time.perf_counter()
+    with Cluster(arguments.ray, (lambda text: None) if arguments.quiet else _tell) as cluster:
+        connecting = time.perf_counter() - begin  # no part of what the storage or the nodes do
+        return run_on_cluster(replace(job, started=job.started + connecting), cluster, job.options.threads)
+
+
+def describe_split(job: Job, arguments: argparse.Namespace) -> str:
+    """Who would do what: the nodes of the cluster, or --nodes N of them that need not be there."""
+    speed = parse_size(arguments.node_speed or _SPEED, "--node-speed")
+    assert speed is not None
+    nodes, threads = _nodes(job, arguments)
+    return _table(split(job, nodes, threads, speed), nodes, threads, speed)
+
+
+def _nodes(job: Job, arguments: argparse.Namespace) -> tuple[list[Node], int]:
+    count = parse_count(arguments.nodes, "--nodes")
+    if count is None:
+        if arguments.ray is None:
+            raise ArgumentError("--node-speed plans a merge on a cluster", "Say which: --ray ADDRESS, or --nodes N.")
+        with Cluster(arguments.ray) as cluster:
+            nodes = cluster.nodes()
+        threads = job.options.threads or smallest(nodes)
+        nodes = [node for node in nodes if node.cpus >= threads]
+        if not nodes:
+            raise ArgumentError(f"no node of the cluster has {threads} CPUs", "Ask for fewer: --threads.")
+        return nodes, threads
+    if not 1 <= count <= 10_000:
+        raise ArgumentError(f"--nodes is {count}", "Give a whole number from 1.")
+    threads = job.options.thread_count
+    return [Node(f"node {i}", threads, 0) for i in range(1, count + 1)], threads
+
+
+def _table(shares: Sequence[Share], nodes: Sequence[Node], threads: int, speed: float) -> str:
+    width = max(len(printable(share.node)) for share in shares)
+    lines = [f"{'':<{width}}{'shards':>8}{'read':>10}{'written':>10}{'buffers':>10}{'time':>10}"]
+    for s in shares:
+        lines.append(
+            f"{printable(s.node):<{width}}{s.shards:>8}{show_bytes(s.read):>10}{show_bytes(s.written):>10}"
+            f"{show_bytes(s.memory):>10}{_clock(s.seconds):>10}"
+        )
+    read, written = sum(s.read for s in shares), sum(s.written for s in shares)
+    workers = sum(node.cpus // threads for node in nodes)
+    lines += [
+        f"{sum(s.shards for s in shares)} shards by {workers} worker{'s' if workers != 1 else ''} of {threads} "
+        f"thread{'s' if threads != 1 else ''}: {show_bytes(read)} read, {show_bytes(written)} written, "
+        f"{_clock(max(s.seconds for s in shares))}",
+        f"if each node reads and writes {show_bytes(speed)}/s and the storage gives all of them that (--node-speed; "
+        "the last line of a merge says what one did)",
+    ]
+    return "\n".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def _tell(text: str) -> None:
+    print(f"mi-kernels: note: {printable(text)}", file=sys.stderr)
