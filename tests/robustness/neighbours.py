@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -11,12 +12,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ..attacks.run import ATTACKS, Limits, foreign, run
+from ..attacks import case
+from ..attacks.run import ATTACKS, Limits, Outcome, foreign, run
 from ..checks import World, snapshot
 from ..faults.session import build
+from ..models import CONFIG
 from .row import Row
 
 _SECONDS = 120  # at most for one run
@@ -54,16 +58,16 @@ class Stage:
             f"  - model: {m}\n    parameters: {{weight: 0.5}}\n" for m in (self.world.instruct, self.world.thinking)
         )
         self.config.write_text(f"merge_method: linear\ndtype: bfloat16\nmodels:\n{models}")
+        for model in (self.world.instruct, self.world.thinking):
+            (model / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": 2}))
         self._inputs = self._snapshot()
-        started = time.perf_counter()
         status, err = self.run()
-        self.seconds = time.perf_counter() - started
         if status != 0:
             raise SystemExit(f"{tool.name} does not run: {err[-500:]}")
         self.whole = self.weights()
 
     def run(self, variables: Mapping[str, str] | None = None, seconds: float | None = None) -> tuple[int, str]:
-        """One run on an empty OUT; killed after `seconds`. Its status and stderr."""
+        """One run without an OUT; killed `seconds` after OUT has appeared. Its status and stderr."""
         shutil.rmtree(self.world.out, ignore_errors=True)
         places = {"a": self.world.instruct, "b": self.world.thinking, "config": self.config, "out": self.world.out}
         process = subprocess.Popen(
@@ -73,8 +77,13 @@ class Stage:
             stderr=subprocess.PIPE,
             text=True,
         )
+        if seconds is not None:
+            while not self.world.out.exists() and process.poll() is None:
+                time.sleep(0.0005)
+            time.sleep(seconds)
+            process.kill()
         try:
-            _, err = process.communicate(timeout=seconds or _SECONDS)
+            _, err = process.communicate(timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             _, err = process.communicate()
@@ -105,18 +114,18 @@ class Stage:
         return [snapshot(folder) for folder in (self.world.instruct, self.world.thinking)]
 
 
-def kills(tool: Tool, count: int = 20) -> Row:
-    """SIGKILL in the second half of a run: the first one is imports."""
-    row, chance = Row(tool.name, "killed at random times"), random.Random(1)
+def kills(tool: Tool, count: int = 10) -> Row:
+    """SIGKILL within 10 ms from when OUT appears: at a random time of the whole run most would hit imports."""
+    row, chance = Row(tool.name, "killed once OUT is there"), random.Random(1)
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder), tool)
         for _ in range(count):
-            seconds = chance.uniform(0.5, 1.0) * stage.seconds
-            stage.judge(row, f"killed after {seconds:.2f} s", *stage.run(seconds=seconds))
+            seconds = chance.uniform(0, 0.01)
+            stage.judge(row, f"killed {1000 * seconds:.1f} ms after OUT was there", *stage.run(seconds=seconds))
     return row
 
 
-def faults(tool: Tool, most: int = 4) -> Row:
+def faults(tool: Tool, most: int = 2) -> Row:
     """The first calls of each kind on OUT fail, `most` at most: once, as a full or a dying disk does."""
     row = Row(tool.name, "a system call fails")
     with tempfile.TemporaryDirectory() as folder:
@@ -137,13 +146,36 @@ def attacks(tool: Tool, count: int) -> Row:
     row, program = Row(tool.name, "hostile or broken inputs"), foreign(tool.command)
     commands = ("lerp",) if "{a}" in tool.command else ("lerp", "merge")
     fit = [a for a in ATTACKS if not a.ours and a.command in commands]
-    for attack in fit[:: max(1, len(fit) // count)]:
-        outcome = run(attack, program, Limits(seconds=_SECONDS, resident=8 << 30))
+    limits = Limits(seconds=_SECONDS, resident=8 << 30)
+    good = run(_understood(case.Attack("none", "none", lambda scene: None)), program, limits)
+    if good is None or not _accepted(good):
+        raise SystemExit(f"{tool.name} does not merge good models: {good}")
+    for attack in fit[:: max(1, -(-len(fit) // count))]:
+        outcome = run(_understood(attack), program, limits)
         if outcome is None:
             continue
-        verdict = {"refused": "refused", "traceback": "traceback", "accepted": "wrong"}.get(outcome.verdict, "wrong")
-        if outcome.verdict == "accepted" and attack.harmless:
-            verdict = "survived"
-        row.add(verdict, f"{attack.family}/{attack.name}: {outcome.verdict} {outcome.detail[:200]}")
+        if _accepted(outcome):
+            verdict = "survived" if attack.harmless else "accepted"
+        else:
+            verdict = outcome.verdict if outcome.verdict in ("refused", "traceback") else "wrong"
+        shown = "accepted" if _accepted(outcome) else f"{outcome.verdict}: {outcome.detail[:200]}"
+        row.add(verdict, f"{attack.family}/{attack.name}: {shown}")
         row.inputs_changed += "changed outside of the output" in outcome.detail
     return row
+
+
+def _accepted(outcome: Outcome) -> bool:
+    """The card is judged by rules that are ours: others link to their papers in it."""
+    return outcome.verdict == "accepted" or "got into the card" in outcome.detail
+
+
+def _understood(attack: case.Attack) -> case.Attack:
+    """The scene's models have too few tensors for a Qwen3; of an unknown architecture mergekit takes what is there."""
+
+    def make(scene: case.Scene) -> None:
+        for model in (scene.a, scene.b):
+            config = {**case.CONFIG, "architectures": ["TinyForCausalLM"], "num_hidden_layers": 2}
+            (model / "config.json").write_text(json.dumps(config))
+        attack.make(scene)
+
+    return replace(attack, make=make)

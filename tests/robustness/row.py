@@ -11,11 +11,12 @@ class Row:
     """What one program made of one kind of case.
 
     Attributes:
-        cases: how many were run. Each one is counted in one of the next four.
+        cases: how many were run. Each one is counted in one of the next five.
         survived: done, and right; for a kill or an error of the disk also: OUT as it was before.
         refused: a message in two lines, for the neighbours in any words, and nothing made.
         traceback: an error that only a programmer can read, and nothing made.
-        wrong: anything else: see `examples`.
+        accepted: a hostile or broken input that mi_kernels refuses was merged, or ignored.
+        wrong: anything else, such as a half-made OUT, a crash, a hang: see `examples`.
         inputs_changed: cases after which an input was not what it was.
     """
 
@@ -25,6 +26,7 @@ class Row:
     survived: int = 0
     refused: int = 0
     traceback: int = 0
+    accepted: int = 0
     wrong: int = 0
     inputs_changed: int = 0
     examples: list[str] = field(default_factory=list)
@@ -33,17 +35,19 @@ class Row:
         """One case more, with the name of an attribute for `verdict`."""
         self.cases += 1
         setattr(self, verdict, getattr(self, verdict) + 1)
-        if verdict == "wrong" and len(self.examples) < 20:
+        if verdict in ("accepted", "wrong") and len(self.examples) < 20:
             self.examples.append(example)
 
 
 def table(rows: Sequence[Row]) -> str:
     """In Markdown."""
     lines = [
-        "| done to | what | cases | right, or as before | refused | traceback | wrong | inputs changed |",
+        "| done to | what | cases | right, or as before | refused | traceback | bad input merged "
+        "| half-made, crash, hang |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
-        counts = (r.cases, r.survived, r.refused, r.traceback, r.wrong, r.inputs_changed)
+        counts = (r.cases, r.survived, r.refused, r.traceback, r.accepted, r.wrong)
         lines.append(f"| {r.tool} | {r.kind} | {' | '.join(f'{n:,}' for n in counts)} |")
-    return "\n".join(lines)
+    changed, wrong = sum(r.inputs_changed for r in rows), sum(r.wrong for r in rows if r.tool == rows[0].tool)
+    return "\n".join([*lines, "", f"Inputs changed: {changed}. Bytes lost by {rows[0].tool}: {wrong}."])
