@@ -118,7 +118,7 @@ HOSTILE_NAMES = {
     "nul": "w\0x",
     "terminal_escapes": "\x1b[2J\x1b]0;owned\x07\x9b31m",
     "right_to_left": "\u202etxt.exe",
-    "path": "../../../../tmp/w",
+    "path": "../../../../tmp/outside",
     "absolute_path": "/etc/passwd",
     "format_string": "%s%n{0}{x!r}",
     "empty": "",

@@ -77,14 +77,20 @@ def test_two_runs_and_a_killed_one_give_the_same_files(folder, tmp_path, kind):
         time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
-    assert 5 <= len(load_responses(out, "sums")) < 120
+    finished = load_responses(out, "sums")
+    assert 5 <= len(finished) < 120
     with engines.create(Options(kind=kind, max_num_seqs=16)) as engine:
         for target in (first, second, out):
             evaluate(folder, target, kind, engine)
-    assert lines(first) == lines(second) == lines(out)
-    for name in ("sums.scores.json", "sums.verdicts.jsonl"):
-        assert len({Path(target, name).read_bytes() for target in (first, second, out)}) == 1
     responses = load_responses(first, "sums")
+    resumed = {(r.problem, r.sample): r for r in load_responses(out, "sums")}
+    assert set(resumed) == {(r.problem, r.sample) for r in responses}
+    assert all(resumed[r.problem, r.sample] == r for r in finished)
+    # What transformers computes depends on what shares a batch, and after a kill that is something else.
+    same = (first, second, out) if kind == "vllm" else (first, second)
+    assert all(lines(target) == lines(first) for target in same)
+    for name in ("sums.scores.json", "sums.verdicts.jsonl"):
+        assert len({Path(target, name).read_bytes() for target in same}) == 1
     assert len({r.text for r in responses}) > 100, "every response has a seed of its own"
     assert {r.finish_reason for r in responses} == {"stop", "length"}
     assert all(r.tokens == 120 for r in responses if r.finish_reason == "length")

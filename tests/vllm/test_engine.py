@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ from typing import Any
 
 import pytest
 
+from eval.engines.imports import hide_cuda_extras
+
+if importlib.util.find_spec("vllm"):
+    hide_cuda_extras()  # before it is imported, as `eval` does it
 vllm = pytest.importorskip("vllm", reason="needs vLLM: pip install -e '.[eval-cpu]'")
 
 import torch  # noqa: E402
@@ -34,16 +39,21 @@ CONFIG = {
 PROMPTS = [[(7 * i * j + 3) % 250 + 3 for j in range(n)] for i, n in enumerate((5, 40, 200, 300))]
 
 
+ROOT = Path(__file__).parents[2]
+
+
 @pytest.fixture(scope="module", autouse=True)
-def in_process() -> None:
+def in_process() -> Iterator[None]:
     """One process and one thread, as vLLM's CPU build needs it; before its first engine."""
-    os.environ.update(
-        VLLM_ENABLE_V1_MULTIPROCESSING="0",
-        VLLM_CPU_OMP_THREADS_BIND="nobind",
-        OMP_NUM_THREADS="1",
-        HF_HUB_OFFLINE="1",
-    )
-    register()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        # vLLM looks at a model in a subprocess, which must not meet those packages either.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "eval/engines/startup"), str(ROOT)]))
+        register()
+        yield
 
 
 def model(folder: Path, seed: int, tied: bool) -> str:
