@@ -9,7 +9,6 @@ the same configuration files, which `mi-kernels merge` reads as they are.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 from . import contestants, results
 from .contestants import Bench
-from .models import MODELS, Layout, home, layout
+from .models import Layout, home, parser, wanted_layout
 from .noise import show
 from .turns import rows_of, turns
 
@@ -69,20 +68,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.methods", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
-    parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--with", dest="others", choices=["mergekit"], help="also run mergekit")
-    parser.add_argument("--folder", help="where to work and keep the inputs; needs four times the model's size")
-    parser.add_argument("--json", type=Path, help="also write the results there")
-    arguments = parser.parse_args(argv)
+    options = parser("bench.methods", __doc__, rounds=5)
+    options.add_argument("--with", dest="others", choices=["mergekit"], help="also run mergekit")
+    arguments = options.parse_args(argv)
     tools = ["ours", *([arguments.others] if arguments.others else [])]
     names = ["copy", *(f"{method} {tool}" for method in CONFIGS for tool in tools)]
-    wanted = layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
+    wanted = wanted_layout(arguments)
     with Methods(home(arguments.folder), wanted) as bench:
         rows = rows_of("warm", turns(names, arguments.rounds, bench.time), "copy")
     print(f"{wanted.name}, warm, synced\n{table(rows)}")

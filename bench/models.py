@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -75,6 +76,24 @@ def sized(gigabytes: float) -> Layout:
     """Qwen3-0.6B's layers, as many as make so many GB: sizes that differ in nothing else."""
     shapes = qwen3_like(int(gigabytes * 1e9))
     return Layout(f"{gigabytes:g} GB", shapes, 1, qwen3_config(shapes))
+
+
+def parser(program: str, doc: str | None, rounds: int) -> argparse.ArgumentParser:
+    """The options of a benchmark on one model's layout."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
+    made.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
+    made.add_argument("--rounds", type=int, default=rounds, help=f"runs of each (default: {rounds})")
+    made.add_argument("--folder", help="where to work and keep the inputs")
+    made.add_argument("--json", type=Path, help="also write the results there")
+    return made
+
+
+def wanted_layout(arguments: argparse.Namespace) -> Layout:
+    """What `parser`'s options ask for."""
+    return layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
 
 
 def home(folder: str | None) -> Path:

@@ -12,7 +12,6 @@ started there, before anything is timed.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -23,24 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from . import results
-from .models import MODELS, checkpoint, home, layout
+from .models import checkpoint, home, parser, wanted_layout
 from .noise import ratios, show, spread
 
 STARTS = ("plain", "merged")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
-    parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: 5)")
-    parser.add_argument("--folder", help="where to work and keep the inputs")
-    parser.add_argument("--json", type=Path, help="also write the results there")
-    arguments = parser.parse_args(argv)
-    wanted = layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
+    options = parser("bench.serving", __doc__, rounds=5)
+    arguments = options.parse_args(argv)
+    wanted = wanted_layout(arguments)
     folder = home(arguments.folder)
     pair = [checkpoint(folder, wanted, seed) for seed in (1, 2)]
     starts: dict[str, list[float]] = {name: [] for name in (*STARTS, "read")}

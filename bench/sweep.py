@@ -10,17 +10,15 @@ the contract first.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from . import contestants, results
 from .contestants import Bench, differing
-from .models import MODELS, home, layout
+from .models import home, parser, wanted_layout
 from .noise import show
 from .process import run
 from .turns import rows_of, turns
@@ -79,17 +77,9 @@ class Sweep:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
-    parser.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each (default: 3)")
-    parser.add_argument("--folder", help="where to work and keep the inputs")
-    parser.add_argument("--json", type=Path, help="also write the results there")
-    arguments = parser.parse_args(argv)
-    wanted = layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
+    options = parser("bench.sweep", __doc__, rounds=3)
+    arguments = options.parse_args(argv)
+    wanted = wanted_layout(arguments)
     rows = []
     with Bench(home(arguments.folder), wanted) as bench:
         sweep = Sweep(bench)

@@ -19,10 +19,11 @@ from .checkpoint.tensor import ITEM_SIZE
 from .differences import Difference
 from .errors import OutputError
 from .faults import writing_failed
+from .fill import Runner
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
 from .progress import progress_bar
-from .stream import Runner, stream
+from .stream import stream
 from .values import Values, Watch
 from .work import Work, publish, request_of
 

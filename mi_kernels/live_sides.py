@@ -13,11 +13,11 @@ from .backends import cpu
 from .checkpoint import Checkpoint, TensorInfo
 from .checkpoint.virtual import SavedTensor
 from .errors import MismatchError
+from .fill import fill_tensor
 from .inputs import Inputs, is_computed
 from .ops.arrays import TORCH_DTYPES
 from .ops.linear import lerp, multi_lerp
 from .plan import Source
-from .stream import fill_tensor
 
 Tensors = Mapping[str, torch.Tensor]
 

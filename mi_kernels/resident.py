@@ -16,12 +16,12 @@ from .alignment import align
 from .backends import cpu
 from .checkpoint import Tensor, open_checkpoint
 from .errors import CheckpointError
+from .fill import fill_tensor
 from .inputs import Inputs
 from .merge import lerp_sources
 from .options import Options
 from .plan import Source
 from .recipe import Recipe
-from .stream import fill_tensor
 
 if TYPE_CHECKING:
     import torch

@@ -16,28 +16,22 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from . import interrupts
 from .backends import cpu
 from .checkpoint.layout import OutputShard
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
-from .checkpoint.virtual import Tensor
 from .checkpoint.writer import ShardFile
 from .checksum_record import ShardSum
 from .checksums import Accumulator
+from .fill import Filler, Runner
 from .inputs import Inputs
 from .plan import Buffers, Plan, Source
 from .system import PAGE, io_buffer
 from .values import Seen, Watch
 
-if TYPE_CHECKING:
-    from ._cpu import CombineSpan, Formula, Operand, Span
-
-Runner = Callable[[Sequence["Span"], int], None]  # as `cpu.run_groups` without its isa
 OnShard = Callable[[int, str, ShardSum], None]
-
-_BLOCK = 1 << 18  # elements of a virtual tensor at a time: its float32 values stay in the second-level cache
 
 
 class ShardSink(Protocol):
@@ -215,7 +209,7 @@ class _Work:
             memory = io_buffer(size * len(self._files))
             slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
             scratch = io_buffer(size) if self._plan.computes else memoryview(b"")
-            run_groups = self._runner()
+            filler = Filler(self._inputs, scratch, self._runner(), self._isa)
             ahead = self._next()
             while (chunk := ahead) is not None:
                 ahead = self._next()
@@ -223,7 +217,7 @@ class _Work:
                     self._read_ahead(ahead)
                 wanted = self._files.wanted[chunk.shard]
                 used = slots[: len(wanted)]
-                self._fill(used, scratch, chunk, run_groups)
+                self._fill(used, chunk, filler)
                 nonfinite = []
                 if self._on_shard is not None:
                     for slot, output in zip(used, wanted):  # now, while the caches hold them
@@ -274,94 +268,15 @@ class _Work:
             for k in source.used():
                 self._inputs.read_ahead(k, source.inputs[k], first, count)
 
-    def _fill(self, slots: list[memoryview], scratch: memoryview, chunk: _Chunk, run_groups: Runner) -> None:
+    def _fill(self, slots: list[memoryview], chunk: _Chunk, filler: Filler) -> None:
         header = self._plan.shards[chunk.shard].header
         if chunk.offset < len(header):
             piece = header[chunk.offset : chunk.offset + chunk.length]
             for slot in slots:
                 slot[: len(piece)] = piece
         wanted = self._files.wanted[chunk.shard]
-        lerps: list[Span] = []
-        combines: list[CombineSpan] = []
-        for source, out, begin, length in self._pieces(chunk):
-            computed = source.computed()
-            block = min(_BLOCK, len(scratch) // len(computed) // 4) if computed else length
-            for first in range(begin, begin + length, block):
-                count = min(block, begin + length - first)
-                # One block behind the other, in the order of the models.
-                memory = {k: scratch[4 * block * i : 4 * block * (i + 1)] for i, k in enumerate(computed)}
-                operands = {
-                    k: self._inputs.operand(k, source.inputs[k], first, count, memory.get(k)) for k in source.used()
-                }
-                at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
-                if source.formula is None:
-                    weights = [source.weights[i] for i in wanted]
-                    lerps += _lerp_spans(slots, at, weights, out, operands, count)
-                else:
-                    combines.append(_combine_span(slots[0], at, source.formula, out, operands, first, count))
-                if computed:  # the next block needs the scratch memory
-                    self._run(lerps, combines, len(slots), run_groups)
-        self._run(lerps, combines, len(slots), run_groups)
-
-    def _run(self, lerps: list[Span], combines: list[CombineSpan], group: int, run_groups: Runner) -> None:
-        run_groups(lerps, group)
-        cpu.run_combine(combines, self._isa)
-        lerps.clear()
-        combines.clear()
-
-
-def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview, isa: str) -> None:
-    """Computes one whole tensor into `memory`, its bytes in the dtype of `out`.
-
-    Raises:
-        CheckpointError: a part of an input could not be read.
-    """
-    lerps: list[Span] = []
-    combines: list[CombineSpan] = []
-    computed = source.computed()
-    scratch = io_buffer(4 * _BLOCK * len(computed)) if computed else memoryview(b"")
-    for first in range(0, out.elements, _BLOCK):
-        count = min(_BLOCK, out.elements - first)
-        scratches = {k: scratch[4 * _BLOCK * i : 4 * _BLOCK * (i + 1)] for i, k in enumerate(computed)}
-        operands = {k: inputs.operand(k, source.inputs[k], first, count, scratches.get(k)) for k in source.used()}
-        at = first * ITEM_SIZE.get(out.dtype, 1)
-        if source.formula is None:
-            lerps += _lerp_spans([memory], at, source.weights, out, operands, count)
-        else:
-            combines.append(_combine_span(memory, at, source.formula, out, operands, first, count))
-        if computed or first + count == out.elements:
-            cpu.run_groups(lerps, 1, isa)
-            cpu.run_combine(combines, isa)
-            lerps.clear()
-            combines.clear()
-    inputs.check()
-
-
-def _lerp_spans(
-    slots: list[memoryview],
-    at: int,
-    weights: Sequence[float],
-    out: Tensor,
-    operands: dict[int, Operand],
-    count: int,
-) -> Iterator[Span]:
-    code = cpu.DTYPE_CODES.get(out.dtype, cpu.BYTES)
-    if code == cpu.BYTES:  # a copy: count bytes, not elements
-        count *= ITEM_SIZE.get(out.dtype, 1)
-    for slot, weight in zip(slots, weights):
-        # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
-        a = operands[1 if weight == 1 else 0]
-        b = operands[0 if weight == 0 else 1]
-        yield (slot, at, a[0], a[1], b[0], b[1], count, weight, code, a[2], b[2])
-
-
-def _combine_span(
-    slot: memoryview,
-    at: int,
-    formula: Formula,
-    out: Tensor,
-    operands: dict[int, Operand],
-    first: int,
-    count: int,
-) -> CombineSpan:
-    return (slot, at, cpu.DTYPE_CODES[out.dtype], list(operands.values()), count, first, formula)
+        for source, out, first, count in self._pieces(chunk):
+            weights = [source.weights[i] for i in wanted] if source.formula is None else ()
+            at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
+            filler.add(slots, at, source, weights, out, first, count)
+        filler.flush(len(slots))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from mi_kernels import _cpu
 # Examples differ widely in what they build; a deadline on each would be a test of the machine's load.
 settings.register_profile("mi_kernels", deadline=None, print_blob=True)
 settings.load_profile("mi_kernels")
+
+
+def pytest_configure() -> None:
+    # A background job of a shell starts with SIGINT ignored, and so would every process that a test interrupts.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", params=_cpu.isas())

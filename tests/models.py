@@ -183,22 +183,22 @@ def as_hub_cache(model: Path, cache: Path, repo: str = "org/name", revision: str
     return snapshot
 
 
-def qwen3_model(seed: int, *, tied: bool) -> Any:
-    """A transformers Qwen3ForCausalLM with random weights, in bf16."""
+def qwen3_model(seed: int, *, tied: bool, **config: Any) -> Any:
+    """A transformers Qwen3ForCausalLM with random weights, in bf16. `config` goes before the sizes here."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    config = Qwen3Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        max_position_embeddings=64,
-        tie_word_embeddings=tied,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
+    built = Qwen3Config(**{**sizes, **config}, tie_word_embeddings=tied)
+    return Qwen3ForCausalLM(built).to(torch.bfloat16).eval()

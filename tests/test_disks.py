@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from mi_kernels import CheckpointError, lerp_checkpoint, similarity
+from mi_kernels.checkpoint import OutputFolder
 
-from .checks import World, assert_message, assert_refused, snapshot
+from .checks import World, assert_message, assert_refused, run_cli, snapshot
 from .models import random_bits, save
 
 needs_root = pytest.mark.skipif(
@@ -232,3 +233,20 @@ def test_a_disk_without_a_model_of_its_own_is_refused_before_anything_is_written
             sweep_checkpoint(tmp_path / "a", tmp_path / "b", str(tmp_path / "m-{lam}"), [0.2, 0.8], progress=False)
         assert snapshot(tmp_path) == before
         lerp_checkpoint(tmp_path / "a", tmp_path / "b", tmp_path / "one", 0.2, progress=False)
+
+
+@needs_root
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_disk_that_is_really_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checked: bool
+) -> None:
+    """Refused beforehand; and where the space went after the check, ended by the write that fails."""
+    world = World(tmp_path)
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1m", "none") as disk:
+        (disk / "others").write_bytes(bytes(1020 << 10))
+        if not checked:
+            monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 40)
+        before = snapshot(world.root)
+        assert run_cli(world.argv("-o", disk / "out")) == 2
+        assert_message(capsys.readouterr().err, "are needed" if checked else os.strerror(errno.ENOSPC))
+        assert snapshot(world.root) == before

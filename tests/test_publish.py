@@ -391,31 +391,3 @@ def test_a_kill_leaves_what_the_next_run_takes_over(
     assert status == 0
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
     assert not work_folder(world).exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB, where this user may mount one."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
-    if subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("a small file system cannot be mounted here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-@pytest.mark.parametrize("checked", [True, False])
-def test_a_disk_that_is_really_full(
-    world: World, small_disk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checked: bool
-) -> None:
-    """Refused beforehand; and where the space went after the check, ended by the write that fails."""
-    (small_disk / "others").write_bytes(bytes(1020 << 10))
-    if not checked:
-        monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 40)
-    before = snapshot(world.root)
-    assert run_cli(world.argv("-o", small_disk / "out")) == 2
-    assert_message(capsys.readouterr().err, "are needed" if checked else os.strerror(errno.ENOSPC))
-    assert snapshot(world.root) == before

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +21,12 @@ if importlib.util.find_spec("vllm"):
     hide_cuda_extras()  # before it is imported, as `eval` does it
 vllm = pytest.importorskip("vllm", reason="needs vLLM: pip install -e '.[eval-cpu]'")
 
-import torch  # noqa: E402
-
 import mi_kernels  # noqa: E402
 from mi_kernels.errors import ArgumentError  # noqa: E402
 from mi_kernels.integrations.vllm import LIVE, register, set_lam  # noqa: E402
 from mi_kernels.integrations.vllm.client import EngineError  # noqa: E402
+
+from ..models import qwen3_model  # noqa: E402
 
 Outputs = list[list[tuple[int, dict[int, float]]]]
 CONFIG = {
@@ -56,24 +59,20 @@ def in_process() -> Iterator[None]:
         yield
 
 
-def model(folder: Path, seed: int, tied: bool) -> str:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+# Rows and heads that vLLM's CPU kernels take.
+SIZES = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+}
 
-    config = Qwen3Config(
-        vocab_size=256,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=32,
-        max_position_embeddings=512,
-        tie_word_embeddings=tied,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    torch.manual_seed(seed)
-    made = Qwen3ForCausalLM(config).to(torch.bfloat16)
+
+def model(folder: Path, seed: int, tied: bool) -> str:
+    made = qwen3_model(seed, tied=tied, **SIZES)
     for parameter in made.parameters():
         parameter.data.mul_(3)  # away from each other: every lam then answers differently
     made.save_pretrained(folder)
@@ -206,3 +205,36 @@ def test_a_change_that_fails_midway_stops_the_engine(pair: Pair, monkeypatch: py
             set_lam(llm, 0.8)
         with pytest.raises(Exception, match="the disk has gone"):
             answers(llm)
+
+
+IN_A_PROCESS_OF_ITS_OWN = """
+import json, sys
+from tests.vllm import test_engine
+if __name__ == "__main__":  # the engine's process imports this file, too
+    with test_engine.engine(*sys.argv[1:2], **json.loads(sys.argv[2])) as llm:
+        found = [test_engine.answers(llm)]
+        if "load_format" in json.loads(sys.argv[2]):
+            for lam in (0.3, 0.8):
+                test_engine.set_lam(llm, lam)
+                found.append(test_engine.answers(llm))
+    print(json.dumps(found))
+"""
+
+
+def test_an_engine_in_a_process_of_its_own(pair: Pair, tmp_path: Path) -> None:
+    """vLLM finds the loader there by its entry point: nothing of this process is in that one."""
+    mi_kernels.lerp_checkpoint(pair.instruct, pair.thinking, tmp_path / "merge", 0.8, progress=False)
+    script = tmp_path / "run.py"
+    script.write_text(IN_A_PROCESS_OF_ITS_OWN)
+    env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    found = []
+    extra = {"other": pair.thinking, "lam": 0.8}
+    live = {"load_format": "mi_kernels", "model_loader_extra_config": extra, "worker_extension_cls": LIVE}
+    for path, options in ((str(tmp_path / "merge"), {}), (pair.instruct, live)):
+        command = [sys.executable, str(script), path, json.dumps(options)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    (merged,), (loaded, changed, back) = found
+    assert loaded == merged == back
+    assert changed != merged

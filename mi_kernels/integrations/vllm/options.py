@@ -34,7 +34,7 @@ class LoaderOptions:
     resident: str
 
     @classmethod
-    def read(cls, config: Mapping[str, Any], live: bool = False) -> LoaderOptions:
+    def read(cls, config: Mapping[str, Any]) -> LoaderOptions:
         """
         Raises:
             ArgumentError: a key that is unknown, missing or of a wrong kind.
@@ -49,7 +49,7 @@ class LoaderOptions:
         resident = config.get("resident", "device")
         if resident not in ("device", "host"):
             raise ArgumentError(f"model_loader_extra_config: resident is {resident!r}", "Say device or host.")
-        live = bool(config.get("live", live))
+        live = bool(config.get("live", False))
         if "recipe" in config:
             return cls(None, None, _file(config, live), live, resident)
         other = config.get("other")
