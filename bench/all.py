@@ -35,6 +35,7 @@ STEPS: dict[str, tuple[str, list[str], list[str]]] = {
     "grow-threads": ("bench.merge", ["--grow", "threads"], ["--gigabytes", "0.2", "--rounds", "2"]),
     "grow-lam": ("bench.merge", ["--grow", "lam"], ["--gigabytes", "0.1", "--rounds", "2"]),
     "sweep": ("bench.sweep", ["--rounds", "2"], ["--most", "0.1", "--rounds", "2"]),
+    "safety": ("bench.safety", [], ["--most", "0.05", "--rounds", "2"]),
     "methods": ("bench.methods", [], ["--most", "0.2", "--rounds", "2"]),
 }
 LAST = (["bench.report"], ["bench.report", "--readme"])

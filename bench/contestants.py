@@ -24,7 +24,8 @@ from .process import run
 
 LAM = 0.8
 MERGEKIT = "mergekit==0.1.5"
-NAMES = ("ours", "cp", "torch", "paper", "mergekit")
+NAMES = ("ours", "disk", "cp", "torch", "paper", "mergekit")
+MEASURES = ("disk", "cp")  # what a merge is measured by, and no merge
 # How many times the checkpoint's size a contestant holds in memory of its own; ours and cp stream.
 _HELD = {"torch": 1, "paper": 3, "mergekit": 3}
 _DROP = Path("/proc/sys/vm/drop_caches")
@@ -73,6 +74,8 @@ class Bench:
         if name == "cp":
             copy = f"mkdir {out} && cp {a}/*.safetensors {out}/ && sync {out}/*.safetensors"
             return ["sh", "-c", f"{copy} && cat {b}/*.safetensors > /dev/null"]
+        if name == "disk":
+            return [sys.executable, "-m", "bench.disk_script", a, out]
         if name in ("paper", "torch"):
             return [sys.executable, "-m", f"bench.{name}_script", a, b, out, str(LAM)]
         if name == "mergekit":

@@ -13,7 +13,7 @@ from typing import Any
 
 from mi_kernels.backends import cpu
 
-from .contestants import Bench, differing
+from .contestants import MEASURES, Bench, differing
 from .models import sized
 from .process import run
 from .turns import measure, rows_of, turns
@@ -58,12 +58,12 @@ def by_size(place: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def by_threads(place: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """One group, all thread counts in turns; `at` is threads. cp is the same at each."""
+    """One group, all thread counts in turns; `at` is threads. cp and the disk are the same at each."""
     counts = thread_counts(cpu.default_threads())
-    names = ["cp", *(f"ours --threads {n}" for n in counts)]
+    names = [*MEASURES, *(f"ours --threads {n}" for n in counts)]
     with Bench(place, sized(arguments.gigabytes)) as bench:
         rows = measure(bench, names, arguments.rounds, ["warm"], "threads")
-    return [{**row, "at": int(row["name"].split()[-1])} for row in rows if row["name"] != "cp"]
+    return [{**row, "at": int(row["name"].split()[-1])} for row in rows if row["name"] not in MEASURES]
 
 
 def by_lam(place: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -48,7 +48,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="also write the results there")
     arguments = parser.parse_args(argv)
     arguments.rounds = arguments.rounds or (3 if arguments.grow else 5)
-    arguments.names = ["ours", "cp", *filter(None, arguments.others.split(","))]
+    arguments.names = ["ours", *contestants.MEASURES, *filter(None, arguments.others.split(","))]
     if unknown := set(arguments.names) - set(contestants.NAMES):
         parser.error(f"unknown contestants: {', '.join(sorted(unknown))}")
     return arguments

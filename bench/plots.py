@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .contestants import MEASURES
 from .readme import where
 
 Draw = Callable[[Any], None]  # on a figure
@@ -17,6 +18,7 @@ COLORS = {
     "ours": "#0072B2",
     "roofline": "#000000",
     "cp": "#000000",
+    "disk": "#999999",
     "torch": "#E69F00",
     "torch.lerp": "#E69F00",
     "paper": "#D55E00",
@@ -124,7 +126,7 @@ def growth(found: dict[str, Any], across: str, figure_of: str = "seconds") -> Dr
     """A line for each contestant over `at`, with the least and the most measured."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for row in found["rows"]:
-        if not (figure_of == "anonymous" and row["name"] == "cp"):  # a copy holds nothing
+        if not (figure_of == "anonymous" and row["name"] in MEASURES):  # those hold next to nothing
             by_name.setdefault(row["name"].split(" --")[0], []).append(row)
     scale = 1.0 if figure_of == "seconds" else 1e-6
 
@@ -166,7 +168,7 @@ def _inverse(seconds: dict[str, float], amount: float) -> dict[str, float]:
 
 def _line(axis: Any, name: str, at: Sequence[float], spreads: Sequence[dict[str, float]], scale: float = 1.0) -> None:
     medians = [found["median"] * scale for found in spreads]
-    style = "--" if name in ("roofline", "cp") else "-"
+    style = "--" if name in ("roofline", *MEASURES) else "-"
     axis.errorbar(at, medians, _errors(spreads, scale), color=color(name), fmt=f"o{style}", capsize=3, label=name)
 
 

@@ -2,9 +2,10 @@
 
     python -m bench.ray                          # 2 x 1.2 GB in 12 shards
     python -m bench.ray --size 5GB --shards 25 --rounds 3
+    python -m bench.ray --json bench/results/ray.json
 
-Every contestant computes with one thread a worker. `merge` is the time of the merge itself, with the start of the
-workers' processes; `wall` is the whole process, which connects to the cluster besides. All outputs are compared with
+Every contestant computes with one thread a worker. Seconds are the merge's own, with the start of the
+workers' processes; the whole process connects to the cluster besides. All outputs are compared with
 the plain one before anything is timed. One machine has one disk: four workers gain what disk and cores have to spare.
 """
 
@@ -19,15 +20,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from typing import Any
 
 from mi_kernels.cli.values import parse_size
 from mi_kernels.synthetic import qwen3_like, write_checkpoint
 
+from . import results
 from .contestants import read_file
+from .noise import ratios, show, spread
 
 _PROGRAM = [sys.executable, "-c", "import sys; from mi_kernels.cli import main; sys.exit(main())"]
 
@@ -65,6 +68,7 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=12, help="files of each (default: 12)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each contestant (default: 5)")
     parser.add_argument("--folder", help="where to work; needs three times the model's size")
+    parser.add_argument("--json", type=Path, help="also write the results there")
     arguments = parser.parse_args()
     size = parse_size(arguments.size, "--size")
     assert size is not None
@@ -77,12 +81,33 @@ def main() -> None:
         with cluster(1) as one, cluster(4) as four:
             contestants = {"plain": [], "ray, 1 worker": ["--ray", one], "ray, 4 workers": ["--ray", four]}
             times = measure(inputs, root, contestants, arguments.rounds)
-    print(f"{arguments.size} in {arguments.shards} shards, {os.cpu_count()} cores, one thread a worker, median seconds")
-    print(f"{'':<16}{'merge':>8}{'wall':>8}{'of plain':>10}")
-    base = [seconds for seconds, _ in times["plain"]]
-    for name, found in times.items():
-        ratio = median(seconds / plain for (seconds, _), plain in zip(found, base))
-        print(f"{name:<16}{median(s for s, _ in found):>8.2f}{median(w for _, w in found):>8.2f}{ratio:>10.2f}")
+    rows = _rows(times)
+    print(f"{arguments.size} in {arguments.shards} shards, one thread a worker\n{table(rows)}")
+    if arguments.json:
+        command = results.command_line("bench.ray", sys.argv[1:])
+        settings = {"bytes": size, "shards": arguments.shards, "threads": 1}
+        results.save(arguments.json, results.record("ray", command, settings, rows))
+
+
+def _rows(times: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
+    columns = {name: list(zip(*found)) for name, found in times.items()}
+    plain, _ = columns["plain"]
+    return [
+        {
+            "group": "warm",
+            "name": name,
+            "seconds": spread(run),
+            "wall": spread(wall),
+            "of_plain": ratios(run, plain),
+        }
+        for name, (run, wall) in columns.items()
+    ]
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Seconds of the merge, of the whole process (starting what Ray needs included), and the merge's by rounds."""
+    lines = [[row["name"], show(row["seconds"]), show(row["wall"]), show(row["of_plain"])] for row in rows]
+    return results.table(["", "seconds (min - max)", "whole process", "of plain"], lines)
 
 
 def measure(

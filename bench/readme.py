@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import results
+from .contestants import MEASURES
 from .noise import show
 
 README = Path(__file__).resolve().parents[1] / "README.md"
@@ -14,6 +15,7 @@ BEGIN = "<!-- figures: python -m bench.report --readme -->"
 END = "<!-- end of figures -->"
 WAYS = {
     "ours": "`mi-kernels lerp`",
+    "disk": "the disk alone: as many bytes written, nothing read",
     "cp": "`cp` one, `sync`, `cat` the other",
     "torch": "`torch.lerp` over safetensors",
     "paper": "the paper's procedure (load, bf16 arithmetic, save)",
@@ -73,13 +75,14 @@ def _merge(folder: Path) -> str:
     rows = [row for row in found["rows"] if row["group"].endswith("warm")]
     rounds = rows[0]["seconds"]["rounds"]
     wrong = "elements not as `torch.lerp` in float32"
-    header = ["", "seconds (min - max)", "of `cp`, by rounds", "peak anonymous memory", wrong]
+    header = ["", "seconds (min - max)", "of `cp`", "of the disk alone", "peak anonymous memory", wrong]
     lines = []
     for row in rows:
         name = WAYS[row["name"]].replace("mergekit", (settings["mergekit"] or "").replace("==", " ") or "mergekit")
         share = "" if row["differing"] is None else "none" if row["differing"] == 0 else f"{row['differing']:.2%}"
-        memory = "" if row["name"] == "cp" else f"{row['anonymous']['max'] / 1e6:,.0f} MB"
-        lines.append([name, show(row["seconds"]), f"{row['of_cp']['median']:.2f}", memory, share])
+        memory = "" if row["name"] in MEASURES else f"{row['anonymous']['max'] / 1e6:,.0f} MB"
+        ratios = [f"{row[key]['median']:.2f}" if key in row else "" for key in ("of_cp", "of_disk")]
+        lines.append([name, show(row["seconds"]), *ratios, memory, share])
     about = (
         f"Two {settings['model']}-shaped checkpoints of {settings['bytes'] / 1e9:.2f} GB, page cache warm, output on "
         f"the disk, whole processes, median of {rounds} in turns (`{found['command']}`; {where(found)}):"

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from . import methods, readme, results, sweep, turns
+from . import methods, ray, readme, results, safety, serving, sweep, turns
 from .memory_table import table as memory_table
 
 PLOTS = {
@@ -84,7 +84,15 @@ def _tables(found: dict[str, Any]) -> str:
             lines = [[row["name"], f"{row['instructions_per_element']:.3f}"] for row in rows]
             parts.append(results.table([group, "instructions an element"], lines))
         return "\n\n".join(parts)
-    tables = {"sweep": sweep.table, "methods": methods.table, "merge": turns.table, "grow": turns.table}
+    tables = {
+        "grow": turns.table,
+        "merge": turns.table,
+        "methods": methods.table,
+        "ray": ray.table,
+        "safety": safety.table,
+        "serving": serving.table,
+        "sweep": sweep.table,
+    }
     return tables[found["bench"]](found["rows"])
 
 

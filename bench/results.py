@@ -1,6 +1,6 @@
 """The one form of every result file, so that one report can read them all.
 
-    bench      which benchmark: memory, merge, grow, sweep, methods, instructions
+    bench      which benchmark: memory, merge, grow, sweep, methods, safety, instructions, serving, ray
     command    what gives it again
     machine    processor, cores, memory, system, commit, date, versions (machine.describe)
     settings   what was chosen: model, lam, rounds, ...
@@ -21,7 +21,7 @@ from typing import Any
 from . import machine
 
 RESULTS = Path(__file__).parent / "results"
-BENCHES = ("memory", "merge", "grow", "sweep", "methods", "instructions", "serving")
+BENCHES = ("memory", "merge", "grow", "sweep", "methods", "safety", "instructions", "serving", "ray")
 _PLACES = ("--json", "--folder", "--results")  # where a result or a working file goes does not change a figure
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import results
-from .contestants import Bench
+from .contestants import MEASURES, Bench
 from .noise import ratios, show, spread
 
 
@@ -24,21 +24,23 @@ def turns(
     return runs
 
 
-def rows_of(group: str, runs: dict[str, list[dict[str, Any]]], base: str) -> list[dict[str, Any]]:
-    """A result row for each contestant: the spread of every figure, and `of_BASE`, the ratio of seconds by rounds."""
+def rows_of(group: str, runs: dict[str, list[dict[str, Any]]], *bases: str) -> list[dict[str, Any]]:
+    """A result row for each contestant: the spread of every figure, and `of_BASE`, the ratio of seconds by rounds to
+    each of the bases that ran."""
     found = []
     for name, taken in runs.items():
         columns = {key: [figures[key] for figures in taken] for key in taken[0]}
         row: dict[str, Any] = {"group": group, "name": name}
         row |= {key: spread(values) for key, values in columns.items()}
-        row[f"of_{base}"] = ratios(columns["seconds"], [figures["seconds"] for figures in runs[base]])
+        for base in filter(runs.__contains__, bases):
+            row[f"of_{base}"] = ratios(columns["seconds"], [figures["seconds"] for figures in runs[base]])
         found.append(row)
     return found
 
 
 def check(bench: Bench, names: Sequence[str]) -> dict[str, float | None]:
     """The share of elements that each contestant gets wrong; ours must get none wrong."""
-    shares = {name: None if name == "cp" else bench.differing(name) for name in names}
+    shares = {name: None if name in MEASURES else bench.differing(name) for name in names}
     for name, share in shares.items():
         if name.split()[0] == "ours" and share:
             raise SystemExit(f"{name} differs from the contract in {share:.2%} of the elements: not timed")
@@ -58,13 +60,14 @@ def measure(bench: Bench, names: Sequence[str], rounds: int, states: Sequence[st
     for state in states:
         label = f"{group}, {state}"
         runs = turns(possible, rounds, lambda name: bench.time(name, state == "cold"), f"{label}: ")  # noqa: B023
-        found += [{**row, "differing": shares[row["name"]]} for row in rows_of(label, runs, "cp")]
+        found += [{**row, "differing": shares[row["name"]]} for row in rows_of(label, runs, *MEASURES)]
     return found
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Seconds, their ratio to cp by rounds, processor seconds, memory, bytes to and from the disk, wrong elements."""
-    header = ["", "seconds (min - max)", "of cp", "CPU s", "anonymous MB", "resident MB", "disk in/out GB", "differing"]
+    """Seconds, their ratios by rounds, processor seconds, memory, bytes to and from the disk, wrong elements."""
+    memory = ["CPU s", "anonymous MB", "resident MB", "disk in/out GB", "differing"]
+    header = ["", "seconds (min - max)", "of cp", "of disk", *memory]
     lines = []
     for row in rows:
         differing = row.get("differing")
@@ -73,6 +76,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['group']}: {row['name']}",
                 show(row["seconds"]),
                 show(row["of_cp"]),
+                show(row["of_disk"]) if "of_disk" in row else "",
                 f"{row['cpu']['median']:.2f}",
                 f"{row['anonymous']['max'] / 1e6:,.0f}",
                 f"{row['resident']['max'] / 1e6:,.0f}",

@@ -101,7 +101,8 @@ def __getattr__(name: str) -> Any:
 
     if name == "live":  # a module
         return import_module(".live", __name__)
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)  # next time it is simply there
+    return value
 
 
 def __dir__() -> list[str]:

@@ -36,6 +36,20 @@ def lerp_spans(spans: Sequence[Span], isa: str, threads: int = 1, stores: Stores
 def lerp_addresses(
     table: Any, weights: Any, out_dtype: int, a_dtype: int, b_dtype: int, isa: str, threads: int = 1
 ) -> None: ...
+def lerp_pair(
+    out: int,
+    a: int,
+    b: int,
+    count: int,
+    weight: float,
+    out_dtype: int,
+    a_dtype: int,
+    b_dtype: int,
+    isa: str,
+    threads: int = 1,
+) -> bool:
+    """As `lerp_addresses` for one pair; False, with nothing done, where `out` overlaps an input without being it."""
+
 def lerp_groups(spans: Sequence[Span], group: int, isa: str) -> None: ...
 def combine_spans(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None: ...
 def moments(a: Operand, b: Operand, base: Operand | None, count: int, isa: str) -> list[float]: ...

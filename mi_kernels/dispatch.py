@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from typing import NamedTuple
 
 from .errors import BackendError
 
@@ -27,8 +27,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """What is asked.
 
     Attributes:
@@ -42,8 +41,7 @@ class Request:
     variable: str | None = None
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """What there is.
 
     Attributes:
@@ -59,6 +57,7 @@ class Machine:
     interpreter: bool = False
 
 
+@cache
 def choose(request: Request, machine: Machine) -> str:
     """The name of the backend that runs.
 

@@ -152,7 +152,7 @@ def test_a_merge_is_measured_and_written_in_the_one_form(tmp_path: Path, capsys:
     found = results.load(path)
     assert found["command"] == "python -m bench.merge --most 0.01 --rounds 2"
     rows = {row["name"]: row for row in found["rows"]}
-    assert list(rows) == ["ours", "cp"]
+    assert list(rows) == ["ours", "disk", "cp"]
     assert rows["cp"]["of_cp"] == {"min": 1, "median": 1, "max": 1, "rounds": 2}
     assert rows["ours"]["differing"] == 0
     written = found["settings"]["bytes"]

@@ -108,6 +108,24 @@ void lerp_addresses(py::object table, py::object weights, py::object out_type, p
     run(spans.data(), count, kernels, threads, Stores::kAuto);
 }
 
+// The same for one pair, addresses as numbers; false, with nothing done, where out overlaps an input without being it.
+bool lerp_pair(std::uintptr_t out, std::uintptr_t a, std::uintptr_t b, std::size_t count, double weight, int out_type,
+               int a_type, int b_type, const std::string& isa, int threads) {
+    const Kernels& kernels = kernels_named(isa);
+    Span s{reinterpret_cast<void*>(out), reinterpret_cast<const void*>(a), reinterpret_cast<const void*>(b), count, 0.0f,
+           float_type(py::int_(out_type)), float_type(py::int_(a_type)), float_type(py::int_(b_type))};
+    auto clashes = [&](std::uintptr_t in, DType type) {
+        const bool apart = in + count * kItemSize[type] <= out || out + count * kItemSize[s.out_type] <= in;
+        return count != 0 && !apart && !(in == out && kItemSize[type] == kItemSize[s.out_type]);
+    };
+    if (clashes(a, s.a_type) || clashes(b, s.b_type)) return false;
+    py::gil_scoped_release unlocked;
+    DefaultFloatEnvironment environment;  // the weight is rounded to float32 here
+    s.w = static_cast<float>(weight);
+    run(&s, 1, kernels, threads, Stores::kAuto);
+    return true;
+}
+
 void lerp_groups(py::sequence spans, std::size_t group, const std::string& isa) {
     const Kernels& kernels = kernels_named(isa);
     Work work = parse(spans);
@@ -185,6 +203,8 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("stores") = Stores::kAuto);
     m.def("lerp_addresses", &lerp_addresses, py::arg("table"), py::arg("weights"), py::arg("out_dtype"),
           py::arg("a_dtype"), py::arg("b_dtype"), py::arg("isa"), py::arg("threads") = 1);
+    m.def("lerp_pair", &lerp_pair, py::arg("out"), py::arg("a"), py::arg("b"), py::arg("count"), py::arg("weight"),
+          py::arg("out_dtype"), py::arg("a_dtype"), py::arg("b_dtype"), py::arg("isa"), py::arg("threads") = 1);
     m.def("lerp_groups", &lerp_groups, py::arg("spans"), py::arg("group"), py::arg("isa"));
     m.def("find_overlap", &find_overlap, py::arg("spans"));
     m.def("touch", &touch, py::arg("out"), py::arg("a"), py::arg("b"), py::arg("isa"), py::arg("threads") = 1,

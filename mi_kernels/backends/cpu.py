@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, BackendError
@@ -37,9 +38,20 @@ def choose_isa(available: Sequence[str], requested: str | None) -> str:
 
 def isa() -> str:
     """The ISA the next call uses: the best of this machine, or the one MI_KERNELS_CPU_ISA names."""
+    return choose_isa(_isas(), os.environ.get(ISA_VARIABLE))
+
+
+@cache
+def _extension() -> Any:
     from .. import _cpu
 
-    return choose_isa(_cpu.isas(), os.environ.get(ISA_VARIABLE))
+    return _cpu
+
+
+@cache
+def _isas() -> list[str]:
+    found: list[str] = _extension().isas()
+    return found
 
 
 def default_threads() -> int:
@@ -67,6 +79,17 @@ def run_spans(spans: Sequence[Span], isa: str, threads: int = 1) -> None:
     from .. import _cpu
 
     _cpu.lerp_spans(spans, isa, threads)
+
+
+def run_pair(
+    addresses: tuple[int, int, int], count: int, weight: float, codes: tuple[int, int, int], isa: str, threads: int
+) -> bool:
+    """As `run_addresses` for one pair: addresses and dtype codes of out, a and b, and the count of elements.
+
+    False, with nothing done, where out overlaps an input without being it.
+    """
+    done: bool = _extension().lerp_pair(*addresses, count, weight, *codes, isa, threads)
+    return done
 
 
 def run_groups(spans: Sequence[Span], group: int, isa: str) -> None:

@@ -24,6 +24,7 @@ from ..errors import ArgumentError, BackendError
 from ..lam import checked_lam
 from .arrays import TORCH_DTYPES, Array, are_sound, as_array, check_tensor, empty_like, is_torch, is_traced
 from .overlap import find_overlap
+from .pair import quick_lerp
 
 if TYPE_CHECKING:
     from .._cpu import Span
@@ -55,6 +56,9 @@ def lerp(a: T, b: T, lam: float, out: T | None = None, *, backend: str | None = 
         DTypeError: an argument is of another type or dtype.
         BackendError: the backend asked for is not available.
     """
+    quick: T | None = quick_lerp(a, b, lam, out, backend, threads)
+    if quick is not None:
+        return quick
     return multi_lerp([a], [b], lam, None if out is None else [out], backend=backend, threads=threads, _single=True)[0]
 
 

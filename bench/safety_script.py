@@ -1,0 +1,37 @@
+"""mi-kernels with one of its safeguards taken out, to see what it costs.
+
+python -m bench.safety_script LEFT_OUT ARGUMENTS...
+
+LEFT_OUT: "nothing", "checksums" (and with them the quick pass for values that are not finite), or "watch" (what looks
+at values that are not finite, and for identical tensors).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from mi_kernels.checksum_record import FileSum, ShardSum
+from mi_kernels.checksums import Accumulator
+from mi_kernels.cli import main
+from mi_kernels.values import Watch
+
+
+def leave_out(what: str) -> None:
+    """Takes it out of this process."""
+
+    def no_look(*_: Any) -> list[Any]:
+        return []
+
+    if what == "checksums":
+        Accumulator.add = no_look  # type: ignore[method-assign]
+        Accumulator.shard = lambda self, number: ShardSum(0, 0, FileSum(0, 0), {})  # type: ignore[method-assign]
+    elif what == "watch":
+        Watch.look = no_look  # type: ignore[assignment, method-assign]
+    elif what != "nothing":
+        raise SystemExit(f"{what}: leave out nothing, checksums or watch")
+
+
+if __name__ == "__main__":
+    leave_out(sys.argv[1])
+    sys.exit(main(sys.argv[2:]))

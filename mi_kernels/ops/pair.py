@@ -1,0 +1,53 @@
+"""The short way of `lerp` for two ordinary torch tensors on the CPU: small ones come by the thousand, one by one."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+from .. import dispatch
+from ..backends import cpu
+from ..lam import checked_lam
+from .arrays import TORCH_DTYPES
+
+
+def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, threads: int | None) -> Any:
+    """`lerp`, or None with nothing done: for the long way to do, or to say what is wrong."""
+    torch = sys.modules.get("torch")
+    if torch is None or type(a) is not torch.Tensor or torch.compiler.is_compiling():
+        return None
+    codes = _codes()
+    shape = a.shape
+    result = torch.empty_like(a) if out is None else out
+    for x in (a, b, result):
+        if not (
+            type(x) is torch.Tensor
+            and x.dtype in codes
+            and x.is_cpu
+            and x.shape == shape
+            and x.layout is torch.strided
+            and x.is_contiguous()
+            and not x.requires_grad
+            and not x.is_neg()
+        ):
+            return None
+    if dispatch.backend_for(backend, "cpu") != "cpu":
+        return None
+    done = cpu.run_pair(
+        (result.data_ptr(), a.data_ptr(), b.data_ptr()),
+        a.numel(),
+        checked_lam(lam, extrapolate=True),
+        (codes[result.dtype], codes[a.dtype], codes[b.dtype]),
+        cpu.isa(),
+        cpu.checked_threads(threads),
+    )
+    return result if done else None
+
+
+@cache
+def _codes() -> dict[Any, int]:
+    """The kernels' codes by torch's dtypes."""
+    import torch
+
+    return {getattr(torch, name.removeprefix("torch.")): cpu.DTYPE_CODES[kind] for name, kind in TORCH_DTYPES.items()}
