@@ -1,6 +1,6 @@
 """Measures everything that bench/results holds, and writes the report and README's figures from it.
 
-    python -m bench.all                     # about 25 minutes on a quiet machine with two cores; 32 GB of disk
+    python -m bench.all                     # about 40 minutes on a quiet machine with two cores; 32 GB of disk
     python -m bench.all --quick             # small models, few rounds: tries every step, figures of no worth
     python -m bench.all --only memory,sweep # some steps
 
@@ -30,6 +30,7 @@ STEPS: dict[str, tuple[str, list[str], list[str]]] = {
         ["--rounds", "2", "--most", "0.2", "--with", "torch,paper"],
     ),
     "merge-1.7B": ("bench.merge", ["--model", "1.7B"], ["--rounds", "2", "--most", "0.2"]),
+    "merge-4B": ("bench.merge", ["--model", "4B", "--rounds", "3"], ["--rounds", "2", "--most", "0.2"]),
     "merge-30B-A3B": ("bench.merge", ["--model", "30B-A3B", "--most", "3"], ["--rounds", "2", "--most", "0.2"]),
     "grow-size": ("bench.merge", ["--grow", "size", "--with", "torch,paper"], ["--sizes", "0.1,0.2", "--rounds", "2"]),
     "grow-threads": ("bench.merge", ["--grow", "threads"], ["--gigabytes", "0.2", "--rounds", "2"]),

@@ -7,6 +7,7 @@ in the form of `bench.results`; `--benchmark-json PATH` holds the same figures a
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import pytest
 
 from . import memory, results
-from .memory_table import BASES, table
-from .noise import spread
+from .memory_table import table
+from .noise import ratios, spread
 
 _ROWS = pytest.StashKey[list[dict[str, Any]]]()
 
@@ -31,20 +32,31 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def measure(benchmark: Any, request: pytest.FixtureRequest) -> memory.Measure:
-    """Checks a contestant's result, times it, and notes the row with what was measured before it in its group."""
+    """Checks a contestant's result, times it and the roofline in turns, and notes the row.
 
-    def run(case: memory.Case, group: str, name: str, work: memory.Work, threads: int) -> None:
+    In turns, because a machine that others share may have twice the memory bandwidth a second later.
+    """
+
+    def run(case: memory.Case, group: str, name: str, work: memory.Work, roofline: memory.Work, threads: int) -> None:
+        floors: list[float] = []
         with memory.torch_threads(threads):
             differing = memory.checked(case, name, work)
             rounds, calls = memory.repeats(work)
+            _, floor_calls = memory.repeats(roofline)
             benchmark.group, benchmark.name = group, name
-            benchmark.pedantic(work, rounds=rounds, iterations=calls)
-        seconds = spread(benchmark.stats.stats.sorted_data)
+            benchmark.pedantic(
+                partial(memory.call, work, calls),
+                setup=lambda: floors.append(memory.seconds(roofline, floor_calls)),
+                rounds=rounds,
+            )
+        taken = [seconds / calls for seconds in benchmark.stats.stats.data]
+        seconds = spread(taken)
         row = {"group": group, "name": name, "seconds": seconds, "threads": threads, "dtype": case.dtype}
         row |= {"bytes": 3 * case.nbytes, "bytes_per_second": 3 * case.nbytes / seconds["median"]}
+        row["of_roofline"] = ratios(floors, taken)
         rows = request.config.stash[_ROWS]
-        row |= {key: _speed(row, base, rows) for key, base in BASES.items()} | {"differing": differing}
-        benchmark.extra_info |= {key: value for key, value in row.items() if key not in ("group", "name", "seconds")}
+        row |= {"times_naive": _speed(row, "naive torch", rows), "differing": differing}
+        benchmark.extra_info |= {"calls": calls, **{key: row[key] for key in row.keys() - {"group", "name", "seconds"}}}
         rows.append(row)
 
     return run

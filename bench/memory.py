@@ -27,7 +27,8 @@ _ROUNDINGS = 4
 
 Work = Callable[[], Any]
 Contestant = Callable[["Case", int], Work]  # (tensors, threads) -> what is timed
-Measure = Callable[["Case", str, str, Work, int], None]  # conftest.py: tensors, group, name, work, threads
+# conftest.py: tensors, group, name, work, the roofline it is timed in turns with, threads
+Measure = Callable[["Case", str, str, Work, Work, int], None]
 
 
 class WrongBitsError(AssertionError):
@@ -75,7 +76,8 @@ def counts_of(model: str, most: int) -> tuple[list[int], int]:
     return [max(1, n // shrink) for n in sizes], shrink
 
 
-def _touch(case: Case, threads: int) -> Work:
+def roofline(case: Case, threads: int) -> Work:
+    """`touch` with the ISA in use."""
     return touch(case, cpu.isa(), threads)
 
 
@@ -105,7 +107,7 @@ def _our_loop(case: Case, threads: int) -> Work:
 
 # Those without `out` make their result anew in each call. The first two are what the others are compared with.
 SINGLE: dict[str, Contestant] = {
-    "roofline": _touch,
+    "roofline": roofline,
     "naive torch": lambda c, threads: lambda: c.a[0] + LAM * (c.b[0] - c.a[0]),
     "ours, out=": lambda c, threads: lambda: mi_kernels.lerp(c.a[0], c.b[0], LAM, c.outs[0], threads=threads),
     "ours": lambda c, threads: lambda: mi_kernels.lerp(c.a[0], c.b[0], LAM, threads=threads),
@@ -115,7 +117,7 @@ SINGLE: dict[str, Contestant] = {
     "numpy": _numpy_lerp,
 }
 LISTED: dict[str, Contestant] = {
-    "roofline": _touch,
+    "roofline": roofline,
     "naive torch": lambda c, threads: lambda: [x + LAM * (y - x) for x, y in zip(c.a, c.b)],
     "ours, multi_lerp, outs=": lambda c, threads: lambda: mi_kernels.multi_lerp(c.a, c.b, LAM, c.outs, threads=threads),
     "ours, lerp one by one, out=": _our_loop,
@@ -194,6 +196,19 @@ def repeats(work: Work) -> tuple[int, int]:
     once = max(time.perf_counter() - started, 1e-7)
     calls = max(1, math.ceil(1e-4 / once))
     return max(3, min(200, int(0.4 / (calls * once)))), calls
+
+
+def call(work: Work, times: int) -> None:
+    """Does the work so many times."""
+    for _ in range(times):
+        work()
+
+
+def seconds(work: Work, times: int) -> float:
+    """What one call takes, of so many."""
+    started = time.perf_counter()
+    call(work, times)
+    return (time.perf_counter() - started) / times
 
 
 @contextmanager

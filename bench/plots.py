@@ -65,14 +65,13 @@ def shares(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str, fi
     """
     axis = figure.subplots()
     groups = list(dict.fromkeys(row["group"] for row in rows))
-    found = {(row["group"], row["name"]): row["seconds"] for row in rows}
+    found = {(row["group"], row["name"]): row["of_roofline"] for row in rows}
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         for x, group in enumerate(groups):
-            if (group, name) not in found or (group, "roofline") not in found:
+            if (group, name) not in found:
                 continue
-            roofline = found[group, "roofline"]["median"]
-            low, middle, high = (roofline / found[group, name][key] for key in ("max", "median", "min"))
+            low, middle, high = (found[group, name][key] for key in ("min", "median", "max"))
             at = x + (i - (len(names) - 1) / 2) * width
             label = name if x == 0 else None
             axis.bar(at, middle, width * 0.9, color=color(name), label=label)

@@ -46,9 +46,11 @@ def run(command: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
     Raises:
         CommandFailedError: it ended with another status than 0; holds the end of its output.
     """
+    # An installed program has its modules compiled; one that runs from the checkout must be allowed to keep them.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**inherited, **(env or {})}, text=True
     )
     sampler = _Sampler(process.pid)
     sampler.start()

@@ -139,5 +139,6 @@ def _memory(folder: Path) -> str:
     ]
     return _wrapped(
         f"In memory, 256 MiB of bf16 on {row['threads']} threads: {row['bytes_per_second'] / 1e9:.0f} GB/s, "
-        f"{row['of_roofline']:.2f} of the same loop without arithmetic, {', '.join(times)} (`{found['command']}`)."
+        f"{row['of_roofline']['median']:.2f} of the same loop without arithmetic, {', '.join(times)} "
+        f"(`{found['command']}`)."
     )

@@ -39,7 +39,8 @@ def test_size(measure: memory.Measure, tensor: memory.Case, name: str) -> None:
     if name == "numpy" and tensor.dtype != "fp32" and tensor.nbytes >= SLOW_NUMPY:
         pytest.skip("seconds a call")
     threads = cpu.default_threads()
-    measure(tensor, f"one tensor, {tensor.label}", name, memory.SINGLE[name](tensor, threads), threads)
+    work = memory.SINGLE[name](tensor, threads)
+    measure(tensor, f"one tensor, {tensor.label}", name, work, memory.roofline(tensor, threads), threads)
 
 
 @pytest.fixture(scope="module", params=[("bf16", 256 * MIB)], ids=["bf16-256MiB"])
@@ -51,7 +52,8 @@ def large(request: pytest.FixtureRequest) -> memory.Case:
 @pytest.mark.parametrize("threads", thread_counts(cpu.default_threads()))
 def test_threads(measure: memory.Measure, large: memory.Case, name: str, threads: int) -> None:
     """What does each further thread give?"""
-    measure(large, f"threads: {threads}, {large.label}", name, memory.SINGLE[name](large, threads), threads)
+    work = memory.SINGLE[name](large, threads)
+    measure(large, f"threads: {threads}, {large.label}", name, work, memory.roofline(large, threads), threads)
 
 
 @pytest.fixture(
@@ -67,8 +69,9 @@ def one_core(request: pytest.FixtureRequest) -> memory.Case:
 @pytest.mark.parametrize("isa", _cpu.isas())
 def test_isa(measure: memory.Measure, one_core: memory.Case, name: str, isa: str) -> None:
     """What does each instruction set give, on one thread, in the cache and beyond it?"""
-    work = memory.kernel(one_core, isa) if name == "ours" else memory.touch(one_core, isa, 1)
-    measure(one_core, f"ISA: {isa}, one thread, {one_core.label}", name, work, 1)
+    roofline = memory.touch(one_core, isa, 1)
+    work = memory.kernel(one_core, isa) if name == "ours" else roofline
+    measure(one_core, f"ISA: {isa}, one thread, {one_core.label}", name, work, roofline, 1)
 
 
 @pytest.fixture(scope="module", params=LISTS)
@@ -82,4 +85,5 @@ def checkpoint(request: pytest.FixtureRequest) -> memory.Case:
 def test_list(measure: memory.Measure, checkpoint: memory.Case, name: str) -> None:
     """How does it compare on all tensors of a checkpoint in one call?"""
     threads = cpu.default_threads()
-    measure(checkpoint, f"list, {checkpoint.label}", name, memory.LISTED[name](checkpoint, threads), threads)
+    work = memory.LISTED[name](checkpoint, threads)
+    measure(checkpoint, f"list, {checkpoint.label}", name, work, memory.roofline(checkpoint, threads), threads)

@@ -50,6 +50,9 @@ def lerp_pair(
 ) -> bool:
     """As `lerp_addresses` for one pair; False, with nothing done, where `out` overlaps an input without being it."""
 
+def prefer_huge_pages(address: int, bytes: int) -> None:
+    """Asks the system for huge pages under memory that has not been touched yet; does nothing where it has none."""
+
 def lerp_groups(spans: Sequence[Span], group: int, isa: str) -> None: ...
 def combine_spans(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None: ...
 def moments(a: Operand, b: Operand, base: Operand | None, count: int, isa: str) -> list[float]: ...

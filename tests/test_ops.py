@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_kernels import lerp, multi_lerp
+from mi_kernels import _cpu, lerp, multi_lerp
 
 from .bits import BF16, F16, F32, FORMATS, Bits, Format, random_bits, special_pairs, to_bits, to_torch, torch_lerp
 
@@ -112,6 +112,22 @@ def test_mixed_dtypes(backend: str, out_fmt: Format, a_fmt: Format, b_fmt: Forma
     else:
         want = bits if source is out_fmt else to_bits(to_torch(source, bits).to(out_fmt.dtype), out_fmt)
     np.testing.assert_array_equal(out.view(out_fmt.uint), want)
+
+
+@pytest.mark.parametrize("count", [(4 << 20) // 2 - 1, (4 << 20) // 2 + 4099])
+def test_large_results_made_on_huge_pages(count: int) -> None:
+    a, b = (torch.randn(count, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in (1, 2))
+    wanted = torch.lerp(a.float(), b.float(), 0.8).bfloat16()
+    for got in (lerp(a, b, 0.8), multi_lerp([a, b], [b, b], 0.8)[0]):
+        assert torch.equal(got, wanted)
+    half = memoryview(bytearray(3 << 20))
+    _cpu.prefer_huge_pages(np.frombuffer(half, np.uint8).ctypes.data + 1, 5000)  # wherever it lies: a wish
+    assert not any(half)
+
+
+def test_one_pair_keeps_a_subnormal_weight(flush_denormals: None) -> None:
+    a, b = torch.zeros(1), torch.full((1,), 2.0**127)
+    assert lerp(a, b, 1e-40).item() == pytest.approx(1e-40 * 2.0**127, rel=1e-4)
 
 
 def test_the_result_has_the_dtype_and_kind_of_a() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,12 @@ def run_pair(
     """
     done: bool = _extension().lerp_pair(*addresses, count, weight, *codes, isa, threads)
     return done
+
+
+def prefer_huge_pages(address: int, nbytes: int) -> None:
+    """Asks for huge pages under fresh memory; without the extension, nothing."""
+    with suppress(ImportError):
+        _extension().prefer_huge_pages(address, nbytes)
 
 
 def run_groups(spans: Sequence[Span], group: int, isa: str) -> None:

@@ -24,7 +24,7 @@ from ..errors import BackendError
 from ..lam import checked_lam
 from ..methods import AFFINE, MAX_MODELS, METHODS, Parameters, Tensor
 from ..ops import lerp
-from ..ops.arrays import TORCH_DTYPES, as_array
+from ..ops.arrays import TORCH_DTYPES, as_array, empty_like
 
 try:
     import torch
@@ -72,7 +72,7 @@ def _combine(tensors: list[torch.Tensor], formula: Formula) -> torch.Tensor:
     """On the CPU, where these kernels are; to a GPU and back costs what mergekit's own reading does."""
     device = tensors[0].device
     tensors = [tensor.cpu() for tensor in tensors]
-    out = torch.empty_like(tensors[0])
+    out = empty_like(tensors[0])
     operands = [(x.buffer, 0, cpu.DTYPE_CODES[x.dtype]) for x in (as_array(t, "a tensor") for t in tensors)]
     into = as_array(out, "out", writable=True)
     code = cpu.DTYPE_CODES[into.dtype]

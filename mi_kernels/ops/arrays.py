@@ -11,10 +11,14 @@ from functools import cache
 from operator import eq
 from typing import Any, NamedTuple
 
+from ..backends import cpu
 from ..errors import ArgumentError, DTypeError
 
 _NUMPY_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "bfloat16": "BF16"}
 TORCH_DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
+
+
+_HUGE_PAGES_PAY = 4 << 20  # bytes: touching fresh pages of 4 KiB takes longer than interpolating
 
 
 class Array(NamedTuple):
@@ -142,11 +146,14 @@ def check_tensor(tensor: Any, label: Callable[[int], str], i: int = 0) -> str:
 
 
 def empty_like(value: Any) -> Any:
-    """A new array of the kind, dtype, shape and device of `value`."""
+    """A new array of the kind, dtype, shape and device of `value`; large ones on huge pages, as NumPy makes its own."""
     if is_torch(value):
         import torch
 
-        return torch.empty_like(value)
+        made = torch.empty_like(value)
+        if type(made) is torch.Tensor and made.is_cpu and made.nbytes >= _HUGE_PAGES_PAY:
+            cpu.prefer_huge_pages(made.data_ptr(), made.nbytes)
+        return made
     import numpy as np
 
     return np.empty_like(value, order="C")

@@ -159,7 +159,7 @@ def _run_cpu_tensors(
         return None
     if dispatch.backend_for(backend, "cpu") != "cpu":
         return None
-    results = [torch.empty_like(x) for x in a] if outs is None else list(outs)
+    results = [empty_like(x) for x in a] if outs is None else list(outs)
     columns = (results, a, b)
     addresses = _rows([list(map(torch.Tensor.data_ptr, x)) for x in columns])
     counts = np.fromiter(map(torch.Tensor.numel, a), np.int64, len(a))

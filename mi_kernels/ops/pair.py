@@ -9,7 +9,7 @@ from typing import Any
 from .. import dispatch
 from ..backends import cpu
 from ..lam import checked_lam
-from .arrays import TORCH_DTYPES
+from .arrays import TORCH_DTYPES, empty_like
 
 
 def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, threads: int | None) -> Any:
@@ -19,7 +19,7 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
         return None
     codes = _codes()
     shape = a.shape
-    result = torch.empty_like(a) if out is None else out
+    result = empty_like(a) if out is None else out
     for x in (a, b, result):
         if not (
             type(x) is torch.Tensor
