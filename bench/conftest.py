@@ -55,19 +55,19 @@ def measure(benchmark: Any, request: pytest.FixtureRequest) -> memory.Measure:
         row |= {"bytes": 3 * case.nbytes, "bytes_per_second": 3 * case.nbytes / seconds["median"]}
         row["of_roofline"] = ratios(floors, taken)
         rows = request.config.stash[_ROWS]
-        row |= {"times_naive": _speed(row, "naive torch", rows), "differing": differing}
+        row |= {"times_naive": _times_naive(row, rows), "differing": differing}
         benchmark.extra_info |= {"calls": calls, **{key: row[key] for key in row.keys() - {"group", "name", "seconds"}}}
         rows.append(row)
 
     return run
 
 
-def _speed(row: dict[str, Any], base: str, rows: list[dict[str, Any]]) -> float | None:
-    """How many times as fast as the group's `base` this row is; None where that was not measured."""
-    if row["name"] == base:
+def _times_naive(row: dict[str, Any], rows: list[dict[str, Any]]) -> float | None:
+    """How many times as fast as naive torch a row is, by their shares of the roofline; None where none was measured."""
+    if row["name"] == "naive torch":
         return 1.0
-    found = [other for other in rows if (other["group"], other["name"]) == (row["group"], base)]
-    return found[0]["seconds"]["median"] / row["seconds"]["median"] if found else None
+    naive = [other for other in rows if (other["group"], other["name"]) == (row["group"], "naive torch")]
+    return row["of_roofline"]["median"] / naive[0]["of_roofline"]["median"] if naive else None
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

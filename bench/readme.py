@@ -133,7 +133,7 @@ def _memory(folder: Path) -> str:
         for name, label in (("torch.lerp, out=", "`torch.lerp(out=)`"), ("naive torch", "`a + lam * (b - a)`"))
     }
     times = [
-        f"{other['seconds']['median'] / row['seconds']['median']:.1f} times as fast as {label}"
+        f"{row['of_roofline']['median'] / other['of_roofline']['median']:.1f} times as fast as {label}"
         for label, other in others.items()
         if other
     ]

@@ -300,8 +300,7 @@ def _summed(
             # Not pool.map, which would hold every piece of a large model at once.
             waiting: deque[tuple[int, Future[_Sums]]] = deque()
             for piece in _pieces(rows):
-                for k, t in enumerate(rows[piece.row].inputs):
-                    inputs.read_ahead(k, t, piece.first, piece.elements)
+                inputs.read_ahead((k, t, piece.first, piece.elements) for k, t in enumerate(rows[piece.row].inputs))
                 waiting.append((piece.row, pool.submit(compute, piece)))
                 if len(waiting) > _AHEAD * threads:
                     number, future = waiting.popleft()

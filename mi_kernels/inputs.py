@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from .backends import cpu
 from .checkpoint.mapped import MappedFile
 from .checkpoint.tensor import ITEM_SIZE, TensorInfo
 from .checkpoint.virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
+from .system import PAGE
 
 if TYPE_CHECKING:
     from ._cpu import Operand
@@ -115,11 +116,24 @@ class Inputs:
                 file.check()
             self._faults = faults
 
-    def read_ahead(self, model: int, tensor: Tensor, first: int, count: int) -> None:
-        """Asks the kernel to fetch what `operand` will read."""
-        for t, begin, end in _ranges(tensor, first, count):
-            item = ITEM_SIZE.get(t.dtype, 1)
-            self._maps[model][t.shard].read_ahead(t.begin + begin * item, t.begin + end * item)
+    def read_ahead(self, wanted: Iterable[tuple[int, Tensor, int, int]]) -> None:
+        """Asks the kernel to fetch what `operand` will read, once for all that lies side by side.
+
+        Args:
+            wanted: (model, tensor, first, count), as for `operand`.
+        """
+        ranges = []
+        for model, tensor, first, count in wanted:
+            for t, begin, end in _ranges(tensor, first, count):
+                item = ITEM_SIZE.get(t.dtype, 1)
+                ranges.append((model, t.shard, t.begin + begin * item, t.begin + end * item))
+        joined: list[tuple[int, int, int, int]] = []
+        for model, shard, begin, end in sorted(ranges):
+            if joined and joined[-1][:2] == (model, shard) and begin <= joined[-1][3] + PAGE:
+                begin, end = joined[-1][2], max(end, joined.pop()[3])
+            joined.append((model, shard, begin, end))
+        for model, shard, begin, end in joined:
+            self._maps[model][shard].read_ahead(begin, end)
 
 
 def shards_of(tensor: Tensor) -> set[int]:

@@ -41,10 +41,14 @@ class Source(NamedTuple):
         """The numbers of the models that are read."""
         if self.formula is not None:
             return list(range(len(self.inputs)))
+        if self.weights.count(1) == self.weights.count(0) == 0:  # nearly always
+            return [0, 1] if self.weights else []
         return [k for k, unused in ((0, 1), (1, 0)) if any(w != unused for w in self.weights)]
 
     def computed(self) -> list[int]:
         """The numbers of those models that are read whose tensor is computed into scratch memory."""
+        if not any(map(is_computed, self.inputs)):  # nearly always
+            return []
         return [k for k in self.used() if is_computed(self.inputs[k])]
 
 

@@ -153,7 +153,7 @@ class _Work:
     ) -> None:
         self._plan, self._files, self._inputs, self._buffers = plan, files, inputs, buffers
         self._on_bytes, self._on_shard, self._watch = on_bytes, on_shard, watch
-        self._isa = cpu.isa()
+        self._isa, self._computes = cpu.isa(), plan.computes
         self._runner = runner or (lambda: partial(cpu.run_groups, isa=self._isa))
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
@@ -208,7 +208,7 @@ class _Work:
             size = self._buffers.chunk
             memory = io_buffer(size * len(self._files))
             slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
-            scratch = io_buffer(size) if self._plan.computes else memoryview(b"")
+            scratch = io_buffer(size) if self._computes else memoryview(b"")
             filler = Filler(self._inputs, scratch, self._runner(), self._isa)
             ahead = self._next()
             while (chunk := ahead) is not None:
@@ -264,9 +264,11 @@ class _Work:
                 yield self._plan.sources[t.name], t, (begin - t.begin) // item, (stop - begin) // item
 
     def _read_ahead(self, chunk: _Chunk) -> None:
-        for source, _, first, count in self._pieces(chunk):
-            for k in source.used():
-                self._inputs.read_ahead(k, source.inputs[k], first, count)
+        self._inputs.read_ahead(
+            (k, source.inputs[k], first, count)
+            for source, _, first, count in self._pieces(chunk)
+            for k in source.used()
+        )
 
     def _fill(self, slots: list[memoryview], chunk: _Chunk, filler: Filler) -> None:
         header = self._plan.shards[chunk.shard].header

@@ -53,12 +53,12 @@ def request_of(
     """
     digest = hashlib.sha256()
     for shard in shards:
-        digest.update(json.dumps([shard.name, shard.size]).encode() + shard.header)
+        made: list[Any] = [shard.name, shard.size]
         for t in shard.tensors:
             source = sources[t.name]
-            made = source.formula or source.weights[output]
             inputs = [[i.shard, i.begin] if isinstance(i, TensorInfo) else repr(i) for i in source.inputs]
-            digest.update(json.dumps([made, inputs], sort_keys=True).encode())
+            made.append([source.formula or source.weights[output], inputs])
+        digest.update(json.dumps(made, sort_keys=True).encode() + shard.header)
     asked = {key: value for key, value in record.items() if key not in _DESCRIPTIONS}
     request = {**asked, "inputs": [file for model in models for file in model.evidence()], "plan": digest.hexdigest()}
     plain: Request = json.loads(json.dumps(request))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench import all as bench_all
-from bench import compare, contestants, grow, memory, merge, models, results, turns
+from bench import compare, contestants, grow, memory, merge, models, ray, report, results, safety, serving, turns
 from bench.noise import ratios, signed_rank, spread
 from bench.process import CommandFailedError, run
 from mi_kernels.synthetic import qwen3_shapes
@@ -159,6 +159,33 @@ def test_a_merge_is_measured_and_written_in_the_one_form(tmp_path: Path, capsys:
     assert all(row["written"]["min"] >= written for row in rows.values())
     assert "Qwen3-0.6B / 120, warm: ours" in capsys.readouterr().out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["found.json", "inputs"]
+
+
+def test_a_safeguard_taken_out_changes_no_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "found.json"
+    safety.main(["--most", "0.01", "--rounds", "2", "--folder", str(tmp_path), "--json", str(path)])
+    rows = {row["name"]: row for row in results.load(path)["rows"]}
+    assert list(rows) == ["ours", "without checksums", "without looking at values"]
+    assert rows["ours"]["costs"] == {"min": 1, "median": 1, "max": 1, "rounds": 2}
+    assert safety.table(list(rows.values())) in capsys.readouterr().out
+    with safety.Safety(tmp_path, TINY) as bench:
+        sums = {}
+        for name in safety.WAYS:
+            assert bench.differing(name) == 0
+            run(bench.command(name))
+            sums[name] = len((bench.out / "mi_kernels.checksums.json").read_bytes())
+            bench.clear()
+    assert sums["without checksums"] < sums["ours"] == sums["without looking at values"]
+
+
+def test_what_vllm_and_ray_take_is_of_the_one_form() -> None:
+    starts = {"plain": [2.0, 3.0], "merged": [2.5, 3.5], "read": [0.5, 0.5]}
+    changes = {"pass": [0.1, 0.1], "reload": [0.3, 0.1], "set_lam": [0.4, 0.4]}
+    found = results.record("serving", "python -m bench.serving", {}, serving._rows(starts, changes))
+    assert "| 3.000 (2.500 - 3.500) | 1.00 (1.00 - 1.00) |" in report.section("serving", found)
+    times = {"plain": [(1.0, 1.5), (1.0, 1.5)], "ray, 1 worker": [(1.2, 4.0), (1.4, 5.0)]}
+    found = results.record("ray", "python -m bench.ray", {}, ray._rows(times))
+    assert "1.30 (1.20 - 1.40) | 4.50 (4.00 - 5.00) | 1.30 (1.20 - 1.40) |" in report.section("ray", found)
 
 
 def test_one_pass_over_many_lam_is_checked_in_every_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ namespace {
 constexpr std::size_t kTask = std::size_t(1) << 18;
 // Below this many elements in all, starting threads costs more than it saves.
 constexpr std::size_t kThreadingPays = std::size_t(1) << 20;
-// An output this large would only push everything else out of the cache: write past it.
-constexpr std::size_t kStreamingPays = std::size_t(1) << 23;
+// Outputs that take this many bytes together would only push everything else out of the cache: write past it. One by one,
+// not those so small that waiting for their stores costs more.
+constexpr std::size_t kStreamingPays = std::size_t(1) << 23, kStreamingPaysEach = std::size_t(1) << 14;
 
 // Elements of a block that several outputs share: both inputs stay in the first-level cache.
 constexpr std::size_t kShared = std::size_t(1) << 12;
@@ -31,9 +32,11 @@ Span part(const Span& s, std::size_t begin, std::size_t n) {
     return p;
 }
 
-bool use_streaming(const Span& s, Stores stores) {
+std::size_t written(const Span& s) { return s.n * kItemSize[s.out_type]; }
+
+bool use_streaming(const Span& s, Stores stores, std::size_t written_in_all) {
     if (stores != Stores::kAuto) return stores == Stores::kStreaming;
-    return s.out != s.a && s.out != s.b && s.n * kItemSize[s.out_type] >= kStreamingPays;
+    return s.out != s.a && s.out != s.b && written_in_all >= kStreamingPays && written(s) >= kStreamingPaysEach;
 }
 
 // Different dtypes: by way of float32 in blocks that stay in the first-level cache.
@@ -113,15 +116,17 @@ void share(const Spans* spans, std::size_t count, int threads, const Work& work)
 }  // namespace
 
 void run(const Span* spans, std::size_t count, const Kernels& kernels, int threads, Stores stores) {
+    std::size_t all = 0;
+    for (std::size_t i = 0; i < count; ++i) all += written(spans[i]);
     share(spans, count, threads, [&](std::size_t i, std::size_t begin, std::size_t n) {
-        run_span(part(spans[i], begin, n), kernels, use_streaming(spans[i], stores));
+        run_span(part(spans[i], begin, n), kernels, use_streaming(spans[i], stores, all));
     });
 }
 
 void run_touch(const Span& span, const Kernels& kernels, int threads, Stores stores) {
     share(&span, 1, threads, [&](std::size_t, std::size_t begin, std::size_t n) {
         const Span piece = part(span, begin, n);
-        kernels.touch(piece.out, piece.a, piece.b, piece.n, 0.0f, use_streaming(span, stores));
+        kernels.touch(piece.out, piece.a, piece.b, piece.n, 0.0f, use_streaming(span, stores, written(span)));
     });
 }
 

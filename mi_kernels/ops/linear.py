@@ -239,7 +239,9 @@ def checked_lams(lam: float | Sequence[float], count: int) -> list[float]:
     Raises:
         ArgumentError: not one number for each, or one that is not finite.
     """
-    given = list(lam) if isinstance(lam, Sequence) and not isinstance(lam, str) else [lam] * count
+    if isinstance(lam, str) or not isinstance(lam, Sequence):
+        return [checked_lam(lam, extrapolate=True)] * count
+    given = list(lam)
     if len(given) != count:
         raise ArgumentError(f"lam has {len(given)} values for {count} pairs", "Give one number, or one for each pair.")
     return [checked_lam(value, extrapolate=True) for value in given]
