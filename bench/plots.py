@@ -27,6 +27,7 @@ COLORS = {
     "numpy": "#009E73",
     "torch._foreach_lerp": "#56B4E9",
 }
+_TOP = 1.2  # of the axis of shares: a round that the machine disturbed may reach far above
 _SETTINGS = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "mi_kernels"}
 
 
@@ -47,7 +48,9 @@ def save(found: dict[str, Any], draw: Draw, path: Path, size: tuple[float, float
 
 
 def color(name: str) -> str:
-    return COLORS.get(name.split(",")[0].split(" --")[0], "0.5")
+    """That of the longest name in COLORS that `name` begins with."""
+    known = [key for key in COLORS if name.startswith(key)]
+    return COLORS[max(known, key=len)] if known else "0.5"
 
 
 def _errors(spreads: Sequence[dict[str, float]], scale: float = 1.0) -> list[list[float]]:
@@ -76,12 +79,12 @@ def shares(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str, fi
             label = name if x == 0 else None
             axis.bar(at, middle, width * 0.9, color=color(name), label=label)
             axis.errorbar(at, middle, [[middle - low], [high - middle]], color="0.5", linewidth=0.8)
-            axis.annotate(f"{middle:.2f}", (at, max(high, middle)), ha="center", va="bottom", fontsize=6)
+            axis.annotate(f"{middle:.2f}", (at, min(high, _TOP)), ha="center", va="bottom", fontsize=6)
     axis.axhline(1, color="0.4", linestyle="--", linewidth=0.8)
     labels = [group.removeprefix(prefix).removesuffix(" bf16") for group in groups]
     axis.set_xticks(range(len(groups)), [label.replace(", ", "\n").replace(": ", "\n") for label in labels])
     axis.set_ylabel("share of the loop\nwithout arithmetic")
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, _TOP + 0.1)
     figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
 
 
