@@ -125,20 +125,24 @@ def _others(folder: Path) -> str:
 
 def _memory(folder: Path) -> str:
     found = _load(folder, "memory")
-    row = found and _row(found, "one tensor, 256 MiB bf16", "ours, out=")
-    if not found or not row:
+    if found is None:
         return ""
-    others = {
-        label: _row(found, "one tensor, 256 MiB bf16", name)
-        for name, label in (("torch.lerp, out=", "`torch.lerp(out=)`"), ("naive torch", "`a + lam * (b - a)`"))
-    }
-    times = [
-        f"{row['of_roofline']['median'] / other['of_roofline']['median']:.1f} times as fast as {label}"
-        for label, other in others.items()
-        if other
-    ]
+    one, many = "one tensor, 256 MiB bf16", "list, Qwen3-0.6B: 310 tensors"
+    alone, listed = _row(found, one, "ours, out="), _row(found, many, "ours, multi_lerp, outs=")
+    if not alone or not listed:
+        return ""
+    named = {"torch.lerp, out=": "`torch.lerp(out=)`", "naive torch": "`a + lam * (b - a)`"}
+    single = " and ".join(f"{_times(alone, _row(found, one, name))} {label}" for name, label in named.items())
     return _wrapped(
-        f"In memory, 256 MiB of bf16 on {row['threads']} threads: {row['bytes_per_second'] / 1e9:.0f} GB/s, "
-        f"{row['of_roofline']['median']:.2f} of the same loop without arithmetic, {', '.join(times)} "
-        f"(`{found['command']}`)."
+        f"In memory, 256 MiB of bf16 on {alone['threads']} threads: {alone['bytes_per_second'] / 1e9:.0f} GB/s, "
+        f"{alone['of_roofline']['median']:.2f} of the same loop without arithmetic, {single}. `multi_lerp` of the "
+        f"tensors of Qwen3-0.6B: {listed['of_roofline']['median']:.2f}, "
+        f"{_times(listed, _row(found, many, 'torch._foreach_lerp'))} `torch._foreach_lerp` (`{found['command']}`)."
     )
+
+
+def _times(row: dict[str, Any], other: dict[str, Any] | None) -> str:
+    """By the shares of the roofline, each of which was measured in turns with it."""
+    if other is None:
+        raise ValueError(f"{row['group']}: not all contestants were measured")
+    return f"{row['of_roofline']['median'] / other['of_roofline']['median']:.1f} times as fast as"

@@ -115,6 +115,8 @@ def backend_for(backend: str | None, device: str) -> str:
     Raises:
         BackendError: as `choose`.
     """
+    if backend is not None and not isinstance(backend, str):
+        raise BackendError(f"backend is {backend!r}", f"Use one of {', '.join(NAMES)}, or None.")
     request = Request(backend, device, os.environ.get(VARIABLE) or None)
     machine = this_machine(device.split(":")[0])
     chosen = choose(request, machine)

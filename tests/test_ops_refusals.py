@@ -209,6 +209,8 @@ def test_one_bad_lam_among_several() -> None:
 def test_an_unknown_backend() -> None:
     with refused(BackendError, "backend 'tpu'"):
         lerp(ones(4), ones(4), 0.5, backend="tpu")
+    with refused(BackendError, "backend is ['cpu']"):
+        lerp(ones(4), ones(4), 0.5, backend=["cpu"])
 
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "two"])
