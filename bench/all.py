@@ -31,7 +31,11 @@ STEPS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "merge-1.7B": ("bench.merge", ["--model", "1.7B"], ["--rounds", "2", "--most", "0.2"]),
     "merge-4B": ("bench.merge", ["--model", "4B", "--rounds", "3"], ["--rounds", "2", "--most", "0.2"]),
-    "merge-30B-A3B": ("bench.merge", ["--model", "30B-A3B", "--most", "3"], ["--rounds", "2", "--most", "0.2"]),
+    "merge-30B-A3B": (
+        "bench.merge",
+        ["--model", "30B-A3B", "--most", "10", "--rounds", "3"],
+        ["--rounds", "2", "--most", "0.2"],
+    ),
     "grow-size": ("bench.merge", ["--grow", "size", "--with", "torch,paper"], ["--sizes", "0.1,0.2", "--rounds", "2"]),
     "grow-threads": ("bench.merge", ["--grow", "threads"], ["--gigabytes", "0.2", "--rounds", "2"]),
     "grow-lam": ("bench.merge", ["--grow", "lam"], ["--gigabytes", "0.1", "--rounds", "2"]),
