@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from vllm import LLM, SamplingParams
+from eval.engines.imports import hide_cuda_extras
 
-import mi_kernels
-from mi_kernels.integrations.vllm import LIVE, register, set_lam
-from mi_kernels.recipe import Recipe
+hide_cuda_extras()  # before vLLM is imported
+
+from vllm import LLM, SamplingParams  # noqa: E402
+
+import mi_kernels  # noqa: E402
+from mi_kernels.integrations.vllm import LIVE, register, set_lam  # noqa: E402
+from mi_kernels.recipe import Recipe  # noqa: E402
 
 LAM = 0.8
 CONFIG = {
