@@ -19,6 +19,7 @@ from .errors import CheckpointError
 from .fill import fill_tensor
 from .inputs import Inputs
 from .merge import lerp_sources
+from .ops.arrays import on_huge_pages
 from .options import Options
 from .plan import Source
 from .recipe import Recipe
@@ -106,7 +107,7 @@ class Resident:
         import torch
 
         dtype = torch_dtype(like.dtype)
-        out = torch.empty(tuple(like.shape), dtype=dtype)
+        out = on_huge_pages(torch.empty(tuple(like.shape), dtype=dtype))
         memory = memoryview(out.view(-1).view(torch.uint8).numpy()) if out.numel() else memoryview(b"")
         fill_tensor(self._inputs, source, like, memory, isa)
         return out

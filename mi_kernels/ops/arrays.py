@@ -145,15 +145,21 @@ def check_tensor(tensor: Any, label: Callable[[int], str], i: int = 0) -> str:
     return dtype
 
 
+def on_huge_pages(fresh: Any) -> Any:
+    """A torch tensor whose memory has not been touched yet, on huge pages where it is a large one on the CPU."""
+    import torch
+
+    if type(fresh) is torch.Tensor and fresh.is_cpu and fresh.nbytes >= _HUGE_PAGES_PAY:
+        cpu.prefer_huge_pages(fresh.data_ptr(), fresh.nbytes)
+    return fresh
+
+
 def empty_like(value: Any) -> Any:
     """A new array of the kind, dtype, shape and device of `value`; large ones on huge pages, as NumPy makes its own."""
     if is_torch(value):
         import torch
 
-        made = torch.empty_like(value)
-        if type(made) is torch.Tensor and made.is_cpu and made.nbytes >= _HUGE_PAGES_PAY:
-            cpu.prefer_huge_pages(made.data_ptr(), made.nbytes)
-        return made
+        return on_huge_pages(torch.empty_like(value))
     import numpy as np
 
     return np.empty_like(value, order="C")
