@@ -1,6 +1,6 @@
 """Measures everything that bench/results holds, and writes the report and README's figures from it.
 
-    python -m bench.all                     # about 40 minutes on a quiet machine with two cores; 32 GB of disk
+    python -m bench.all                     # about 45 minutes on a quiet machine with two cores; 32 GB of disk
     python -m bench.all --quick             # small models, few rounds: tries every step, figures of no worth
     python -m bench.all --only memory,sweep # some steps
 
@@ -41,6 +41,7 @@ STEPS: dict[str, tuple[str, list[str], list[str]]] = {
     "grow-lam": ("bench.merge", ["--grow", "lam"], ["--gigabytes", "0.1", "--rounds", "2"]),
     "sweep": ("bench.sweep", ["--rounds", "2"], ["--most", "0.1", "--rounds", "2"]),
     "safety": ("bench.safety", [], ["--most", "0.05", "--rounds", "2"]),
+    "methods-mergekit": ("bench.methods", ["--rounds", "2", "--with", "mergekit"], ["--most", "0.05"]),
     "methods": ("bench.methods", [], ["--most", "0.2", "--rounds", "2"]),
 }
 LAST = (["bench.report"], ["bench.report", "--readme"])
