@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels import ArgumentError, __version__
+from mi_kernels import ArgumentError, __version__, cli
 from mi_kernels.cli.values import parse_count, parse_size, show_bytes
 
 from .checks import PROGRAM, World, assert_message, run_cli, snapshot
@@ -22,6 +23,14 @@ from .models import assert_same_tensors, load, merge_reference, tiny
 def program(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [*PROGRAM, *(str(w) for w in words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_garbage_is_looked_for_less_often_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, before, seen = cli.build_parser, gc.get_threshold(), []
+    monkeypatch.setattr(cli, "build_parser", lambda: seen.append(gc.get_threshold()[0]) or real())
+    assert run_cli(["env"]) == 0
+    assert seen == [200_000]
+    assert gc.get_threshold() == before
 
 
 def test_a_merge(tmp_path: Path) -> None:

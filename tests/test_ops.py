@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -13,6 +16,7 @@ import pytest
 import torch
 
 from mi_kernels import _cpu, lerp, multi_lerp
+from mi_kernels.ops import linear
 
 from .bits import BF16, F16, F32, FORMATS, Bits, Format, random_bits, special_pairs, to_bits, to_torch, torch_lerp
 
@@ -114,12 +118,30 @@ def test_mixed_dtypes(backend: str, out_fmt: Format, a_fmt: Format, b_fmt: Forma
     np.testing.assert_array_equal(out.view(out_fmt.uint), want)
 
 
+def asked_for_huge_pages(tensor: torch.Tensor) -> bool:
+    """Whether the mapping under the middle of a tensor has the advice, see proc(5) on smaps."""
+    middle, inside = tensor.data_ptr() + tensor.nbytes // 2, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if bounds := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(bounds[1], 16) <= middle < int(bounds[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return "hg" in line.split()
+    raise AssertionError("the tensor is in no mapping")
+
+
+def test_one_ordinary_pair_takes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "multi_lerp", lambda *_, **__: pytest.fail("the long way"))
+    assert lerp(torch.zeros(3), torch.ones(3), 0.25).tolist() == [0.25] * 3
+
+
 @pytest.mark.parametrize("count", [(4 << 20) // 2 - 1, (4 << 20) // 2 + 4099])
 def test_large_results_made_on_huge_pages(count: int) -> None:
     a, b = (torch.randn(count, generator=torch.Generator().manual_seed(seed)).bfloat16() for seed in (1, 2))
     wanted = torch.lerp(a.float(), b.float(), 0.8).bfloat16()
     for got in (lerp(a, b, 0.8), multi_lerp([a, b], [b, b], 0.8)[0]):
         assert torch.equal(got, wanted)
+    if os.path.exists("/sys/kernel/mm/transparent_hugepage"):
+        assert asked_for_huge_pages(got) == (got.nbytes >= 4 << 20)
     half = memoryview(bytearray(3 << 20))
     _cpu.prefer_huge_pages(np.frombuffer(half, np.uint8).ctypes.data + 1, 5000)  # wherever it lies: a wish
     assert not any(half)
