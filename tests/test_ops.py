@@ -140,8 +140,8 @@ def test_large_results_made_on_huge_pages(count: int) -> None:
     wanted = torch.lerp(a.float(), b.float(), 0.8).bfloat16()
     for got in (lerp(a, b, 0.8), multi_lerp([a, b], [b, b], 0.8)[0]):
         assert torch.equal(got, wanted)
-    if os.path.exists("/sys/kernel/mm/transparent_hugepage"):
-        assert asked_for_huge_pages(got) == (got.nbytes >= 4 << 20)
+    if got.nbytes >= 4 << 20 and os.path.exists("/sys/kernel/mm/transparent_hugepage"):
+        assert asked_for_huge_pages(got)  # a smaller one may lie where another was before
     half = memoryview(bytearray(3 << 20))
     _cpu.prefer_huge_pages(np.frombuffer(half, np.uint8).ctypes.data + 1, 5000)  # wherever it lies: a wish
     assert not any(half)
