@@ -115,14 +115,23 @@ def same_bytes(a: Any, a_offset: int, b: Any, b_offset: int, bytes: int) -> bool
 
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...
-def guard_add(map: Any) -> int:
-    """Guards a page-aligned map of a file until `guard_remove`: see csrc/cpu/guard.h. Returns its number."""
 
-def guard_remove(number: int) -> None:
-    """To be called before the map is closed, with no reader left."""
+class GuardedMap:
+    """A read-only map of the whole file `fd`, as a buffer of bytes: see csrc/cpu/guard.h.
 
-def guard_damage(number: int) -> int | None:
-    """The offset of the first page that could not be read: from there on the map reads as zeros. None while intact."""
+    It is unmapped when the last reference to it or to one of its buffers is gone. `fd` is duplicated.
+
+    Raises:
+        OSError: the system refuses.
+        ValueError: the file is empty, or there are 65,536 maps already.
+    """
+
+    def __init__(self, fd: int) -> None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def fileno(self) -> int: ...
+    @property
+    def damage(self) -> int | None:
+        """Where the first page begins that could not be read: from there on the map reads as zeros. None: intact."""
 
 def guard_faults() -> int:
-    """How many faults were met so far in all maps of the process: unchanged means no damage since."""
+    """How many faults there have been so far in all maps of the process: unchanged means no damage since."""

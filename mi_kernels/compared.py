@@ -139,7 +139,7 @@ class _ComparedShard:
             return
         length = min(len(data), min(self._shard.size, len(self._file.data)) - offset)
         if length > 0:
-            self._compare_bytes(data[:length], memoryview(self._file.data)[offset : offset + length], offset)
+            self._compare_bytes(data[:length], self._file.data[offset : offset + length], offset)
             self._file.check()
 
     def _compare_bytes(self, data: memoryview, found: memoryview, offset: int) -> None:

@@ -69,6 +69,18 @@ def test_a_file_that_shrinks_is_told_and_not_taken_for_zeros(tmp_path: Path, cut
         next(resident.lerp(Recipe(0.5)))
 
 
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_one_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
+    """Neither a map nor a descriptor: a notebook's cell that is run again is how people close things."""
+    a, b = (models.save(tmp_path / str(seed), models.tiny(seed)) for seed in range(2))
+    weights = Resident([a, b]).lerp(Recipe(0.5))
+    next(weights)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    del weights
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    assert not [fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd).startswith(str(tmp_path))]
+
+
 def test_dtypes_that_torch_has_not() -> None:
     with pytest.raises(mi_kernels.MIKernelsError, match="F4"):
         torch_dtype("F4")

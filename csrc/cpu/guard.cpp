@@ -1,11 +1,15 @@
 #include "guard.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <stdexcept>
+#include <system_error>
 
 namespace mi::cpu {
 namespace {
@@ -127,29 +131,64 @@ void restore() {
     }
 }
 
-}  // namespace
-
-int guard_add(const void* begin, std::size_t bytes) {
+int add(char* begin, std::size_t bytes) {
     int slot = 0;
     while (slot < kMaps && maps[slot].end.load()) ++slot;
     if (slot == kMaps) return -1;
     ++live;
     install();  // each time: others may have put their handlers in our place
-    char* from = static_cast<char*>(const_cast<void*>(begin));
     Map& map = maps[slot];
     map.damage.store(kIntact);
-    map.begin.store(from);
-    map.end.store(from + (bytes + page_size - 1) / page_size * page_size);  // last: it makes the slot count
+    map.begin.store(begin);
+    map.end.store(begin + (bytes + page_size - 1) / page_size * page_size);  // last: it makes the slot count
     if (slot >= used.load()) used.store(slot + 1);
     return slot;
 }
 
-void guard_remove(int map) {
-    maps[map].end.store(nullptr);
+void remove(int slot) {
+    maps[slot].end.store(nullptr);
     if (--live == 0) restore();
 }
 
-std::size_t guard_damage(int map) { return maps[map].damage.load(); }
+[[noreturn]] void refuse(const char* what) { throw std::system_error(errno, std::generic_category(), what); }
+
+}  // namespace
+
+GuardedMap::GuardedMap(int fd) {
+    struct stat status;
+    if (fstat(fd, &status) != 0) refuse("fstat");
+    size_ = static_cast<std::size_t>(status.st_size);
+    if (size_ == 0) throw std::length_error("the file is empty");
+    fd_ = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (fd_ < 0) refuse("dup");
+    void* map = mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd_, 0);
+    if (map == MAP_FAILED) {
+        const int why = errno;
+        close(fd_);
+        errno = why;
+        refuse("mmap");
+    }
+    slot_ = add(static_cast<char*>(map), size_);
+    if (slot_ < 0) {
+        munmap(map, size_);
+        close(fd_);
+        throw std::length_error("too many maps");
+    }
+    begin_ = map;
+}
+
+GuardedMap::~GuardedMap() {
+    unguard();  // before the addresses are free for others
+    munmap(begin_, size_);
+    close(fd_);
+}
+
+void GuardedMap::unguard() {
+    if (slot_ >= 0) remove(slot_);
+    slot_ = -1;
+}
+
+std::size_t GuardedMap::damage() const { return slot_ >= 0 ? maps[slot_].damage.load() : kIntact; }
 
 std::uint64_t guard_faults() { return faults.load(); }
 

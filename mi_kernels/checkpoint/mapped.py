@@ -3,13 +3,16 @@
 A file that becomes shorter while it is mapped, or a disk that fails, answers a read with SIGBUS, which ends a process.
 Maps are guarded against it (csrc/cpu/guard.h): the reader gets zeros and the map a mark, which `check` turns into an
 error. So whoever reads a map calls `check` afterwards, before anything of what was read is used.
+
+A map and its guard are one object, which lives as long as anything refers to it: a `MappedFile` that is dropped instead
+of closed, or a reader that still holds a view after it was closed, leaves neither a guard without a map nor a map
+without a guard.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from ..errors import CheckpointError
 from ..faults import remedy
@@ -20,7 +23,7 @@ _AGAIN = "then run the same command again."
 
 
 class MappedFile:
-    """Context manager: a guarded read-only map of a whole file, `data`, and its descriptor for read-ahead.
+    """Context manager: a guarded read-only map of a whole file, `data`, empty after the context.
 
     Raises:
         CheckpointError: the file cannot be opened, or is empty.
@@ -32,25 +35,26 @@ class MappedFile:
         self.path = path
         self._tensors: list[TensorInfo] = []
         try:
-            with ExitStack() as undo:
-                self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                undo.callback(_close, self.fd)
-                self._stamp = Stamp.of(os.fstat(self.fd))
-                self.data = mmap.mmap(self.fd, 0, prot=mmap.PROT_READ)
-                undo.callback(self.data.close)
-                self._guard = _cpu.guard_add(self.data)
-                undo.callback(_cpu.guard_remove, self._guard)
-                self._close = undo.pop_all()
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                self._stamp = Stamp.of(os.fstat(fd))
+                self._map: _cpu.GuardedMap | None = _cpu.GuardedMap(fd)
+            finally:
+                with suppress(OSError):  # it was only read from
+                    os.close(fd)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be mapped: {error.strerror}", remedy(error, reading=True)) from error
         except ValueError as error:
             raise CheckpointError(f"{path}: cannot be mapped: {error}", "Is it still there, and whole?") from error
+        self.data = memoryview(self._map)
 
     def __enter__(self) -> MappedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close.close()
+        with suppress(BufferError):  # a reader still holds a part, and the map lasts until it lets go
+            self.data.release()  # at once: the frames of an error's traceback refer to `data` for longer
+        self.data, self._map = memoryview(b""), None
 
     def check_length(self, t: TensorInfo) -> None:
         """A file may have changed since its header was read. Remembers `t`, to name it where reading it fails.
@@ -68,13 +72,10 @@ class MappedFile:
         Raises:
             CheckpointError: a part of the file could not be read; names the first one.
         """
-        from .. import _cpu
-
-        at = _cpu.guard_damage(self._guard)
-        if at is None:
+        if self._map is None or (at := self._map.damage) is None:
             return
         where = next((f"in {t.name} " for t in self._tensors if at < t.end), "")
-        now = Stamp.of(os.fstat(self.fd))
+        now = Stamp.of(os.fstat(self._map.fileno()))
         if now.size < self._stamp.size:
             raise CheckpointError(
                 f"{self.path}: has become shorter while it was read, from {self._stamp.size} to {now.size} bytes; "
@@ -93,11 +94,6 @@ class MappedFile:
 
     def read_ahead(self, begin: int, end: int) -> None:
         """Asks the kernel to fetch a range while others compute."""
-        if hasattr(os, "posix_fadvise"):  # not on macOS
+        if self._map is not None and hasattr(os, "posix_fadvise"):  # not on macOS
             with suppress(OSError):
-                os.posix_fadvise(self.fd, begin, end - begin, os.POSIX_FADV_WILLNEED)
-
-
-def _close(fd: int) -> None:
-    with suppress(OSError):  # it was only read from
-        os.close(fd)
+                os.posix_fadvise(self._map.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)
