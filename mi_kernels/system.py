@@ -15,9 +15,21 @@ PAGE = 4096
 _HUGE_PAGE = 2 << 20
 
 
+# Without declared types ctypes passes an integer as a C int, which cuts off the upper half of an offset.
+_FD, _PATH, _OFFSET = ctypes.c_int, ctypes.c_char_p, ctypes.c_int64
+_ARGUMENTS = {
+    "fallocate": (_FD, ctypes.c_int, _OFFSET, _OFFSET),
+    "renameat2": (_FD, _PATH, _FD, _PATH, ctypes.c_uint),
+}
+
+
 @cache
 def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    for name, types in _ARGUMENTS.items():
+        if hasattr(libc, name):
+            getattr(libc, name).argtypes, getattr(libc, name).restype = types, ctypes.c_int
+    return libc
 
 
 def _failed(path: str | None = None) -> OSError:
@@ -35,8 +47,7 @@ def preallocate(fd: int, size: int) -> None:
     """
     if not hasattr(_libc(), "fallocate") or size == 0:  # macOS
         return
-    offset = ctypes.c_longlong
-    while _libc().fallocate(fd, 0, offset(0), offset(size)) != 0:
+    while _libc().fallocate(fd, 0, 0, size) != 0:
         error = _failed()
         if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import resource
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -128,6 +129,7 @@ def calls(b: Buffers, isa: str) -> Iterator[Callable[[], None]]:
 
 def main() -> None:
     if "--overrun" in sys.argv:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core is evidence of a crash that nobody meant
         b = Buffers(True)
         b.start()
         memory = b.new(64)
