@@ -25,7 +25,7 @@ def attacked(*arguments: str) -> dict[str, Any]:
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3600,
     )
     assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -64,8 +64,14 @@ CULPRITS = {
 def test_the_judge_sees_what_another_program_does(verdict: str) -> None:
     name, code = CULPRITS[verdict]
     command = f'{sys.executable} -c "import os, shutil, sys; b, out = sys.argv[1:]; {code}" {{b}} {{out}}'
-    (outcome,) = attacked(f"^{name}$", "--command", command, "--seconds", "5", "--memory", "400").values()
+    (outcome,) = attacked(f"^{name}$", "--command", command, "--wait", "5", "--memory", "400").values()
     assert outcome["verdict"] == verdict, outcome
+
+
+def test_the_judge_sees_work_without_end() -> None:
+    command = f'{sys.executable} -c "while True: pass" {{b}} {{out}}'
+    (outcome,) = attacked("^shard/empty_file$", "--command", command, "--seconds", "1").values()
+    assert outcome["verdict"] == "hang", outcome
 
 
 def test_the_judge_sees_a_pickle_run() -> None:

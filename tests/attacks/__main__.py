@@ -16,7 +16,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="patterns of FAMILY/NAME; all attacks without any")
     parser.add_argument("--json", action="store_true", help="print {FAMILY/NAME: outcome}")
     parser.add_argument("--command", help="another program's command line, with {a} {b} or {config}, and {out}")
-    parser.add_argument("--seconds", type=int, default=30, help="time limit of an attack (default: 30)")
+    parser.add_argument("--seconds", type=int, default=30, help="processor time of an attack at most (default: 30)")
+    parser.add_argument("--wait", type=int, default=300, help="seconds until it counts as hanging (default: 300)")
     parser.add_argument("--memory", type=int, default=1536, help="limit of resident memory in MiB (default: 1536)")
     arguments = parser.parse_args()
     tool = ours if arguments.command is None else foreign(arguments.command)
@@ -28,7 +29,7 @@ def main() -> int:
         import mi_kernels.combine
         import mi_kernels.mergekit_config
         import mi_kernels.yaml_loader  # noqa: F401
-    limits = Limits(arguments.seconds, arguments.memory << 20)
+    limits = Limits(arguments.seconds, arguments.wait, arguments.memory << 20)
     results, wrong = {}, 0
     for attack in chosen(arguments.names):
         outcome = run(attack, tool, limits)

@@ -28,11 +28,18 @@ ATTACKS: list[Attack] = [
 Tool = Callable[[Attack, Scene], "list[str] | None"]
 
 
+_HANGS = (signal.SIGXCPU, signal.SIGALRM)
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What one attack may take: seconds of wall-clock time, and bytes of memory at the peak."""
+    """What one attack may take: seconds of processor time and of waiting, and bytes of memory at the peak.
+
+    Processor time, because a busy machine takes several times as long for the same work; the wait is for what blocks.
+    """
 
     seconds: int = 30
+    wait: int = 300
     resident: int = 3 << 29
 
 
@@ -119,9 +126,11 @@ def _become(argv: list[str], in_process: bool, scene: Scene, limits: Limits, loo
         os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=str(scene.root / "work" / "hub"))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
-        # The default action of SIGALRM ends a process whatever it is doing, and an alarm outlives exec.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(limits.seconds)
+        # The default action of both signals ends a process whatever it is doing, and both limits outlive exec.
+        for number in _HANGS:
+            signal.signal(number, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds + 5))
+        signal.alarm(limits.wait)
         if not in_process:
             os.execvp(argv[0], argv)
         status = _main(argv, scene, looks)
@@ -252,7 +261,7 @@ def _judge(status: int, out: str, err: str, form: bool) -> tuple[str, str]:
     last = err.strip().splitlines()[-1][:300] if err.strip() else ""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        return ("hang", "") if number == signal.SIGALRM else ("crash", signal.Signals(number).name)
+        return ("hang", "") if number in _HANGS else ("crash", signal.Signals(number).name)
     if "Traceback (most recent call last)" in err:
         return "traceback", last
     if any(not (c.isprintable() or c == "\n") for c in (out + err if form else "")):

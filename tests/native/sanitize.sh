@@ -3,6 +3,7 @@
 #
 #     tests/native/sanitize.sh                    the kernels' tests without the longest, a minute or two
 #     tests/native/sanitize.sh tests/test_ops.py  other tests
+#     tests/native/sanitize.sh --thread           with ThreadSanitizer instead: what runs in several threads
 #
 # The package and its tests are copied into a folder of their own, so that no other build is touched. Linux, GCC.
 # Leaks are not looked for: the interpreter leaves much behind on purpose.
@@ -13,8 +14,20 @@ python=${PYTHON:-python3}
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
+sanitizers=address,undefined
+# The sanitizer comes first among the libraries, and with the C++ library, whose exceptions it follows.
+preload="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)"
+run=
+if [ "${1:-}" = --thread ]; then
+    shift
+    sanitizers=thread
+    preload=$(gcc -print-file-name=libtsan.so)
+    run="setarch $(uname -m) --addr-no-randomize" # GCC 12's runtime expects memory where it used to be
+    [ $# -gt 0 ] || set -- tests/test_guard.py tests/test_stream.py tests/test_resident.py tests/test_ops.py
+fi
+
 cd "$root"
-MI_KERNELS_SANITIZE=address,undefined "$python" setup.py -q build_ext --build-lib "$build/lib" --build-temp "$build/objects"
+MI_KERNELS_SANITIZE=$sanitizers "$python" setup.py -q build_ext --build-lib "$build/lib" --build-temp "$build/objects"
 cp -r mi_kernels tests pyproject.toml "$build"
 rm -f "$build"/mi_kernels/*.so
 mv "$build"/lib/mi_kernels/*.so "$build/mi_kernels"
@@ -22,8 +35,7 @@ mv "$build"/lib/mi_kernels/*.so "$build/mi_kernels"
 [ $# -gt 0 ] || set -- tests/test_guard_pages.py tests/test_spans.py tests/test_sweep_kernel.py tests/test_kernels.py \
     tests/test_combine_kernels.py tests/test_fp8.py tests/test_checksums.py -k "not any_value and not transformers"
 cd "$build"
-# The sanitizer comes first among the libraries, and with the C++ library, whose exceptions it follows.
-LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libstdc++.so)" \
-    ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
-    PYTHONPATH="$build" PYTHONDONTWRITEBYTECODE=1 PYTHONMALLOC=malloc \
-    "$python" -m pytest -q -m "not slow" -p no:cacheprovider "$@"
+# shellcheck disable=SC2086
+ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
+    PYTHONPATH="$build" PYTHONDONTWRITEBYTECODE=1 PYTHONMALLOC=malloc LD_PRELOAD="$preload" \
+    $run "$python" -m pytest -q -m "not slow" -p no:cacheprovider "$@"
