@@ -56,6 +56,13 @@ def stated(**fields: Any) -> str:
             ["(instruct: mit; thinking: apache-2.0)"],
         ),
         (stated(license="mit"), None, ("", ""), {"license": "other"}, ["thinking: none stated"]),
+        (
+            stated(license="other", license_name="q", license_link="x"),
+            stated(license="other", license_name="r", license_link="x"),
+            ("", ""),
+            {"license": "other"},
+            ["(instruct: other q; thinking: other r)"],
+        ),
         (None, "no front matter", ("x", ""), {}, ["cards state no licence"]),
         (stated(language="en"), stated(language=["en"]), ("", ""), {}, []),
         (stated(language=["no", "en"]), "---\nlanguage: [no, en]\n---\n", ("", ""), {"language": ["no", "en"]}, []),

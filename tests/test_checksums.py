@@ -165,6 +165,9 @@ def test_bytes_that_are_missing_or_given_twice_are_no_checksum(files: list[File]
         sums.record()
     with pytest.raises(ValueError, match="given twice or not at all"):
         sums.add(0, len(data) - 2, memoryview(data)[-2:-1])
+    shifted = Accumulator([files[0].layout])  # as many bytes as there are, one byte too far on
+    with pytest.raises(ValueError, match="bytes 0 to 1 were given twice or not at all"):
+        shifted.add(0, 1, data)
 
 
 RECORD = Record(

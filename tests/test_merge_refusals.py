@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -226,6 +227,24 @@ def test_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, 
     if case == "shards_are_links_into_it":  # without --overwrite there is a plainer reason
         words = words[:1] if overwrite else words[1:]
     assert_refused(capsys, tmp_path, world.argv("-o", out, *(["--overwrite"] if overwrite else [])), *words)
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_outputs_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
+    """A merge by a recipe protects its inputs as one of two models does."""
+    make, words = OUTPUTS[case]
+    world = World(tmp_path)
+    out = make(world)
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(json.dumps({"method": "linear", "models": [str(world.instruct), str(world.thinking)]}))
+    argv = ["merge", str(recipe), "-o", str(out), "--overwrite"]
+    assert_refused(capsys, tmp_path, argv, words[0])
+
+
+@pytest.mark.parametrize("name", ["instruct-merged", "instr"])
+def test_an_output_whose_name_begins_like_that_of_an_input(tmp_path: Path, name: str) -> None:
+    """`instruct-merged` is not inside `instruct`, nor `instruct` inside `instr`."""
+    assert run_cli(World(tmp_path).argv("-q", "-o", tmp_path / name)) == 0
 
 
 @pytest.mark.parametrize("name", ["\0", "a\ud800"], ids=["NUL", "lone surrogate"])

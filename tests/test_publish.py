@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels import OutputError, lerp_checkpoint, system
+from mi_kernels import OutputError, lerp_checkpoint, sweep_checkpoint, system
 from mi_kernels.checkpoint import OutputFolder, publish
 from mi_kernels.checkpoint.writer import ShardFile
 
@@ -143,6 +143,16 @@ def test_what_a_killed_process_left_is_taken_over(world: World) -> None:
     assert_same_tensors(load(world.instruct), world.a)
 
 
+def test_what_a_killed_process_left_takes_space(world: World) -> None:
+    work = work_folder(world)
+    (work / "model").mkdir(parents=True)
+    files = [work / "journal", work / "model" / "model-00001-of-00002.safetensors"]
+    for path in files:
+        path.write_bytes(os.urandom(9000))
+    used = OutputFolder(world.out).used_space()
+    assert used == sum(path.stat().st_blocks * 512 for path in files)
+
+
 @pytest.mark.parametrize("target", ["file", "link"])
 def test_what_is_no_work_folder_is_not_taken_over(world: World, target: str) -> None:
     """Something of another kind under that name is not ours: a link could lead anywhere."""
@@ -164,6 +174,30 @@ def test_a_second_process_with_the_same_output(world: World, capsys: pytest.Capt
         assert run_cli(world.argv()) == 2
         assert_message(capsys.readouterr().err, str(world.out), "another process")
         assert snapshot(world.root) == before
+        first.publish()
+    assert (world.out / "mine").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_work_folder_that_is_removed_while_it_is_locked(
+    world: World, monkeypatch: pytest.MonkeyPatch, another: bool
+) -> None:
+    """By the process that had it. The lock of a folder that is gone keeps nobody out: it is made and locked again."""
+    real, work = publish._lock, work_folder(world)
+
+    def lock(fd: int) -> bool:
+        monkeypatch.setattr(publish, "_lock", real)
+        work.rmdir()
+        if another:
+            work.mkdir()
+        return real(fd)
+
+    work.mkdir()
+    monkeypatch.setattr(publish, "_lock", lock)
+    with OutputFolder(world.out, []) as first:
+        first.write_file("mine", b"x")
+        with pytest.raises(OutputError, match="another process"):
+            merge(world)
         first.publish()
     assert (world.out / "mine").read_bytes() == b"x"
 
@@ -223,6 +257,28 @@ def test_the_old_model_returns_when_the_second_rename_fails(world: World, monkey
     with pytest.raises(OutputError, match=os.strerror(errno.EIO)):
         merge(world, overwrite=True)
     assert snapshot(world.root) == before
+
+
+def test_the_old_model_returns_at_once_when_the_second_rename_fails(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only when the work folder is removed: a kill before that would leave OUT empty."""
+    save(world.out, tiny(3))
+    before = snapshot(world.out)
+    with OutputFolder(world.out, [], overwrite=True) as folder:
+        real = os.rename
+
+        def rename(source: str, target: str) -> None:
+            if source == folder.staged:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            real(source, target)
+
+        monkeypatch.setattr(system, "_libc", object)
+        monkeypatch.setattr(os, "rename", rename)
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+            folder.publish()
+        assert snapshot(world.out) == before
+    assert snapshot(world.out) == before
 
 
 def test_an_old_model_that_cannot_return_is_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,13 +354,17 @@ def test_a_second_process_while_the_old_model_is_removed(world: World, monkeypat
 
 
 def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files, then the folder that names them, then (after the rename) the folder that names it."""
+    """The work folder's name; files at their final size; the folder that names them; after the rename, its own name."""
     synced: list[str] = []
-    real_sync, real_rename = os.fsync, os.rename
+    real_sync, real_cut, real_rename = os.fsync, os.ftruncate, os.rename
 
     def fsync(fd: int) -> None:
         synced.append(os.readlink(f"/proc/self/fd/{fd}"))
         real_sync(fd)
+
+    def ftruncate(fd: int, size: int) -> None:
+        synced.append("cut " + os.readlink(f"/proc/self/fd/{fd}"))
+        real_cut(fd, size)
 
     def rename(source: str, target: str) -> None:
         synced.append("renamed")
@@ -313,16 +373,39 @@ def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: 
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("needs /proc")
     monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "ftruncate", ftruncate)
     monkeypatch.setattr("mi_kernels.checkpoint.writer.ShardFile.close.__defaults__", (fsync,))
     monkeypatch.setattr(os, "rename", rename)
     merge(world)
     work = str(work_folder(world))
+    assert next(path for path in synced if not path.startswith("cut ")) == str(world.root)
     at = synced.index("renamed")
     assert synced[at - 2 : at] == [os.path.join(work, "model"), work]
     files = {p.name for p in world.out.iterdir()}
     assert {os.path.join(work, "model", name) for name in files} < set(synced[: at - 2])
+    for path in (os.path.join(work, "model", name) for name in files if name.endswith(".safetensors")):
+        assert synced.count(path) == synced.count(f"cut {path}") == 1
+        assert synced.index(f"cut {path}") < synced.index(path)
     assert synced[at + 1 :] == [str(world.root)]
     assert "journal" not in files
+
+
+def test_a_signal_while_outputs_are_published_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them or none: the interruption takes effect, but only after the last one is published."""
+    real = OutputFolder.publish
+
+    def publish(self: OutputFolder) -> None:
+        real(self)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(OutputFolder, "publish", publish)
+    lams = [0.25, 0.5, 1.0]
+    with pytest.raises(KeyboardInterrupt):
+        sweep_checkpoint(world.instruct, world.thinking, str(world.root / "mi-{lam}"), lams, progress=False)
+    for lam in lams:
+        assert_same_tensors(load(world.root / f"mi-{lam:g}"), merge_reference(world.a, world.b, lam))
+    assert not list(world.root.glob(".*"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 SLOW = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mi_kernels.damage import Damage
 from mi_kernels.merge import plan_lerp
 from mi_kernels.options import Options
 from mi_kernels.recompute import recompute_merge
+from mi_kernels.stream import stream
 from mi_kernels.verify import record_checksums, verify_checkpoint
 
 from .checks import World, assert_refused, run_cli, snapshot
@@ -197,6 +199,48 @@ def test_chunks_are_joined_into_one_difference(tmp_path: Path) -> None:
     [found] = recompute_merge(str(tmp_path / "out"), pair, progress=False).differences
     assert isinstance(found, Difference)
     assert (found.count, found.elements, found.element, found.begin) == (3, 5_000_001, 77, 154)
+
+
+def test_the_last_bytes_of_a_shard_count(tmp_path: Path) -> None:
+    """Also where they do not fill eight, which are compared at a time."""
+    a, b = ({"w": random_bits((5,), torch.bfloat16, seed)} for seed in (1, 2))
+    world = World(tmp_path, a, b, shards=1)
+    lerp()(world.instruct, world.thinking, world.out)
+    shard = world.out / "model.safetensors"
+    content = bytearray(shard.read_bytes())
+    assert len(content) % 8 == 2
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    [found] = recompute_merge(str(world.out), [], progress=False).differences
+    assert isinstance(found, Difference)
+    assert (found.tensor, found.element, found.count) == ("w", 4, 1)
+
+
+def test_a_model_that_changes_while_it_is_read_proves_nothing(merged: Merged, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changing(*arguments: Any, **options: Any) -> None:
+        stream(*arguments, **options)
+        os.utime(min(merged.world.thinking.glob("*.safetensors")), ns=(0, 5))
+
+    monkeypatch.setattr("mi_kernels.recompute.stream", changing)
+    with pytest.raises(mi_kernels.CheckpointError, match=r"has been written .* since it was opened"):
+        recompute_merge(str(merged.out), [], progress=False)
+
+
+def test_another_commit_of_a_model_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tensors have the same names and shapes, so nothing else shows it."""
+    world = World(tmp_path)
+    commits = iter(["1" * 40, "2" * 40])
+
+    def download(text: str, files: list[str]) -> tuple[str, str]:
+        return str(world.instruct), commit
+
+    monkeypatch.setattr("mi_kernels.checkpoint.hub.download", download)
+    commit = next(commits)
+    mi_kernels.lerp_checkpoint("org/model", world.thinking, world.out, 0.3, progress=False)
+    assert recompute_merge(str(world.out), ["org/model", world.thinking], progress=False).notes == []
+    commit = next(commits)
+    found = recompute_merge(str(world.out), ["org/model", world.thinking], progress=False)
+    assert found.notes == [f"org/model is at {'2' * 40}, recorded is {'1' * 40}"]
 
 
 def test_checksums_made_to_match_do_not_hide_a_change(merged: Merged, capsys: pytest.CaptureFixture[str]) -> None:

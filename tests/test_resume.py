@@ -5,21 +5,28 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mi_kernels import CheckpointError, OutputError, lerp_checkpoint, sweep_checkpoint
+from mi_kernels import CheckpointError, OutputError, Recipe, Report, lerp_checkpoint, sweep_checkpoint
 from mi_kernels.checkpoint import OutputFolder
 from mi_kernels.checkpoint.writer import ShardFile
 from mi_kernels.checksum_record import NAME as CHECKSUMS
 from mi_kernels.checksum_record import Record
 from mi_kernels.crc import crc32c
+from mi_kernels.errors import ClusterError
+from mi_kernels.job import _SPARE
 from mi_kernels.journal import read
+from mi_kernels.merge import plan_lerp
+from mi_kernels.options import Options
+from mi_kernels.stream import stream
 
-from .checks import World, assert_refused, run_cli, snapshot
+from .checks import World, assert_message, assert_refused, run_cli, snapshot
 from .kills import Run, Runner, runner
 from .models import assert_same_tensors, load, merge_reference, save, tiny
 
@@ -197,12 +204,24 @@ def test_a_journal_counts_up_to_where_it_is_torn(killed: Killed, capsys: pytest.
     killed.assert_right()
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 4096, b"{}\n", b"00000000 []\n", "first line torn"])
+JOURNALS: dict[str, Callable[[list[bytes]], bytes]] = {
+    "empty": lambda whole: b"",
+    "zeros": lambda whole: b"\0" * 4096,
+    "no-checksum": lambda whole: b"{}\n",
+    "a-wrong-checksum": lambda whole: b"00000000 []\n",
+    "first-line-torn": lambda whole: b"".join(whole)[1:],
+    # Every line is whole, but nothing says which request the shards are of.
+    "first-line-missing": lambda whole: b"".join(whole[1:]),
+    "first-line-behind-the-others": lambda whole: b"".join([*whole[1:], whole[0]]),
+}
+
+
+@pytest.mark.parametrize("content", JOURNALS.values(), ids=JOURNALS.keys())
 def test_without_a_journal_it_starts_clean(
-    killed: Killed, capsys: pytest.CaptureFixture[str], content: bytes | str
+    killed: Killed, capsys: pytest.CaptureFixture[str], content: Callable[[list[bytes]], bytes]
 ) -> None:
     journal = killed.work / "journal"
-    journal.write_bytes(content if isinstance(content, bytes) else journal.read_bytes()[1:])
+    journal.write_bytes(content(lines(journal)))
     assert "resumed" not in "".join(killed.report(capsys, "--lam", "0.25")["notes"])
     killed.assert_right(0.25)
 
@@ -214,16 +233,144 @@ def test_another_version_is_refused(
     assert_refused(capsys, killed.root, killed.again(), "with mi_kernels", 'not "99"', "--restart")
 
 
-def test_a_full_disk_has_room_for_what_is_there(
-    killed: Killed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_has_room_for_what_is_there(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the killed merge left counts, to the byte; too little space for the rest is refused, and loses nothing."""
+    finished = killed.finished
+    job = plan_lerp(killed.instruct, killed.thinking, [(killed.out, Recipe(0.5))], Options(progress=False))
+    shards, index = job.layout()
+    small = sum(map(len, job.small_files(job.outputs[0], index).values()))
+    kept = sum(shard.size for shard in shards if shard.name in finished)
+    left = sum(shard.size for shard in shards) - kept
+    freed = 1000  # bytes of all but the finished shards
+    monkeypatch.setattr(OutputFolder, "used_space", lambda self: kept + freed)
+
+    def merge(free: int) -> Report:
+        monkeypatch.setattr(OutputFolder, "free_space", lambda self: free)
+        return lerp_checkpoint(killed.instruct, killed.thinking, killed.out, 0.5, progress=False)
+
+    needed = _SPARE + left + small - freed
+    before = snapshot(killed.root)
+    with pytest.raises(OutputError, match="are needed"):
+        merge(needed - 1)
+    assert snapshot(killed.root) == before
+    assert merge(needed).notes[:1] == [f"resumed: {len(finished)} of {SHARDS} shards were finished"]
+    killed.assert_right()
+
+
+def test_an_output_that_came_into_being_is_refused_and_loses_nothing(
+    killed: Killed, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the killed merge wrote counts; too little for the rest is refused, and loses nothing."""
-    size = sum(p.stat().st_size for p in (killed.root / "elsewhere").glob("*.safetensors"))
-    monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 20)
-    assert_refused(capsys, killed.root, killed.again(), "are needed")
-    monkeypatch.setattr(OutputFolder, "free_space", lambda self: (16 << 20) + size * 8 // 10)
+    """The refusal comes before any work: the finished shards are used once the other model is moved away."""
     finished = len(killed.finished)
+    save(killed.out, tiny(3))
+    assert_refused(capsys, killed.root, killed.again(), "exists and is not empty", "--overwrite")
+    killed.out.rename(killed.root / "moved away")
     assert killed.report(capsys)["notes"][:1] == [f"resumed: {finished} of {SHARDS} shards were finished"]
+    killed.assert_right()
+
+
+def test_another_request_is_not_refused_where_nothing_would_be_lost(
+    killed: Killed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in killed.finished:
+        (killed.work / "model" / name).unlink()
+    assert killed.report(capsys, "--lam", "0.25")["shards"] == SHARDS
+    killed.assert_right(0.25)
+
+
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a-shard-changed": (flip, "model-00002-of-00005.safetensors"),
+    "a-shard-cut": (cut, "model-00005-of-00005.safetensors"),
+    "a-shard-missing": (unlink, "model-00001-of-00005.safetensors"),
+    "the-config-changed": (flip, "config.json"),
+    "the-index-missing": (unlink, "model.safetensors.index.json"),
+    "the-checksums-changed": (flip, CHECKSUMS),
+}
+
+
+@pytest.mark.parametrize(("change", "name"), CHANGES.values(), ids=CHANGES.keys())
+def test_a_model_that_is_changed_after_the_kill_is_merged_again(
+    tmp_path: Path, run: Runner, change: Callable[[Path], None], name: str
+) -> None:
+    """The kill came right after the rename, so the work folder holds no shard: all of them are merged again."""
+    world = Killed(tmp_path, shards=SHARDS)
+    argv = world.again("--quiet", "--overwrite")  # the same one each time: the model card holds it
+    events = run(Run(argv)).events
+    made = {path.name: path.read_bytes() for path in world.out.iterdir()}
+    shutil.rmtree(world.out)
+    assert run(Run(argv, event=events.index("rename") + 1)).status == -signal.SIGKILL
+    assert len(world.finished) == SHARDS
+    change(world.out / name)
+    assert run_cli(argv) == 0
+    world.assert_right()
+    assert {path.name: path.read_bytes() for path in world.out.iterdir()} == made
+
+
+def test_a_model_that_was_published_before_the_kill_is_kept_as_it_is(
+    tmp_path: Path, run: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Killed(tmp_path, shards=SHARDS)
+    events = run(Run(world.again())).events
+    shutil.rmtree(world.out)
+    assert run(Run(world.again(), event=events.index("rename") + 1)).status == -signal.SIGKILL
+    before = snapshot(world.out)
+    assert run_cli(world.again()) == 0
+    assert "resumed: 5 of 5 shards were finished" in capsys.readouterr().out
+    assert snapshot(world.out) == before
+    world.assert_right()
+
+
+def test_a_sweep_that_fails_after_it_was_resumed_can_still_be_finished(
+    tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The killed run had published its first output: only the journal says that it is part of this sweep."""
+    world = World(tmp_path, shards=3)
+    lams = [0.25, 0.5]
+    argv = ["sweep", str(world.instruct), str(world.thinking), "-o", str(tmp_path / "mi-{lam}")]
+    argv += ["--lam", "0.25,0.5", "--threads", "1"]
+    events = run(Run([*argv, "-o", str(tmp_path / "whole-{lam}")])).events
+    assert run(Run(argv, event=events.index("rename") + 1)).status == -signal.SIGKILL
+    assert [(tmp_path / f"mi-{lam}").exists() for lam in lams] == [True, False]
+
+    def fail(self: OutputFolder, name: str, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.path.join(self.staged, name))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(OutputFolder, "write_file", fail)
+        assert run_cli(argv) == 2
+    words = f"{tmp_path}/mi-0.5: writing failed (", f"Published and whole: {tmp_path}/mi-0.25."
+    assert_message(capsys.readouterr().err, *words)
+    assert run_cli(argv) == 0
+    for lam in lams:
+        assert_same_tensors(load(tmp_path / f"mi-{lam}"), merge_reference(world.a, world.b, lam))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_a_failing_cluster_finished_is_kept(tmp_path: Path) -> None:
+    """The user did not stop the merge: as after a kill, the same command resumes it."""
+    world = Killed(tmp_path, shards=SHARDS)
+    job = plan_lerp(world.instruct, world.thinking, [(world.out, Recipe(0.5))], Options(progress=False, threads=1))
+    done: list[str] = []
+
+    def failing(*arguments: Any, on_shard: Callable[..., None], **options: Any) -> None:
+        def fail_at_the_third(output: int, name: str, sums: object) -> None:
+            if len(done) == 2:
+                raise ClusterError("node 3 is gone", "Run the same command again.")
+            done.append(name)
+            on_shard(output, name, sums)
+
+        stream(*arguments, on_shard=fail_at_the_third, **options)
+
+    with pytest.raises(ClusterError):
+        job.run(failing)
+    assert world.finished == set(done)
+    report = lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, progress=False)
+    assert report.notes[:1] == [f"resumed: 2 of {SHARDS} shards were finished"]
+    world.assert_right()
 
 
 def test_a_sweep_goes_on_with_each_output(tmp_path: Path, run: Runner) -> None:

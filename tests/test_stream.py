@@ -135,6 +135,86 @@ def test_a_failing_write_ends_the_stream(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(calls) <= 1 + 2 * (workers - 1) < -(-plan.shards[0].size // PAGE)
 
 
+def test_the_first_of_several_errors_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Later errors may be consequences of it: they would mislead the user."""
+    plan = copies(tmp_path / "m", TENSORS)
+    (tmp_path / "out").mkdir()
+    both, first = threading.Barrier(2), []
+
+    def write(self: ShardFile, data: memoryview, offset: int) -> None:
+        if both.wait() == 0:
+            first.append(threading.current_thread())
+            both.wait()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        both.wait()
+        first[0].join()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(ShardFile, "write", write)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 2))
+
+
+def test_a_shard_is_reported_after_it_is_closed_in_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report goes into the journal, and a shard that the journal names must be on disk."""
+    plan = copies(tmp_path / "m", TENSORS, 2)
+    plan = plan._replace(sources={name: s._replace(weights=(0.0, 0.0)) for name, s in plan.sources.items()})
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    events: list[tuple[str, str]] = []
+
+    class Recorded(ShardFile):
+        def __init__(self, path: str, size: int, io: str) -> None:
+            super().__init__(path, size, io)
+            self.name = os.path.relpath(path, tmp_path)
+
+        def close(self, *_: object) -> None:
+            super().close()
+            events.append(("closed", self.name))
+
+    def report(output: int, name: str, sums: object) -> None:
+        events.append(("reported", f"{folders[output].name}/{name}"))
+
+    out = [str(folder) for folder in folders]
+    stream(plan, out, Buffers(PAGE, 1), sink=Recorded, on_shard=report)
+    assert events == [
+        (what, f"{folder.name}/{shard.name}")
+        for shard in plan.shards
+        for what in ("closed", "reported")
+        for folder in folders
+    ]
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_shard_that_cannot_be_closed_is_not_reported(tmp_path: Path, failing: int) -> None:
+    plan = copies(tmp_path / "m", TENSORS, 2)
+    (tmp_path / "out").mkdir()
+    reported: list[str] = []
+
+    class Failing(ShardFile):
+        def __init__(self, path: str, size: int, io: str) -> None:
+            super().__init__(path, size, io)
+            self.fails = os.path.basename(path) == plan.shards[failing].name
+
+        def close(self, *_: object) -> None:
+            if self.fails:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            super().close()
+
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        stream(
+            plan,
+            [str(tmp_path / "out")],
+            Buffers(PAGE, 1),
+            sink=Failing,
+            on_shard=lambda output, name, sums: reported.append(name),
+        )
+    assert reported == [shard.name for shard in plan.shards[:failing]]
+
+
 def test_an_interruption_waits_for_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they write must not appear after the folder is cleaned up."""
     plan = copies(tmp_path / "m", TENSORS)
@@ -315,7 +395,7 @@ def test_a_write_of_nothing_is_an_error_and_no_endless_loop(tmp_path: Path, monk
 
 def test_closing_makes_durable(tmp_path: Path) -> None:
     file = ShardFile(str(tmp_path / "f"), 5, io="buffered")
-    file.write(memoryview(b"12345"), 0)
+    file.write(memoryview(b"12345".ljust(PAGE)), 0)  # a whole page, as a stream writes it
     synced: list[int] = []
     file.close(sync=lambda fd: synced.append(os.fstat(fd).st_size))
     assert synced == [5]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -13,13 +14,13 @@ import torch
 import mi_kernels
 from mi_kernels.checkpoint.header import read_header
 from mi_kernels.checksum_folder import measure, record_folder
-from mi_kernels.checksum_record import BLOCK, NAME
+from mi_kernels.checksum_record import BLOCK, NAME, Record
 from mi_kernels.checksums import Layout
 from mi_kernels.damage import Damage
-from mi_kernels.errors import CheckpointError
+from mi_kernels.errors import CheckpointError, OutputError
 from mi_kernels.verify import record_checksums, verify_checkpoint
 
-from .checks import assert_refused, run_cli
+from .checks import World, assert_refused, run_cli, snapshot
 from .models import as_hub_cache, random_bits, save, tiny
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -245,6 +246,30 @@ def test_a_record_for_a_model_from_elsewhere(model: Path, tmp_path: Path) -> Non
     assert mi_kernels.verify_checkpoint(snapshot, progress=False).right
     flip(snapshot / SHARDS[0], 4000, 0)
     assert [d.kind for d in damage(snapshot)] == ["bit"]
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = snapshot(model)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OutputError, match=f"{NAME}: cannot be written: {os.strerror(errno.ENOSPC)}"):
+        record_checksums(model, overwrite=True, progress=False)
+    assert snapshot(model) == before
+
+
+def test_a_merge_of_merges_has_checksums_of_its_own(tmp_path: Path) -> None:
+    """Those of its inputs are not among the small files that it takes over."""
+    world = World(tmp_path)
+    pair = [tmp_path / "first", tmp_path / "second"]
+    for lam, out in zip((0.25, 0.75), pair):
+        mi_kernels.lerp_checkpoint(world.instruct, world.thinking, out, lam, progress=False)
+    mi_kernels.lerp_checkpoint(*pair, world.out, 0.5, progress=False)
+    assert damage(world.out) == []
+    names = {path.name for path in world.out.iterdir()}
+    record = Record.decode((world.out / NAME).read_bytes(), NAME)
+    assert {*record.shards, *record.files} == names - {NAME}
 
 
 def test_progress_counts_every_byte(model: Path) -> None:

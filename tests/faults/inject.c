@@ -6,6 +6,7 @@
 //   FAULT_NTH     the n-th of them, from 1, fails ...
 //   FAULT_ERRNO   ... with this errno
 //   FAULT_STICKY  1: and so do all after it
+//   FAULT_LACKS   calls of this name always fail with EINVAL, uncounted: the disk cannot do that
 //   FAULT_SHORT   a seed: reads and writes do a random part of what they are asked for
 //   FAULT_DELAY   microseconds before each call
 #define _GNU_SOURCE
@@ -26,7 +27,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static const char *the_path, *the_call;
+static const char *the_path, *the_call, *the_lack;
 static long nth, delay;
 static int code, sticky, shorten;
 static atomic_long seen, hit;
@@ -38,7 +39,7 @@ static long number(const char *name) {
 }
 
 __attribute__((constructor)) void faults_arm(void) {
-    the_path = getenv("FAULT_PATH"), the_call = getenv("FAULT_CALL");
+    the_path = getenv("FAULT_PATH"), the_call = getenv("FAULT_CALL"), the_lack = getenv("FAULT_LACKS");
     nth = number("FAULT_NTH"), code = (int)number("FAULT_ERRNO"), sticky = (int)number("FAULT_STICKY");
     delay = number("FAULT_DELAY"), shorten = getenv("FAULT_SHORT") != NULL;
     seen = hit = 0;
@@ -53,6 +54,10 @@ static int concerns(const char *path) { return the_path && *the_path && path && 
 static int strikes(const char *call, const char *path) {
     if (!concerns(path)) return 0;
     if (delay) usleep((useconds_t)delay);
+    if (the_lack && strcmp(call, the_lack) == 0) {
+        errno = EINVAL;
+        return 1;
+    }
     if (!the_call || strcmp(call, the_call) != 0) return 0;
     long n = atomic_fetch_add(&seen, 1) + 1;
     if (n != nth && !(sticky && n > nth)) return 0;

@@ -122,11 +122,17 @@ class Disk:
             ),
         }
 
-    def fail_each(self, name: str, call: str, codes: Sequence[int], tally: Tally, lasting: bool = False) -> None:
-        """Runs the command until it makes fewer than n such calls, n = 1, 2, ...; one of `codes` in turn each time."""
+    def fail_each(
+        self, name: str, call: str, codes: Sequence[int], tally: Tally, lasting: bool = False, **odd: object
+    ) -> None:
+        """Runs the command until it makes fewer than n such calls, n = 1, 2, ...; one of `codes` in turn each time.
+
+        Args:
+            odd: what else is odd about the disk: `lacks` names a call that it cannot do.
+        """
         n = 1
         while self.inject(
-            name, {"call": call, "nth": n, "errno": codes[n % len(codes)], "sticky": int(lasting)}, tally
+            name, {"call": call, "nth": n, "errno": codes[n % len(codes)], "sticky": int(lasting), **odd}, tally
         ):
             n += 1
 
