@@ -158,11 +158,14 @@ class Knob:
         Raises:
             ArgumentError: lam, a mask or a rule that cannot be; or the model was moved, converted or given other
                 parameters since `attach`. Nothing was touched.
+            CheckpointError: a file of a side that is read from its folder has changed since `attach`, and nothing was
+                touched; or it changed while it was read, and `broken` says so.
         """
         recipe = Recipe(lam, layers, modules, rules, extrapolate)
         with self.lock:
             live = self._live()
             weights = recipe.weights(self._names)
+            self._sides.check()
             try:
                 self._write(live, weights)
             except BaseException as error:

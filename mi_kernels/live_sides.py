@@ -28,6 +28,13 @@ _DTYPES = {name: getattr(torch, dtype.removeprefix("torch.")) for dtype, name in
 class Sides(Protocol):
     """Both models, by the names of the live one."""
 
+    def check(self) -> None:
+        """To be called before `write`, while nothing is touched.
+
+        Raises:
+            CheckpointError: a side is no longer what it was.
+        """
+
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
         """Makes each tensor of `live` the interpolation of its two sides at its weight, in place."""
 
@@ -40,6 +47,9 @@ class Held:
 
     def __init__(self, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         self._a, self._b = a, b
+
+    def check(self) -> None:
+        pass
 
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
         by_device: dict[torch.device, list[str]] = {}
@@ -75,8 +85,11 @@ class Mapped:
             for k, tensor in enumerate(pair):
                 self._inputs.check_length(k, tensor)
 
+    def check(self) -> None:
+        for model in self._models:
+            model.check_unchanged()
+
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
-        self._check_unchanged()
         isa = cpu.isa()
         with ThreadPoolExecutor(cpu.checked_threads(None), "mi-kernels-live") as pool:
             tasks = [
@@ -89,11 +102,7 @@ class Mapped:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        self._check_unchanged()
-
-    def _check_unchanged(self) -> None:
-        for model in self._models:
-            model.check_unchanged()
+        self.check()
 
     def check_origin(self, live: Tensors, source: str) -> None:
         """Refuses a live tensor without the bytes of the first checkpoint, which lam 0 would not bring back.

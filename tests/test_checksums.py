@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,6 +60,19 @@ def test_ranges_outside_the_buffer_and_unknown_isas_are_refused(isa: str) -> Non
     ):
         with pytest.raises(ValueError, match=r"beyond the buffer|no ISA"):
             call()
+
+
+@pytest.mark.parametrize("place", [0, 8191, 8192, 16_383, 16_384, 20_000])
+def test_a_value_that_is_not_finite_is_found_in_any_block_of_a_piece(isa: str, place: int) -> None:
+    """Pieces are looked at in blocks of 16 KiB."""
+    data = np.zeros(20_005, np.uint16)
+    data[4 + place] = 0x7F80  # inf in bf16
+    lengths = [8, 2 * 20_001]
+    assert _cpu.crc32c_pieces(data, lengths, [0, 0], isa)[1] == [False, True]
+    data[4 + place] = 0x7F7F
+    crcs, nonfinite = _cpu.crc32c_pieces(data, lengths, [0, 0], isa)
+    assert nonfinite == [False, False]
+    assert crcs == [crc32c(data[:4].tobytes()), crc32c(data[4:].tobytes())]
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))

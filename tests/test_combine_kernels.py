@@ -268,6 +268,19 @@ def test_dare_keeps_its_density(isa: str, density: float) -> None:
     assert abs(kept.sum() - n * density) <= 6 * (n * density * (1 - density)) ** 0.5 + (density < 1)
 
 
+@pytest.mark.parametrize("place", [0, 1, 40, 1022, 1023, 1024, 1099])
+def test_dare_drops_the_element_whose_number_is_the_density(isa: str, place: int) -> None:
+    """A number below the density keeps its element; the density itself is not below."""
+    key, first, n = 12345, 7, 1100
+    numbers = reference.uniform(key, first, n)
+    density = float(numbers[place])  # 24 bits: exact in float32
+    x = [np.zeros(n, np.uint32), np.full(n, np.float32(1)).view(np.uint32)]
+    formula = {"formula": DARE, "weights": [0.0, 1.0], "densities": [1.0, density], "keys": [0, key], "scale": 1.0}
+    kept = combine(isa, F32, formula, [F32] * 2, x, first=first).view(np.float32) != 0
+    assert not kept[place]
+    np.testing.assert_array_equal(kept, numbers < density)
+
+
 def test_streams_of_different_keys_are_independent() -> None:
     one, two = (reference.uniform(key, 0, 100_000) < 0.5 for key in (1, 2))
     # Six standard deviations of the binomial distribution around one half.

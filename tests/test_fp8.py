@@ -17,8 +17,12 @@ from mi_kernels import _cpu
 from mi_kernels.alignment import align
 from mi_kernels.checkpoint import open_checkpoint, plan_shards
 from mi_kernels.checkpoint.layout import OutputTensor
+from mi_kernels.checkpoint.mapped import MappedFile
+from mi_kernels.checkpoint.tensor import TensorInfo
+from mi_kernels.checkpoint.virtual import ScaledTensor
 from mi_kernels.cli import main
 from mi_kernels.compare import similarity
+from mi_kernels.inputs import Inputs
 from mi_kernels.merge import sweep_checkpoint
 from mi_kernels.methods import METHODS
 from mi_kernels.plan import Buffers, Plan, Source
@@ -112,6 +116,18 @@ def test_every_bit_pattern_is_torchs_on_every_isa(isa: str) -> None:
         _cpu.scaled(out, (codes.numpy(), 0), (scales, 0, 2), (1, 256), (1, 256), 0, 256, isa)
         expected = codes.view(torch.float8_e4m3fn).float() * torch.tensor(scale, dtype=torch.float32)
         assert torch.equal(bits(torch.from_numpy(out)), bits(expected)), scale
+
+
+def test_flush_to_zero_of_the_caller_changes_nothing(isa: str, request: pytest.FixtureRequest) -> None:
+    """Subnormals of E4M3 are one of float32 on the way, and a small scale makes them of the result."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    scales = [1.0, 2.0**-125]
+    expected = [codes.view(torch.float8_e4m3fn).float() * scale for scale in scales]
+    request.getfixturevalue("flush_denormals")
+    for scale, values in zip(scales, expected):
+        out, factor = np.full(256, np.nan, np.float32), np.array([scale], np.float32)
+        _cpu.scaled(out, (codes.numpy(), 0), (factor, 0, 2), (1, 256), (1, 256), 0, 256, isa)
+        assert torch.equal(bits(torch.from_numpy(out)), bits(values)), scale
 
 
 def test_pieces_of_any_start_and_length_agree_with_the_whole(isa: str) -> None:
@@ -331,6 +347,22 @@ def test_scales_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.Captu
     tensors = {"x.weight": torch.zeros(2, 4, 4).to(torch.float8_e4m3fn), "x.weight_scale_inv": torch.ones(2, 1, 1)}
     bad = quantised(tmp_path / "cube", tensors)
     assert "for a weight of [2, 4, 4]" in refused(tmp_path, bad, bad, capsys)
+
+
+def test_lengths_and_read_ahead_take_in_the_scales(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_checkpoint(quantised(tmp_path / "a", fp8_model(1)))
+    tensor = model.tensors[LAYER + "mlp.up_proj.weight"]
+    assert isinstance(tensor, ScaledTensor)
+    checked: list[TensorInfo] = []
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(MappedFile, "check_length", lambda self, t: checked.append(t))
+    monkeypatch.setattr(MappedFile, "read_ahead", lambda self, begin, end: asked.append((begin, end)))
+    with Inputs([model.files]) as inputs:
+        inputs.check_length(0, tensor)
+        inputs.read_ahead([(0, tensor, 10, 20)])
+    assert checked == [tensor.weight, tensor.scales]
+    wanted = [(tensor.weight.begin + 10, tensor.weight.begin + 30), (tensor.scales.begin, tensor.scales.end)]
+    assert all(any(first <= begin and end <= last for first, last in asked) for begin, end in wanted)
 
 
 def test_the_checkpoint_says_what_it_reads(tmp_path: Path) -> None:

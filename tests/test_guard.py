@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from mi_kernels import CheckpointError, _cpu, lerp_checkpoint, merge_checkpoint, similarity
+from mi_kernels.checkpoint import header
 from mi_kernels.checkpoint.mapped import MappedFile
 from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.inputs import Inputs
@@ -149,6 +150,23 @@ def test_an_input_that_is_replaced_after_its_header_was_read(tmp_path: Path, mon
     assert not world.out.exists()
 
 
+def test_an_input_that_is_written_while_its_header_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is how the file was before: nobody knows of which state the header is."""
+    world, real = world_of(tmp_path), header._read
+    shard = world.thinking / FIRST
+
+    def read(path: str) -> bytes:
+        text = real(path)
+        if path == str(shard):
+            write_one_byte(shard)
+        return text
+
+    monkeypatch.setattr(header, "_read", read)
+    with pytest.raises(CheckpointError, match="has been written"):
+        lerp(world)
+    assert not world.out.exists()
+
+
 @pytest.mark.parametrize("way", ["truncate", "rewrite", "replace"])
 def test_inputs_changed_at_any_moment(tmp_path: Path, way: str) -> None:
     """A thread changes a shard somewhere in the merge: refused, or whole because it came too late."""
@@ -210,6 +228,22 @@ def test_a_read_error_is_told_from_a_change(tmp_path: Path) -> None:
             file.check()
 
 
+def test_damage_is_told_to_everyone_who_asks(tmp_path: Path) -> None:
+    """Workers share the maps of a merge, and merges in memory those of the one before: zeros stay zeros."""
+    path = tmp_path / "f"
+    path.write_bytes(os.urandom(4 * PAGE))
+    tensor = TensorInfo("tensor", "U8", (4 * PAGE,), 0, 0, 4 * PAGE)
+    with Inputs([[str(path)]]) as inputs:
+        inputs.check_length(0, tensor)
+        inputs.check()
+        os.truncate(path, PAGE)
+        data, at, _ = inputs.operand(0, tensor, 2 * PAGE, 1)
+        assert memoryview(data)[at] == 0
+        for _ in range(3):
+            with pytest.raises(CheckpointError, match=f"reading in tensor failed at byte {2 * PAGE}"):
+                inputs.check()
+
+
 def test_maps_have_marks_of_their_own(tmp_path: Path) -> None:
     """Two merges in one process: the one whose input is sound goes on. Numbers are used again, and are clean then."""
     with mapped(tmp_path / "a") as sound, mapped(tmp_path / "b") as broken:
@@ -224,6 +258,21 @@ def test_maps_have_marks_of_their_own(tmp_path: Path) -> None:
     with mapped(tmp_path / "c") as later, mapped(tmp_path / "d") as last:
         later.check()
         last.check()
+
+
+def test_a_guard_ends_where_its_map_does(tmp_path: Path) -> None:
+    """Zeros are laid over the rest of a broken map, and not over the map behind it."""
+    files = [mapped(tmp_path / str(number), 1) for number in range(64)]
+    by_place = {address(file.data): file for file in files}
+    below = next(place for place in by_place if place + PAGE in by_place)
+    broken, behind = by_place[below], by_place[below + PAGE]
+    content = bytes(behind.data)
+    os.truncate(broken.path, 0)
+    assert bytes(broken.data) == bytes(PAGE)
+    assert bytes(behind.data) == content
+    behind.check()
+    for file in files:
+        file.__exit__()
 
 
 def test_unguarding_from_another_thread_and_out_of_order(tmp_path: Path) -> None:
@@ -287,6 +336,17 @@ def test_a_view_may_outlive_its_file(tmp_path: Path) -> None:
         assert is_free(begin, begin + PAGE)
 
 
+def test_a_closed_file_is_unmapped_whoever_refers_to_it(tmp_path: Path) -> None:
+    """As the frames of an error's traceback do: a disk could not be unmounted until the error was forgotten."""
+    with mapped(tmp_path / "f") as file:
+        data = file.data
+        begin, end = address(data), address(data) + len(data)
+    with pytest.raises(ValueError, match="released"):
+        len(data)
+    if sys.platform.startswith("linux"):
+        assert is_free(begin, end)
+
+
 def test_what_cannot_be_mapped(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     with pytest.raises(CheckpointError, match="cannot be mapped: the file is empty"):
@@ -323,6 +383,11 @@ PROCESSES = {
     "foreign, ignored": ("signal.signal(7, signal.SIG_IGN); n = ours(); read(foreign)", -signal.SIGBUS, ""),
     "afterwards": ("ours(); read(foreign)", -signal.SIGBUS, ""),
     "afterwards, faulthandler": ("faulthandler.enable(); ours(); read(foreign)", -signal.SIGBUS, "Bus error"),
+    "afterwards, faulthandler above": (
+        "n = ours(); faulthandler.enable(); del n; read(foreign)",
+        -signal.SIGBUS,
+        "Bus error",
+    ),
     "again": ("ours(); n = ours(); read(n); print(n.damage)", 0, "0"),
     "again, taken out of the chain": (
         "faulthandler.enable(); n = ours(); faulthandler.disable(); del n; n = ours(); read(n); print('fine')",

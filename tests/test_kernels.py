@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import platform
+import re
+import shutil
+import subprocess
 from typing import Any
 
 import numpy as np
@@ -310,6 +314,55 @@ def test_any_values_any_weight_any_offset(isa: str, low: float, high: float, dat
     stores = data.draw(st.sampled_from([Stores.CACHED, Stores.STREAMING]))
     got = run(isa, (fmt, fmt, fmt), a, b, lam, stores, shifts=shifts)
     assert_same(got, torch_lerp(fmt, fmt, a, fmt, b, lam), a, b, lam)
+
+
+def unfenced(listing: str) -> list[str]:
+    """The non-temporal stores in a disassembly from which a return can be reached without an sfence."""
+    found = re.findall(r"^ *([0-9a-f]+):\t(?:(?:bnd|notrack|repz) )*(\w+)(?: +(.*))?$", listing, re.MULTILINE)
+    places = [int(address, 16) for address, _, _ in found]
+    following = dict(itertools.pairwise(places))
+    code = {place: (name, operands) for place, (_, name, operands) in zip(places, found)}
+
+    def escapes(start: int) -> bool:
+        waiting, seen = [start], {start}
+        while waiting:
+            place = waiting.pop()
+            name, operands = code[place]
+            if name == "sfence":
+                continue
+            target = re.match(r"[0-9a-f]+\b", operands) if name.startswith("j") else None
+            if name.startswith("ret") or (name == "jmp" and target is None):
+                return True
+            successors = [int(target[0], 16)] if target else []
+            if name != "jmp":
+                successors.append(following[place])
+            waiting += [p for p in successors if p not in seen]
+            seen.update(successors)
+        return False
+
+    stores = [place for place, (name, _) in code.items() if "movnt" in name and name.removeprefix("v") != "movntdqa"]
+    assert stores
+    return [f"{place:x}" for place in stores if escapes(place)]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have no such stores")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump, which comes with gcc's assembler")
+def test_streaming_stores_are_fenced_before_a_kernel_returns() -> None:
+    """Such a store is not ordered with later ones: a thread that is told the work is done could read old bytes.
+
+    Running the kernels shows this rarely, and only on some processors.
+    """
+    command = ["objdump", "--disassemble", "--no-show-raw-insn", _cpu.__file__]
+    assert unfenced(subprocess.run(command, check=True, capture_output=True, text=True).stdout) == []
+
+
+def test_a_fence_that_is_left_out_is_noticed() -> None:
+    """On one of two ways out of a loop, and behind a jump."""
+    fenced = [" 10:\tvmovntps %zmm0,(%rdi)", " 16:\tjne    10 <f>", " 18:\tjmp    20 <f+0x10>", " 1a:\tbnd ret"]
+    fenced += [" 20:\tsfence", " 23:\tret"]
+    assert unfenced("\n".join(fenced)) == []
+    for way_out in ("je     1a <f+0xa>", "jmp    *%rax"):
+        assert unfenced("\n".join([fenced[0], f" 16:\t{way_out}", *fenced[2:]])) == ["10"]
 
 
 @by_stores

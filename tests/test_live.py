@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch._dynamo.testing import CompileCounter
 
-from mi_kernels import Rule, lerp_checkpoint, live
+from mi_kernels import Rule, lerp_checkpoint, live, live_sides
 from mi_kernels.errors import ArgumentError, CheckpointError, MIKernelsError, MismatchError
 
 from . import test_fp8, test_lora
 from .models import Tensors, assert_same_tensors, bits, lerp_reference, load, qwen3_model, save
+from .test_guard import at_operand, write_one_byte
 
 Merges = tuple[Path, Path, list[Tensors]]
 
@@ -271,6 +272,77 @@ def test_a_file_that_shrinks_changes_nothing(tmp_path: Path) -> None:
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
+def mapped_pair(tmp_path: Path) -> tuple[torch.nn.Module, live.Knob]:
+    """A model whose two sides are read from tmp_path/a and tmp_path/b at every change."""
+    for name, seed in (("a", 1), ("b", 2)):
+        qwen3_model(seed, tied=False).save_pretrained(tmp_path / name)
+    model = qwen3_model(1, tied=False)
+    return model, live.attach(model, tmp_path / "b", base=tmp_path / "a", resident=False)
+
+
+def test_a_file_that_was_written_before_a_change_is_refused_and_the_model_works_on(tmp_path: Path) -> None:
+    model, knob = mapped_pair(tmp_path)
+    knob.set_lam(0.5)
+    before = state(model)
+    write_one_byte(tmp_path / "b" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"b/model\.safetensors: has been written"):
+        knob.set_lam(0.25)
+    assert_same_tensors(model.state_dict(), before)
+    assert (knob.recipe.lam, knob.broken) == (0.5, "")
+    model(torch.arange(4).reshape(1, -1))
+
+
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_file_that_is_written_during_a_change_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    """It is not known which tensors are of which file then, so the model does not run either."""
+    model, knob = mapped_pair(tmp_path)
+    real = live_sides.fill_tensor
+
+    def fill_tensor(*arguments: Any) -> None:
+        real(*arguments)
+        write_one_byte(tmp_path / side / "model.safetensors")
+
+    monkeypatch.setattr(live_sides, "fill_tensor", fill_tensor)
+    with pytest.raises(CheckpointError, match=rf"{side}/model\.safetensors: has been written"):
+        knob.set_lam(0.25)
+    assert "undoing" in knob.broken
+    with pytest.raises(MIKernelsError, match="failed midway"):
+        model(torch.arange(4).reshape(1, -1))
+
+
+def test_a_file_that_is_written_while_it_is_attached_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qwen3_model(2, tied=False).save_pretrained(tmp_path / "b")
+    at_operand(monkeypatch, 3, lambda: write_one_byte(tmp_path / "b" / "model.safetensors"))
+    with pytest.raises(CheckpointError, match=r"b/model\.safetensors: has been written"):
+        live.attach(qwen3_model(1, tied=False), tmp_path / "b")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_a_knob_that_is_detached_holds_no_file(tmp_path: Path) -> None:
+    _, knob = mapped_pair(tmp_path)
+    knob.set_lam(0.5)
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    knob.detach()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_sides_in_the_hosts_memory_pass_in_stages(
+    monkeypatch: pytest.MonkeyPatch, weight: float, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    """As for a tensor on a GPU: the last stage is a part of one, and a side may be of another dtype."""
+    monkeypatch.setattr(live_sides, "_STAGE", 64)
+    a, b = (torch.randn(7, 15, generator=torch.Generator().manual_seed(k)).to(dtypes[k]) for k in range(2))
+    live = torch.full((7, 15), float("nan"), dtype=torch.bfloat16)
+    live_sides._write_staged(live, a, b, weight)
+    assert bits(live) == bits(lerp_reference(a, b, weight, torch.bfloat16))
+
+
 def test_integers_of_a_folder_must_be_the_models(tmp_path: Path) -> None:
     model, other = Plain(1, tied=False), Plain(2, tied=False)
     a, b = state(model), state(other)
@@ -322,6 +394,9 @@ class Failing:
 
     def __init__(self, sides: Any, at: set[int]) -> None:
         self.sides, self.at, self.calls = sides, at, 0
+
+    def check(self) -> None:
+        self.sides.check()
 
     def write(self, live: Any, weights: Any) -> None:
         self.calls += 1

@@ -24,6 +24,7 @@ from mi_kernels.inputs import Inputs
 
 from . import test_fp8 as fp8
 from .test_fp8 import assert_same, bits, write
+from .test_guard import at_operand, write_one_byte
 
 Tensors = dict[str, torch.Tensor]
 Float32 = npt.NDArray[np.float32]
@@ -392,6 +393,15 @@ def test_read_ahead_covers_what_is_computed_from(tmp_path: Path, monkeypatch: py
     begin = tensor.base.begin
     # Both factors lie side by side in the adapter's file: one call.
     assert asked == [(begin + 20, begin + 60), (tensor.a.begin, tensor.b.end)]
+
+
+def test_an_adapter_that_is_written_while_it_is_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair(tmp_path)
+    file = pair.adapter_folder / "adapter_model.safetensors"
+    at_operand(monkeypatch, 1, lambda: write_one_byte(file))
+    with pytest.raises(mi_kernels.CheckpointError, match=r"adapter_model\.safetensors: has been written"):
+        mi_kernels.lerp_checkpoint(pair.folder, pair.name, tmp_path / "out", 0.5, progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_adapters_folder_is_an_input_too(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from .models import (
     load,
     merge_reference,
     qwen3_model,
+    random_bits,
     save,
     tiny,
 )
@@ -265,6 +266,24 @@ def test_a_head_tied_on_one_side(tmp_path: Path, tied_side: str, copy_from: str)
     (note,) = handled(report.notes)
     assert HEAD in note
     assert str(world.root / tied_side) in note
+
+
+@pytest.mark.parametrize("tied_side", ["thinking", "instruct"])
+def test_a_head_tied_beside_an_embedding_of_positions(tmp_path: Path, tied_side: str) -> None:
+    """Which comes first in the file, and has as many columns."""
+    positions = "model.embed_positions.weight"
+    a, b = ({**tiny(seed), positions: random_bits((7, 16), torch.bfloat16, seed)} for seed in (1, 2))
+    tied = b if tied_side == "thinking" else a
+    del tied[HEAD]
+    world = World(tmp_path, a, b)
+    (world.root / tied_side / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": True}))
+    order = list(open_checkpoint(world.root / tied_side).tensors)
+    assert order.index(positions) < order.index(EMBED)
+    report = merge(world, 0.8)
+    tied[HEAD] = tied[EMBED]
+    assert_same_tensors(load(world.out), merge_reference(a, b, 0.8))
+    (note,) = [note for note in handled(report.notes) if HEAD in note]
+    assert note.endswith(f"so its {EMBED} stands for it")
 
 
 def test_a_config_that_does_not_say_whether_it_ties(tmp_path: Path) -> None:

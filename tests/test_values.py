@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from mi_kernels import StrictError, _cpu, cli, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
+from mi_kernels.backends.reference_methods import uniform
+from mi_kernels.methods import stream_key
 
 from .checks import World, assert_refused, snapshot
 from .kills import Run, runner
-from .models import FLOATS, Tensors, tiny
+from .models import FLOATS, Tensors, load, tiny
 
 CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 NAN, INF = float("nan"), float("inf")
@@ -136,14 +138,40 @@ def test_what_is_copied_counts_and_what_is_not_read_does_not(
 
 @pytest.mark.parametrize("method", ["ties", "dare_ties", "task_arithmetic", "linear"])
 def test_every_method_sees_every_nan(tmp_path: Path, method: str) -> None:
-    """Also where trimming or thinning keeps it out of the output."""
-    world = World(tmp_path, put(finite(1), UP, (1, NAN)), put(finite(2), DOWN, *((i, NAN) for i in range(64))))
+    """Also where thinning keeps it out of the output: then it is put where thinning drops it, and nowhere else."""
+    dropped = uniform(stream_key(0, DOWN, 1), 0, 16 * 24) >= 0.2
+    places = np.flatnonzero(dropped)[:64].tolist() if method == "dare_ties" else range(64)
+    world = World(tmp_path, put(finite(1), UP, (1, NAN)), put(finite(2), DOWN, *((i, NAN) for i in places)))
     density = {"density": 0.2} if method in ("ties", "dare_ties") else {}
     weights = {"weight": 0.5} if method == "linear" else {"base": str(world.instruct)}
     models = [str(world.instruct), str(world.thinking)][method != "linear" :]
     recipe = {"method": method, "models": models, **weights, **density}
     report = merge_checkpoint(recipe, world.out, progress=False)
     assert found(report) == {("instruct", UP): (1, 0), ("thinking", DOWN): (64, 0)}
+    assert load(world.out)[DOWN].isfinite().all() == (method == "dare_ties")
+
+
+def test_an_infinity_without_weight_is_seen(tmp_path: Path) -> None:
+    """TIES leaves it out: 0 * inf has no sign that could agree with anyone's."""
+    world = World(tmp_path, finite(1), put(finite(2), DOWN, (3, INF)))
+    recipe = {"method": "ties", "base": str(world.instruct), "models": [str(world.thinking)], "weight": 0, "density": 1}
+    report = merge_checkpoint(recipe, world.out, progress=False)
+    assert found(report) == {("thinking", DOWN): (0, 1)}
+    assert load(world.out)[DOWN].isfinite().all()
+    assert report.values["overflowed"] == []
+
+
+def test_overflow_far_into_a_tensor_is_counted(tmp_path: Path) -> None:
+    """What is looked at again is looked at in blocks of 2^18 elements, each with its own part of the result."""
+    n = 2 * (1 << 18) + 100
+    a, b = ({UP: torch.zeros(n, dtype=torch.bfloat16)} for _ in range(2))
+    for place in ((1 << 18) + 7, (1 << 18) + 9, n - 1):
+        put(a, UP, (place, 1e6))
+        put(b, UP, (place, 1e6))
+    put(a, UP, (1 << 18, INF))
+    report = lerp_checkpoint(*_sides(World(tmp_path, a, b, shards=1)), 0.5, dtype="float16", progress=False)
+    assert report.values["overflowed"] == [{"tensor": UP, "elements": 3}]
+    assert found(report) == {("instruct", UP): (0, 1)}
 
 
 def test_overflow_is_told_apart(tmp_path: Path) -> None:
