@@ -175,6 +175,39 @@ def test_runs_that_do_not_compare_are_set_aside_with_the_reason(tmp_path: Path) 
     assert "few is set aside: problems 10, not 30." in (tmp_path / "out" / "report.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        ("digest", "e", "other problems"),
+        ("samples", 4, "samples 4, not 8"),
+        ("problems", 10, "problems 10, not 30"),
+        ("max_tokens", 100, "max_tokens 100, not 81920"),
+    ],
+)
+def test_a_run_compares_where_nothing_of_its_setting_differs(
+    tmp_path: Path, part: str, value: object, reason: str
+) -> None:
+    folder = small(tmp_path, (0.4, 0.6))
+    path = folder / "MI-0.6" / "run.json"
+    content = json.loads(path.read_text())
+    setting = content["settings"]["aime25"]
+    (setting["sampling"] if part == "max_tokens" else setting)[part] = value
+    path.write_text(json.dumps(content))
+    (family,), _ = collect.families(str(folder))
+    assert family.views[0].set_aside == [("MI-0.6", reason)]
+    assert [e.name for _, e in family.views[0].sweep()] == ["Instruct", "MI-0.4", "Thinking"]
+
+
+def test_of_two_samplings_as_frequent_the_papers_is_the_usual_one(tmp_path: Path) -> None:
+    folder = small(tmp_path, (0.5,))  # with Thinking: two
+    for lam in (0.4, 0.6):
+        merge = runs.record(lam=lam)
+        runs.save(folder, f"hot {lam}", "merged", lam, [runs.at(lam, "aime25")], merge=merge, sampling=(1.0, 0.95))
+    (family,), _ = collect.families(str(folder))
+    assert [e.name for e in family.views[0].entries] == ["Instruct", "MI-0.5", "Thinking"]
+    assert [name for name, _ in family.views[0].set_aside] == ["hot 0.4", "hot 0.6"]
+
+
 def test_a_sweep_of_some_layers_starts_at_instruct_and_does_not_end_at_thinking(tmp_path: Path) -> None:
     folder = small(tmp_path, ())
     for lam in (0.4, 0.5, 1.0):
