@@ -429,8 +429,13 @@ def test_private_questions_are_written_nowhere(tmp_path):
     assert {r.prompt for r in load_responses(out, "sums")} == digests
 
 
-def test_the_context_limits_the_tokens_and_says_so(tmp_path, capsys):
-    folder = model(tmp_path / "short-instruct", max_position_embeddings=64)
+@pytest.mark.parametrize(
+    "config",
+    [{"max_position_embeddings": 64}, {"text_config": {"max_position_embeddings": 64}}],
+    ids=["text", "images"],
+)
+def test_the_context_limits_the_tokens_and_says_so(tmp_path, capsys, config):
+    folder = model(tmp_path / "short-instruct", **config)
     engine = FakeEngine()
     out = driver.run(folder, [sums()], str(tmp_path / "out"), engine)
     assert load_run(out).settings["sums"].sampling.max_tokens == 64

@@ -19,6 +19,11 @@ def test_an_interval_holds_its_value(value: float, problems: int) -> None:
     found = resample.interval(value, resample.draws(problems) @ values)
     assert found.low <= found.value == value <= found.high
     assert found.high - found.low < 1e-10
+    for other in (0.0, np.inf):  # the numbers next to it
+        beside = float(np.nextafter(value, other))
+        found = resample.interval(value, np.full(1000, beside))
+        assert {found.low, found.value, found.high} == {value, beside}
+        assert found.low <= found.value == value <= found.high
 
 
 def test_an_interval_leaves_out_two_and_a_half_per_cent_on_either_side() -> None:

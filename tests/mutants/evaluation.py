@@ -234,6 +234,13 @@ _SAMPLED = [
 
 _RESUMED = [
     Fault(
+        "context-of-the-outer-config",
+        "eval/models.py",
+        old="{**content, **text} if isinstance(text, dict) else content",
+        new="content",
+        tests=(f"{_DRIVER}test_the_context_limits_the_tokens_and_says_so",),
+    ),
+    Fault(
         "run-json-not-read-again",
         "eval/driver.py",
         old="                joined = _joined(out, now)\n",
@@ -387,6 +394,41 @@ _RESUMED = [
 
 _REPORTED = [
     Fault(
+        "pass-for-vote-in-the-overview",
+        "eval/report/tables.py",
+        old="_at(seconds(scores), scores.samples)",
+        new="_at(scores.passes, scores.samples)",
+        tests=(f"{_REPORT}test_each_figure_stands_under_its_name",),
+    ),
+    Fault(
+        "vote-for-pass-in-full",
+        "eval/report/tables.py",
+        old="spread(getattr(s, t)[n]) if n in getattr(s, t) else",
+        new="spread(s.votes[n]) if n in s.votes else",
+        tests=(f"{_REPORT}test_each_figure_stands_under_its_name",),
+    ),
+    Fault(
+        "vote-for-pass-by-k",
+        "eval/report/tables.py",
+        old="_at(getattr(s, kind), k) for _, kind, k in columns",
+        new="_at(s.votes, k) for _, kind, k in columns",
+        tests=(f"{_REPORT}test_each_figure_stands_under_its_name",),
+    ),
+    Fault(
+        "tokens-as-a-share-of-instructs",
+        "eval/report/tables.py",
+        old='for e in whole if e.kind == "thinking"), None)',
+        new='for e in whole if e.kind == "instruct"), None)',
+        tests=(f"{_REPORT}test_each_figure_stands_under_its_name",),
+    ),
+    Fault(
+        "paper-setting-with-fewer-samples",
+        "eval/report/paper.py",
+        old='("samples", setting.samples, samples)',
+        new='("samples", samples, samples)',
+        tests=(f"{_REPORT}test_what_departs_from_the_papers_setting_is_told",),
+    ),
+    Fault(
         "stage-2-begins-after-its-boundary",
         "eval/stages.py",
         old="if self.start and lam < self.start.value:",
@@ -412,7 +454,7 @@ _REPORTED = [
         "eval/resample.py",
         old="if all(p.id in other for other in others)]",
         new="if True]",
-        tests=(f"{_STAGES}test_few_problems_and_problems_of_one_run_only_are_told",),
+        tests=("tests/eval/test_resample.py::test_runs_are_compared_on_the_problems_that_all_of_them_hold",),
     ),
     Fault(
         "other-problems-compared",
