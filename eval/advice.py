@@ -1,8 +1,9 @@
 """Which lam to take: for the best accuracy, within a budget of tokens, and the trade between the two.
 
 Two models are told apart by the difference of their Mean@k over the same resampled problems. What is not worse than the
-best beyond chance counts as equal to it, and the cheapest of the equals is the advice. No correction for the number of
-models compared: a list of equals errs to the short side.
+best beyond chance counts as equal to it, and the cheapest of the equals is the advice. Of models with the same Mean@k
+the one with the fewest tokens is the best, and of those the first given. No correction for the number of models
+compared: a list of equals errs to the short side.
 """
 
 from __future__ import annotations
@@ -144,7 +145,9 @@ def _table(candidates: Sequence[Candidate], benchmarks: Sequence[str], resamples
         tokens = resample.by_problem(scores, ids, resample.tokens)
         parts.append((accuracy.mean(0), tokens.mean(0), drawn @ accuracy, drawn @ tokens))
         problems.append(len(ids))
-    mean, tokens, means_drawn, tokens_drawn = (np.mean([part[i] for part in parts], axis=0) for i in range(4))
+    mean, tokens, means_drawn, tokens_drawn = (
+        resample.rounded(np.mean([part[i] for part in parts], axis=0)) for i in range(4)
+    )
     return _Table(candidates, mean, tokens, means_drawn, tokens_drawn, min(problems))
 
 

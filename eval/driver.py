@@ -77,10 +77,10 @@ def run(
             journals = {p.benchmark.name: stack.enter_context(closing(Journal(out, p.benchmark.name))) for p in parts}
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
             if missing:
-                now = _opened(out, now, engine, model if subject.served else folder or model, parts)
-            with changing_run(out):  # another process may have added its benchmark since
+                now = _opened(now, engine, model if subject.served else folder or model, parts)
+            with changing_run(out):  # another process may have added to it since
                 joined = _joined(out, now)
-                save_run(out, replace(joined, engine=now.engine or joined.engine))
+                save_run(out, replace(joined, engine=now.engine) if missing else joined)
             if missing:
                 _generate(out, engine, missing, journals, progress)
         for part in parts:
@@ -155,14 +155,10 @@ def _joined(out: str, now: Run) -> Run:
     return replace(now, engine=before.engine, settings={**before.settings, **now.settings})
 
 
-def _opened(out: str, now: Run, engine: Engine, model: str, parts: Sequence[Part]) -> Run:
+def _opened(now: Run, engine: Engine, model: str, parts: Sequence[Part]) -> Run:
     length = max(map(longest, parts))
     context = context_length(model) if os.path.isdir(model) else None
-    opened = engine.open(model, min(length, context or length))
-    with_engine = replace(now, engine=opened)
-    if now.engine:
-        check_same(out, now, with_engine)
-    return with_engine
+    return replace(now, engine=engine.open(model, min(length, context or length)))
 
 
 def _generate(

@@ -25,7 +25,7 @@ class Journal:
     so a crash of the machine loses a second's. A last line that a kill cut short is cut off first.
 
     Attributes:
-        responses: those in the file, by (problem, sample); `append` adds to it.
+        responses: those in the file, by (problem, sample), the first where one is there twice; `append` adds to it.
 
     Raises:
         EvalError: a whole line is not a response.
@@ -40,9 +40,11 @@ class Journal:
 
     def append(self, response: Response) -> None:
         line = json.dumps(asdict(response), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        # As it will be read again: half of a surrogate pair, which no file can hold, has become a question mark.
+        response = Response(**json.loads(line))
         while line:  # a full disk may take a part, and raise on the next write
             line = line[self._file.write(line) :]
-        self.responses[response.problem, response.sample] = response
+        self.responses.setdefault((response.problem, response.sample), response)
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self._sync()
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .datasets import DataError
+from .resample import rounded
 from .schema import Benchmark, Interval, Problem, ProblemScore, Response, Scores, Verdict
 
 RESAMPLES = 10_000
@@ -96,7 +97,7 @@ def compare(a: Scores, b: Scores, metric: str) -> Comparison:
             "Evaluate both on the same data.",
         )
     differences = values(a.problems, metric) - values([others[p.id] for p in a.problems], metric)
-    above = float(np.mean(_resampled_means(differences) > 0))
+    above = float(np.mean(rounded(_resampled_means(differences)) > 0))
     return Comparison(interval(differences), above)
 
 
@@ -137,7 +138,10 @@ def vote_at(problem: ProblemScore, k: int) -> float:
 
 
 def interval(per_problem: Values) -> Interval:
-    """The mean of [problems] values and its 95 % bootstrap interval."""
+    """The mean of [problems] values and its 95 % bootstrap interval; where all values are equal, both ends are it."""
+    if per_problem.min() == per_problem.max():  # resamples that add up in another order differ in their last bits
+        value = float(per_problem[0])
+        return Interval(value, value, value)
     low, high = np.percentile(_resampled_means(per_problem), [2.5, 97.5])
     return Interval(float(per_problem.mean()), float(low), float(high))
 

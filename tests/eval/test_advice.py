@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from eval import advice
+from eval.schema import ProblemScore
 
 from . import simulated
 
@@ -24,6 +27,12 @@ def candidate(name: str, lam: float, mean: float, tokens: float, **options: obje
 
 def paper(**options: object) -> list[advice.Candidate]:
     return [candidate(name, *values, **options) for name, values in PAPER.items()]
+
+
+def exact(name: str, correct: list[int], tokens: int) -> advice.Candidate:
+    """A model with so many right answers of ten to each problem."""
+    rows = [ProblemScore(str(i), 10, c, 0, 0, 0, [tokens] * 10, [], []) for i, c in enumerate(correct)]
+    return advice.Candidate(name, None, {"aime25": replace(simulated.scores(0, 0.5), problems=rows)})
 
 
 def test_the_best_its_equals_and_the_front() -> None:
@@ -56,6 +65,43 @@ def test_a_budget(budget: float, chosen: str | None, words: str) -> None:
         assert found.within.best.tokens.value <= budget
         assert chosen in (None, found.within.best.name)
     assert words in " ".join(advice.sentences(found))
+
+
+# Each is 0.46 in the mean, and added up in their order two of them differ in the last bit.
+ALIKE = ([3, 1, 8, 2, 9] * 2, [9, 1, 2, 3, 8] * 2)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(("cheap", "dear"), [ALIKE, ALIKE[::-1], ALIKE[:1] * 2])
+def test_of_models_with_the_same_mean_the_cheapest_is_the_best(cheap: list[int], dear: list[int], order: int) -> None:
+    found = advice.advise([exact("dear", dear, 200), exact("cheap", cheap, 100)][::order], budget=300)
+    for choice in (found.best, found.within):
+        assert choice is not None
+        assert choice.best.name == choice.cheapest.name == "cheap"
+        assert list(choice.equals) == ["cheap", "dear"]
+        assert choice.loss.value == 0
+    assert found.front == [("cheap", 1.0)]
+
+
+def test_of_models_with_as_many_tokens_the_better_comes_first() -> None:
+    found = advice.advise([exact("worse", [4, 5] * 5, 100), exact("better", [6, 4] * 5, 100)])
+    assert found.best is not None
+    assert found.best.best.name == found.best.cheapest.name == "better"
+    assert list(found.best.equals) == ["better", "worse"]
+
+
+@pytest.mark.parametrize("correct", [ALIKE, ALIKE[::-1], ALIKE[:1] * 2])
+def test_of_models_alike_in_both_the_first_is_the_best(correct: tuple[list[int], list[int]]) -> None:
+    found = advice.advise([exact("a", correct[0], 100), exact("b", correct[1], 100)])
+    assert found.best is not None
+    assert found.best.best.name == found.best.cheapest.name == "a"
+    assert [name for name, _ in found.front] == ["a", "b"]
+
+
+def test_a_budget_holds_what_takes_exactly_as_much() -> None:
+    found = advice.advise([exact("a", [5] * 10, 100), exact("b", [9] * 10, 101)], budget=100)
+    assert found.within is not None
+    assert found.within.best.name == "a"
 
 
 def test_a_difference_is_paired() -> None:

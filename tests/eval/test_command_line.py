@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from eval import cli, driver, engines, sweep
+from eval import cli, driver, engines, files, sweep
 from eval.engines import Completion
 from eval.plan import Choices
 from eval.progress import Progress
+from eval.schema import Interval, Run
+from eval.summary import summary
 
+from . import simulated
 from .fakes import FakeEngine, grade_here, model, sums
 
 
@@ -41,6 +45,22 @@ def test_run_evaluates_and_prints_the_scores(fake, tmp_path, capsys):
     assert "tiny-instruct (instruct)" in out
     assert "Sums: Mean@2 66.7" in out
     assert (tmp_path / "runs" / "tiny-instruct" / "run.json").exists()
+
+
+def test_the_summary_gives_each_number_under_its_name(fake, tmp_path):
+    scores = replace(
+        simulated.scores(0.8, 0.5, benchmark="sums", samples=8),
+        mean=Interval(0.805, 0.7, 0.9),
+        think=Interval(0.999, 0.99, 1.0),
+        tokens=Interval(17574.2, 17000.0, 18000.0),
+        cut=0.0125,
+        unparsed=0.025,
+    )
+    files.save_run(str(tmp_path), Run("m", "MI-0.8", "merged", 0.8, None, {}, {}))
+    files.save_scores(str(tmp_path), scores)
+    first, second, _ = summary(str(tmp_path), ["sums"]).splitlines()
+    assert first == "MI-0.8 (merged, lam 0.8)"
+    assert second == ("  Sums: Mean@8 80.5 (70.0 to 90.0), Think #R 99.9, Token #N 17,574, cut 1.2, unparsed 2.5")
 
 
 @pytest.mark.parametrize(

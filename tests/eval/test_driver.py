@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import io
 import json
 import os
 import signal
@@ -14,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from eval import driver
+from eval import driver, files
 from eval.driver import Subject
 from eval.errors import EngineError, EvalError
 from eval.files import load_responses, load_run, load_scores
-from eval.journal import Journal, locked
+from eval.journal import Journal, changing_run, locked
 from eval.plan import Choices
-from eval.schema import Response
+from eval.schema import Response, Sampling
 
 from .fakes import PROBLEMS, FakeEngine, grade_here, model, sums
 
@@ -57,6 +59,32 @@ def evaluate(tmp_path: Path, engine: FakeEngine, *benchmarks, choices=None, role
     return driver.run(folder, chosen, str(tmp_path / out), engine, choices, subject, progress=False)
 
 
+class Other(FakeEngine):
+    """An engine of another kind."""
+
+    def open(self, model, length):
+        return {**super().open(model, length), "name": "other"}
+
+
+class Newer(FakeEngine):
+    """The same engine after an update."""
+
+    def open(self, model, length):
+        return {**super().open(model, length), "version": "2"}
+
+
+class Meanwhile(FakeEngine):
+    """Does `deed` while it opens, as another process may."""
+
+    def __init__(self, deed):
+        super().__init__()
+        self.deed = deed
+
+    def open(self, model, length):
+        self.deed()
+        return super().open(model, length)
+
+
 def contents(folder: str) -> dict[str, object]:
     """What the files of a run say, whatever order the responses came in."""
     found: dict[str, object] = {}
@@ -78,6 +106,13 @@ def test_a_run_asks_for_every_sample_with_its_own_seed_and_the_papers_sampling(t
     # The fakes answer wrongly where the seed is a multiple of 3, and think where it is odd.
     assert scores.mean.value == sum(s % 3 != 0 for s in range(1000, 1000 + ALL)) / ALL
     assert scores.think.value == 0.5
+
+
+def test_zero_is_a_choice(tmp_path):
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine, choices=Choices(temperature=0.0, top_k=0))
+    assert {r.sampling for r in engine.asked} == {Sampling(0.0, 0.95, 0, 100)}
+    assert load_run(out).settings["sums"].sampling == Sampling(0.0, 0.95, 0, 100)
 
 
 @pytest.mark.parametrize(
@@ -157,6 +192,80 @@ def test_a_damaged_line_is_refused_not_skipped(tmp_path):
         evaluate(tmp_path, FakeEngine())
 
 
+def test_a_response_that_is_there_twice_counts_once_and_as_it_was_first(tmp_path):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, FakeEngine(3, SystemExit()))
+    lines = (out / "sums.jsonl").read_text().splitlines(keepends=True)
+    again = [json.dumps({**json.loads(line), "text": "</think>It is 7", "tokens": 99}) + "\n" for line in lines]
+    (out / "sums.jsonl").write_text("".join([*lines, *again]))
+    engine = FakeEngine()
+    evaluate(tmp_path, engine)
+    assert len(engine.asked) == ALL - 3
+    for name in ("sums.verdicts.jsonl", "sums.scores.json"):
+        assert contents(str(out))[name] == contents(whole)[name]
+
+
+def test_a_response_that_comes_twice_counts_as_it_does_when_the_run_is_read_again(tmp_path):
+    class Stutters(FakeEngine):
+        def generate(self, requests):
+            for completion in super().generate(requests):
+                yield completion
+                yield replace(completion, text="It is 7", tokens=99)
+
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    for engine in (Stutters(), FakeEngine()):
+        out = evaluate(tmp_path, engine)
+        for name in ("sums.verdicts.jsonl", "sums.scores.json"):
+            assert contents(out)[name] == contents(whole)[name]
+
+
+def test_what_no_file_can_hold_is_graded_as_it_will_be_read(tmp_path):
+    class Halves(FakeEngine):
+        def generate(self, requests):
+            for completion in super().generate(requests):
+                yield replace(completion, text="It is \ud83d")  # half of a pair of surrogates
+
+    out = evaluate(tmp_path, Halves())
+    before = contents(out)
+    assert '"answer": "?"' in str(before["sums.verdicts.jsonl"])
+    evaluate(tmp_path, FakeEngine())
+    assert contents(out) == before
+
+
+def test_a_disk_that_takes_a_part_gets_the_rest(tmp_path, monkeypatch):
+    class Narrow(io.FileIO):
+        def write(self, content):
+            return super().write(bytes(content)[:10])
+
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    opened = lambda path, mode="r", **options: Narrow(path, mode) if mode == "ab" else open(path, mode, **options)  # noqa: E731, SIM115
+    monkeypatch.setattr("eval.journal.open", opened, raising=False)
+    assert contents(evaluate(tmp_path, FakeEngine())) == contents(whole)
+
+
+def test_responses_are_synced_every_second_and_at_the_end(tmp_path, monkeypatch):
+    now, synced = [100.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("os.fsync", lambda file: synced.append((tmp_path / "b.jsonl").read_bytes().count(b"\n")))
+    journal = Journal(str(tmp_path), "b")
+    for sample in range(4):
+        journal.append(Response("p", sample, 0, "q", "x", 1, "stop"))
+        now[0] += 0.5
+    assert synced == [3]
+    journal.close()
+    assert synced == [3, 4]
+
+
+def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(tmp_path):
+    path = tmp_path / "run.json"
+    files.write_json(str(path), {"a": 1})
+    with pytest.raises(TypeError):
+        files.write_json(str(path), {"a": 2, "b": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -190,9 +299,10 @@ def test_responses_without_their_settings_are_refused(tmp_path, lost):
         evaluate(tmp_path, FakeEngine())
 
 
-def test_changed_problems_do_not_mix(tmp_path):
+@pytest.mark.parametrize("change", [{"reference": 1}, {"prompt": "What is 4 + 4?"}, {"id": "sum-5"}])
+def test_changed_problems_do_not_mix(tmp_path, change):
     evaluate(tmp_path, FakeEngine())
-    changed = sums(load=lambda path: [*PROBLEMS[:4], replace(PROBLEMS[4], reference=1)])
+    changed = sums(load=lambda path: [*PROBLEMS[:4], replace(PROBLEMS[4], **change)])
     with pytest.raises(EvalError, match="sums digest"):
         evaluate(tmp_path, FakeEngine(), changed)
 
@@ -200,13 +310,103 @@ def test_changed_problems_do_not_mix(tmp_path):
 def test_another_kind_of_engine_does_not_mix(tmp_path):
     with pytest.raises(SystemExit):
         evaluate(tmp_path, FakeEngine(3, SystemExit()))
-
-    class Other(FakeEngine):
-        def open(self, model, length):
-            return {"name": "other", "version": "1", "settings": {}}
-
     with pytest.raises(EvalError, match="engine fake, now other"):
         evaluate(tmp_path, Other())
+
+
+def test_another_model_does_not_mix(tmp_path):
+    out = evaluate(tmp_path, FakeEngine())
+    other = model(tmp_path / "other")
+    with pytest.raises(EvalError, match=r"model .*, now .*"):
+        driver.run(other, [sums()], out, FakeEngine(), subject=Subject("merged"), progress=False)
+
+
+def test_a_model_that_was_merged_again_in_the_same_folder_does_not_mix(tmp_path):
+    record = tmp_path / "model" / "mi_kernels.json"
+    model(record.parent)
+    record.write_text(json.dumps({"method": "ties", "settings": {"density": 0.2}}))
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, FakeEngine(3, SystemExit()))
+    record.write_text(json.dumps({"method": "ties", "settings": {"density": 0.3}}))
+    with pytest.raises(EvalError, match=r"merge .*, now .*"):
+        evaluate(tmp_path, FakeEngine())
+
+
+def test_run_json_names_the_engine_that_generated_last(tmp_path):
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, FakeEngine(3, SystemExit()))
+    assert load_run(evaluate(tmp_path, Newer())).engine["version"] == "2"
+    assert load_run(evaluate(tmp_path, FakeEngine())).engine["version"] == "2", "nothing was missing"
+
+
+def test_a_benchmark_that_another_process_adds_meanwhile_is_kept(tmp_path):
+    engine = Meanwhile(lambda: evaluate(tmp_path, FakeEngine(), sums("more")))
+    out = evaluate(tmp_path, engine)
+    assert set(load_run(out).settings) == {"sums", "more"}
+    assert len(load_responses(out, "sums")) == len(load_responses(out, "more")) == ALL
+
+
+def test_an_engine_of_another_kind_that_starts_meanwhile_does_not_mix(tmp_path):
+    engine = Meanwhile(lambda: evaluate(tmp_path, Other(), sums("more")))
+    with pytest.raises(EvalError, match="engine other, now fake"):
+        evaluate(tmp_path, engine)
+    assert not engine.asked
+    run = load_run(str(tmp_path / "out"))
+    assert (run.engine["name"], list(run.settings)) == ("other", ["more"])
+
+
+def test_a_run_that_only_grades_leaves_the_engine_that_another_process_started_meanwhile(tmp_path, monkeypatch):
+    evaluate(tmp_path, FakeEngine())
+
+    def open_journal(folder, name):
+        monkeypatch.setattr(driver, "Journal", Journal)
+        evaluate(tmp_path, Newer(), sums("more"))
+        return Journal(folder, name)
+
+    monkeypatch.setattr(driver, "Journal", open_journal)
+    run = load_run(evaluate(tmp_path, FakeEngine()))
+    assert (run.engine["version"], list(run.settings)) == ("2", ["sums", "more"])
+
+
+def test_run_json_is_read_and_written_under_one_lock(tmp_path, monkeypatch):
+    evaluate(tmp_path, FakeEngine())
+    steps = []
+
+    def noting(name, step):
+        def noted(folder, *arguments):
+            with open(os.path.join(folder, ".lock"), "w") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    steps.append((name, "free"))
+                except BlockingIOError:
+                    steps.append((name, "locked"))
+            return step(folder, *arguments)
+
+        return noted
+
+    monkeypatch.setattr(driver, "load_run", noting("load", load_run))
+    monkeypatch.setattr(driver, "save_run", noting("save", files.save_run))
+    evaluate(tmp_path, FakeEngine(), sums("more"))
+    assert steps[-2:] == [("load", "locked"), ("save", "locked")]
+    with changing_run(str(tmp_path / "out")):
+        pass
+
+
+def test_only_a_whole_run_with_the_same_settings_is_complete(tmp_path):
+    out = tmp_path / "out"
+    wanted = ([sums()], Choices(), 4096)
+    assert not driver.complete(str(out), *wanted)
+    evaluate(tmp_path, FakeEngine())
+    assert driver.complete(str(out), *wanted)
+    assert not driver.complete(str(out), [sums(), sums("more")], Choices(), 4096)
+    with pytest.raises(EvalError, match="sums seed 0, now 1"):
+        driver.complete(str(out), [sums()], Choices(seed=1), 4096)
+    journal = (out / "sums.jsonl").read_bytes()
+    (out / "sums.jsonl").write_bytes(journal[:-1])
+    assert not driver.complete(str(out), *wanted), "the last line is not whole"
+    (out / "sums.jsonl").write_bytes(journal)
+    (out / "sums.scores.json").unlink()
+    assert not driver.complete(str(out), *wanted)
 
 
 def test_benchmarks_are_added_to_a_run_and_share_the_engine(tmp_path):
@@ -229,8 +429,13 @@ def test_private_questions_are_written_nowhere(tmp_path):
     assert {r.prompt for r in load_responses(out, "sums")} == digests
 
 
-def test_the_context_limits_the_tokens_and_says_so(tmp_path, capsys):
-    folder = model(tmp_path / "short-instruct", max_position_embeddings=64)
+@pytest.mark.parametrize(
+    "config",
+    [{"max_position_embeddings": 64}, {"text_config": {"max_position_embeddings": 64}}],
+    ids=["text", "images"],
+)
+def test_the_context_limits_the_tokens_and_says_so(tmp_path, capsys, config):
+    folder = model(tmp_path / "short-instruct", **config)
     engine = FakeEngine()
     out = driver.run(folder, [sums()], str(tmp_path / "out"), engine)
     assert load_run(out).settings["sums"].sampling.max_tokens == 64
@@ -245,6 +450,7 @@ def test_two_processes_do_not_write_one_run(tmp_path):
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(EvalError, match="another process is writing there"):
         evaluate(tmp_path, FakeEngine())
+    evaluate(tmp_path, FakeEngine(), sums("more"))  # another benchmark of the run is free
     holder.kill()
     holder.communicate()
     with locked(str(out), "sums"):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
+import importlib.util
 
-pytest.importorskip("pebble")
+import pytest
 
 from eval import grading
 from eval.benchmarks import aime25
@@ -12,6 +12,8 @@ from eval.datasets import DataError
 from eval.schema import Problem, Response, Verdict
 
 from . import graders
+
+in_processes = pytest.mark.skipif(not importlib.util.find_spec("pebble"), reason="pebble is not installed")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def responses(*texts: str, problem: str = "1") -> list[Response]:
     return [Response(problem, i, i, "", text, 5, "stop") for i, text in enumerate(texts)]
 
 
+@in_processes
 def test_bad_texts_cost_only_their_own_verdicts(caplog: pytest.LogCaptureFixture) -> None:
     asked = responses("x</think>70", "hang", "71", "die", "fail", "<think>y</think> 70")
     verdicts = grading.grade(
@@ -51,6 +54,7 @@ def test_bad_texts_cost_only_their_own_verdicts(caplog: pytest.LogCaptureFixture
     assert not any("the text is" in t for t in told), "a text may hold a private question"
 
 
+@in_processes
 def test_a_text_is_graded_once_in_another_process() -> None:
     one, two = Problem("1", "", ""), Problem("2", "", "")
     asked = responses("a</think>same", "b</think>same", "other") + responses("same", problem="2")
@@ -60,6 +64,7 @@ def test_a_text_is_graded_once_in_another_process() -> None:
     assert verdicts[0] is not verdicts[3]
 
 
+@in_processes
 def test_graders_of_a_benchmark_start_in_their_processes() -> None:
     pytest.importorskip("math_verify")
     asked = responses(r"\boxed{7}</think>\boxed{70}", r"\boxed{71}")
@@ -67,6 +72,7 @@ def test_graders_of_a_benchmark_start_in_their_processes() -> None:
     assert verdicts == [Verdict(True, "70"), Verdict(False, "71")]
 
 
+@in_processes
 @pytest.mark.parametrize(("reference", "error"), [("refuse", DataError), ("import", ModuleNotFoundError)])
 def test_a_grader_that_cannot_work_at_all_is_told(reference: str, error: type[Exception]) -> None:
     with pytest.raises(error, match="no checker"):

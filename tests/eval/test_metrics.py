@@ -112,6 +112,21 @@ def test_scores(tmp_path: object) -> None:
     assert metrics.compare(loaded, scores, "mean").difference == Interval(0, 0, 0)
 
 
+def test_tokens_are_a_mean_and_a_response_thinks_once() -> None:
+    """Token #N is no median, and a response that closes its reasoning twice holds `</think>` as others do."""
+    texts = {10: "x</think>y</think>1", 20: "1", 60: "</think>1"}
+    scores = run({"a": [("1", True, tokens, "stop", text) for tokens, text in texts.items()]})
+    assert scores.tokens.value == 30
+    assert scores.think.value == pytest.approx(2 / 3)
+
+
+def test_a_response_that_was_not_graded_is_wrong_by_every_grading() -> None:
+    asked = [Response("a", i, i, "", "", 1, "stop") for i in range(2)]
+    verdicts = [Verdict(True, "1", {"paper": True}), Verdict(False, None)]
+    scores = metrics.score(graders.benchmark(), [Problem("a", "", None)], asked, verdicts)
+    assert (scores.mean.value, scores.others["paper"].value, scores.unparsed) == (0.5, 0.5, 0.5)
+
+
 def test_any_length_is_in_the_histogram() -> None:
     _, counts = run({"a": [("1", True, t, "stop", "") for t in (0, 1, 131_072, 10**6)]}).histogram
     assert (counts[0], counts[-1], sum(counts)) == (2, 2, 4)
@@ -137,6 +152,25 @@ def test_intervals_are_of_the_bootstrap() -> None:
     assert (found.low, found.high) == pytest.approx(tuple(exact), abs=0.011)  # a step of the binomial
     assert found == metrics.interval(np.repeat([1.0, 0.0], [30, 70])), "drawn alike each time"
     assert metrics.interval(np.full(30, 1.0)) == Interval(1, 1, 1)
+
+
+@pytest.mark.parametrize("problems", [1, 7, 30, 541])
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 1 / 3, 0.7, 1.0, 17574.3])
+def test_an_interval_of_equal_values_is_that_value(value: float, problems: int) -> None:
+    assert metrics.interval(np.full(problems, value)) == Interval(value, value, value)
+
+
+def test_a_resample_in_which_two_runs_are_equal_is_not_above() -> None:
+    """0.1 + 0.2 - 0.3 is more than 0 in floating point."""
+    sizes = [(1, 0), (2, 0), (0, 3)]  # right answers of each run, of ten
+    a, b = (
+        run({str(n): [("r", i < pair[which], 1, "stop", "") for i in range(10)] for n, pair in enumerate(sizes)})
+        for which in (0, 1)
+    )
+    exact = metrics._resamples(3) @ [1, 2, -3]
+    for found, more in ((metrics.compare(a, b, "mean"), exact > 0), (metrics.compare(b, a, "mean"), exact < 0)):
+        assert found.above == np.mean(more)
+    assert np.mean(exact == 0) > 0.2
 
 
 def test_pairing_takes_out_what_problems_share() -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from eval import report
 from eval.report import collect, labels, paper, tables
+from eval.schema import Interval, Sampling, Scores, Setting
 from mi_kernels.errors import ArgumentError, MIKernelsError
 
 from . import simulated_runs as runs
@@ -173,6 +175,113 @@ def test_runs_that_do_not_compare_are_set_aside_with_the_reason(tmp_path: Path) 
     assert [e.name for _, e in family.views[0].sweep()] == ["Instruct", "MI-0.4", "MI-0.6", "Thinking"]
     report.write(folder, tmp_path / "out")
     assert "few is set aside: problems 10, not 30." in (tmp_path / "out" / "report.md").read_text()
+
+
+def distinct(benchmark: str) -> Scores:
+    """Scores of which no two figures are equal."""
+
+    def around(percent: int) -> Interval:
+        return Interval(percent / 100, (percent - 1) / 100, (percent + 1) / 100)
+
+    return replace(
+        runs.at(0.8, benchmark),
+        mean=around(10),
+        others={"paper": around(15)},
+        passes={4: around(21), 8: around(22)},
+        votes={4: around(31), 8: around(32)},
+        think=around(40),
+        tokens=Interval(5000.0, 4900.0, 5100.0),
+        tokens_median=6000.0,
+        tokens_p95=7000.0,
+        cut=0.08,
+        unparsed=0.09,
+    )
+
+
+def cells(table: tables.Table | None, name: str) -> dict[str, str]:
+    """The row that begins with `name`, by the names of its columns."""
+    assert table is not None
+    (row,) = [row.cells for row in table.rows if row.cells[0] == name and not row.aside]
+    return dict(zip((label for _, label in table.columns), row, strict=True))
+
+
+def test_each_figure_stands_under_its_name(tmp_path: Path) -> None:
+    runs.sweep(tmp_path, lams=())
+    runs.save(tmp_path, "mine", "merged", 0.8, [distinct(b) for b in runs.SHAPES], merge=runs.record(lam=0.8))
+    merge = runs.record(lam=0.8, layers="0:12")
+    runs.save(tmp_path, "some", "merged", None, [distinct("aime25")], merge=merge)
+    (family,), _ = collect.families(str(tmp_path))
+    (row,) = [row.cells for row in tables.overview(family).rows if row.cells[0] == "mine"]
+    assert row == ["mine", "10.0", "22.0", "5,000", "40.0", "10.0", "32.0", "5,000", "40.0"]
+    for view in family.views:
+        assert cells(tables.in_full(view), "mine") == {
+            "Model": "mine",
+            "Mean@8": "10.0 [9.0, 11.0]",
+            "paper grading": "15.0 [14.0, 16.0]",
+            "Pass@8": "22.0 [21.0, 23.0]",
+            "Vote@8": "32.0 [31.0, 33.0]",
+            "Token #N": "5,000 [4,900, 5,100]",
+            "Think #R": "40.0 [39.0, 41.0]",
+            "median tokens": "6,000",
+            "95th percentile": "7,000",
+            "cut": "8.0",
+            "unparsed": "9.0",
+        }
+        shown = {label: cell for label, cell in cells(tables.by_k(view), "mine").items() if cell}
+        assert shown == {"Model": "mine", "Pass@4": "21.0", "Pass@8": "22.0", "Vote@4": "31.0", "Vote@8": "32.0"}
+    thinking = next(e for e in family.entries if e.kind == "thinking").scores["aime25"].tokens.value
+    assert cells(tables.ablations(family.views[0], family, "layers"), "0:12") == {
+        "Layers": "0:12",
+        "lam": "0.8",
+        "Mean@8": "10.0",
+        "Pass@8": "22.0",
+        "Vote@8": "32.0",
+        "Token #N": "5,000",
+        "of Thinking's": f"{100 * 5000 / thinking:.1f} %",
+        "Think #R": "40.0",
+    }
+
+
+def test_what_departs_from_the_papers_setting_is_told() -> None:
+    sampling = Sampling(0.6, 0.95, 20, 81920)
+    assert paper.differences("aime25", Setting(64, 30, "d", 0, sampling)) == []
+    assert paper.differences("aime25", Setting(8, 15, "d", 0, replace(sampling, max_tokens=100))) == [
+        "Not the paper's setting: problems 15 (the paper: 30), samples 8 (the paper: 64), "
+        "max_tokens 100 (the paper: 81,920)."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        ("digest", "e", "other problems"),
+        ("samples", 4, "samples 4, not 8"),
+        ("problems", 10, "problems 10, not 30"),
+        ("max_tokens", 100, "max_tokens 100, not 81920"),
+    ],
+)
+def test_a_run_compares_where_nothing_of_its_setting_differs(
+    tmp_path: Path, part: str, value: object, reason: str
+) -> None:
+    folder = small(tmp_path, (0.4, 0.6))
+    path = folder / "MI-0.6" / "run.json"
+    content = json.loads(path.read_text())
+    setting = content["settings"]["aime25"]
+    (setting["sampling"] if part == "max_tokens" else setting)[part] = value
+    path.write_text(json.dumps(content))
+    (family,), _ = collect.families(str(folder))
+    assert family.views[0].set_aside == [("MI-0.6", reason)]
+    assert [e.name for _, e in family.views[0].sweep()] == ["Instruct", "MI-0.4", "Thinking"]
+
+
+def test_of_two_samplings_as_frequent_the_papers_is_the_usual_one(tmp_path: Path) -> None:
+    folder = small(tmp_path, (0.5,))  # with Thinking: two
+    for lam in (0.4, 0.6):
+        merge = runs.record(lam=lam)
+        runs.save(folder, f"hot {lam}", "merged", lam, [runs.at(lam, "aime25")], merge=merge, sampling=(1.0, 0.95))
+    (family,), _ = collect.families(str(folder))
+    assert [e.name for e in family.views[0].entries] == ["Instruct", "MI-0.5", "Thinking"]
+    assert [name for name, _ in family.views[0].set_aside] == ["hot 0.4", "hot 0.6"]
 
 
 def test_a_sweep_of_some_layers_starts_at_instruct_and_does_not_end_at_thinking(tmp_path: Path) -> None:

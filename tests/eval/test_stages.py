@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from eval import stages
+from eval.schema import ProblemScore
 
 from . import simulated
 
@@ -67,6 +70,26 @@ def test_the_papers_table_gives_the_papers_stages() -> None:
     assert 0.4 <= found.start.low <= found.start.high <= 0.45
     assert 0.54 <= found.end.low <= found.end.high <= 0.6
     assert [found.stage(lam) for lam in (0.2, 0.5, 0.8)] == [1, 2, 3]
+
+
+def test_a_boundary_belongs_to_the_stage_that_begins_there() -> None:
+    found = stages.fit([(lam, simulated.scores(lam, share / 100, samples=64)) for lam, share in PAPER.items()])
+    assert found.start is not None
+    assert found.end is not None
+    assert [found.stage(at.value) for at in (found.start, found.end)] == [2, 3]
+    assert [found.stage(at.value - 1e-9) for at in (found.start, found.end)] == [1, 2]
+
+
+def test_a_lam_that_reaches_a_level_exactly_ends_the_gap_before_it() -> None:
+    def half(problem: ProblemScore) -> ProblemScore:
+        return replace(problem, thinking=problem.n // 2)
+
+    runs = {lam: simulated.scores(lam, share) for lam, share in {0.0: 0.0, 0.4: 0.0, 0.5: 0.5, 0.6: 1.0}.items()}
+    runs[0.5] = replace(runs[0.5], problems=[half(p) for p in runs[0.5].problems])
+    found = stages.fit(list(runs.items()))
+    assert found.method == "gaps"
+    assert found.middle is not None
+    assert (found.middle.low, found.middle.high) == (0.4, 0.5)
 
 
 @pytest.mark.parametrize(
