@@ -142,7 +142,7 @@ def _judged(status: int | None, output: str) -> tuple[bool, str]:
         return True, f"ends by signal {-status}"
     if status == 0:
         return False, "nothing fails" if re.search(r"\d passed", output) else "every test is skipped here"
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", output, re.MULTILINE)
     return True, failed.group(1) if failed else f"pytest ends with {status}"
 
 
