@@ -5,6 +5,7 @@
 #     tests/native/sanitize.sh tests/test_ops.py  other tests
 #     tests/native/sanitize.sh --thread           with ThreadSanitizer instead: what runs in several threads
 #
+# Other tests may need `-k "not handler_among"`: test_guard's processes end otherwise where a sanitizer handles signals.
 # The package and its tests are copied into a folder of their own, so that no other build is touched. Linux, GCC.
 # Leaks are not looked for: the interpreter leaves much behind on purpose.
 set -eu
@@ -12,7 +13,7 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}
 build=$(mktemp -d)
-trap 'rm -rf "$build"' EXIT
+trap 'cat "$build"/report.* 2>/dev/null; rm -rf "$build"' EXIT
 
 sanitizers=address,undefined
 # The sanitizer comes first among the libraries, and with the C++ library, whose exceptions it follows.
@@ -23,7 +24,9 @@ if [ "${1:-}" = --thread ]; then
     sanitizers=thread
     preload=$(gcc -print-file-name=libtsan.so)
     run="setarch $(uname -m) --addr-no-randomize" # GCC 12's runtime expects memory where it used to be
-    [ $# -gt 0 ] || set -- tests/test_guard.py tests/test_stream.py tests/test_resident.py tests/test_ops.py
+    # glibc frees the thread-local memory of a thread that ended; how it knows of the end is hidden from the sanitizer.
+    echo "race:_dl_deallocate_tls" >"$build/suppressions"
+    [ $# -gt 0 ] || set -- tests/test_guard.py tests/test_stream.py tests/test_resident.py -k "not handler_among"
 fi
 
 cd "$root"
@@ -36,6 +39,7 @@ mv "$build"/lib/mi_kernels/*.so "$build/mi_kernels"
     tests/test_combine_kernels.py tests/test_fp8.py tests/test_checksums.py -k "not any_value and not transformers"
 cd "$build"
 # shellcheck disable=SC2086
-ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1 \
+ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    TSAN_OPTIONS="halt_on_error=1 log_path=$build/report suppressions=$build/suppressions" \
     PYTHONPATH="$build" PYTHONDONTWRITEBYTECODE=1 PYTHONMALLOC=malloc LD_PRELOAD="$preload" \
     $run "$python" -m pytest -q -m "not slow" -p no:cacheprovider "$@"
