@@ -24,8 +24,9 @@ if [ "${1:-}" = --thread ]; then
     sanitizers=thread
     preload=$(gcc -print-file-name=libtsan.so)
     run="setarch $(uname -m) --addr-no-randomize" # GCC 12's runtime expects memory where it used to be
-    # glibc frees the thread-local memory of a thread that ended; how it knows of the end is hidden from the sanitizer.
-    echo "race:_dl_deallocate_tls" >"$build/suppressions"
+    # What is no finding: glibc frees the thread-local memory of a thread that ended, and how it knows of the end is hidden
+    # from the sanitizer; the guard lays zeros under a reader on purpose, whose result is then thrown away.
+    printf 'race:%s\n' _dl_deallocate_tls '^cover$' >"$build/suppressions"
     [ $# -gt 0 ] || set -- tests/test_guard.py tests/test_stream.py tests/test_resident.py -k "not handler_among"
 fi
 
