@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -352,6 +353,8 @@ def test_streaming_stores_are_fenced_before_a_kernel_returns() -> None:
 
     Running the kernels shows this rarely, and only on some processors.
     """
+    if re.search(rb"__[at]san_", Path(_cpu.__file__).read_bytes()):
+        pytest.skip("a sanitizer's checks lie between the stores and the fence, and may end the process there")
     command = ["objdump", "--disassemble", "--no-show-raw-insn", _cpu.__file__]
     assert unfenced(subprocess.run(command, check=True, capture_output=True, text=True).stdout) == []
 
