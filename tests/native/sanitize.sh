@@ -13,7 +13,7 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}
 build=$(mktemp -d)
-trap 'cat "$build"/report.* 2>/dev/null; rm -rf "$build"' EXIT
+trap 'cat "$build"/report.* 2>/dev/null || true; rm -rf "$build"' EXIT
 
 sanitizers=address,undefined
 # The sanitizer comes first among the libraries, and with the C++ library, whose exceptions it follows.
