@@ -3,7 +3,7 @@
 
     python tools/mutants.py                       every fault of tests/mutants
     python tools/mutants.py publishing            those of one area
-    python tools/mutants.py fsync-before-cut ...  some, by name
+    python tools/mutants.py last-error-raised ... some, by name
     python tools/mutants.py --ci                  the slice that CI runs
     python tools/mutants.py --list                names, files and tests, and nothing is run
 
@@ -219,6 +219,8 @@ def main() -> int:
         for fault in faults:
             print(fault.name, fault.file, *fault.tests)
         return 0
+    if not faults:
+        sys.exit("mutants: none of these is in the slice of CI\n  Leave out --ci.")
     results = _run_all(faults, arguments.jobs)
     matters = [result for result in results if not result.fault.harmless]
     noticed = sum(result.noticed for result in matters)
