@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from mi_kernels.synthetic import qwen3_like, write_checkpoint
+from mi_kernels.output.synthetic import qwen3_like, write_checkpoint
 
 from . import results
 from .models import home

@@ -28,10 +28,10 @@ from unittest import mock
 
 import torch
 
-from mi_kernels import device as device_choice
-from mi_kernels import dispatch
-from mi_kernels.backends import gpu_spans
-from mi_kernels.synthetic import Shapes, qwen3_shapes
+from mi_kernels.backends import device as device_choice
+from mi_kernels.backends import dispatch
+from mi_kernels.backends import gpu_runner as gpu_spans
+from mi_kernels.output.synthetic import Shapes, qwen3_shapes
 
 from . import gpu_checks, gpu_files, gpu_memory, machine
 from .gpu_clock import Clock, CudaClock, DryClock

@@ -17,10 +17,10 @@ from threading import Thread
 from typing import Any
 
 import mi_kernels
-from mi_kernels.checkpoint.writer import ShardFile
-from mi_kernels.plan import plan_buffers
-from mi_kernels.synthetic import Shapes, write_checkpoint
-from mi_kernels.system import io_buffer
+from mi_kernels.merge.plan import plan_buffers
+from mi_kernels.output.synthetic import Shapes, write_checkpoint
+from mi_kernels.output.writer import ShardFile
+from mi_kernels.system.calls import io_buffer
 
 from .contestants import read_file
 from .gpu_clock import Clock

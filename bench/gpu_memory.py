@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 import mi_kernels
-from mi_kernels.backends import device_table, torch_reference
+from mi_kernels.backends import device_table
+from mi_kernels.backends.reference import torch_lerp as torch_reference
 
 from .gpu_clock import Clock
 from .models import MODELS

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mi_kernels.synthetic import Shapes, qwen3_config, qwen3_like, qwen3_shapes, write_checkpoint
+from mi_kernels.output.synthetic import Shapes, qwen3_config, qwen3_like, qwen3_shapes, write_checkpoint
 
 # The published configurations of Qwen3.
 MODELS: dict[str, Callable[[], Shapes]] = {

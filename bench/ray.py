@@ -25,8 +25,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mi_kernels.cli.values import parse_size
-from mi_kernels.synthetic import qwen3_like, write_checkpoint
+from mi_kernels.cli.text import parse_size
+from mi_kernels.output.synthetic import qwen3_like, write_checkpoint
 
 from . import results
 from .contestants import read_file

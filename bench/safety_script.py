@@ -11,10 +11,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mi_kernels.checksum_record import FileSum, ShardSum
-from mi_kernels.checksums import Accumulator
+from mi_kernels.checksums.accumulator import Accumulator
+from mi_kernels.checksums.record import FileSum, ShardSum
 from mi_kernels.cli import main
-from mi_kernels.values import Watch
+from mi_kernels.merge.findings import Watch
 
 
 def leave_out(what: str) -> None:

@@ -16,7 +16,7 @@ from vllm import LLM, SamplingParams  # noqa: E402
 
 import mi_kernels  # noqa: E402
 from mi_kernels.integrations.vllm import LIVE, register, set_lam  # noqa: E402
-from mi_kernels.recipe import Recipe  # noqa: E402
+from mi_kernels.recipe.interpolation import Recipe  # noqa: E402
 
 LAM = 0.8
 CONFIG = {

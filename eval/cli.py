@@ -184,7 +184,7 @@ def _named_path(text: str) -> tuple[str, str]:
 
 
 def _engine_options(arguments: argparse.Namespace) -> Any:
-    from mi_kernels.cli.values import parse_size
+    from mi_kernels.cli.text import parse_size
 
     from .engines import Options
 
@@ -230,7 +230,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from mi_kernels.cli.values import parse_lams
+    from mi_kernels.cli.text import parse_lams
 
     from . import engines, sweep
 
@@ -244,7 +244,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         with engines.create(options) as engine:
             sweep.run(pair, plan, _names(arguments), arguments.out, engine, _choices(arguments), progress=shown)
     else:
-        from mi_kernels.integrations.ray import Cluster
+        from mi_kernels.integrations.ray.cluster import Cluster
 
         from .cluster import Workers
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from mi_kernels.integrations import ray_merge
-from mi_kernels.integrations.ray import Cluster
-from mi_kernels.merge import plan_sweep
+from mi_kernels.integrations.ray import merge as ray_merge
+from mi_kernels.integrations.ray.cluster import Cluster
+from mi_kernels.merge.api import plan_sweep
 
 from . import driver, engines
 from .driver import Subject

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mi_kernels.sidefiles import RECORD, read_record
+from mi_kernels.output.sidefiles import RECORD, read_record
 
 from .errors import EvalError
 from .schema import ROLES, Sampling

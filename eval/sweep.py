@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mi_kernels import sweep_checkpoint
-from mi_kernels.lam import checked_lam
+from mi_kernels.recipe.lam import checked_lam
 
 from . import driver
 from .driver import Subject

@@ -16,8 +16,9 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from . import live
-    from .checkpoint import Checkpoint, open_checkpoint
-    from .compare import Similarity, similarity
+    from .checkpoint.open import open_checkpoint
+    from .checkpoint.record import Checkpoint
+    from .compare.similarity import Similarity, similarity
     from .errors import (
         ArgumentError,
         BackendError,
@@ -28,40 +29,40 @@ if TYPE_CHECKING:
         OutputError,
         StrictError,
     )
-    from .job import Report
-    from .merge import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
-    from .merge_recipe import MergeRecipe
+    from .merge.api import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
+    from .merge.job import Report
     from .ops import lerp, multi_lerp
-    from .recipe import Recipe
-    from .rules import Rule
-    from .upload import push
-    from .verify import Verification, verify_checkpoint
+    from .output.upload import push
+    from .recipe.interpolation import Recipe
+    from .recipe.models import MergeRecipe
+    from .recipe.rules import Rule
+    from .verify.verify import Verification, verify_checkpoint
 
 _HOMES = {
     "ArgumentError": "errors",
     "BackendError": "errors",
-    "Checkpoint": "checkpoint",
+    "Checkpoint": "checkpoint.record",
     "CheckpointError": "errors",
     "DTypeError": "errors",
     "MIKernelsError": "errors",
     "MismatchError": "errors",
     "OutputError": "errors",
     "StrictError": "errors",
-    "Report": "job",
-    "Similarity": "compare",
+    "Report": "merge.job",
+    "Similarity": "compare.similarity",
     "lerp": "ops",
-    "lerp_checkpoint": "merge",
-    "MergeRecipe": "merge_recipe",
-    "Recipe": "recipe",
-    "Rule": "rules",
-    "merge_checkpoint": "merge",
+    "lerp_checkpoint": "merge.api",
+    "MergeRecipe": "recipe.models",
+    "Recipe": "recipe.interpolation",
+    "Rule": "recipe.rules",
+    "merge_checkpoint": "merge.api",
     "multi_lerp": "ops",
-    "open_checkpoint": "checkpoint",
-    "push": "upload",
-    "similarity": "compare",
-    "sweep_checkpoint": "merge",
-    "Verification": "verify",
-    "verify_checkpoint": "verify",
+    "open_checkpoint": "checkpoint.open",
+    "push": "output.upload",
+    "similarity": "compare.similarity",
+    "sweep_checkpoint": "merge.api",
+    "Verification": "verify.verify",
+    "verify_checkpoint": "verify.verify",
 }
 
 __all__ = [

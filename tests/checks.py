@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels import cli
+from mi_kernels.cli import program as cli
 
 from .models import Tensors, save, tiny
 

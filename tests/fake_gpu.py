@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mi_kernels.backends import torch_reference
+from mi_kernels.backends.reference import torch_lerp as torch_reference
 
 ORDERS = list(permutations(("copy_in", "compute", "copy_out")))
 POISON = 0xA5

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from mi_kernels import _cpu
-from mi_kernels.backends import reference_methods as reference
-from mi_kernels.methods import affine_weights
+from mi_kernels.backends.reference import methods as reference
+from mi_kernels.methods.registry import affine_weights
 
 from .bits import Bits, Format, random_bits, specials, to_bits, to_torch
 

@@ -85,8 +85,8 @@ def runner() -> Iterator[Runner]:
 
 def _events(run: Run, log: int) -> None:
     """Patches every call of this process that changes the file system. Names go to the descriptor `log`."""
-    from mi_kernels import system
-    from mi_kernels.checkpoint import writer
+    from mi_kernels.output import writer
+    from mi_kernels.system import calls as system
 
     count, lock = itertools.count(), threading.Lock()
 
@@ -156,7 +156,7 @@ def _run(run: Run) -> Outcome:
 
 
 def _serve() -> None:
-    for name in ("safetensors", "mi_kernels._cpu", "mi_kernels.cli.lerp", "mi_kernels.statistics"):
+    for name in ("safetensors", "mi_kernels._cpu", "mi_kernels.cli.merging", "mi_kernels.methods.statistics"):
         import_module(name)  # here, so that no fork has to
     assert threading.active_count() == 1, "a fork keeps no other threads"
     for line in sys.stdin:

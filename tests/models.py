@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from mi_kernels.synthetic import qwen3_shapes
+from mi_kernels.output.synthetic import qwen3_shapes
 
 Tensors = dict[str, torch.Tensor]
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mi_kernels.checkpoint.layout import shard_names
-from mi_kernels.synthetic import qwen3_config, qwen3_shapes
+from mi_kernels.output.layout import shard_names
+from mi_kernels.output.synthetic import qwen3_config, qwen3_shapes
 
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 _SIZE = {"BF16": 2, "F32": 4, "F8_E4M3": 1}

@@ -16,10 +16,10 @@ from eval import cluster, driver, engines, grading
 from eval.cluster import Point
 from eval.engines import Completion, Request
 from eval.plan import Choices
-from mi_kernels.checkpoint.writer import ShardFile
-from mi_kernels.integrations import ray_merge
-from mi_kernels.integrations.ray_merge import Part, Written
-from mi_kernels.stream import stream
+from mi_kernels.integrations.ray import merge as ray_merge
+from mi_kernels.integrations.ray.merge import Part, Written
+from mi_kernels.merge.stream import stream
+from mi_kernels.output.writer import ShardFile
 
 from .eval.fakes import FakeEngine, grade_here
 

@@ -14,7 +14,7 @@ from bench import all as bench_all
 from bench import compare, contestants, grow, memory, merge, models, ray, report, results, safety, serving, turns
 from bench.noise import ratios, signed_rank, spread
 from bench.process import CommandFailedError, run
-from mi_kernels.synthetic import qwen3_shapes
+from mi_kernels.output.synthetic import qwen3_shapes
 
 TINY = models.Layout("tiny", qwen3_shapes(hidden=32, layers=2, ffn=48, heads=2, kv_heads=1, vocab=500), 1, {})
 

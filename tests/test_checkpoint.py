@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mi_kernels import CheckpointError, open_checkpoint
-from mi_kernels.checkpoint import Checkpoint
-from mi_kernels.names import layer_count
-from mi_kernels.synthetic import qwen3_shapes
+from mi_kernels.checkpoint.names import layer_count
+from mi_kernels.checkpoint.record import Checkpoint
+from mi_kernels.output.synthetic import qwen3_shapes
 
 from .checks import watched
 from .models import (

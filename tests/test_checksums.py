@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import _cpu
-from mi_kernels.checksum_record import BLOCK, FileSum, Record, ShardSum, TensorSum, last_line, mended
-from mi_kernels.checksums import Accumulator, Extent, Layout
-from mi_kernels.crc import combine, crc32c, flipped_bit
+from mi_kernels.checksums.accumulator import Accumulator, Extent, Layout
+from mi_kernels.checksums.crc import combine, crc32c, flipped_bit
+from mi_kernels.checksums.record import BLOCK, FileSum, Record, ShardSum, TensorSum, last_line, mended
 from mi_kernels.errors import CheckpointError
 
 # RFC 3720, B.4; the last one is the check value of every catalogue of CRCs.

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels import ArgumentError, __version__, cli
-from mi_kernels.cli.values import parse_count, parse_size, show_bytes
+from mi_kernels import ArgumentError, __version__
+from mi_kernels.cli import program as cli
+from mi_kernels.cli.text import parse_count, parse_size, show_bytes
 
 from .checks import PROGRAM, World, assert_message, run_cli, snapshot
 from .models import assert_same_tensors, load, merge_reference, tiny
@@ -27,7 +28,7 @@ def program(*words: object, **options: object) -> subprocess.CompletedProcess[st
 
 def test_garbage_is_looked_for_less_often_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     real, before, seen = cli.build_parser, gc.get_threshold(), []
-    monkeypatch.setattr(cli, "build_parser", lambda: seen.append(gc.get_threshold()[0]) or real())
+    monkeypatch.setattr(cli, "build_parser", lambda command: seen.append(gc.get_threshold()[0]) or real(command))
     assert run_cli(["env"]) == 0
     assert seen == [200_000]
     assert gc.get_threshold() == before

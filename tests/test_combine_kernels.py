@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import _cpu
-from mi_kernels.backends import reference_methods as reference
-from mi_kernels.methods import affine_weights
+from mi_kernels.backends.reference import methods as reference
+from mi_kernels.methods.registry import affine_weights
 
 from .bits import BF16, F16, F32, FORMATS, Format, random_bits, special_pairs, to_torch, torch_lerp
 from .formulas import (

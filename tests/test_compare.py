@@ -15,8 +15,8 @@ import torch
 
 import mi_kernels
 from mi_kernels.cli import main
-from mi_kernels.compare import similarity
-from mi_kernels.synthetic import qwen3_shapes
+from mi_kernels.compare.similarity import similarity
+from mi_kernels.output.synthetic import qwen3_shapes
 
 from .models import save
 
@@ -189,7 +189,7 @@ def test_png(uneven: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_svg_holds_its_words_and_has_the_same_bytes_each_time(uneven: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from mi_kernels import plots
+    from mi_kernels.compare import plots
 
     found = similarity(*uneven)
     for name in ("one.svg", "two.svg"):
@@ -214,7 +214,7 @@ def test_svg_holds_its_words_and_has_the_same_bytes_each_time(uneven: tuple[Path
 
 def test_models_without_layers_or_differences_can_be_drawn(uneven: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from mi_kernels import plots
+    from mi_kernels.compare import plots
 
     flat = save(tmp_path / "flat", {EMBED: normal((9, 4), 1)})
     for number, folder in enumerate((flat, uneven[0])):
@@ -226,7 +226,7 @@ def test_a_failed_write_leaves_the_older_picture(
     uneven: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
-    from mi_kernels import plots
+    from mi_kernels.compare import plots
 
     path = tmp_path / "sigma.png"
     path.write_bytes(b"an older picture")

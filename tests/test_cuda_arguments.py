@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mi_kernels
-from mi_kernels import _cpu, dispatch
+from mi_kernels import _cpu
+from mi_kernels.backends import dispatch
 from mi_kernels.ops import linear
 from mi_kernels.ops.overlap import find_overlap
 

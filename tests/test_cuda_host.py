@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_kernels.backends import table
+from mi_kernels.backends import chunk_table as table
 
 from . import cuda_host
 from .cuda_host import TRIPLES, WEIGHTS, Pairs, make_pairs

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import mi_kernels
-from mi_kernels import BackendError, device, dispatch
-from mi_kernels.backends import gpu_spans
-from mi_kernels.checkpoint.writer import ShardFile
-from mi_kernels.device import choose
-from mi_kernels.dispatch import Machine
-from mi_kernels.verify import verify_checkpoint
+from mi_kernels import BackendError
+from mi_kernels.backends import device, dispatch
+from mi_kernels.backends import gpu_runner as gpu_spans
+from mi_kernels.backends.device import choose
+from mi_kernels.backends.dispatch import Machine
+from mi_kernels.output.writer import ShardFile
+from mi_kernels.verify.verify import verify_checkpoint
 
 from .checks import World, assert_refused, run_cli, snapshot
 from .fake_gpu import FakeGpu

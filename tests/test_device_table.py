@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mi_kernels.backends import device_table
+from mi_kernels.backends.chunk_table import Offsets
 from mi_kernels.backends.device_table import DeviceTable
-from mi_kernels.backends.table import Offsets
 
 from .fake_gpu import POISON, FakeGpu
 

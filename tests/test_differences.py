@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from mi_kernels import MismatchError, StrictError, cli, lerp_checkpoint
+from mi_kernels import MismatchError, StrictError, lerp_checkpoint
+from mi_kernels.cli import program as cli
 
 from .checks import World, assert_refused, handled
 from .models import CONFIG, tiny

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from mi_kernels import CheckpointError, lerp_checkpoint, similarity
-from mi_kernels.checkpoint import OutputFolder
+from mi_kernels.output.folder import OutputFolder
 
 from .checks import World, assert_message, assert_refused, run_cli, snapshot
 from .models import random_bits, save
@@ -102,7 +102,7 @@ def test_a_disk_that_becomes_read_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What ext4 does when it meets an error. The leftover goes with the next run."""
-    from mi_kernels.checkpoint.publish import OutputFolder
+    from mi_kernels.output.folder import OutputFolder
 
     world = World(tmp_path)
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=40m", "none") as disk:
@@ -221,7 +221,7 @@ def test_an_input_whose_path_is_too_long(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_disk_without_a_model_of_its_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     """The space is compared with the sum of all outputs: two that fit one by one do not fit together."""
     from mi_kernels import OutputError, sweep_checkpoint
-    from mi_kernels.checkpoint.publish import OutputFolder
+    from mi_kernels.output.folder import OutputFolder
 
     model = {"w": torch.zeros(1 << 20)}
     save(tmp_path / "a", model)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import mi_kernels
-from mi_kernels import _cpu, dispatch
-from mi_kernels.backends import cpu
-from mi_kernels.dispatch import Machine, Request
+from mi_kernels import _cpu
+from mi_kernels.backends import cpu, dispatch
+from mi_kernels.backends.dispatch import Machine, Request
 
 WITH, WITHOUT = Machine(cpu_extension=True), Machine(cpu_extension=False)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import mi_kernels
-from mi_kernels import BackendError, dispatch
-from mi_kernels.backends import triton
-from mi_kernels.dispatch import Machine, Request, choose
+from mi_kernels import BackendError
+from mi_kernels.backends import dispatch, triton
+from mi_kernels.backends.dispatch import Machine, Request, choose
 
 ALL = Machine(cuda=None, triton=None)
 NO_CUDA = Machine(cuda="it was built without CUDA.", triton=None)

@@ -14,19 +14,19 @@ from safetensors.torch import load_file, save_file
 
 import mi_kernels
 from mi_kernels import _cpu
-from mi_kernels.alignment import align
-from mi_kernels.checkpoint import open_checkpoint, plan_shards
-from mi_kernels.checkpoint.layout import OutputTensor
+from mi_kernels.checkpoint.alignment import align
+from mi_kernels.checkpoint.inputs import Inputs
 from mi_kernels.checkpoint.mapped import MappedFile
+from mi_kernels.checkpoint.open import open_checkpoint
 from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.checkpoint.virtual import ScaledTensor
 from mi_kernels.cli import main
-from mi_kernels.compare import similarity
-from mi_kernels.inputs import Inputs
-from mi_kernels.merge import sweep_checkpoint
-from mi_kernels.methods import METHODS
-from mi_kernels.plan import Buffers, Plan, Source
-from mi_kernels.stream import stream
+from mi_kernels.compare.similarity import similarity
+from mi_kernels.merge.api import sweep_checkpoint
+from mi_kernels.merge.plan import Buffers, Plan, Source
+from mi_kernels.merge.stream import stream
+from mi_kernels.methods.registry import METHODS
+from mi_kernels.output.layout import OutputTensor, plan_shards
 
 Tensors = dict[str, torch.Tensor]
 

@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import BackendError
-from mi_kernels.backends import cpu, gpu_spans, torch_reference
-from mi_kernels.backends.gpu_spans import PIECES, STAGING, SpanRunner, piece_size
+from mi_kernels.backends import cpu
+from mi_kernels.backends import gpu_runner as gpu_spans
+from mi_kernels.backends.gpu_runner import PIECES, STAGING, SpanRunner, piece_size
+from mi_kernels.backends.reference import torch_lerp as torch_reference
 
 from .fake_gpu import ORDERS, POISON, FakeGpu
 

@@ -23,9 +23,9 @@ import torch
 
 from mi_kernels import CheckpointError, _cpu, lerp_checkpoint, merge_checkpoint, similarity
 from mi_kernels.checkpoint import header
+from mi_kernels.checkpoint.inputs import Inputs
 from mi_kernels.checkpoint.mapped import MappedFile
 from mi_kernels.checkpoint.tensor import TensorInfo
-from mi_kernels.inputs import Inputs
 
 from .checks import World, snapshot
 from .models import assert_same_tensors, bits, load, merge_reference, random_bits

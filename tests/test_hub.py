@@ -15,7 +15,7 @@ import yaml
 
 from mi_kernels import lerp_checkpoint, push, similarity
 from mi_kernels.errors import ArgumentError, OutputError
-from mi_kernels.upload import checked_repo
+from mi_kernels.output.upload import checked_repo
 
 from .checks import PROGRAM, World, assert_message
 from .hub_stub import READER, TOKEN, Repo, StubHub

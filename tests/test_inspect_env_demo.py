@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mi_kernels import __version__, lerp_checkpoint
-from mi_kernels.cli import demo, env
+from mi_kernels.cli import demonstration, env
 
 from .checks import World, assert_message, assert_refused, run_cli, snapshot
 from .models import CONFIG, save, tiny
@@ -164,12 +164,12 @@ def test_env_imports_no_torch() -> None:
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo's smallest model is 34 MB of embedding; a tiny one shows the same."""
-    from mi_kernels.synthetic import qwen3_shapes
+    from mi_kernels.output.synthetic import qwen3_shapes
 
     def shapes(nbytes: int) -> dict[str, tuple[int, ...]]:
         return qwen3_shapes(hidden=64, layers=2, ffn=96, heads=2, kv_heads=1, head_dim=32, vocab=500)
 
-    monkeypatch.setattr(demo, "qwen3_like", shapes)
+    monkeypatch.setattr(demonstration, "qwen3_like", shapes)
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -196,7 +196,7 @@ def test_demo_of_a_real_size(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_demo_notices_a_single_wrong_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = demo.lerp_checkpoint
+    real = demonstration.lerp_checkpoint
 
     def wrong(instruct: Path, thinking: Path, out: Path, lam: float, **options: Any) -> object:
         report = real(instruct, thinking, out, lam, **options)
@@ -206,7 +206,7 @@ def test_demo_notices_a_single_wrong_bit(
         shard.write_bytes(content)
         return report
 
-    monkeypatch.setattr(demo, "lerp_checkpoint", wrong)
+    monkeypatch.setattr(demonstration, "lerp_checkpoint", wrong)
     assert run_cli(["demo", "--folder", str(tmp_path)]) == 2
     assert_message(capsys.readouterr().err, "1 of ", "differ from the reference", "bug")
     assert list(tmp_path.iterdir()) == []
@@ -233,7 +233,7 @@ def test_demo_on_a_full_disk(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(demo, "write_checkpoint", full)
+    monkeypatch.setattr(demonstration, "write_checkpoint", full)
     assert run_cli(["demo", "--folder", str(tmp_path)]) == 2
     assert_message(capsys.readouterr().err, os.strerror(28))
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels.checksum_record import FileSum, ShardSum
-from mi_kernels.journal import Journal, Request, State, read
-from mi_kernels.values import Values
+from mi_kernels.checksums.record import FileSum, ShardSum
+from mi_kernels.merge.findings import Values
+from mi_kernels.merge.journal import Journal, Request, State, read
 
 REQUEST: Request = {"lam": 0.5}
 

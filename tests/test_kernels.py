@@ -18,19 +18,7 @@ from hypothesis import strategies as st
 
 from mi_kernels import _cpu
 
-from .bits import (
-    BF16,
-    F16,
-    F32,
-    FORMATS,
-    Bits,
-    Format,
-    random_bits,
-    special_pairs,
-    to_bits,
-    to_torch,
-    torch_lerp,
-)
+from .bits import BF16, F16, F32, FORMATS, Bits, Format, random_bits, special_pairs, to_bits, to_torch, torch_lerp
 
 Stores = _cpu.Stores
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from mi_kernels.checkpoint import Checkpoint, OutputShard, plan_shards
-from mi_kernels.checkpoint.layout import OutputTensor, encode_index, shard_names
+from mi_kernels.checkpoint.record import Checkpoint
 from mi_kernels.errors import CheckpointError
+from mi_kernels.output.layout import OutputShard, OutputTensor, encode_index, plan_shards, shard_names
 
 SIZES = {"F64": 8, "F32": 4, "BF16": 2, "U8": 1}
 
@@ -112,7 +112,7 @@ def test_the_index_is_sorted_json() -> None:
 
 
 def test_a_header_that_no_reader_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mi_kernels.checkpoint.layout.MAX_HEADER", 8192)
+    monkeypatch.setattr("mi_kernels.output.layout.MAX_HEADER", 8192)
     plan_shards([tensor("n" * 8000)], like("m.safetensors"))
     with pytest.raises(CheckpointError, match=r"header would have 12,280 bytes, and readers take at most 8,192"):
         plan_shards([tensor("n" * 8192)], like("m.safetensors"))

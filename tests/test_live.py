@@ -15,8 +15,10 @@ import torch
 from safetensors.torch import save_file
 from torch._dynamo.testing import CompileCounter
 
-from mi_kernels import Rule, lerp_checkpoint, live, live_sides
+from mi_kernels import Rule, lerp_checkpoint
 from mi_kernels.errors import ArgumentError, CheckpointError, MIKernelsError, MismatchError
+from mi_kernels.live import knob as live
+from mi_kernels.live import sides as live_sides
 
 from . import test_fp8, test_lora
 from .models import Tensors, assert_same_tensors, bits, lerp_reference, load, qwen3_model, save

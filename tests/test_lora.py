@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 
 import mi_kernels
 from mi_kernels import _cpu
-from mi_kernels.backends.reference import fma
-from mi_kernels.checkpoint import TensorInfo, hub, open_checkpoint
+from mi_kernels.backends.reference.lerp import fma
+from mi_kernels.checkpoint import hub
+from mi_kernels.checkpoint.inputs import Inputs
 from mi_kernels.checkpoint.mapped import MappedFile
+from mi_kernels.checkpoint.open import open_checkpoint
+from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.checkpoint.virtual import LoraTensor
 from mi_kernels.cli import main
-from mi_kernels.inputs import Inputs
 
 from . import test_fp8 as fp8
 from .test_fp8 import assert_same, bits, write

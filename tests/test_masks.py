@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import ArgumentError
-from mi_kernels.masks import parse_layers, select
-from mi_kernels.names import OTHER, classify, layer_count
-from mi_kernels.recipe import Recipe
+from mi_kernels.checkpoint.names import OTHER, classify, layer_count
+from mi_kernels.recipe.interpolation import Recipe
+from mi_kernels.recipe.masks import parse_layers, select
 
 from .models import tiny
 

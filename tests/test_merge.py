@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mi_kernels import Report, lerp_checkpoint
-from mi_kernels.synthetic import qwen3_shapes
+from mi_kernels.output.synthetic import qwen3_shapes
 
 from .checks import World, handled, snapshot, watched
 from .models import (

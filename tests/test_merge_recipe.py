@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from mi_kernels import ArgumentError, Recipe, Rule
-from mi_kernels.merge_recipe import MergeRecipe, Slice, from_dict, load
-from mi_kernels.names import classify
+from mi_kernels.checkpoint.names import classify
+from mi_kernels.recipe.load import load
+from mi_kernels.recipe.models import MergeRecipe, Slice, from_dict
 
 AB = {"models": ["a", "b"]}
 Q = "model.layers.{}.self_attn.q_proj.weight"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_kernels.checkpoint import OutputFolder
+from mi_kernels.output.folder import OutputFolder
 
 from .checks import World, assert_refused, run_cli
 from .models import Tensors, save, tiny

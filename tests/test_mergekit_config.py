@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from mi_kernels import ArgumentError, MIKernelsError, merge_checkpoint
-from mi_kernels.merge_recipe import MergeRecipe, load
-from mi_kernels.mergekit_config import from_mergekit
-from mi_kernels.names import classify
-from mi_kernels.yaml_loader import Loader
+from mi_kernels.checkpoint.names import classify
+from mi_kernels.recipe.load import load
+from mi_kernels.recipe.mergekit import from_mergekit
+from mi_kernels.recipe.models import MergeRecipe
+from mi_kernels.recipe.yaml_loader import Loader
 
 from .checks import snapshot
 from .models import assert_same_tensors, merge_reference, save, tiny

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from mi_kernels.integrations import mergekit_program
+from mi_kernels.cli import mergekit as mergekit_program
 
 
 def test_without_mergekit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "mergekit", None)
-    monkeypatch.delitem(sys.modules, "mi_kernels.integrations.mergekit", raising=False)
+    for name in [name for name in sys.modules if name.startswith("mi_kernels.integrations.mergekit")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "argv", ["mi-kernels-mergekit", "config.yml", "out"])
     assert mergekit_program.main() == 2
     first, second = capsys.readouterr().err.splitlines()

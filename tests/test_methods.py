@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from mi_kernels import ArgumentError, MismatchError, lerp_checkpoint, merge_checkpoint, statistics
-from mi_kernels.backends import reference_methods as reference
-from mi_kernels.methods import METHODS, affine_weights, stream_key
+from mi_kernels import ArgumentError, MismatchError, lerp_checkpoint, merge_checkpoint
+from mi_kernels.backends.reference import methods as reference
+from mi_kernels.methods import statistics
+from mi_kernels.methods.registry import METHODS, affine_weights, stream_key
 
 from .checks import snapshot
 from .models import FLOATS, Tensors, assert_same_tensors, bits, load, merge_reference, random_bits, save, tiny

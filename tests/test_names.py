@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels.names import MODULES, OTHER, Place, _understand, classify, layer_count, places
+from mi_kernels.checkpoint.names import MODULES, OTHER, Place, _understand, classify, layer_count, places
 
 LISTS = sorted((Path(__file__).parent / "architectures").glob("*.txt"))
 

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels import OutputError, lerp_checkpoint, sweep_checkpoint, system
-from mi_kernels.checkpoint import OutputFolder, publish
-from mi_kernels.checkpoint.writer import ShardFile
+from mi_kernels import OutputError, lerp_checkpoint, sweep_checkpoint
+from mi_kernels.output import folder as publish
+from mi_kernels.output.folder import OutputFolder
+from mi_kernels.output.writer import ShardFile
+from mi_kernels.system import calls as system
 
 from .checks import World, assert_message, run_cli, snapshot
 from .models import assert_same_tensors, load, merge_reference, save, tiny
@@ -374,7 +376,7 @@ def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: 
         pytest.skip("needs /proc")
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "ftruncate", ftruncate)
-    monkeypatch.setattr("mi_kernels.checkpoint.writer.ShardFile.close.__defaults__", (fsync,))
+    monkeypatch.setattr("mi_kernels.output.writer.ShardFile.close.__defaults__", (fsync,))
     monkeypatch.setattr(os, "rename", rename)
     merge(world)
     work = str(work_folder(world))

@@ -20,11 +20,11 @@ from eval import cluster as eval_cluster
 from eval import engines, sweep
 from eval.files import load_responses, load_run
 from eval.plan import Choices
-from mi_kernels.checkpoint import OutputFolder
-from mi_kernels.checksum_record import NAME as CHECKSUMS
-from mi_kernels.integrations import ray as ray_room
-from mi_kernels.integrations import ray_merge
-from mi_kernels.journal import read
+from mi_kernels.checksums.record import NAME as CHECKSUMS
+from mi_kernels.integrations.ray import cluster as ray_room
+from mi_kernels.integrations.ray import merge as ray_merge
+from mi_kernels.merge.journal import read
+from mi_kernels.output.folder import OutputFolder
 
 from . import ray_deeds
 from .checks import World, assert_message, run_cli
@@ -38,7 +38,7 @@ ray = pytest.importorskip("ray")
 
 SHARDS = 5
 _PROGRAM = (
-    "import sys; from mi_kernels.cli import main; from mi_kernels.integrations import ray_merge; "
+    "import sys; from mi_kernels.cli import main; from mi_kernels.integrations.ray import merge as ray_merge; "
     "from tests import ray_deeds; ray_merge.write_shard = ray_deeds.write_shard; sys.exit(main())"
 )
 

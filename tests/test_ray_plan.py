@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels.integrations.ray import Node
-from mi_kernels.integrations.ray_plan import split
-from mi_kernels.merge import plan_sweep
+from mi_kernels.integrations.ray.cluster import Node
+from mi_kernels.integrations.ray.plan import split
+from mi_kernels.merge.api import plan_sweep
 
 from .checks import World, assert_refused, run_cli
 from .published_sizes import deepseek_671b, qwen3_235b
@@ -86,8 +86,8 @@ def test_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 def test_a_gpu_is_not_the_workers_business(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mi_kernels.device import Place
-    from mi_kernels.options import Options
+    from mi_kernels.backends.device import Place
+    from mi_kernels.merge.options import Options
 
     world = World(tmp_path)
     monkeypatch.setattr(Options, "place", Place("cuda", ("cuda:0",)))

@@ -17,14 +17,14 @@ import mi_kernels
 from mi_kernels import Recipe, Rule
 from mi_kernels.checkpoint.header import read_header
 from mi_kernels.checkpoint.tensor import ITEM_SIZE
-from mi_kernels.checksum_record import NAME as CHECKSUMS
-from mi_kernels.compared import Difference
-from mi_kernels.damage import Damage
-from mi_kernels.merge import plan_lerp
-from mi_kernels.options import Options
-from mi_kernels.recompute import recompute_merge
-from mi_kernels.stream import stream
-from mi_kernels.verify import record_checksums, verify_checkpoint
+from mi_kernels.checksums.damage import Damage
+from mi_kernels.checksums.record import NAME as CHECKSUMS
+from mi_kernels.merge.api import plan_lerp
+from mi_kernels.merge.options import Options
+from mi_kernels.merge.stream import stream
+from mi_kernels.verify.recompute import recompute_merge
+from mi_kernels.verify.second_writer import Difference
+from mi_kernels.verify.verify import record_checksums, verify_checkpoint
 
 from .checks import World, assert_refused, run_cli, snapshot
 from .models import CONFIG, random_bits, save, tiny
@@ -221,7 +221,7 @@ def test_a_model_that_changes_while_it_is_read_proves_nothing(merged: Merged, mo
         stream(*arguments, **options)
         os.utime(min(merged.world.thinking.glob("*.safetensors")), ns=(0, 5))
 
-    monkeypatch.setattr("mi_kernels.recompute.stream", changing)
+    monkeypatch.setattr("mi_kernels.verify.recompute.stream", changing)
     with pytest.raises(mi_kernels.CheckpointError, match=r"has been written .* since it was opened"):
         recompute_merge(str(merged.out), [], progress=False)
 

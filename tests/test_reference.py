@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mi_kernels.backends import reference
+from mi_kernels.backends.reference import lerp as reference
 
 from .bits import BF16, F32, Bits, random_bits, special_pairs, specials, torch_lerp
 

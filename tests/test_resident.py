@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import mi_kernels
-from mi_kernels import merge_recipe
 from mi_kernels.errors import ArgumentError, CheckpointError, MismatchError
-from mi_kernels.recipe import Recipe
-from mi_kernels.resident import Resident, torch_dtype
+from mi_kernels.live.resident import Resident, torch_dtype
+from mi_kernels.recipe.interpolation import Recipe
+from mi_kernels.recipe.models import from_dict
 
 from . import models
 
@@ -36,7 +36,7 @@ def test_other_methods(tmp_path: Path) -> None:
     paths = [str(models.save(tmp_path / str(seed), models.tiny(seed))) for seed in range(3)]
     content = {"method": "ties", "base": paths[0], "models": paths[1:], "density": 0.5, "scale": 0.8}
     mi_kernels.merge_checkpoint(content, tmp_path / "out", progress=False)
-    merged = dict(Resident(paths).merge(merge_recipe.from_dict(content)))
+    merged = dict(Resident(paths).merge(from_dict(content)))
     models.assert_same_tensors(merged, models.load(tmp_path / "out"))
 
 

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from mi_kernels import CheckpointError, OutputError, Recipe, Report, lerp_checkpoint, sweep_checkpoint
-from mi_kernels.checkpoint import OutputFolder
-from mi_kernels.checkpoint.writer import ShardFile
-from mi_kernels.checksum_record import NAME as CHECKSUMS
-from mi_kernels.checksum_record import Record
-from mi_kernels.crc import crc32c
+from mi_kernels.checksums.crc import crc32c
+from mi_kernels.checksums.record import NAME as CHECKSUMS
+from mi_kernels.checksums.record import Record
 from mi_kernels.errors import ClusterError
-from mi_kernels.job import _SPARE
-from mi_kernels.journal import read
-from mi_kernels.merge import plan_lerp
-from mi_kernels.options import Options
-from mi_kernels.stream import stream
+from mi_kernels.merge.api import plan_lerp
+from mi_kernels.merge.job import _SPARE
+from mi_kernels.merge.journal import read
+from mi_kernels.merge.options import Options
+from mi_kernels.merge.stream import stream
+from mi_kernels.output.folder import OutputFolder
+from mi_kernels.output.writer import ShardFile
 
 from .checks import World, assert_message, assert_refused, run_cli, snapshot
 from .kills import Run, Runner, runner
@@ -229,7 +229,7 @@ def test_without_a_journal_it_starts_clean(
 def test_another_version_is_refused(
     killed: Killed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mi_kernels.merge.__version__", "99")
+    monkeypatch.setattr("mi_kernels.merge.api.__version__", "99")
     assert_refused(capsys, killed.root, killed.again(), "with mi_kernels", 'not "99"', "--restart")
 
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mi_kernels.checkpoint.names import MODULES, classify
+from mi_kernels.cli.recipe_table import Row, format_table, recipe_table
 from mi_kernels.errors import ArgumentError
-from mi_kernels.masks import parse_layers, select
-from mi_kernels.names import MODULES, classify
-from mi_kernels.recipe import Recipe
-from mi_kernels.rules import Rule, near_misses, schedule
-from mi_kernels.synthetic import qwen3_shapes
-from mi_kernels.table import Row, format_table, recipe_table
+from mi_kernels.output.synthetic import qwen3_shapes
+from mi_kernels.recipe.interpolation import Recipe
+from mi_kernels.recipe.masks import parse_layers, select
+from mi_kernels.recipe.rules import Rule, near_misses, schedule
 
 SIZE = {"hidden": 8, "ffn": 16, "heads": 2, "kv_heads": 1}
 DENSE = list(qwen3_shapes(layers=36, **SIZE))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mi_kernels.errors import ArgumentError
-from mi_kernels.settings import check, evaluate
+from mi_kernels.recipe.settings import check, evaluate
 
 Q = "model.layers.3.self_attn.q_proj.weight"
 UP = "model.layers.3.mlp.up_proj.weight"

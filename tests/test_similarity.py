@@ -17,11 +17,12 @@ import numpy.typing as npt
 import pytest
 
 import mi_kernels
-from mi_kernels import compare, statistics
 from mi_kernels.backends import cpu
-from mi_kernels.compare import Measure, Similarity, similarity
-from mi_kernels.names import places
-from mi_kernels.synthetic import qwen3_shapes
+from mi_kernels.checkpoint.names import places
+from mi_kernels.compare import similarity as compare
+from mi_kernels.compare.similarity import Measure, Similarity, similarity
+from mi_kernels.methods import statistics
+from mi_kernels.output.synthetic import qwen3_shapes
 
 Array = npt.NDArray[Any]
 BF16 = np.dtype(ml_dtypes.bfloat16)

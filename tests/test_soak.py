@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from mi_kernels import MIKernelsError, lerp_checkpoint, merge_checkpoint, sweep_checkpoint, verify_checkpoint
-from mi_kernels.checkpoint.publish import OutputFolder
+from mi_kernels.output.folder import OutputFolder
 
 from .checks import World
 from .models import INDEX, save, tiny

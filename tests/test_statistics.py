@@ -13,9 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_kernels import _cpu, statistics
+from mi_kernels import _cpu
 from mi_kernels.backends.cpu import ISA_VARIABLE
-from mi_kernels.statistics import Moments, Reader, in_parallel, kth_largest_difference, moments, pieces
+from mi_kernels.methods import statistics
+from mi_kernels.methods.statistics import Moments, Reader, in_parallel, kth_largest_difference, moments, pieces
 
 from .bits import BF16, F16, F32, FORMATS, Bits, Format, random_bits, specials, to_torch
 from .formulas import moderate_bits

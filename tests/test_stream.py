@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import ArgumentError, CheckpointError, open_checkpoint
-from mi_kernels.checkpoint import TensorInfo, plan_shards
-from mi_kernels.checkpoint.layout import OutputTensor
-from mi_kernels.checkpoint.writer import PAGE, ShardFile
-from mi_kernels.plan import CHUNK, DEFAULT_MEMORY, Buffers, Plan, Source, plan_buffers
-from mi_kernels.stream import stream
+from mi_kernels.checkpoint.tensor import TensorInfo
+from mi_kernels.merge.plan import CHUNK, DEFAULT_MEMORY, Buffers, Plan, Source, plan_buffers
+from mi_kernels.merge.stream import stream
+from mi_kernels.output.layout import OutputTensor, plan_shards
+from mi_kernels.output.writer import PAGE, ShardFile
 
 from .models import Tensors, assert_same_tensors, load, random_bits, save
 
@@ -94,7 +94,7 @@ def test_memory_is_that_of_the_buffers(tmp_path: Path, monkeypatch: pytest.Monke
 
     plan = copies(tmp_path / "m", {"w": torch.zeros(64 * PAGE, dtype=torch.uint8)})
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr("mi_kernels.system.mmap", SimpleNamespace(**{**vars(mmap), "mmap": counting}))
+    monkeypatch.setattr("mi_kernels.system.calls.mmap", SimpleNamespace(**{**vars(mmap), "mmap": counting}))
     stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 3))
     assert sizes == [PAGE] * 3
 

@@ -12,9 +12,9 @@ import torch
 
 from mi_kernels import ArgumentError, OutputError, Report, lerp_checkpoint, sweep_checkpoint
 from mi_kernels.backends import cpu
-from mi_kernels.checkpoint import OutputFolder
-from mi_kernels.checkpoint.writer import ShardFile
-from mi_kernels.plan import CHUNK, DEFAULT_MEMORY, plan_buffers
+from mi_kernels.merge.plan import CHUNK, DEFAULT_MEMORY, plan_buffers
+from mi_kernels.output.folder import OutputFolder
+from mi_kernels.output.writer import ShardFile
 
 from .checks import World, snapshot
 from .models import Tensors, random_bits, tiny

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mi_kernels.backends import table
+from mi_kernels.backends import chunk_table as table
 
 
 def build(counts: list[int], chunk: int) -> table.ChunkTable:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from mi_kernels import StrictError, _cpu, cli, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
-from mi_kernels.backends.reference_methods import uniform
-from mi_kernels.methods import stream_key
+from mi_kernels import StrictError, _cpu, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
+from mi_kernels.backends.reference.methods import uniform
+from mi_kernels.cli import program as cli
+from mi_kernels.methods.registry import stream_key
 
 from .checks import World, assert_refused, snapshot
 from .kills import Run, runner

@@ -13,12 +13,12 @@ import torch
 
 import mi_kernels
 from mi_kernels.checkpoint.header import read_header
-from mi_kernels.checksum_folder import measure, record_folder
-from mi_kernels.checksum_record import BLOCK, NAME, Record
-from mi_kernels.checksums import Layout
-from mi_kernels.damage import Damage
+from mi_kernels.checksums.accumulator import Layout
+from mi_kernels.checksums.damage import Damage
+from mi_kernels.checksums.folder import measure, record_folder
+from mi_kernels.checksums.record import BLOCK, NAME, Record
 from mi_kernels.errors import CheckpointError, OutputError
-from mi_kernels.verify import record_checksums, verify_checkpoint
+from mi_kernels.verify.verify import record_checksums, verify_checkpoint
 
 from .checks import World, assert_refused, run_cli, snapshot
 from .models import as_hub_cache, random_bits, save, tiny

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mi_kernels.yaml_loader import Loader
+from mi_kernels.recipe.yaml_loader import Loader
 
 
 def read(text: str) -> Any:

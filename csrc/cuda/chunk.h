@@ -16,7 +16,7 @@
 
 namespace mi::cuda {
 
-// Device memory, filled by the caller (mi_kernels/backends/table.py). Addresses are aligned to their elements; the
+// Device memory, filled by the caller (mi_kernels/backends/chunk_table.py). Addresses are aligned to their elements; the
 // output is exactly a or b, or overlaps nothing.
 struct Table {
     const std::int64_t* tensors;       // [T, 4]: the addresses of out, a and b, and the number of elements

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 
 from mi_kernels.errors import MIKernelsError
-from mi_kernels.masks import parse_layers
+from mi_kernels.recipe.masks import parse_layers
 
 from ..schema import Setting
 from .collect import Entry, Pair, model_name

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import table
+from . import chunk_table as table
 from .cpu import DTYPE_CODES
 
 if TYPE_CHECKING:

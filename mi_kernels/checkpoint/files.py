@@ -10,7 +10,7 @@ import stat
 from typing import Any
 
 from ..errors import CheckpointError
-from ..faults import reading_failed
+from ..system.faults import reading_failed
 
 _MAX_JSON = 64 << 20  # an index of 100,000 tensors is 10 MB
 _MAX_DEPTH = 100  # a config of parts with parts is 5 deep; what copies or writes JSON recurses

@@ -13,14 +13,12 @@ which none is left, and goes with the scales.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import CheckpointError, MismatchError, shortened
+from .record import Checkpoint
 from .tensor import TensorInfo
 from .virtual import ScaledTensor
-
-if TYPE_CHECKING:
-    from .model import Checkpoint
 
 _WEIGHT = "F8_E4M3"
 _SCALES = ("F32", "BF16", "F16")

@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from ..errors import CheckpointError
-from ..faults import reading_failed, remedy
+from ..system.faults import reading_failed, remedy
 from .files import DuplicateName, refuse_duplicates
 from .stamp import Content, Stamp
 from .tensor import TensorInfo

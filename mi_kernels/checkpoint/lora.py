@@ -21,21 +21,15 @@ import os
 import re
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, shortened
-from ..patterns import PatternError, compiled
 from .fp8 import refuse_quantised
 from .header import read_header
+from .patterns import PatternError, compiled
+from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .tensor import TensorInfo
 from .virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
-
-if TYPE_CHECKING:
-    from .model import Checkpoint
-
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-FILES = [CONFIG, WEIGHTS]
 
 _FLOATS = ("BF16", "F16", "F32")
 _PREFIX = "base_model.model."
@@ -59,18 +53,6 @@ _UNSUPPORTED = (
 )
 # The other ways to initialise change the base's weights as well, so the published base is not what was trained on.
 _INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
-
-
-class Adapter(NamedTuple):
-    """Where an adapter is: as it was given, its folder, its commit for a Hub id."""
-
-    source: str
-    root: str
-    revision: str | None
-
-    @property
-    def file(self) -> str:
-        return os.path.join(self.root, WEIGHTS)
 
 
 class _Factors(NamedTuple):
@@ -109,7 +91,7 @@ def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: st
 
 
 def _check_kind(adapter: Adapter, config: dict[str, Any]) -> None:
-    path = os.path.join(adapter.root, CONFIG)
+    path = os.path.join(adapter.root, ADAPTER_CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
         raise CheckpointError(f"{path}: peft_type is {kind}, and only LORA can be added on the fly", _MERGE_FIRST)
@@ -131,7 +113,7 @@ def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], 
     pickled = os.path.join(adapter.root, "adapter_model.bin")
     if not os.path.exists(adapter.file) and os.path.exists(pickled):
         raise CheckpointError(
-            f"{pickled}: is pickled, and pickles are never opened", f"Save the adapter again, as {WEIGHTS}."
+            f"{pickled}: is pickled, and pickles are never opened", f"Save the adapter again, as {ADAPTER_WEIGHTS}."
         )
     sides: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}
@@ -179,7 +161,7 @@ def _adapted(
     adapter: Adapter, config: dict[str, Any], module: str, base: Tensor, factors: _Factors, numbers: tuple[Any, Any]
 ) -> LoraTensor:
     assert not isinstance(base, LoraTensor)
-    path = os.path.join(adapter.root, CONFIG)
+    path = os.path.join(adapter.root, ADAPTER_CONFIG)
     a, b, embedding = factors
     rank, alpha = numbers
     # A rank beyond 2^31 is no rank, and an alpha beyond a float's range no number to Python's division.
@@ -215,7 +197,8 @@ class _Setting(NamedTuple):
                 raise PatternError("is not an object of patterns")
             expressions = compiled([rf"(.*\.)?({pattern})$" for pattern in given], modules)
         except PatternError as error:
-            raise CheckpointError(f"{os.path.join(adapter.root, CONFIG)}: {patterns}: {error}", _MERGE_FIRST) from error
+            path = os.path.join(adapter.root, ADAPTER_CONFIG)
+            raise CheckpointError(f"{path}: {patterns}: {error}", _MERGE_FIRST) from error
         return cls(list(zip(expressions, given.values())), config.get(key))
 
     def value(self, module: str) -> Any:

@@ -15,7 +15,7 @@ import os
 from contextlib import suppress
 
 from ..errors import CheckpointError
-from ..faults import remedy
+from ..system.faults import remedy
 from .stamp import Stamp
 from .tensor import TensorInfo
 

@@ -5,17 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from typing import TYPE_CHECKING
 
-from ..compare import Measure, Similarity, similarity
+from ..checkpoint.names import MODULES, OTHER
 from ..errors import printable, shortened
-from ..names import MODULES, OTHER
-from .values import parse_count, show_bytes
+from .shell import Parser
+from .text import parse_count, show_bytes
+
+if TYPE_CHECKING:
+    from ..compare.similarity import Measure, Similarity
+
+
+def add(p: Parser) -> None:
+    p.add_argument("instruct", metavar="INSTRUCT", help="model folder, or Hub id ORG/NAME[@REVISION]")
+    p.add_argument("thinking", metavar="THINKING", help="the other model")
+    p.add_argument("--json", action="store_true", help="print it as JSON, with every tensor's figures")
+    p.add_argument("--plot", metavar="FILE", help="draw sigma by layer and module: a .png or .svg file")
+    p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from ..compare.similarity import similarity
+
     threads = parse_count(arguments.threads, "--threads")
     if arguments.plot is not None:
-        from .. import plots
+        from ..compare import plots
 
         plots.check(arguments.plot)
     found = similarity(arguments.instruct, arguments.thinking, threads=threads, progress=not arguments.json)

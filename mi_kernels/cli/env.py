@@ -14,6 +14,7 @@ from typing import Any
 from .._version import __version__
 from ..backends import cpu
 from ..errors import BackendError
+from .shell import Parser
 
 _COSTS = {
     "torch": "lerp() takes NumPy arrays only (checkpoints merge without torch); `pip install torch`",
@@ -21,6 +22,10 @@ _COSTS = {
     "cuda": "no GPU work in torch; install a torch built for CUDA",
     "driver": "no NVIDIA driver, so no GPU: everything runs on the CPU",
 }
+
+
+def add(p: Parser) -> None:
+    p.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

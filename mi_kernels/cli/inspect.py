@@ -5,19 +5,27 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter, defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint.names import MODULES, OTHER, layer_count, places
 from ..errors import printable, shortened
-from ..methods import MAX_MODELS
-from ..names import MODULES, OTHER, layer_count, places
-from ..sidefiles import read_record
-from .values import show_bytes
+from .shell import Parser
+from .text import show_bytes
+
+if TYPE_CHECKING:
+    from ..checkpoint.record import Checkpoint
 
 _WIDEST = 10_000  # characters of a line: the record may come from anywhere
 
 
+def add(p: Parser) -> None:
+    p.add_argument("model", metavar="MODEL", help="model folder or Hub id")
+    p.add_argument("--json", action="store_true", help="print it as JSON")
+
+
 def run(arguments: argparse.Namespace) -> int:
+    from ..checkpoint.open import open_checkpoint
+
     summary = summarize(open_checkpoint(arguments.model))
     print(json.dumps(summary, indent=2) if arguments.json else describe(summary))
     return 0
@@ -25,6 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summarize(model: Checkpoint) -> dict[str, Any]:
     """Counts by dtype and by module, in tensors and bytes; the architecture; how the model was made, if we made it."""
+    from ..output.sidefiles import read_record
+
     modules: dict[str, dict[str, int]] = defaultdict(lambda: {"tensors": 0, "bytes": 0})
     dtypes: Counter[str] = Counter()
     others = []
@@ -66,6 +76,8 @@ def _record_lines(record: dict[str, Any]) -> list[str]:
     models = [record.get(key) for key in ("base", "instruct", "thinking")]
     models += record["models"] if isinstance(record.get("models"), list) else []
     named = [str(m["source"]) for m in models if isinstance(m, dict) and "source" in m]
+    from ..methods.registry import MAX_MODELS
+
     return ["", f"made by mi_kernels {version} from {shortened(named, MAX_MODELS)}", f"  {summary}"]
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import ArgumentError, printable
-from ..integrations.ray import Cluster, Node
-from ..integrations.ray_merge import run as run_on_cluster
-from ..integrations.ray_merge import smallest
-from ..integrations.ray_plan import Share, split
-from ..job import Job, Report
-from .values import parse_count, parse_size, show_bytes
+from ..integrations.ray.cluster import Cluster, Node
+from ..integrations.ray.merge import run as run_on_cluster
+from ..integrations.ray.merge import smallest
+from ..integrations.ray.plan import Share, split
+from ..merge.job import Job, Report
+from .text import parse_count, parse_size, show_bytes
 
 _SPEED = "1GB"
 

@@ -13,9 +13,27 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ..errors import ArgumentError, BackendError
-from ..lam import checked_lam
+from ..recipe.lam import checked_lam
+from .arguments import add_masks, add_pair
+from .shell import Parser
 
 _SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start with the CPU build
+
+
+def add(p: Parser) -> None:
+    add_pair(p)
+    p.add_argument("--lam", required=True, help="weight of THINKING at the start, from 0 to 1")
+    add_masks(p)
+    how = p.add_argument_group("how")
+    how.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine's need a key")
+    how.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    how.add_argument(
+        "--resident", choices=("device", "host"), default="device", help="where a GPU's copies of both models lie"
+    )
+    how.add_argument(
+        "--copy-from", choices=("thinking", "instruct"), default="thinking", help="whose tokenizer and template serve"
+    )
+    how.add_argument("-q", "--quiet", action="store_true", help="do not print the address of the knob")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -5,17 +5,38 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ..damage import Damage
 from ..errors import ArgumentError, printable
-from ..verify import Verification, record_checksums, verify_checkpoint
-from .values import parse_count, show_bytes
+from .shell import Parser
+from .text import parse_count, show_bytes
+
+if TYPE_CHECKING:
+    from ..checksums.damage import Damage
+    from ..verify.verify import Verification
 
 _SHOWN = 20  # lines for each file
 
 
+def add(p: Parser) -> None:
+    p.add_argument("model", metavar="OUT", help="model folder")
+    p.add_argument(
+        "--recompute",
+        nargs="*",
+        metavar="MODEL",
+        help="do the merge again in memory, from these models in mi_kernels.json's order (none: those named there)",
+    )
+    p.add_argument("--record", action="store_true", help="write the checksums of the files as they are now")
+    p.add_argument("--overwrite", action="store_true", help="with --record: replace those that are there")
+    p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
+    p.add_argument("-q", "--quiet", action="store_true", help="print nothing but what is wrong")
+    p.add_argument("--json", action="store_true", help="print what was found as JSON")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Returns 0 where everything is right, 1 where something is damaged."""
+    from ..verify.verify import record_checksums, verify_checkpoint
+
     threads = parse_count(arguments.threads, "--threads")
     progress = not (arguments.quiet or arguments.json)
     if arguments.record:

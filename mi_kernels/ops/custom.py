@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..errors import ArgumentError
-from . import linear
+from . import eager
 from .arrays import check_tensor, empty_like
 
 _ARGUMENTS = "Tensor[] a, Tensor[] b, float[] lam, str? backend=None, int? threads=None"
@@ -25,7 +25,7 @@ _ARGUMENTS = "Tensor[] a, Tensor[] b, float[] lam, str? backend=None, int? threa
 def _multi_lerp(
     a: list[Any], b: list[Any], lam: list[float], backend: str | None = None, threads: int | None = None
 ) -> list[Any]:
-    return linear.multi_lerp_now(a, b, lam, None, backend, threads)
+    return eager.multi_lerp_now(a, b, lam, None, backend, threads)
 
 
 def _multi_lerp_out(
@@ -36,7 +36,7 @@ def _multi_lerp_out(
     backend: str | None = None,
     threads: int | None = None,
 ) -> None:
-    linear.multi_lerp_now(a, b, lam, outs, backend, threads)
+    eager.multi_lerp_now(a, b, lam, outs, backend, threads)
 
 
 def _fake_multi_lerp(a: list[Any], b: list[Any], *rest: Any) -> list[Any]:
@@ -64,11 +64,11 @@ multi_lerp_out.register_fake(_fake_multi_lerp_out)
 
 def _check(outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any]) -> None:
     """What can be refused before there is memory: the lists' lengths are equal already."""
-    label = linear.names(single=False)
+    label = eager.names(single=False)
     for name, tensors in (("a", a), ("b", b), ("out", outs)):
         for i, x in enumerate(tensors):
             check_tensor(x, partial(label, name), i)
-    linear.check_pairs(a, b, outs, label)
+    eager.check_pairs(a, b, outs, label)
 
 
 def traced(
@@ -80,7 +80,7 @@ def traced(
     threads: int | None,
     single: bool,
 ) -> list[Any]:
-    """`linear.multi_lerp` of tensors being traced: one custom op in the graph.
+    """`multi_lerp` of tensors being traced: one custom op in the graph.
 
     Raises:
         ArgumentError: a tensor requires grad (below, where the ops see it, autograd has hidden that), or lam is wrong.
@@ -90,11 +90,11 @@ def traced(
     for name, tensors in (("a", a), ("b", b), ("out", outs or ())):
         for i, x in enumerate(tensors):
             if x.requires_grad:
-                label = linear.names(single)(name, i)
+                label = eager.names(single)(name, i)
                 problem, remedy = f"{label} requires grad, and this function has no gradient", f"Pass {label}.detach()."
                 raise ValueError(f"{problem}\n{remedy}") if compiling else ArgumentError(problem, remedy)
     if not compiling:
-        lams = linear.checked_lams(lam, len(a))
+        lams = eager.checked_lams(lam, len(a))
     else:  # lam may be symbolic; the op checks its value
         lams = [float(value) for value in lam] if isinstance(lam, (list, tuple)) else [float(lam)] * len(a)  # type: ignore[arg-type]
     if outs is None:

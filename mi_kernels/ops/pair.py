@@ -6,9 +6,8 @@ import sys
 from functools import cache
 from typing import Any
 
-from .. import dispatch
-from ..backends import cpu
-from ..lam import checked_lam
+from ..backends import cpu, dispatch
+from ..recipe.lam import checked_lam
 from .arrays import TORCH_DTYPES, empty_like
 
 

@@ -2,7 +2,7 @@
 
 Each architecture is built on torch's meta device, small, by transformers' own code. A tensor's module is then told from
 the classes it sits in (Qwen3MoeAttention, LlamaRMSNorm, JambaMambaMixer), never from its name, so the lists are an
-oracle independent of `mi_kernels.names`. Where transformers stores other names than it has in memory (fused experts),
+oracle independent of `checkpoint.names`. Where transformers stores other names than it has in memory (fused experts),
 its own conversion gives the stored ones as well.
 
 A line is MODULE WHERE PATTERN. WHERE: "memory", "stored" or "both". In a pattern {layer} is the number of a decoder

@@ -24,11 +24,10 @@ def main() -> int:
     if tool is ours:  # once, before the forks
         import mi_kernels.cli.compare
         import mi_kernels.cli.inspect
-        import mi_kernels.cli.lerp
+        import mi_kernels.cli.merging
         import mi_kernels.cli.verify
-        import mi_kernels.combine
-        import mi_kernels.mergekit_config
-        import mi_kernels.yaml_loader  # noqa: F401
+        import mi_kernels.merge.sources
+        import mi_kernels.recipe.load  # noqa: F401
     limits = Limits(arguments.seconds, arguments.wait, arguments.memory << 20)
     results, wrong = {}, 0
     for attack in chosen(arguments.names):

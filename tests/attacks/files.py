@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mi_kernels.checksum_record import NAME as CHECKSUMS
+from mi_kernels.checksums.record import NAME as CHECKSUMS
 
 from .case import INDEX, MODEL, SHARDS, SINGLE, Family, Scene, shard
 from .indexes import indexed

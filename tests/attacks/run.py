@@ -145,7 +145,7 @@ def _become(argv: list[str], in_process: bool, scene: Scene, limits: Limits, loo
 
 
 def _main(argv: list[str], scene: Scene, looks: bool) -> int:
-    from mi_kernels import cli
+    from mi_kernels.cli import program as cli
 
     _record_opens(scene, looks)
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import mi_kernels
-from mi_kernels.backends import table
+from mi_kernels.backends import chunk_table as table
 
 from . import TRIPLES, WEIGHTS, aligned, make_pairs
 

@@ -15,9 +15,10 @@ import os
 import sys
 from typing import Any
 
-from mi_kernels import _cpu, cli
+from mi_kernels import _cpu
+from mi_kernels.cli import program as cli
 
-WARM = ("cli.lerp", "cli.compare", "combine", "compare", "job", "merge", "merge_recipe", "progress", "stream")
+WARM = ("cli.merging", "cli.compare", "compare.similarity", "merge.sources", "recipe.load", "system.progress")
 
 
 def run(request: dict[str, Any], report: int) -> None:

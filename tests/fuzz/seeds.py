@@ -6,7 +6,7 @@ import json
 import zlib
 from collections.abc import Iterable
 
-from mi_kernels.checksum_record import FileSum, Record, ShardSum, TensorSum
+from mi_kernels.checksums.record import FileSum, Record, ShardSum, TensorSum
 
 from ..attacks.case import CONFIG, MODEL, SHARDS, raw, shard
 from ..attacks.recipes import MERGEKIT, OURS, YAML

@@ -12,21 +12,23 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from mi_kernels.checkpoint import Checkpoint, fp8, lora
+from mi_kernels.checkpoint import fp8, lora
 from mi_kernels.checkpoint.files import parse_json
 from mi_kernels.checkpoint.header import read_header
-from mi_kernels.checkpoint.model import open_checkpoint
+from mi_kernels.checkpoint.names import places
+from mi_kernels.checkpoint.open import open_checkpoint
+from mi_kernels.checkpoint.record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from mi_kernels.checkpoint.tensor import ITEM_SIZE, TensorInfo
 from mi_kernels.checkpoint.virtual import LoraTensor, ScaledTensor
-from mi_kernels.checksum_record import NAME as CHECKSUMS
-from mi_kernels.checksum_record import Record, mended
-from mi_kernels.cli.values import parse_count, parse_lams, parse_size
+from mi_kernels.checksums.record import NAME as CHECKSUMS
+from mi_kernels.checksums.record import Record, mended
+from mi_kernels.cli.text import parse_count, parse_lams, parse_size
 from mi_kernels.errors import MIKernelsError
-from mi_kernels.journal import read as read_journal
-from mi_kernels.lam import checked_lam
-from mi_kernels.masks import parse_layers, parse_modules
-from mi_kernels.merge_recipe import MergeRecipe, load
-from mi_kernels.names import places
+from mi_kernels.merge.journal import read as read_journal
+from mi_kernels.recipe.lam import checked_lam
+from mi_kernels.recipe.load import load
+from mi_kernels.recipe.masks import parse_layers, parse_modules
+from mi_kernels.recipe.models import MergeRecipe
 
 from ..attacks.case import INDEX, MODEL, SHARDS, raw, shard
 
@@ -150,12 +152,12 @@ def adapter(data: bytes) -> None:
         f"base_model.model.{_UP}.lora_A.weight": ("F32", (2, 4)),
         f"base_model.model.{_UP}.lora_B.weight": ("F32", (6, 2)),
     }
-    if not os.path.exists(os.path.join(_folder(), lora.WEIGHTS)):
-        _write(lora.WEIGHTS, shard(factors))
+    if not os.path.exists(os.path.join(_folder(), ADAPTER_WEIGHTS)):
+        _write(ADAPTER_WEIGHTS, shard(factors))
     root = _folder()
     with _refusal():
-        given = lora.Adapter("adapter", root, None)
-        found = lora.attach(_model({}), given, parse_json(data, lora.CONFIG), "base+adapter")
+        given = Adapter("adapter", root, None)
+        found = lora.attach(_model({}), given, parse_json(data, ADAPTER_CONFIG), "base+adapter")
         adapted = found.tensors[f"{_UP}.weight"]
         assert isinstance(adapted, LoraTensor)
         assert adapted.rank == 2

@@ -52,7 +52,7 @@ def device() -> Any:
 def multi_lerp(backend: str) -> Callable[..., Any]:
     """The public `multi_lerp` on the backend; on CPU tensors the torch reference has no public way in."""
     import mi_kernels
-    from mi_kernels.backends import torch_reference
+    from mi_kernels.backends.reference import torch_lerp as torch_reference
 
     def direct(a: Any, b: Any, lam: Any, outs: Any = None) -> Any:
         outs = [torch.empty_like(x) for x in a] if outs is None else outs

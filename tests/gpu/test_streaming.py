@@ -11,7 +11,7 @@ import torch
 
 import mi_kernels
 from mi_kernels.backends import cpu
-from mi_kernels.backends.gpu_spans import CudaGpu, SpanRunner
+from mi_kernels.backends.gpu_runner import CudaGpu, SpanRunner
 
 from ..fake_gpu import FakeGpu
 from ..models import random_bits, save
@@ -28,7 +28,7 @@ def test_spans_have_the_cpus_bits(backend: str, device: Any, lams: tuple[float, 
     """Several pieces, tiny and empty spans, mixed dtypes, groups; twice, so that blocks are used again."""
     if not INTERPRETED and backend == "reference":
         pytest.skip("the reference does not stream")
-    module = import_module(f"mi_kernels.backends.{'torch_reference' if backend == 'reference' else backend}")
+    module = import_module(f"mi_kernels.backends.{'reference.torch_lerp' if backend == 'reference' else backend}")
     gpu: Any = FakeGpu(multi_lerp=module.multi_lerp) if INTERPRETED else CudaGpu("cuda:0", backend)
     total = sum(n * 4 + 16 for n, _ in GROUPS)
     a, b = (random_bits((total,), torch.uint8, seed).numpy() for seed in (1, 2))

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mi_kernels import merge_checkpoint
-from mi_kernels.synthetic import qwen3_shapes, write_checkpoint
+from mi_kernels.output.synthetic import qwen3_shapes, write_checkpoint
 
 from ..models import Tensors, load
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mi_kernels.settings import evaluate
+from mi_kernels.recipe.settings import evaluate
 
 from ..models import load
 from ..test_settings import CASES, DEPTHS, NAMES

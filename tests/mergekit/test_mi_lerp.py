@@ -13,8 +13,8 @@ import torch
 
 import mi_kernels
 from mi_kernels import lerp_checkpoint, merge_checkpoint
-from mi_kernels.names import places
-from mi_kernels.settings import evaluate
+from mi_kernels.checkpoint.names import places
+from mi_kernels.recipe.settings import evaluate
 
 from ..models import Tensors, assert_same_tensors, lerp_reference, load
 from .compare import CONFIGS, LAYERS, VARIABLE, make_models, mergekit
@@ -139,9 +139,7 @@ def test_refused_before_merging(merges: tuple[Path, dict[str, str]], name: str) 
 def test_the_program(models: dict[str, Path], tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text(filled(OURS["bfloat16"], models))
-    done = run(
-        "-m", "mi_kernels.integrations.mergekit_program", config, tmp_path / "merged", "--quiet", "--serve-linear"
-    )
+    done = run("-m", "mi_kernels.cli.mergekit", config, tmp_path / "merged", "--quiet", "--serve-linear")
     assert done.returncode == 0, done.stderr
     lerp_checkpoint(models["a"], models["b"], tmp_path / "ours", 0.3, progress=False, threads=1)
     assert_same_tensors(load(tmp_path / "merged"), load(tmp_path / "ours"))

@@ -8,7 +8,7 @@ FAULTS: list[Fault] = [
     # The values of inputs.
     Fault(
         "dare-inputs-are-not-looked-at",
-        "mi_kernels/values.py",
+        "mi_kernels/merge/findings.py",
         old='formula["formula"] in (TIES, DARE)',
         new='formula["formula"] in (TIES,)',
         tests=("tests/test_values.py::test_every_method_sees_every_nan[dare_ties]",),
@@ -16,14 +16,14 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         "ties-inputs-are-not-looked-at",
-        "mi_kernels/values.py",
+        "mi_kernels/merge/findings.py",
         old='formula["formula"] in (TIES, DARE)',
         new='formula["formula"] in (DARE,)',
         tests=("tests/test_values.py::test_an_infinity_without_weight_is_seen",),
     ),
     Fault(
         "overflow-counted-in-the-first-block-only",
-        "mi_kernels/values.py",
+        "mi_kernels/merge/findings.py",
         old="skipped = (at - first) * cpu.ITEM_SIZES[code] if results else 0",
         new="skipped = 0",
         tests=("tests/test_values.py::test_overflow_far_into_a_tensor_is_counted",),
@@ -39,14 +39,14 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         "adapter-not-among-what-may-change",
-        "mi_kernels/checkpoint/model.py",
+        "mi_kernels/checkpoint/record.py",
         old="        check_unchanged(self.stamps)\n",
         new="        check_unchanged({path: self.stamps[path] for path in self.shards})\n",
         tests=("tests/test_lora.py::test_an_adapter_that_is_written_while_it_is_merged",),
     ),
     Fault(
         "damage-told-only-once",
-        "mi_kernels/inputs.py",
+        "mi_kernels/checkpoint/inputs.py",
         old="""\
             for file in (file for maps in self._maps for file in maps):
                 file.check()
@@ -62,14 +62,14 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         "statistics-of-zeros",
-        "mi_kernels/combine.py",
+        "mi_kernels/merge/sources.py",
         old="                    inputs.check()\n",
         new="                    pass\n",
         tests=("tests/test_guard.py::test_a_shard_that_shrinks",),
     ),
     Fault(
         "scales-may-be-cut-off",
-        "mi_kernels/inputs.py",
+        "mi_kernels/checkpoint/inputs.py",
         old="        yield tensor.scales, 0, tensor.scales.elements\n",
         new="",
         tests=("tests/test_fp8.py::test_lengths_and_read_ahead_take_in_the_scales",),
@@ -85,7 +85,7 @@ FAULTS: list[Fault] = [
     # Computing what inputs are made of.
     Fault(
         "scratch-used-again-before-it-is-read",
-        "mi_kernels/fill.py",
+        "mi_kernels/merge/spans.py",
         old="                self.flush(len(slots))\n",
         new="                pass\n",
         tests=("tests/test_fp8.py::test_blocks_of_large_tensors_meet",),
@@ -93,7 +93,7 @@ FAULTS: list[Fault] = [
     # Models side by side.
     Fault(
         "tied-head-of-any-shape",
-        "mi_kernels/alignment.py",
+        "mi_kernels/checkpoint/alignment.py",
         old='classify(name).module == "embed" and t.shape == head.shape)',
         new='classify(name).module == "embed")',
         tests=("tests/test_model_folder.py::test_a_head_tied_beside_an_embedding_of_positions",),
@@ -102,35 +102,35 @@ FAULTS: list[Fault] = [
     # Live models.
     Fault(
         "live-files-not-checked-before-a-change",
-        "mi_kernels/live.py",
+        "mi_kernels/live/knob.py",
         old="            self._sides.check()\n",
         new="",
         tests=("tests/test_live.py::test_a_file_that_was_written_before_a_change_is_refused_and_the_model_works_on",),
     ),
     Fault(
         "live-files-not-checked-after-a-change",
-        "mi_kernels/live_sides.py",
+        "mi_kernels/live/sides.py",
         old="                raise\n        self.check()\n",
         new="                raise\n",
         tests=("tests/test_live.py::test_a_file_that_is_written_during_a_change_is_refused",),
     ),
     Fault(
         "side-not-checked-after-it-is-read",
-        "mi_kernels/live_sides.py",
+        "mi_kernels/live/sides.py",
         old="    model.check_unchanged()\n    return found\n",
         new="    return found\n",
         tests=("tests/test_live.py::test_a_file_that_is_written_while_it_is_attached_is_refused",),
     ),
     Fault(
         "whole-stages-only",
-        "mi_kernels/live_sides.py",
+        "mi_kernels/live/sides.py",
         old="for first in range(0, live.numel(), step):",
         new="for first in range(0, live.numel() - step + 1, step):",
         tests=("tests/test_live.py::test_sides_in_the_hosts_memory_pass_in_stages",),
     ),
     Fault(
         "detached-knob-keeps-its-files",
-        "mi_kernels/live.py",
+        "mi_kernels/live/knob.py",
         old="                self._sides.close()\n",
         new="",
         tests=("tests/test_live.py::test_a_knob_that_is_detached_holds_no_file",),

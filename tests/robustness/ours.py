@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from mi_kernels import lerp_checkpoint, verify_checkpoint
-from mi_kernels.damage import Damage
+from mi_kernels.checksums.damage import Damage
 
 from ..checks import World
 from ..kills import runner

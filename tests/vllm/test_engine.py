@@ -187,7 +187,7 @@ def test_a_recipe_file_serves_any_method(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_a_change_that_fails_midway_stops_the_engine(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mi_kernels.resident import Resident
+    from mi_kernels.live.resident import Resident
 
     whole = Resident.lerp
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mi_kernels.cli import _split, build_parser, main, serve
+from mi_kernels.cli import main, serve
+from mi_kernels.cli.program import _split, build_parser
 from mi_kernels.errors import ArgumentError
 from mi_kernels.integrations.vllm.client import EngineError, set_lam, set_lam_async
 from mi_kernels.integrations.vllm.options import LoaderOptions

@@ -18,9 +18,9 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from ...errors import ArgumentError
-from ...live_sides import Held
-from ...recipe import Recipe
-from ...resident import Resident
+from ...live.resident import Resident
+from ...live.sides import Held
+from ...recipe.interpolation import Recipe
 from .options import LoaderOptions
 
 

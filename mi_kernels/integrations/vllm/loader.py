@@ -10,9 +10,9 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from ... import merge_recipe
 from ...errors import ArgumentError
-from ...resident import Resident
+from ...live.resident import Resident
+from ...recipe.load import load
 from .live import Live
 from .options import LoaderOptions
 
@@ -39,7 +39,7 @@ class MergeLoader(BaseModelLoader):
         resident = self._open(model_config)
         if self._options.recipe is not None:
             return resident.lerp(self._options.recipe)
-        recipe = merge_recipe.load(str(self._options.file))
+        recipe = load(str(self._options.file))
         return resident.merge(recipe) if recipe.pair is None else resident.lerp(recipe.pair)
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> torch.nn.Module:
@@ -62,7 +62,7 @@ class MergeLoader(BaseModelLoader):
             if self._options.file is None:
                 sources: list[Any] = [f"{model_config.model}{revision}", self._options.other]
             else:
-                recipe = merge_recipe.load(self._options.file)
+                recipe = load(self._options.file)
                 sources = [*([recipe.base] if recipe.base is not None else []), *recipe.models]
             self._resident = Resident(sources)
         return self._resident

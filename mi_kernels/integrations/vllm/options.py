@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ArgumentError
-from ...recipe import Recipe
+from ...recipe.interpolation import Recipe
 
 _RECIPE = ("lam", "layers", "modules", "rules", "extrapolate")
 _KEYS = ("other", *_RECIPE, "recipe", "live", "resident")

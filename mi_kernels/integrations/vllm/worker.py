@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ...errors import MIKernelsError
-from ...recipe import Recipe
+from ...recipe.interpolation import Recipe
 
 Answer = dict[str, Any]
 

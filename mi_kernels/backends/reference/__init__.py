@@ -1,0 +1,1 @@
+"""The slow, plain arithmetic that every kernel is compared with, bit for bit."""

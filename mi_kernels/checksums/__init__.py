@@ -1,0 +1,1 @@
+"""Checksums of a model's files and tensors: taken while streaming, recorded, compared."""

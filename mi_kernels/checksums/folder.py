@@ -1,0 +1,153 @@
+"""The checksums of the files that are there: read once, by several threads, through a few reusable buffers."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import BinaryIO
+
+from ..backends import cpu
+from ..checkpoint.header import read_header
+from ..errors import CheckpointError
+from ..system.faults import problem, reading_failed, remedy
+from .accumulator import Accumulator, Extent, Layout
+from .record import NAME, FileSum, Record, ShardSum
+
+_CHUNK = 1 << 20  # what is read is summed while the second-level cache holds it
+_SPARE_WORKERS = 4  # so that cores sum while others wait for the disk
+
+OnBytes = Callable[[int], None]
+
+
+def record_folder(
+    root: str | os.PathLike[str], threads: int | None = None, on_bytes: OnBytes = lambda n: None
+) -> Record:
+    """The checksums of a model folder as it is now, whoever made it.
+
+    Raises:
+        CheckpointError: it cannot be listed, a file in it cannot be read, or a shard is not valid safetensors.
+    """
+    sizes = file_sizes(os.fspath(root))
+    layouts = [_layout(os.fspath(root), name, sizes[name]) for name in sorted(sizes) if name != NAME]
+    sums = measure(os.fspath(root), layouts, threads, on_bytes)
+    shards = {y.name: s for y, s in zip(layouts, sums) if y.name.endswith(".safetensors")}
+    return Record(shards, {y.name: FileSum(s.size, s.crc) for y, s in zip(layouts, sums) if y.name not in shards})
+
+
+def file_sizes(root: str) -> dict[str, int]:
+    """The files of a model folder and their sizes. Subfolders and hidden files are no part of the model.
+
+    Raises:
+        CheckpointError: it cannot be listed.
+    """
+    try:
+        found = {e.name: e.stat() for e in os.scandir(root) if not e.name.startswith(".") and os.path.exists(e.path)}
+    except OSError as error:
+        raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
+    return {name: status.st_size for name, status in found.items() if stat.S_ISREG(status.st_mode)}
+
+
+def measure(
+    root: str, layouts: Sequence[Layout], threads: int | None = None, on_bytes: OnBytes = lambda n: None
+) -> list[ShardSum]:
+    """The checksums of files in `root`, in the order of `layouts`; of what each layout describes, wherever a file ends.
+
+    Raises:
+        CheckpointError: a file cannot be read, or has become shorter.
+    """
+    work = _Work(root, layouts, on_bytes)
+    count = min(cpu.checked_threads(threads) + _SPARE_WORKERS, max(1, sum(y.size for y in layouts) // _CHUNK))
+    helpers = [threading.Thread(target=work.run, daemon=True) for _ in range(count - 1)]
+    try:
+        for helper in helpers:
+            helper.start()
+        work.run()
+        for helper in helpers:
+            helper.join()
+    except BaseException as interruption:  # Ctrl-C lands in the main thread, here
+        work.fail(interruption)
+        for helper in helpers:
+            if helper.ident is not None:
+                helper.join()
+        raise
+    if work.failure is not None:
+        raise work.failure
+    return [work.sums.shard(i) for i in range(len(layouts))]
+
+
+class _Work:
+    def __init__(self, root: str, layouts: Sequence[Layout], on_bytes: OnBytes) -> None:
+        self._root, self._layouts, self._on_bytes = root, layouts, on_bytes
+        self.sums = Accumulator(layouts)
+        self.failure: BaseException | None = None
+        self._chunks = self._all_chunks()
+        self._lock = threading.Lock()
+
+    def _all_chunks(self) -> Iterator[tuple[int, int, int]]:
+        for number, layout in enumerate(self._layouts):
+            for offset in range(0, layout.size, _CHUNK):
+                yield number, offset, min(_CHUNK, layout.size - offset)
+
+    def _next(self) -> tuple[int, int, int] | None:
+        with self._lock:
+            return None if self.failure is not None else next(self._chunks, None)
+
+    def fail(self, error: BaseException) -> None:
+        with self._lock:
+            self.failure = self.failure or error
+
+    def run(self) -> None:
+        try:
+            memory = memoryview(bytearray(_CHUNK))
+            with ExitStack() as stack:
+                opened, current = None, -1
+                while (chunk := self._next()) is not None:
+                    number, offset, length = chunk
+                    if number != current or opened is None:
+                        stack.close()
+                        opened, current = stack.enter_context(self._open(number)), number
+                    self._read(opened, number, offset, memory[:length])
+                    self.sums.add(number, offset, memory[:length])
+                    self._on_bytes(length)
+        except BaseException as error:
+            self.fail(error)
+
+    def _open(self, number: int) -> BinaryIO:
+        path = self._path(number)
+        try:
+            return open(path, "rb", buffering=0)
+        except OSError as error:
+            raise reading_failed(error, path) from error
+
+    def _read(self, file: BinaryIO, number: int, offset: int, memory: memoryview) -> None:
+        try:
+            file.seek(offset)
+            done = 0
+            while done < len(memory):
+                count = file.readinto(memory[done:])  # type: ignore[attr-defined]
+                if not count:
+                    raise CheckpointError(
+                        f"{self._path(number)}: has become shorter while it was read",
+                        "Run the command again when nothing writes to it.",
+                    )
+                done += count
+        except OSError as error:
+            raise CheckpointError(
+                f"{self._path(number)}: bytes {offset} to {offset + len(memory)} cannot be read: {problem(error)}",
+                remedy(error, reading=True),
+            ) from error
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._root, self._layouts[number].name)
+
+
+def _layout(root: str, name: str, size: int) -> Layout:
+    if not name.endswith(".safetensors"):
+        return Layout(name, size, size, [])
+    header = read_header(os.path.join(root, name), 0)
+    tensors = [Extent(t.name, t.begin, t.end) for t in header.tensors]
+    start = min((t.begin for t in tensors), default=header.stamp.size)
+    return Layout(name, header.stamp.size, start, tensors)

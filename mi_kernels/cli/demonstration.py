@@ -1,0 +1,102 @@
+"""A merge from nothing, proved element by element, and timed against copying the same bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..backends.cpu import default_threads
+from ..backends.reference import lerp as reference
+from ..checkpoint.open import open_checkpoint
+from ..checkpoint.tensor import TensorInfo
+from ..checkpoint.virtual import Tensor
+from ..errors import MIKernelsError
+from ..merge.api import lerp_checkpoint
+from ..output.synthetic import qwen3_like, write_checkpoint
+from .text import show_bytes
+
+LAM = 0.8
+_ROUNDS = 3
+
+
+def demonstrate(folder: Path, size: int) -> int:
+    instruct, thinking, out = folder / "instruct", folder / "thinking", folder / "merged"
+    shapes = qwen3_like(size)
+    for seed, path in ((1, instruct), (2, thinking)):
+        write_checkpoint(path, shapes, seed=seed, shards=3)
+    model = open_checkpoint(instruct)
+    print(
+        f"made     2 Qwen3-shaped bf16 checkpoints of {show_bytes(model.nbytes)} in {len(model.shards)} shards, "
+        f"{len(model.tensors)} tensors"
+    )
+    merges, copies = [], []
+    for _ in range(_ROUNDS):  # in turns, so that a change of the machine's speed meets both
+        shutil.rmtree(out, ignore_errors=True)
+        report = lerp_checkpoint(instruct, thinking, out, LAM, progress=False)
+        merges.append(report.seconds)
+        copies.append(_copy_seconds(instruct, thinking, folder / "copy"))
+    merge, copy = sorted(merges)[_ROUNDS // 2], sorted(copies)[_ROUNDS // 2]
+    moved = report.bytes_read + report.bytes_written
+    print(f"merged   at lam {LAM} ({report.isa}, {report.threads} threads), as `mi-kernels lerp` does")
+    different, total = _compare(instruct, thinking, out)
+    if different:
+        raise MIKernelsError(
+            f"demo: {different:,} of {total:,} elements differ from the reference",
+            "This is a bug: please report it with `mi-kernels env`.",
+        )
+    print(f"proved   all {total:,} elements bit-identical to an independent NumPy reference")
+    print(f"timed    {merge:.2f} s, {moved / merge / 1e9:.1f} GB/s read and written, synced (median of {_ROUNDS})")
+    print(f"copying  {copy:.2f} s for the same bytes: copy one checkpoint, sync it, read the other")
+    print(f"ratio    {merge / copy:.2f} of the time of copying")
+    return 0
+
+
+def _copy_seconds(copied: Path, read: Path, target: Path) -> float:
+    """Copying one checkpoint, syncing the copies, reading the other: the bytes a merge moves, without the merging."""
+    started = time.perf_counter()
+    target.mkdir()
+    for file in copied.glob("*.safetensors"):
+        shutil.copyfile(file, target / file.name)
+    for file in target.iterdir():
+        fd = os.open(file, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+    block = bytearray(1 << 20)
+    for file in read.glob("*.safetensors"):
+        with open(file, "rb", buffering=0) as stream:
+            while stream.readinto(block):
+                pass
+    seconds = time.perf_counter() - started
+    shutil.rmtree(target)
+    return seconds
+
+
+def _compare(instruct: Path, thinking: Path, out: Path) -> tuple[int, int]:
+    """How many elements of `out` differ from the reference, and how many there are."""
+    models = [open_checkpoint(path) for path in (instruct, thinking, out)]
+    maps = [[np.memmap(path, np.uint8, "r") for path in m.shards] for m in models]
+
+    def bits(which: int, t: Tensor) -> npt.NDArray[np.uint16]:
+        assert isinstance(t, TensorInfo)  # made here, so neither quantised nor adapted
+        return np.asarray(maps[which][t.shard][t.begin : t.end]).view(np.uint16)
+
+    def blocks() -> Iterator[tuple[npt.NDArray[np.uint16], ...]]:
+        for name in models[0].tensors:
+            arrays = [bits(i, m.tensors[name]) for i, m in enumerate(models)]
+            for start in range(0, arrays[0].size, 1 << 18):
+                yield tuple(array[start : start + (1 << 18)] for array in arrays)
+
+    def differing(block: tuple[npt.NDArray[np.uint16], ...]) -> int:
+        a, b, merged = block
+        return int(np.count_nonzero(reference.lerp_bf16(a, b, LAM) != merged))
+
+    total = sum(t.elements for t in models[0].tensors.values())
+    with ThreadPoolExecutor(default_threads()) as pool:
+        return sum(pool.map(differing, blocks())), total

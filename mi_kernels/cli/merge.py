@@ -1,0 +1,25 @@
+"""mi-kernels merge: what a recipe says, into a model folder."""
+
+from __future__ import annotations
+
+import argparse
+
+from .arguments import add_output
+from .shell import Parser
+
+
+def add(p: Parser) -> None:
+    p.add_argument("recipe", metavar="RECIPE", help="a YAML file")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to make")
+    add_output(p, copy_from=None)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..merge.api import plan_merge
+    from .merging import finish, options_of
+
+    options = options_of(arguments)
+    for key in ("dtype", "copy_from"):
+        if options[key] is None:  # the recipe decides
+            del options[key]
+    return finish(plan_merge(arguments.recipe, arguments.out, **options), arguments)

@@ -1,0 +1,30 @@
+"""mi-kernels-mergekit: mergekit-yaml with our methods in it. Where mergekit is missing, it says so in two lines."""
+
+from __future__ import annotations
+
+import sys
+
+from ..errors import MIKernelsError
+
+SERVE = "--serve-linear"
+
+
+def main() -> int:
+    """Runs mergekit-yaml with the words after the program's name; our own option may stand anywhere among them."""
+    words = [word for word in sys.argv[1:] if word != SERVE]
+    try:
+        from ..integrations import mergekit as ours
+
+        if len(words) < len(sys.argv[1:]):
+            ours.serve_linear()
+        from mergekit.scripts.run_yaml import main as mergekit_yaml
+
+        mergekit_yaml(args=words, prog_name="mi-kernels-mergekit")
+    except MIKernelsError as error:
+        print(f"mi-kernels-mergekit: {error.problem}\n  {error.remedy}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

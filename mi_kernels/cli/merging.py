@@ -1,0 +1,121 @@
+"""What lerp, sweep and merge share: their options, and a job run, described, uploaded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..errors import ArgumentError, printable
+from ..merge.job import Job, Report
+from ..output import upload
+from .recipe_table import format_table, recipe_table
+from .text import parse_count, parse_size, show_bytes
+
+
+def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.quiet:  # huggingface_hub reads it when it is imported, for a download or an upload
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    return {
+        "device": arguments.device,
+        "backend": arguments.backend,
+        "dtype": arguments.dtype,
+        "threads": parse_count(arguments.threads, "--threads"),
+        "max_memory": parse_size(arguments.max_memory, "--max-memory"),
+        "overwrite": arguments.overwrite,
+        "progress": not (arguments.quiet or arguments.json),
+        "copy_from": arguments.copy_from,
+        "max_shard_size": parse_size(arguments.max_shard_size, "--max-shard-size"),
+        "io": arguments.io,
+        "restart": arguments.restart,
+        # Uploading takes minutes; to read both models once more, seconds.
+        "sigma": "sigma" in arguments and bool(arguments.sigma or arguments.push) and not arguments.dry_run,
+        "strict": arguments.strict,
+    }
+
+
+def _runner(arguments: argparse.Namespace) -> tuple[Callable[[Job], list[Report]], Callable[[Job], list[str]]]:
+    """What runs a job, and what more there is to say of its plan: here, or on a cluster."""
+    if arguments.ray is None and arguments.nodes is None and arguments.node_speed is None:
+        return Job.run, lambda job: []
+    from . import ray
+
+    return partial(ray.run, arguments=arguments), lambda job: [ray.describe_split(job, arguments)]
+
+
+def finish(job: Job, arguments: argparse.Namespace) -> int:
+    repos = _repos(job, arguments)
+    run_job, describe_split = _runner(arguments)
+    if arguments.dry_run:
+        print(describe_plan(job), *describe_split(job), "nothing was written (--dry-run)", sep="\n")
+        return 0
+    for output in job.outputs:
+        output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
+    if repos:
+        upload.check_access(repos[0])
+    reports = run_job(job)
+    if not (arguments.json or arguments.quiet):
+        print(describe(reports), flush=True)
+    addresses = [upload.push(r.out, repo, private=arguments.private) for r, repo in zip(reports, repos)]
+    if arguments.json:
+        content = [report.as_dict() for report in reports]
+        for entry, address in zip(content, addresses):
+            entry["pushed"] = address
+        print(json.dumps(content[0] if len(content) == 1 else content, indent=2))
+    elif not arguments.quiet:
+        print(*addresses, sep="\n", end="\n" if addresses else "")
+    return 0
+
+
+def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
+    """Where each output goes on the Hub; empty without --push."""
+    if arguments.push is None:
+        if arguments.private:
+            raise ArgumentError("--private is given without --push", "Add --push ORG/NAME.")
+        return []
+    if len(job.outputs) > 1 and "{lam}" not in arguments.push:
+        raise ArgumentError(f"--push {arguments.push}: does not say where lam goes", "Write 'ORG/NAME-{lam}'.")
+    lams = [output.record.get("lam") for output in job.outputs]
+    return [
+        upload.checked_repo(arguments.push.replace("{lam}", f"{lam:g}") if isinstance(lam, float) else arguments.push)
+        for lam in lams
+    ]
+
+
+def describe(reports: list[Report]) -> str:
+    """The reports in a few lines for people."""
+    first = reports[0]
+    lines = [printable(f"note: {note}") for note in first.notes]
+    for r in reports:
+        lines.append(
+            f"{printable(r.out)}: {show_bytes(r.bytes_written)} in {r.shards} shard{'s' if r.shards != 1 else ''}, "
+            f"{r.tensors_interpolated} tensors interpolated, {r.tensors_copied} copied"
+        )
+    moved = first.bytes_read + sum(r.bytes_written for r in reports)
+    seconds = max(r.seconds for r in reports)
+    how = f"{first.isa}, {first.threads} thread{'s' if first.threads != 1 else ''}"
+    if first.device != "cpu":
+        how = f"{first.backend} on {first.device}, {how}"
+    lines.append(f"{seconds:.2f} s, {moved / seconds / 1e9:.1f} GB/s read and written ({how})")
+    return "\n".join(lines)
+
+
+def describe_plan(job: Job) -> str:
+    """What a job would do: for interpolation, which layers and modules get which lam."""
+    lines = [printable(f"note: {note}") for note in job.notes()]
+    sizes = {row.name: row.inputs[0].nbytes for row in job.alignment.rows}
+    for i, output in enumerate(job.outputs):
+        lines.append(f"{printable(output.folder.given)}: {output.record['summary']}")
+        if all(source.formula is None for source in job.sources.values()):
+            weights = {name: source.weights[i] for name, source in job.sources.items()}
+            lines.append(format_table(recipe_table(sizes, weights), show_bytes))
+        else:
+            merged = [name for name, source in job.sources.items() if not source.copied]
+            total = sum(sizes[name] for name in merged)
+            copied = f"{len(sizes) - len(merged)} copied from the first model"
+            lines.append(f"{len(merged)} tensors, {show_bytes(total)}, merged; {copied}")
+    return "\n".join(lines)

@@ -1,0 +1,98 @@
+"""mi-kernels: the command line. It imports the module of the command that runs and no other, so that it starts fast."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .._version import __version__
+from .shell import Parser, add_command, guarded
+
+# Each is a module of this folder, with `add(parser)` and `run(arguments)`: its line of help, and an example.
+COMMANDS = {
+    "lerp": (
+        "merge two checkpoints by linear interpolation",
+        "mi-kernels lerp ./instruct ./thinking -o ./mi-0.8 --lam 0.8 --layers 12:36 --modules ffn",
+    ),
+    "sweep": (
+        "merge two checkpoints at many lam in one pass over both",
+        "mi-kernels sweep ./instruct ./thinking -o 'runs/mi-{lam}' --lam 0.2,0.4:0.6:0.05,0.8",
+    ),
+    "merge": (
+        "merge as a recipe says: ours, or a mergekit configuration as it is",
+        "mi-kernels merge ties.yml -o ./ties",
+    ),
+    "compare": (
+        "show how far apart two checkpoints are, overall, by module and by layer",
+        "mi-kernels compare ./instruct ./thinking --plot sigma.png",
+    ),
+    "inspect": (
+        "show what a checkpoint holds, after checking it",
+        "mi-kernels inspect ./mi-0.8",
+    ),
+    "verify": (
+        "check every byte of a model folder against its checksums, or against the merge done again",
+        "mi-kernels verify ./mi-0.8 --recompute ./instruct ./thinking",
+    ),
+    "demo": (
+        "merge two made-up checkpoints, prove the result and time it",
+        "mi-kernels demo --size 400MB",
+    ),
+    "serve": (
+        "serve a merge with vLLM, with lam as a knob over HTTP; options behind -- go to vLLM",
+        "mi-kernels serve ./instruct ./thinking --lam 0.55 -- --max-model-len 32768",
+    ),
+    "env": (
+        "show what this machine offers, and what missing pieces cost",
+        "mi-kernels env --json",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status, see `shell.guarded`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded("mi-kernels", lambda: _run(words), "; no output is half-done")
+
+
+def _run(words: list[str]) -> int:
+    own, others = _split(words)
+    arguments = build_parser(next((w for w in own if w in COMMANDS), "")).parse_args(
+        own, argparse.Namespace(others=others)
+    )
+    arguments.argv = words  # as typed, for the model card
+    status: int = arguments.run(arguments)
+    return status
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and those behind `--` that `serve` hands on (argparse takes no options for positional ones)."""
+    if argv[:1] != ["serve"] or "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
+
+
+def build_parser(command: str | None = None) -> Parser:
+    """The parser of the whole program.
+
+    Args:
+        command: the only one whose arguments are wanted: the others get their line of help; None for all.
+    """
+    parser = Parser(
+        prog="mi-kernels",
+        description="Interpolates checkpoints exactly: merged = (1 - lam) * INSTRUCT + lam * THINKING.",
+        epilog="example: mi-kernels lerp Qwen/Qwen3-4B-Instruct-2507 Qwen/Qwen3-4B-Thinking-2507 -o mi-0.8 --lam 0.8",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mi-kernels {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, (help, example) in COMMANDS.items():
+        p = add_command(commands, name, help, example)
+        if command in (name, None):
+            module = import_module(f".{name}", __package__)
+            module.add(p)
+            p.set_defaults(run=module.run)
+    return parser

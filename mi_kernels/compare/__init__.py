@@ -1,0 +1,1 @@
+"""How far apart two checkpoints are: figures by tensor, module and layer, and their heat map."""

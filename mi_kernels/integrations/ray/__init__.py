@@ -1,0 +1,1 @@
+"""A merge by the nodes of a Ray cluster with shared storage."""

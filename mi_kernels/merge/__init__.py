@@ -1,0 +1,1 @@
+"""Checkpoints in, model folders out: planned, streamed, journalled, published."""

@@ -1,0 +1,290 @@
+"""What the values of tensors are like: not finite, overflowed, the same in two models. Seen in passing, then counted.
+
+While a chunk of output lies in the caches, one quick pass looks for values that are not finite. Every formula but two
+turns a NaN or an infinity of any input into one of the output, so only where there is one are the inputs looked at.
+TIES and DARE may drop it: their inputs take the quick pass as well. What is not read is not looked at: the other side
+of a copy.
+
+Whether two models hold the same bytes is asked until the first difference, which is nearly always in the first bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..backends import cpu
+from ..checkpoint.inputs import Inputs, is_computed
+from ..checkpoint.tensor import ITEM_SIZE, TensorInfo
+from ..errors import StrictError, shortened
+from .plan import Plan, Source
+
+if TYPE_CHECKING:
+    from .._cpu import Operand
+
+Piece = tuple[Source, TensorInfo, int, int]  # a tensor's source, its place in the output, first element, their number
+
+_BLOCK = 1 << 18  # elements that are looked at again at a time
+_SHOWN = 3  # tensors in a note
+
+
+@dataclass
+class Values:
+    """What was found in one output, or in one of its shards.
+
+    Attributes:
+        nonfinite: by model's number and tensor, how many elements are NaN and how many infinite.
+        overflowed: by tensor, elements of the output that are not finite while those of all inputs are.
+        identical: by model's number, tensors with the very bytes of the first model's.
+        compared: by model's number, how many tensors were compared with the first model's.
+    """
+
+    nonfinite: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    overflowed: dict[str, int] = field(default_factory=dict)
+    identical: dict[int, list[str]] = field(default_factory=dict)
+    compared: dict[int, int] = field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, parts: Iterable[Values]) -> Values:
+        """Those of several shards, each tensor in one of them."""
+        whole = cls()
+        for part in parts:
+            whole.nonfinite.update(part.nonfinite)
+            whole.overflowed.update(part.overflowed)
+            for k, names in part.identical.items():
+                whole.identical.setdefault(k, []).extend(names)
+            for k, count in part.compared.items():
+                whole.compared[k] = whole.compared.get(k, 0) + count
+        return whole
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON can hold it; `of_plain` reads it."""
+        return {
+            "nonfinite": [[*key, *counts] for key, counts in self.nonfinite.items()],
+            "overflowed": [list(item) for item in self.overflowed.items()],
+            "identical": [list(item) for item in self.identical.items()],
+            "compared": [list(item) for item in self.compared.items()],
+        }
+
+    @classmethod
+    def of_plain(cls, plain: dict[str, Any]) -> Values:
+        return cls(
+            {(k, name): (nan, inf) for k, name, nan, inf in plain["nonfinite"]},
+            dict(plain["overflowed"]),
+            {k: list(names) for k, names in plain["identical"]},
+            dict(plain["compared"]),
+        )
+
+    def as_dict(self, models: Sequence[str]) -> dict[str, Any]:
+        """For reports, with the models by name."""
+        return {
+            "nonfinite": [
+                {"model": models[k], "tensor": name, "nan": nan, "inf": inf}
+                for (k, name), (nan, inf) in self.nonfinite.items()
+            ],
+            "overflowed": [{"tensor": name, "elements": count} for name, count in self.overflowed.items()],
+            "identical": [{"model": models[k], "tensors": names} for k, names in self.identical.items()],
+        }
+
+    def notes(self, models: Sequence[str]) -> list[str]:
+        """A sentence for each model and kind of thing. `models`: their names."""
+        return [*self._nonfinite_notes(models), *self._overflow_notes(), *self._identity_notes(models)]
+
+    def refuse(self, out: str, models: Sequence[str]) -> None:
+        """For strict merges.
+
+        Raises:
+            StrictError: values that are not finite were read or made, or two models are one.
+        """
+        same = [note for k in self._same_models() for note in self._identity_notes(models, k)]
+        bad = [*self._nonfinite_notes(models), *self._overflow_notes(), *same]
+        if bad:
+            more = f" (and {len(bad) - 1} more such findings)" if len(bad) > 1 else ""
+            raise StrictError(
+                f"{out}: {bad[0]}{more}",
+                "Nothing was published. Mend the model, or leave --strict out to merge all the same.",
+            )
+
+    def _nonfinite_notes(self, models: Sequence[str]) -> list[str]:
+        notes = []
+        for k, model in enumerate(models):
+            found = {name: counts for (i, name), counts in self.nonfinite.items() if i == k}
+            if found:
+                shown = _listed([f"{_counted(*counts)} in {name}" for name, counts in found.items()])
+                notes.append(f"{model}: {shown}")
+        return notes
+
+    def _overflow_notes(self) -> list[str]:
+        if not self.overflowed:
+            return []
+        shown = _listed([f"{count:,} in {name}" for name, count in self.overflowed.items()])
+        return [f"elements of the output that overflow, their inputs being finite: {shown}"]
+
+    def _same_models(self) -> list[int]:
+        return [k for k, names in self.identical.items() if len(names) == self.compared[k] > 1]
+
+    def _identity_notes(self, models: Sequence[str], only: int | None = None) -> list[str]:
+        notes = []
+        for k, names in self.identical.items():
+            if only not in (None, k):
+                continue
+            if k in self._same_models():
+                count = f"all {len(names):,} tensors that were read from both are identical"
+                notes.append(f"{models[0]} and {models[k]} are the same model: {count}")
+            else:
+                of = f"{len(names):,} of {self.compared[k]:,} tensors are identical"
+                notes.append(f"{of} in {models[0]} and {models[k]}: {shortened(names)}")
+        return notes
+
+
+def _counted(nan: int, inf: int) -> str:
+    return " and ".join(f"{count:,} {what}" for count, what in ((nan, "NaN"), (inf, "inf")) if count)
+
+
+def _listed(items: list[str]) -> str:
+    more = f"; and {len(items) - _SHOWN:,} more tensors" if len(items) > _SHOWN else ""
+    return "; ".join(items[:_SHOWN]) + more
+
+
+class Seen(NamedTuple):
+    """A chunk of one output: its number, the bytes, and ranges of the shard with values that are not finite."""
+
+    output: int
+    data: memoryview
+    nonfinite: Sequence[tuple[int, int]]
+
+
+class Watch:
+    """Looks at every chunk of a stream, from any of its threads.
+
+    Args:
+        plan: what is streamed.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._isa = plan, cpu.isa()
+        self._dropping = _dropping(plan)
+        self._lock = threading.Lock()
+        self._nonfinite: dict[tuple[int, str], tuple[int, int]] = {}
+        self._overflowed: dict[tuple[int, str], int] = {}
+        # By tensor, the models in which no difference to the first one's has been met yet.
+        compared = {name: _comparable(source) for name, source in plan.sources.items()}
+        self._same = {name: models for name, models in compared.items() if models}
+
+    def look(self, chunk: Sequence[Seen], offset: int, pieces: Iterable[Piece], inputs: Inputs) -> None:
+        """At one chunk, from `offset` of the shard on, whose inputs have just been read.
+
+        Args:
+            chunk: for each output that it is written to.
+            pieces: the tensors in it.
+        """
+        for source, out, first, count in pieces:
+            item = ITEM_SIZE.get(out.dtype, 1)
+            begin, end = out.begin + first * item, out.begin + (first + count) * item
+            bad = [seen for seen in chunk if any(x < end and begin < y for x, y in seen.nonfinite)]
+            if bad or (out.name in self._dropping and self._any_nonfinite(source, first, count, inputs)):
+                code = cpu.DTYPE_CODES[out.dtype]
+                results = [(seen.output, (seen.data, begin - offset, code)) for seen in bad]
+                self._count(source, out.name, first, count, results, inputs)
+            if self._same.get(out.name):
+                self._compare(source, out.name, first, count, inputs)
+
+    def shard(self, number: int, output: int) -> Values:
+        """What was found in one shard, all of whose chunks have been looked at."""
+        found = Values()
+        for t in self._plan.shards[number].tensors:
+            source = self._plan.sources[t.name]
+            for k in range(len(source.inputs)):
+                if (k, t.name) in self._nonfinite:
+                    found.nonfinite[k, t.name] = self._nonfinite[k, t.name]
+            if (output, t.name) in self._overflowed:
+                found.overflowed[t.name] = self._overflowed[output, t.name]
+            for k in _comparable(source):
+                found.compared[k] = found.compared.get(k, 0) + 1
+                if k in self._same[t.name]:
+                    found.identical.setdefault(k, []).append(t.name)
+        return found
+
+    def take(self, number: int, output: int, found: Values) -> None:
+        """What the watch of another process found in one shard, as `shard` told it there."""
+        same = {(k, name) for k, names in found.identical.items() for name in names}
+        with self._lock:
+            self._nonfinite.update(found.nonfinite)
+            self._overflowed.update({(output, name): count for name, count in found.overflowed.items()})
+            for t in self._plan.shards[number].tensors:
+                if t.name in self._same:
+                    self._same[t.name] = [k for k in self._same[t.name] if (k, t.name) in same]
+
+    def _any_nonfinite(self, source: Source, first: int, count: int, inputs: Inputs) -> bool:
+        from .. import _cpu
+
+        for at, n in _blocks(first, count):
+            for k in source.used():
+                data, offset, code = inputs.operand(k, source.inputs[k], at, n)
+                if _cpu.any_nonfinite(data, offset, n, code, self._isa):
+                    return True
+        return False
+
+    def _count(
+        self,
+        source: Source,
+        name: str,
+        first: int,
+        count: int,
+        results: Sequence[tuple[int, Operand]],
+        inputs: Inputs,
+    ) -> None:
+        from .. import _cpu
+
+        used = source.used()
+        for at, n in _blocks(first, count):
+            operands = [inputs.operand(k, source.inputs[k], at, n) for k in used]
+            # Without a result that is not finite nothing overflowed, and any operand stands for it.
+            for number, (output, (data, begin, code)) in enumerate(results or [(-1, operands[0])]):
+                skipped = (at - first) * cpu.ITEM_SIZES[code] if results else 0
+                counts, overflowed = _cpu.count_nonfinite((data, begin + skipped, code), operands, n)
+                with self._lock:
+                    if overflowed:
+                        self._overflowed[output, name] = self._overflowed.get((output, name), 0) + overflowed
+                    for k, (nan, inf) in zip(used, counts if number == 0 else ()):
+                        if nan or inf:
+                            before = self._nonfinite.get((k, name), (0, 0))
+                            self._nonfinite[k, name] = (before[0] + nan, before[1] + inf)
+
+    def _compare(self, source: Source, name: str, first: int, count: int, inputs: Inputs) -> None:
+        from .. import _cpu
+
+        different = []
+        for k in self._same[name]:
+            a, b = (inputs.operand(i, source.inputs[i], first, count) for i in (0, k))
+            if a[2] != b[2] or not _cpu.same_bytes(*a[:2], *b[:2], count * cpu.ITEM_SIZES[a[2]]):
+                different.append(k)
+        if different:
+            with self._lock:
+                self._same[name] = [k for k in self._same[name] if k not in different]
+
+
+def _blocks(first: int, count: int) -> Iterable[tuple[int, int]]:
+    for at in range(first, first + count, _BLOCK):
+        yield at, min(_BLOCK, first + count - at)
+
+
+def _dropping(plan: Plan) -> set[str]:
+    """Tensors whose formula may leave an element of an input out."""
+    if all(source.formula is None for source in plan.sources.values()):
+        return set()
+    from ..methods.registry import DARE, TIES
+
+    formulas = {name: source.formula for name, source in plan.sources.items()}
+    return {name for name, formula in formulas.items() if formula and formula["formula"] in (TIES, DARE)}
+
+
+def _comparable(source: Source) -> list[int]:
+    """The models whose tensor is read and can be compared with the first one's, byte by byte."""
+    used, first = source.used(), source.inputs[0]
+    if 0 not in used or is_computed(first) or first.elements == 0:
+        return []
+    others = [k for k in used if k > 0 and not is_computed(source.inputs[k])]
+    return [k for k in others if source.inputs[k].dtype == first.dtype]

@@ -1,0 +1,121 @@
+"""Pieces of output tensors, computed into memory: what streams and merges in memory share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..backends import cpu
+from ..checkpoint.inputs import Inputs
+from ..checkpoint.tensor import ITEM_SIZE
+from ..checkpoint.virtual import Tensor
+from ..system.calls import io_buffer
+from .plan import Source
+
+if TYPE_CHECKING:
+    from .._cpu import CombineSpan, Formula, Operand, Span
+
+Runner = Callable[[Sequence["Span"], int], None]  # as `cpu.run_groups` without its isa
+
+_BLOCK = 1 << 18  # elements of a virtual tensor at a time: its float32 values stay in the second-level cache
+
+
+class Filler:
+    """Gathers spans until `flush` computes them; a virtual tensor is computed block by block, at once.
+
+    Args:
+        scratch: where virtual tensors are computed; may be empty where there are none.
+        run_groups: interpolates; formulas are the CPU's, with `isa`.
+    """
+
+    def __init__(self, inputs: Inputs, scratch: memoryview, run_groups: Runner, isa: str) -> None:
+        self._inputs, self._scratch, self._run_groups, self._isa = inputs, scratch, run_groups, isa
+        self._lerps: list[Span] = []
+        self._combines: list[CombineSpan] = []
+
+    def add(
+        self,
+        slots: Sequence[memoryview],
+        at: int,
+        source: Source,
+        weights: Sequence[float],
+        out: Tensor,
+        begin: int,
+        length: int,
+    ) -> None:
+        """Elements `begin` to `begin + length` of a tensor, into every slot from byte `at`.
+
+        Args:
+            slots: one for each output. A formula fills the first.
+            weights: of the slots; see `Source`.
+            out: the output tensor: its dtype counts.
+        """
+        computed = source.computed()
+        block = min(_BLOCK, len(self._scratch) // len(computed) // 4) if computed else length
+        item = ITEM_SIZE.get(out.dtype, 1)
+        for first in range(begin, begin + length, max(block, 1)):
+            count = min(block, begin + length - first)
+            # One block behind the other, in the order of the models.
+            memory = {k: self._scratch[4 * block * i : 4 * block * (i + 1)] for i, k in enumerate(computed)}
+            operands = {
+                k: self._inputs.operand(k, source.inputs[k], first, count, memory.get(k)) for k in source.used()
+            }
+            here = at + (first - begin) * item
+            if source.formula is None:
+                self._lerps += _lerp_spans(slots, here, weights, out, operands, count)
+            else:
+                self._combines.append(_combine_span(slots[0], here, source.formula, out, operands, first, count))
+            if computed:  # the next block needs the scratch memory
+                self.flush(len(slots))
+
+    def flush(self, group: int) -> None:
+        """Computes what was gathered; `group` slots each."""
+        self._run_groups(self._lerps, group)
+        cpu.run_combine(self._combines, self._isa)
+        self._lerps.clear()
+        self._combines.clear()
+
+
+def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview, isa: str) -> None:
+    """Computes one whole tensor into `memory`, its bytes in the dtype of `out`.
+
+    Raises:
+        CheckpointError: a part of an input could not be read.
+    """
+    computed = len(source.computed())
+    scratch = io_buffer(4 * _BLOCK * computed) if computed else memoryview(b"")
+    filler = Filler(inputs, scratch, partial(cpu.run_groups, isa=isa), isa)
+    filler.add([memory], 0, source, source.weights, out, 0, out.elements)
+    filler.flush(1)
+    inputs.check()
+
+
+def _lerp_spans(
+    slots: Sequence[memoryview],
+    at: int,
+    weights: Sequence[float],
+    out: Tensor,
+    operands: dict[int, Operand],
+    count: int,
+) -> Iterator[Span]:
+    code = cpu.DTYPE_CODES.get(out.dtype, cpu.BYTES)
+    if code == cpu.BYTES:  # a copy: count bytes, not elements
+        count *= ITEM_SIZE.get(out.dtype, 1)
+    for slot, weight in zip(slots, weights):
+        # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
+        a = operands[1 if weight == 1 else 0]
+        b = operands[0 if weight == 0 else 1]
+        yield (slot, at, a[0], a[1], b[0], b[1], count, weight, code, a[2], b[2])
+
+
+def _combine_span(
+    slot: memoryview,
+    at: int,
+    formula: Formula,
+    out: Tensor,
+    operands: dict[int, Operand],
+    first: int,
+    count: int,
+) -> CombineSpan:
+    return (slot, at, cpu.DTYPE_CODES[out.dtype], list(operands.values()), count, first, formula)

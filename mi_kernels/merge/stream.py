@@ -1,0 +1,284 @@
+"""Streams tensors from memory-mapped shards through a few reusable buffers into new shards.
+
+Memory is flat: each worker owns one page-aligned buffer of a chunk. It fills the buffer (header bytes, interpolated
+elements, copies) straight from the maps, writes it at its place in the output file, and takes the next chunk. While one
+worker waits for the disk the others read and compute, so reading, arithmetic and writing overlap without any further
+machinery. Chunks follow file order, which keeps the kernel's read-ahead useful.
+
+A virtual tensor (see `checkpoint.virtual`) is computed piece by piece into a scratch buffer, one more for each worker.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import NamedTuple, Protocol
+
+from ..backends import cpu
+from ..checkpoint.inputs import Inputs
+from ..checkpoint.tensor import ITEM_SIZE, TensorInfo
+from ..checksums.accumulator import Accumulator
+from ..checksums.record import ShardSum
+from ..output.layout import OutputShard, stretches
+from ..output.writer import ShardFile
+from ..system import interrupts
+from ..system.calls import PAGE, io_buffer
+from .findings import Seen, Watch
+from .plan import Buffers, Plan, Source
+from .spans import Filler, Runner
+
+OnShard = Callable[[int, str, ShardSum], None]
+
+
+class ShardSink(Protocol):
+    """Where a shard's bytes go: `checkpoint.writer.ShardFile`, or what is called in its place."""
+
+    def write(self, data: memoryview, offset: int) -> None: ...
+
+    def close(self) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+class _Chunk(NamedTuple):
+    shard: int
+    offset: int
+    length: int
+
+
+def stream(
+    plan: Plan,
+    folders: Sequence[str],
+    buffers: Buffers,
+    *,
+    io: str = "auto",
+    on_bytes: Callable[[int], None] = lambda n: None,
+    runner: Callable[[], Runner] | None = None,
+    sink: Callable[[str, int, str], ShardSink] = ShardFile,
+    finished: Sequence[Collection[str]] = (),
+    on_shard: OnShard | None = None,
+    watch: Watch | None = None,
+) -> None:
+    """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
+
+    Args:
+        folders: one for each weight of the sources.
+        buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
+        io: how `checkpoint.writer.ShardFile` writes.
+        on_bytes: called with the number of bytes written, from any thread.
+        runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas are theirs.
+        sink: takes the bytes of one shard; called as `ShardFile` is.
+        finished: for each folder the names of shards that are there already.
+        on_shard: called with the folder's number, the name and the checksums of a shard that is closed and synced, from
+            any thread. None takes no checksums.
+        watch: looks at the values of every chunk; a shard has been looked at when `on_shard`, which must be there, is
+            called for it.
+
+    Raises:
+        OSError: a write failed.
+        CheckpointError: an input can no longer be read, also where it fails half-way.
+    """
+    with ExitStack() as stack:
+        inputs = stack.enter_context(Inputs(plan.models))
+        for source in plan.sources.values():
+            for k in source.used():
+                inputs.check_length(k, source.inputs[k])
+        files = _Files(plan.shards, folders, io, sink, finished)
+        stack.callback(files.abandon)
+        _Work(plan, files, inputs, buffers, on_bytes, runner, on_shard, watch).run()
+
+
+class _Files:
+    """The output files that are being written: opened at the first chunk, closed after the last one."""
+
+    def __init__(
+        self,
+        shards: Sequence[OutputShard],
+        folders: Sequence[str],
+        io: str,
+        sink: Callable[[str, int, str], ShardSink],
+        finished: Sequence[Collection[str]],
+    ) -> None:
+        self._shards, self._folders, self._io, self._sink = shards, folders, io, sink
+        self._open: dict[int, list[ShardSink]] = {}
+        self._lock = threading.Lock()
+        # For each shard the numbers of the folders that still need it.
+        self.wanted = [
+            [i for i in range(len(folders)) if not finished or shard.name not in finished[i]] for shard in shards
+        ]
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+    def of(self, shard: int) -> list[ShardSink]:
+        """The files of one shard, one for each folder that needs it."""
+        with self._lock:
+            if shard not in self._open:
+                name, size = self._shards[shard].name, self._shards[shard].size
+                self._open[shard] = []
+                for i in self.wanted[shard]:
+                    self._open[shard].append(self._sink(os.path.join(self._folders[i], name), size, self._io))
+            return self._open[shard]
+
+    def close(self, shard: int) -> None:
+        for file in self.of(shard):
+            file.close()
+        with self._lock:
+            del self._open[shard]
+
+    def abandon(self) -> None:
+        for files in self._open.values():
+            for file in files:
+                with suppress(OSError):  # what ended the stream is what the user should read
+                    file.abandon()
+
+
+class _Work:
+    """One stream: the shared list of chunks and what workers do with them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        files: _Files,
+        inputs: Inputs,
+        buffers: Buffers,
+        on_bytes: Callable[[int], None],
+        runner: Callable[[], Runner] | None,
+        on_shard: OnShard | None,
+        watch: Watch | None,
+    ) -> None:
+        self._plan, self._files, self._inputs, self._buffers = plan, files, inputs, buffers
+        self._on_bytes, self._on_shard, self._watch = on_bytes, on_shard, watch
+        self._isa, self._computes = cpu.isa(), plan.computes
+        self._runner = runner or (lambda: partial(cpu.run_groups, isa=self._isa))
+        self._ends = [[t.end for t in s.tensors] for s in plan.shards]
+        self._chunks = self._all_chunks()
+        self._left = [-(-s.size // buffers.chunk) if to else 0 for s, to in zip(plan.shards, files.wanted)]
+        self._sums = [Accumulator(map(stretches, plan.shards)) for _ in range(len(files))]
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._running = 0
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        total = sum(self._left)
+        workers = [
+            threading.Thread(target=self._worker, name=f"mi-kernels-{i}", daemon=True)
+            for i in range(min(self._buffers.workers, total))
+        ]
+        self._running = len(workers)
+        started: list[threading.Thread] = []
+        try:
+            with interrupts.held():
+                for worker in workers:
+                    worker.start()
+                    started.append(worker)
+            if started:
+                self._ended.wait()  # not join: one that Ctrl-C ends takes a thread for finished that is not
+        except BaseException as interruption:  # Ctrl-C lands in the main thread, here
+            self._fail(interruption)
+            raise
+        finally:
+            with interrupts.held():  # what they write must not appear after the folder is cleaned up
+                for worker in started:
+                    worker.join()
+        if self._failure is not None:
+            raise self._failure
+
+    def _all_chunks(self) -> Iterator[_Chunk]:
+        size = self._buffers.chunk
+        for number, shard in enumerate(self._plan.shards):
+            for offset in range(0, shard.size if self._files.wanted[number] else 0, size):
+                yield _Chunk(number, offset, min(size, shard.size - offset))
+
+    def _next(self) -> _Chunk | None:
+        with self._lock:
+            return None if self._failure is not None else next(self._chunks, None)
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._failure = self._failure or error
+
+    def _worker(self) -> None:
+        try:
+            size = self._buffers.chunk
+            memory = io_buffer(size * len(self._files))
+            slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
+            scratch = io_buffer(size) if self._computes else memoryview(b"")
+            filler = Filler(self._inputs, scratch, self._runner(), self._isa)
+            ahead = self._next()
+            while (chunk := ahead) is not None:
+                ahead = self._next()
+                if ahead is not None:
+                    self._read_ahead(ahead)
+                wanted = self._files.wanted[chunk.shard]
+                used = slots[: len(wanted)]
+                self._fill(used, chunk, filler)
+                nonfinite = []
+                if self._on_shard is not None:
+                    for slot, output in zip(used, wanted):  # now, while the caches hold them
+                        nonfinite.append(self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length]))
+                if self._watch is not None:
+                    found = [Seen(*seen) for seen in zip(wanted, used, nonfinite)]
+                    self._watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
+                self._inputs.check()
+                # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
+                pages = -(-chunk.length // PAGE) * PAGE
+                for slot, file in zip(used, self._files.of(chunk.shard)):
+                    file.write(slot[:pages], chunk.offset)
+                    self._on_bytes(chunk.length)
+                self._finish(chunk)
+        except BaseException as error:
+            self._fail(error)
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    self._ended.set()
+
+    def _finish(self, chunk: _Chunk) -> None:
+        with self._lock:
+            self._left[chunk.shard] -= 1
+            last = self._left[chunk.shard] == 0
+        if not last:
+            return
+        self._files.close(chunk.shard)
+        if self._on_shard is not None:
+            for output in self._files.wanted[chunk.shard]:
+                self._on_shard(output, self._plan.shards[chunk.shard].name, self._sums[output].shard(chunk.shard))
+
+    def _pieces(self, chunk: _Chunk) -> Iterator[tuple[Source, TensorInfo, int, int]]:
+        """The tensors in a chunk: (source, where it stands, first element, number of elements)."""
+        tensors, end = self._plan.shards[chunk.shard].tensors, chunk.offset + chunk.length
+        for i in range(bisect_right(self._ends[chunk.shard], chunk.offset), len(tensors)):
+            t = tensors[i]
+            if t.begin >= end:
+                break
+            begin, stop = max(t.begin, chunk.offset), min(t.end, end)
+            item = ITEM_SIZE.get(t.dtype, 1)
+            if stop > begin:
+                yield self._plan.sources[t.name], t, (begin - t.begin) // item, (stop - begin) // item
+
+    def _read_ahead(self, chunk: _Chunk) -> None:
+        self._inputs.read_ahead(
+            (k, source.inputs[k], first, count)
+            for source, _, first, count in self._pieces(chunk)
+            for k in source.used()
+        )
+
+    def _fill(self, slots: list[memoryview], chunk: _Chunk, filler: Filler) -> None:
+        header = self._plan.shards[chunk.shard].header
+        if chunk.offset < len(header):
+            piece = header[chunk.offset : chunk.offset + chunk.length]
+            for slot in slots:
+                slot[: len(piece)] = piece
+        wanted = self._files.wanted[chunk.shard]
+        for source, out, first, count in self._pieces(chunk):
+            weights = [source.weights[i] for i in wanted] if source.formula is None else ()
+            at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
+            filler.add(slots, at, source, weights, out, first, count)
+        filler.flush(len(slots))

@@ -1,0 +1,1 @@
+"""What is merged how: lam, masks, rules, recipes of several models, and mergekit's configurations."""

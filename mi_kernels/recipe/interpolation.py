@@ -1,0 +1,135 @@
+"""What is merged how: lam, masks and rules in, a weight for each tensor out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..checkpoint.names import places
+from ..errors import ArgumentError
+from .masks import Layers, Modules
+from .rules import Lam, Rule, checked_schedule
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Interpolation with masks and rules.
+
+    `lam` where `layers` and `modules` select, 0 (INSTRUCT's bytes) elsewhere; then the rules, in order, each setting
+    the tensors it selects, so that the last match wins.
+
+    Attributes:
+        lam: a number, or a schedule over depth, see `mi_kernels.recipe.rules.schedule`.
+        layers, modules: masks, see `mi_kernels.recipe.masks.select`.
+        rules: see `mi_kernels.recipe.rules.Rule`.
+        extrapolate: allows lam outside [0, 1].
+    """
+
+    lam: Lam
+    layers: Layers = None
+    modules: Modules = None
+    rules: Sequence[Rule] = ()
+    extrapolate: bool = False
+
+    def weights(self, names: Sequence[str]) -> dict[str, float]:
+        """The weight of THINKING for each tensor, in the order of `names`.
+
+        Raises:
+            ArgumentError: a mask names a layer or module that is not among `names`, a mask or a rule selects nothing,
+                or a lam is out of range. Rules count from 1.
+        """
+        found = places(names)
+        weights = dict.fromkeys(names, 0.0)
+        weights.update(Rule(self.lam, self.layers, self.modules).weights(found, self.extrapolate))
+        for number, rule in enumerate(self.rules, 1):
+            try:
+                weights.update(rule.weights(found, self.extrapolate))
+            except ArgumentError as error:
+                raise ArgumentError(f"rule {number}: {error.problem}", error.remedy) from None
+        return weights
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Recipe:
+        """A recipe from plain values, as a YAML or JSON file holds them.
+
+        Raises:
+            ArgumentError: a key that is unknown (with near misses) or missing, or a value of a wrong kind.
+        """
+        values = _checked_keys(cls, content, "the recipe")
+        rules = values.get("rules") or ()
+        if not isinstance(rules, (list, tuple)):
+            raise ArgumentError(f"rules: {rules!r} is not a list", "Write a list of rules, each with its lam.")
+        extrapolate = values.get("extrapolate", False)
+        if not isinstance(extrapolate, bool):
+            raise ArgumentError(f"extrapolate: {extrapolate!r} is not true or false", "Write true or false.")
+        values["rules"] = tuple(_rule(rule, number, extrapolate) for number, rule in enumerate(rules, 1))
+        checked_schedule(values["lam"], extrapolate)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` reads, without those that are defaults.
+
+        Raises:
+            ArgumentError: layers are a slice with a step, which no text can say.
+        """
+        content = _plain_fields(self)
+        if self.rules:
+            content["rules"] = [_plain_fields(rule) for rule in self.rules]
+        return content
+
+
+def _rule(content: Any, number: int, extrapolate: bool) -> Rule:
+    where = f"rule {number}"
+    values = _checked_keys(Rule, content, where)
+    pattern = values.get("pattern")
+    if pattern is not None and not isinstance(pattern, str):
+        raise ArgumentError(f"{where}: pattern {pattern!r} is not text", "Put it in quotes.")
+    try:
+        checked_schedule(values["lam"], extrapolate)
+    except ArgumentError as error:
+        raise ArgumentError(f"{where}: {error.problem}", error.remedy) from None
+    return Rule(**values)
+
+
+def _checked_keys(kind: type[Recipe] | type[Rule], content: Any, where: str) -> dict[str, Any]:
+    known = [field.name for field in fields(kind)]
+    if not isinstance(content, Mapping):
+        raise ArgumentError(f"{where}: {content!r} is not a mapping", f"Give it keys out of {', '.join(known)}.")
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"Did you mean {close[0]}? " if close else ""
+            raise ArgumentError(f"{where}: unknown key {key!r}", f"{hint}The keys are {', '.join(known)}.")
+    if "lam" not in content:
+        raise ArgumentError(f"{where}: lam is missing", "Add lam: a number from 0 to 1, or a list of them.")
+    return dict(content)
+
+
+def _plain_fields(part: Recipe | Rule) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if field.name != "rules" and (field.name == "lam" or value != field.default):
+            content[field.name] = plain(value)
+    return content
+
+
+def plain(value: Any) -> Any:
+    """A mask or a lam as JSON and YAML hold it.
+
+    Raises:
+        ArgumentError: a slice with a step, which no text can say.
+    """
+    if hasattr(value, "tolist"):  # NumPy's
+        return value.tolist()
+    if isinstance(value, slice):
+        if value.step not in (None, 1):
+            raise ArgumentError(f"layers {value!r} cannot be written down", "Write the layers as a list.")
+        return ":".join("" if bound is None else str(bound) for bound in (value.start, value.stop))
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=lambda item: (isinstance(item, str), item))
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value

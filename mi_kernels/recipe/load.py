@@ -1,0 +1,51 @@
+"""Recipes from YAML files, whoever's form they have."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import yaml
+
+from ..errors import ArgumentError
+from ..system.faults import problem
+from .mergekit import from_mergekit
+from .models import MergeRecipe, from_dict
+from .yaml_loader import Loader
+
+_MOST_CHARACTERS = 256 << 10  # of a recipe: PyYAML takes a second for this many
+
+
+def load(path: str | os.PathLike[str]) -> MergeRecipe:
+    """A recipe from a YAML file: ours, or a mergekit configuration as it is.
+
+    Raises:
+        ArgumentError: the file cannot be read, is not YAML, or asks for what is not supported; nothing is done then.
+    """
+    where = os.fspath(path)
+    try:
+        content = yaml.load(_read(where), Loader)
+    except (yaml.YAMLError, RecursionError) as error:
+        problem = " ".join(str(error).split())[:200]
+        raise ArgumentError(f"{where}: is not valid YAML: {problem}", "Mend the file.") from error
+    if not isinstance(content, Mapping):
+        raise ArgumentError(f"{where}: does not hold a mapping", "Write `method: ...` and `models: ...`.")
+    if "merge_method" in content:
+        return from_mergekit(content, where)
+    return from_dict(content, where)
+
+
+def _read(where: str) -> str:
+    # Whatever else may stand there, a FIFO would wait and a device never end.
+    if os.path.lexists(where) and not os.path.isfile(where):
+        raise ArgumentError(f"{where}: cannot be read: it is not a regular file", "Write the recipe to a file.")
+    try:
+        with open(where, encoding="utf-8") as file:
+            content = file.read(_MOST_CHARACTERS + 1)
+    except OSError as error:
+        raise ArgumentError(f"{where}: cannot be read: {problem(error)}", "Check the path of the recipe.") from error
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{where}: is not valid YAML: {error}", "Mend the file.") from error
+    if len(content) > _MOST_CHARACTERS:
+        raise ArgumentError(f"{where}: is larger than {_MOST_CHARACTERS >> 10} KiB", "That is no recipe.")
+    return content

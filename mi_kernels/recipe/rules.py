@@ -1,0 +1,128 @@
+"""Rules of a recipe: which tensors one lam, or a schedule of lam over depth, is for."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..checkpoint.names import Place
+from ..checkpoint.patterns import PatternError, compiled
+from ..errors import ArgumentError, shortened
+from .lam import checked_lam
+from .masks import Layers, Modules, depth, parse_layers, select_places, show_layers, show_masks
+
+Lam = float | Sequence[float]
+_COMPARED = 200  # characters: comparing takes the square of them
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`lam` for the tensors that `layers`, `modules` and `pattern` all select; all tensors where all three are None.
+
+    Attributes:
+        lam: a number, or a schedule over depth: a list of anchors, see `schedule`.
+        layers, modules: masks, see `mi_kernels.recipe.masks.select`.
+        pattern: a regular expression, searched anywhere in a tensor's name.
+    """
+
+    lam: Lam
+    layers: Layers = None
+    modules: Modules = None
+    pattern: str | None = None
+
+    def weights(self, found: Mapping[str, Place], extrapolate: bool = False) -> dict[str, float]:
+        """The weight of THINKING for each tensor this rule selects, among tensors at the places `found`.
+
+        Raises:
+            ArgumentError: the rule selects nothing, its pattern cannot be read, or its lam is out of range.
+        """
+        lam = checked_schedule(self.lam, extrapolate)
+        chosen = self._chosen(found)
+        if isinstance(lam, float):
+            return dict.fromkeys(chosen, lam)
+        count = depth(found)
+        layers = range(count) if self.layers is None else parse_layers(self.layers, count)
+        by_layer = schedule(lam, sorted(layers))
+        return {name: lam[0] if (layer := found[name].layer) is None else by_layer[layer] for name in chosen}
+
+    def _chosen(self, found: Mapping[str, Place]) -> set[str]:
+        masked = self.layers is not None or self.modules is not None
+        chosen = select_places(found, self.layers, self.modules) if masked else set(found)
+        if self.pattern is None:
+            return chosen
+        matched = _search(self.pattern, found)
+        if not chosen & matched:
+            places = {found[name] for name in matched}
+            raise ArgumentError(
+                f"pattern {self.pattern!r} matches {len(matched):,} tensors, none of them in "
+                f"{show_masks(self.layers, self.modules)}",
+                f"They are {', '.join(sorted({p.module for p in places}))}, in {show_layers(p.layer for p in places)}.",
+            )
+        return chosen & matched
+
+
+def checked_schedule(lam: object, extrapolate: bool = False) -> float | list[float]:
+    """`lam` as a number or as a list of at least one anchor, each checked by `mi_kernels.recipe.lam.checked_lam`."""
+    if not isinstance(lam, (list, tuple)):
+        return checked_lam(lam, extrapolate)
+    if not lam:
+        raise ArgumentError("lam is an empty list", "Give a number, or anchors such as [0, 0.8].")
+    return [checked_lam(anchor, extrapolate) for anchor in lam]
+
+
+def schedule(anchors: Sequence[float], layers: Sequence[int]) -> dict[int, float]:
+    """lam for each of `layers`: `anchors` are spread evenly over them and interpolated linearly.
+
+    The arithmetic is mergekit 0.1.5's gradient (plan.py, plan_slice; config.py, evaluate_setting), in Python's floats
+    and in its order. The layer at position i of n has t = i / (n - 1), or t = 1 where n is 1; then, for k anchors,
+
+        s = t (k - 1),  j = floor(s),  f = s - j,  lam = (1 - f) anchors[j] + f anchors[min(j + 1, k - 1)]
+
+    The result never leaves the range of the anchors by more than a rounding, and never leaves [0, 1] when they are in
+    it: rounding is monotone, and fl(1 - f) + f rounds to 1.
+    """
+    found = {}
+    for i, layer in enumerate(layers):
+        t = i / (len(layers) - 1) if len(layers) > 1 else 1
+        scaled = t * (len(anchors) - 1)
+        low = int(scaled)
+        fraction = scaled - low
+        found[layer] = (1 - fraction) * anchors[low] + fraction * anchors[min(low + 1, len(anchors) - 1)]
+    return found
+
+
+def _search(pattern: str, names: Iterable[str]) -> set[str]:
+    names = list(names)
+    try:
+        (expression,) = compiled([pattern], names)
+    except PatternError as error:
+        raise ArgumentError(
+            f"pattern {pattern!r} is not a regular expression that can be used: {error}",
+            r"Write one such as 'experts\.\d+\.down_proj'.",
+        ) from None
+    matched = {name for name in names if expression.search(name)}
+    if not matched:
+        close = near_misses(pattern, names)
+        remedy = f"Near misses: {shortened(close)}." if close else f"Names look like {shortened(names, 2)}."
+        raise ArgumentError(f"pattern {pattern!r} matches no tensor", remedy)
+    return matched
+
+
+def near_misses(pattern: str, names: Iterable[str], limit: int = 3) -> list[str]:
+    """Up to `limit` names that hold something like `pattern`, the closest first; one for each run of words.
+
+    Regular expressions cannot be compared, so the plain text of `pattern` is, with equally many words of each kind of
+    name; numbers count as equal. A model has thousands of names and a few dozen kinds.
+    """
+    plain = re.sub(r"\\d[+*]?|\[0-9\][+*]?|[0-9]+", "#", pattern[:_COMPARED])
+    plain = re.sub(r"[\\^$()?*+|{}\[\]]", "", plain).strip(".")
+    length = plain.count(".") + 1
+    runs: dict[str, str] = {}
+    kinds = {re.sub(r"[0-9]+", "#", name[:_COMPARED]): name for name in reversed(list(names))}
+    for kind, name in kinds.items():
+        words = kind.split(".")
+        for i in range(max(1, len(words) - length + 1)):
+            runs.setdefault(".".join(words[i : i + length]), name)
+    return list(dict.fromkeys(runs[run] for run in difflib.get_close_matches(plain, runs, n=limit)))

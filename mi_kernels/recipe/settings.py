@@ -1,0 +1,96 @@
+"""Parameters that differ by model, by depth and by tensor, as merge configurations write them.
+
+A setting is a number (or true, false); a list of anchors, a gradient over the layers; or a list of conditions, each
+``{filter: TEXT, value: SETTING}``, of which the first whose text occurs in the tensor's name decides. These are
+mergekit's rules (0.1.5, config.py, evaluate_setting), so that its configurations mean here what they mean there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import ArgumentError
+
+Setting = Any  # a number, a list of numbers, or conditions: as YAML reads it
+
+_FLOAT32_MAX = 3.4028234663852886e38  # the arithmetic's own limit
+
+
+def evaluate(setting: Setting, name: str, t: float, truth: bool = False) -> float | None:
+    """The value of `setting` for the tensor `name` at depth `t`, from 0 (first layer) to 1 (last one).
+
+    A gradient of k anchors at t: s = t (k - 1), j = floor(s), f = s - j, and then
+    (1 - f) anchors[j] + f anchors[min(j + 1, k - 1)].
+
+    Args:
+        truth: the parameter is true (1) or false (0); a gradient steps from one anchor to the next: anchors[j].
+
+    Returns:
+        The value, or None when no condition matches.
+    """
+    if isinstance(setting, Mapping):
+        setting = [setting]
+    if not isinstance(setting, list):
+        return float(setting)
+    if any(isinstance(item, Mapping) for item in setting):
+        for condition in setting:
+            text = condition.get("filter")
+            if text is None or text == "*" or text in name:
+                return evaluate(condition["value"], name, t, truth)
+        return None
+    anchors = [float(item) for item in setting]
+    scaled = t * (len(anchors) - 1)
+    low = int(scaled)
+    if truth:
+        return anchors[low]
+    fraction = scaled - low
+    return (1 - fraction) * anchors[low] + fraction * anchors[min(low + 1, len(anchors) - 1)]
+
+
+def check(setting: Setting, where: str, truth: bool = False) -> None:
+    """Refuses what `evaluate` could not evaluate, and numbers that float32 cannot hold.
+
+    Raises:
+        ArgumentError: names the parameter and what is wrong with it.
+    """
+    if isinstance(setting, Mapping):
+        setting = [setting]
+    if not isinstance(setting, list):
+        number = _number(setting)
+        if number is None:
+            raise ArgumentError(f"{where}: {setting!r} is not a number", "Give a number, a list, or conditions.")
+        if truth and number not in (0, 1):
+            raise ArgumentError(f"{where}: {setting!r} is not true or false", "Write true or false.")
+        if not abs(number) <= _FLOAT32_MAX:  # nan too
+            raise ArgumentError(f"{where}: {setting!r} is not finite in float32", "Give a smaller number.")
+        return
+    if not setting:
+        raise ArgumentError(f"{where}: an empty list", "Give at least one anchor or condition.")
+    conditions = [item for item in setting if isinstance(item, Mapping)]
+    if conditions and len(conditions) < len(setting):
+        raise ArgumentError(f"{where}: numbers and conditions in one list", "Give the numbers as `- value: NUMBER`.")
+    for item in setting:
+        if not isinstance(item, Mapping):
+            if isinstance(item, list):
+                raise ArgumentError(f"{where}: a list within a list", "Give a list of numbers.")
+            check(item, where, truth)
+        elif "value" not in item or set(item) - {"value", "filter"}:
+            raise ArgumentError(
+                f"{where}: {dict(item)!r} is not a condition", "Give it `value` and, if wanted, `filter`."
+            )
+        elif item.get("filter") is not None and not isinstance(item["filter"], str):
+            raise ArgumentError(f"{where}: filter {item['filter']!r} is not text", "Give a part of a tensor's name.")
+        else:
+            check(item["value"], where, truth)
+
+
+def _number(value: object) -> float | None:
+    # mergekit takes numbers in quotes too.
+    try:
+        return float(value) if isinstance(value, (int, float, str)) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
+    except ValueError:
+        return None

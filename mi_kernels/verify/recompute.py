@@ -1,0 +1,164 @@
+"""Is a model folder the merge that its mi_kernels.json says? It is done again, in memory, and every byte compared."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..checkpoint.open import open_checkpoint
+from ..checkpoint.record import Checkpoint
+from ..checksums.damage import Damage
+from ..errors import ArgumentError, CheckpointError, MIKernelsError, MismatchError
+from ..merge.job import Job
+from ..merge.options import Options
+from ..merge.plan import Plan, plan_buffers
+from ..merge.stream import stream
+from ..output.sidefiles import RECORD, read_record
+from ..recipe.interpolation import Recipe
+from ..system.progress import progress_bar
+from .second_writer import Comparison, Difference
+
+_DTYPES = {None: None, "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_OWN_FILES = (RECORD, "README.md")  # they name versions and paths
+
+
+@dataclass
+class Recomputation:
+    """What doing a merge again found.
+
+    Attributes:
+        tensors, bytes: how many were computed and compared; bytes of shards.
+        seconds: from the first check to the last comparison.
+        differences: by file; one for each tensor, header or file that is not the same.
+        notes: where the models are not those that are recorded, and what else is worth a sentence.
+    """
+
+    tensors: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    differences: list[Damage | Difference] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        return not self.differences
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "right": self.right}
+
+
+def recompute_merge(
+    root: str,
+    models: Sequence[str | os.PathLike[str]] = (),
+    threads: int | None = None,
+    progress: bool | Callable[[int, int], None] = True,
+) -> Recomputation:
+    """Does the merge again that made `root`, and compares shards, index and copied files. Nothing is written.
+
+    Memory is as flat as the merge's own: see `mi_kernels.merge.stream`.
+
+    Args:
+        models: folders or Hub ids, in the order of mi_kernels.json, the base first; empty for those named there.
+
+    Raises:
+        CheckpointError: `root` has no usable mi_kernels.json, a file cannot be read.
+        MIKernelsError: the models cannot be merged so.
+    """
+    started = time.perf_counter()
+    record = read_record(root)
+    if record is None:
+        raise CheckpointError(
+            f"{os.path.join(root, RECORD)}: missing, so nobody knows which merge this is",
+            "Only what mi_kernels has merged can be computed again.",
+        )
+    found = Recomputation()
+    job = _job(root, record, [os.fspath(m) for m in models], threads, found.notes)
+    shards, index = job.layout()
+    plan = Plan(shards, job.sources, [m.files for m in job.models])
+    found.tensors, found.bytes = len(job.sources), sum(s.size for s in shards)
+    comparison = Comparison(root, shards)
+    with progress_bar(progress, found.bytes) as on_bytes:
+        buffers = plan_buffers(job.options.thread_count, None, 1 + plan.computes)
+        stream(plan, [root], buffers, on_bytes=on_bytes, sink=comparison.open)
+    for model in job.models:
+        model.check_unchanged()
+    small = job.small_files(job.outputs[0], index)
+    found.differences = comparison.found({n: small[n] for n in small if n not in _OWN_FILES})
+    wrong = {d.tensor for d in found.differences if d.tensor is not None}
+    if len(wrong) > len(job.sources) // 2:
+        found.notes.append(
+            f"most tensors differ: are {', '.join(m.source for m in job.models)} the right models, in order?"
+        )
+    found.seconds = time.perf_counter() - started
+    return found
+
+
+def _job(root: str, record: dict[str, Any], given: list[str], threads: int | None, notes: list[str]) -> Job:
+    """The merge as it was planned when `root` was made. Says in `notes` where a model is not the recorded one."""
+    path = os.path.join(root, RECORD)
+    try:
+        recorded = [record[k] for k in ("instruct", "thinking") if k in record]
+        recorded = recorded or [*([record["base"]] if record["base"] is not None else []), *record["models"]]
+        sources = given or [_source(identity) for identity in recorded]
+        if len(sources) != len(recorded):
+            raise ArgumentError(
+                f"{root}: was merged from {len(recorded)} models, and {len(sources)} are given",
+                f"Give them in this order: {', '.join(_source(identity) for identity in recorded)}.",
+            )
+        for identity, source in zip(recorded, sources):
+            notes += _strange(identity, open_checkpoint(source))
+        return _planned(root, record, sources, threads)
+    except MIKernelsError as error:
+        if notes:  # this is why
+            raise MismatchError(notes[0], error.problem) from error
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: does not tell all of how the merge was made ({error!r})",
+            "It was not written by this version of mi_kernels: merge again.",
+        ) from error
+
+
+def _planned(root: str, record: dict[str, Any], sources: list[str], threads: int | None) -> Job:
+    from ..merge.api import plan_lerp, plan_merge
+
+    options = {
+        "device": "cpu",
+        "backend": "cpu",
+        "dtype": _DTYPES[record["dtype"]],
+        "threads": threads,
+        "overwrite": True,  # the folder is there, and only read
+        "copy_from": record["copy_from"],
+        "max_shard_size": record.get("max_shard_size"),  # merges of old do not say it
+    }
+    if record["method"] == "lerp":
+        content = {key: record[key] for key in ("lam", "layers", "modules", "rules")}
+        recipe = Recipe.from_dict({**content, "extrapolate": True})
+        return plan_lerp(sources[0], sources[1], [(root, recipe)], Options(**options))
+    from ..recipe.models import from_record
+
+    return plan_merge(from_record(record, sources, os.path.join(root, RECORD)), root, **options)
+
+
+def _source(identity: dict[str, Any]) -> str:
+    """How the model was given."""
+    parts = [identity, identity["adapter"]] if "adapter" in identity else [identity]
+    return "+".join(
+        p["source"] if p["revision"] is None else f"{p['source'].split('@')[0]}@{p['revision']}" for p in parts
+    )
+
+
+def _strange(recorded: dict[str, Any], model: Checkpoint) -> list[str]:
+    """Why `model` cannot be the recorded one: it holds other tensors, or is another commit."""
+    now = model.identity()
+    for key, what in (("tensors", "tensors"), ("bytes", "bytes"), ("headers", "SHA-256 of the headers")):
+        if key in recorded and recorded[key] != now[key]:
+            return [
+                f"{model.source} is not the recorded {recorded['source']}: {what} {now[key]}, recorded {recorded[key]}"
+            ]
+    if None not in (recorded["revision"], now["revision"]) and recorded["revision"] != now["revision"]:
+        return [f"{model.source} is at {now['revision']}, recorded is {recorded['revision']}"]
+    return []
