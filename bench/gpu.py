@@ -138,7 +138,7 @@ class Bench:
 
     def tests(self) -> bool:
         if self.dry and find_spec("triton") is None:
-            found = gpu_checks.run_tests(["tests/test_gpu_spans.py"])
+            found = gpu_checks.run_tests(["tests/backends/test_gpu_runner.py"])
         elif self.dry:
             environment = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
             found = gpu_checks.run_tests(["tests/gpu/test_launch.py"], environment)
@@ -195,7 +195,7 @@ def interpreted() -> bool:
 @contextmanager
 def pretended_gpu() -> Iterator[None]:
     """One GPU, made of CPU tensors and the torch reference, for the dry run."""
-    from tests.fake_gpu import FakeGpu
+    from tests.support.fake_gpu import FakeGpu
 
     with (
         mock.patch.object(device_choice, "found_gpus", return_value=["dry run"]),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Puts faults into a copy of the code, one at a time, and asks whether the tests notice.
 
-    python tools/mutants.py                       every fault of tests/mutants
+    python tools/mutants.py                       every fault of tests/project/mutants
     python tools/mutants.py publishing            those of one area
     python tools/mutants.py last-error-raised ... some, by name
     python tools/mutants.py --ci                  the slice that CI runs
@@ -31,7 +31,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.mutants import Fault, all_faults  # noqa: E402
+from tests.project.mutants import Fault, all_faults  # noqa: E402
 
 _SECONDS = 600  # a fault that lets the tests hang is noticed after so long
 

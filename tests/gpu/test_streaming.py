@@ -13,8 +13,8 @@ import mi_kernels
 from mi_kernels.backends import cpu
 from mi_kernels.backends.gpu_runner import CudaGpu, SpanRunner
 
-from ..fake_gpu import FakeGpu
-from ..models import random_bits, save
+from ..support.fake_gpu import FakeGpu
+from ..support.models import random_bits, save
 from .conftest import INTERPRETED
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy's, of overflow to inf

@@ -2,7 +2,7 @@
 # Builds the kernels with AddressSanitizer and UndefinedBehaviorSanitizer and runs their tests under both:
 #
 #     tests/native/sanitize.sh                    the kernels' tests without the longest, a minute or two
-#     tests/native/sanitize.sh tests/test_ops.py  other tests
+#     tests/native/sanitize.sh tests/ops/test_ops.py  other tests
 #     tests/native/sanitize.sh --thread           with ThreadSanitizer instead: what runs in several threads
 #
 # Other tests may need `-k "not handler_among"`: test_guard's processes end otherwise where a sanitizer handles signals.
@@ -27,7 +27,7 @@ if [ "${1:-}" = --thread ]; then
     # What is no finding: glibc frees the thread-local memory of a thread that ended, and how it knows of the end is hidden
     # from the sanitizer; the guard lays zeros under a reader on purpose, whose result is then thrown away.
     printf 'race:%s\n' _dl_deallocate_tls '^cover$' >"$build/suppressions"
-    [ $# -gt 0 ] || set -- tests/test_guard.py tests/test_stream.py tests/test_resident.py -k "not handler_among"
+    [ $# -gt 0 ] || set -- tests/checkpoint/test_guard.py tests/merge/test_stream.py tests/live/test_resident.py -k "not handler_among"
 fi
 
 cd "$root"
@@ -36,8 +36,8 @@ cp -r mi_kernels tests pyproject.toml "$build"
 rm -f "$build"/mi_kernels/*.so
 mv "$build"/lib/mi_kernels/*.so "$build/mi_kernels"
 
-[ $# -gt 0 ] || set -- tests/test_guard_pages.py tests/test_spans.py tests/test_sweep_kernel.py tests/test_kernels.py \
-    tests/test_combine_kernels.py tests/test_fp8.py tests/test_checksums.py -k "not any_value and not transformers"
+[ $# -gt 0 ] || set -- tests/kernels/test_guard_pages.py tests/kernels/test_spans.py tests/kernels/test_sweep_kernel.py tests/kernels/test_kernels.py \
+    tests/kernels/test_combine_kernels.py tests/checkpoint/test_fp8.py tests/checksums/test_checksums.py -k "not any_value and not transformers"
 cd "$build"
 # shellcheck disable=SC2086
 ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 UBSAN_OPTIONS=print_stacktrace=1 \

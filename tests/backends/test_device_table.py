@@ -1,0 +1,116 @@
+"""Who may read a chunk table, and how long it stays: on a GPU that is one only in name, whose streams run late."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mi_kernels.backends import device_table
+from mi_kernels.backends.chunk_table import Offsets
+from mi_kernels.backends.device_table import DeviceTable
+
+from ..support.fake_gpu import POISON, FakeGpu
+
+CONTENT = 7
+
+
+class Memory:
+    """Memory of the device.
+
+    Attributes:
+        bytes: POISON until the upload has run.
+        readers: the streams, besides that of the upload, whose work the allocator waits for before it gives the memory
+            to somebody else.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = torch.full((64,), POISON, dtype=torch.uint8)
+        self.readers: list[Any] = []
+
+    def record_stream(self, stream: Any) -> None:
+        self.readers.append(stream)
+
+
+class Device:
+    """A table whose upload is queued on the stream `copy_in`."""
+
+    def __init__(self) -> None:
+        self.gpu = FakeGpu(("compute", "copy_in", "copy_out"))  # who does not wait is first
+        self.memory, ready = Memory(), self.gpu.event()
+        self.gpu.copy_in.queue.append(("run", lambda: self.memory.bytes.fill_(CONTENT), 0))
+        ready.record(self.gpu.copy_in)
+        self.table = DeviceTable(self.memory, Offsets(0, 0, 0, 0, 64), 1, 16, self.gpu.copy_in, ready)
+
+    def read(self, stream: Any) -> int:
+        """What work on `stream` finds in the table, once it is done."""
+        found: list[int] = []
+        stream.queue.append(("run", lambda: found.append(int(self.memory.bytes[0])), 0))
+        stream.synchronize()
+        return found[0]
+
+
+@pytest.fixture
+def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether the current stream is captured: its only element. What graphs keep is forgotten with the test."""
+    state = [False]
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state[0])
+    monkeypatch.setattr(device_table, "_captured", [])
+    return state
+
+
+@pytest.mark.usefixtures("capturing")
+def test_another_stream_waits_for_the_upload_and_keeps_the_memory() -> None:
+    device = Device()
+    device_table.acquire(device.table, device.gpu.compute)
+    assert device.memory.bytes[0] == POISON, "the caller does not wait"
+    assert device.read(device.gpu.compute) == CONTENT
+    assert device.memory.readers == [device.gpu.compute]
+
+
+@pytest.mark.usefixtures("capturing")
+def test_the_stream_of_the_upload_has_nothing_to_wait_for() -> None:
+    device = Device()
+    device_table.acquire(device.table, device.gpu.copy_in)
+    assert len(device.gpu.copy_in.queue) == 2
+    assert device.read(device.gpu.copy_in) == CONTENT
+    assert device.memory.readers == []
+
+
+def test_a_graph_finds_its_table_for_ever(capturing: list[bool]) -> None:
+    """The upload is no part of the graph: it is done before, and the memory is never anyone else's."""
+    device = Device()
+    capturing[0] = True
+    device_table.acquire(device.table, device.gpu.compute)
+    assert device.memory.bytes[0] == CONTENT
+    assert not device.gpu.compute.queue
+    kept = weakref.ref(device.memory)
+    del device
+    gc.collect()
+    assert kept() is not None
+
+
+def test_tables_that_repeat_are_built_once() -> None:
+    """Everything that a table follows from tells two of them apart."""
+    cpu = torch.device("cpu")
+    arguments = {
+        "chunk": 16,
+        "addresses": np.arange(0, 96, 16, dtype=np.int64).tobytes(),
+        "counts": np.array([40, 3], np.int64).tobytes(),
+        "weights": np.array([0.25, 0.5], np.float32).tobytes(),
+    }
+    changed = {
+        "chunk": 32,
+        "addresses": np.arange(16, 112, 16, dtype=np.int64).tobytes(),
+        "counts": np.array([41, 3], np.int64).tobytes(),
+        "weights": np.array([0.25, 0.75], np.float32).tobytes(),
+    }
+    first = device_table.upload(cpu, **arguments)  # type: ignore[arg-type]
+    assert device_table.upload(cpu, **arguments) is first  # type: ignore[arg-type]
+    for name, value in changed.items():
+        other = device_table.upload(cpu, **{**arguments, name: value})  # type: ignore[arg-type]
+        assert (other.chunk, other.packed.tolist()) != (first.chunk, first.packed.tolist()), name

@@ -1,0 +1,186 @@
+"""Models by id, down and up, against a Hub of our own: the real huggingface_hub on both sides of the wire."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mi_kernels import lerp_checkpoint, push, similarity
+from mi_kernels.errors import ArgumentError, OutputError
+from mi_kernels.output.upload import checked_repo
+
+from ..support.checks import PROGRAM, World, assert_message
+from ..support.hub_stub import READER, TOKEN, Repo, StubHub
+from ..support.models import assert_same_tensors, load, qwen3_model, tiny
+
+
+@pytest.fixture
+def hub() -> Iterator[StubHub]:
+    server = StubHub()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def call(hub: StubHub, root: Path, *argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The program with a Hub and a cache of its own, and no token."""
+    ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    ours |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(root / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
+    words = [*PROGRAM, *map(str, argv)]
+    return subprocess.run(words, capture_output=True, text=True, env={**ours, **environment}, timeout=120)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: Path) -> None:
+    # More than the 10 MB that huggingface_hub writes at a time, so that half a file is worth going on from.
+    wide = {"model.embed_tokens.weight": torch.ones(1 << 10, 11 << 10, dtype=torch.bfloat16)}
+    world = World(tmp_path / "w", a={**tiny(1), **wide}, b={**tiny(2), **wide})
+    hub.repos["org/a"] = Repo()
+    hub.repos["org/a"].add(files_of(world.thinking), "main")
+    commit = hub.repos["org/a"].add({**files_of(world.instruct), "evil.pkl": b"code"}, "v1")
+    argv = ["lerp", "org/a@v1", world.thinking, "-o", world.out, "--lam", "0.5", "--quiet"]
+    shards = sorted(path.name for path in world.instruct.glob("*.safetensors"))
+    large, small = sorted(shards, key=lambda name: -(world.instruct / name).stat().st_size)
+
+    hub.cut, hub.failing = large, small
+    failed = call(hub, tmp_path, *argv)
+    assert failed.returncode == 2
+    assert "org/a@v1: no such folder, and the Hub did not give it" in failed.stderr
+    assert not world.out.exists()
+    # The large one, broken off once, had arrived all the same: it is not fetched again.
+    hub.failing = None
+    first = call(hub, tmp_path, "inspect", "org/a@v1")
+    assert first.returncode == 0, first.stderr
+    begins = [begin for path, begin in hub.ranges if path == large]
+    assert begins[0] == 0 < begins[1]
+    assert len(begins) == 2
+    assert len([path for path, _ in hub.ranges if path == small]) == 1
+
+    hub.ranges = []
+    done = call(hub, tmp_path, *argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert hub.ranges == []
+    expected = tmp_path / "expected"
+    lerp_checkpoint(world.instruct, world.thinking, expected, 0.5, progress=False, threads=1)
+    assert_same_tensors(load(world.out), load(expected))
+    record = json.loads((world.out / "mi_kernels.json").read_text())
+    assert (record["instruct"]["source"], record["instruct"]["revision"]) == ("org/a@v1", commit)
+    assert not [request for request in hub.requests if request.endswith("evil.pkl")]
+
+    hub.requests = []
+    again = call(hub, tmp_path, *argv, "--overwrite", HF_HUB_OFFLINE="1")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert hub.requests == []
+    absent = call(hub, tmp_path, "inspect", "org/a", HF_HUB_OFFLINE="1")
+    assert absent.returncode == 2
+    assert_message(absent.stderr, "org/a", "offline")
+
+
+@pytest.mark.parametrize(("source", "words"), [("org/nobody", "org/nobody"), ("org/a@v9", "org/a@v9")])
+def test_what_the_hub_does_not_have(hub: StubHub, tmp_path: Path, source: str, words: str) -> None:
+    hub.repos["org/a"] = Repo()
+    hub.repos["org/a"].add({"config.json": b"{}"})
+    done = call(hub, tmp_path, "inspect", source)
+    assert done.returncode == 2
+    assert_message(done.stderr, words, "the Hub did not give it")
+
+
+def test_push(hub: StubHub, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        qwen3_model(seed, tied=True).save_pretrained(tmp_path / name)
+        card = f"---\nlicense: apache-2.0\nlanguage: [en]\npipeline_tag: text-generation\nseed: {seed}\n---\n# {name}\n"
+        (tmp_path / name / "README.md").write_text(card)
+    out = tmp_path / "it's out"
+    argv = ["lerp", tmp_path / "a", tmp_path / "b", "-o", out, "--lam", "0.25", "--push", "me/merge", "--private"]
+    done = call(hub, tmp_path, *argv, HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{hub.address}/me/merge"
+    repo = hub.repos["me/merge"]
+    assert repo.private
+    assert len(repo.commits) == 1
+    assert repo.commits[repo.names["main"]] == files_of(out)
+
+    readme = (out / "README.md").read_text()
+    front = yaml.safe_load(readme.split("---")[1])
+    assert front == {
+        "base_model": ["a", "b"],
+        "base_model_relation": "merge",
+        "library_name": "transformers",
+        "tags": ["merge", "mi_kernels"],
+        "pipeline_tag": "text-generation",
+        "language": ["en"],
+        "license": "apache-2.0",
+    }
+    command = f"mi-kernels lerp {tmp_path}/a {tmp_path}/b -o '{tmp_path}/it'\"'\"'s out' --lam 0.25 --push me/merge"
+    assert f"\n{command} --private\n" in readme
+    sigma = similarity(tmp_path / "a", tmp_path / "b", progress=False).overall.sigma
+    assert f"sigma = {sigma:.4g}," in readme
+
+    # Another layout of the same model: what the first one left is gone, in the same commit.
+    second = call(hub, tmp_path, *argv, "--overwrite", "--max-shard-size", "20KB", "--json", HF_TOKEN=TOKEN)
+    assert second.returncode == 0, second.stderr
+    assert json.loads(second.stdout)["pushed"] == f"{hub.address}/me/merge"
+    assert len(repo.commits) == 2
+    assert repo.commits[repo.names["main"]] == files_of(out)
+    assert "model.safetensors" not in files_of(out)
+
+
+def test_push_of_a_sweep(hub: StubHub, tmp_path: Path) -> None:
+    world = World(tmp_path / "w")
+    argv = ["sweep", world.instruct, world.thinking, "-o", world.root / "mi-{lam}", "--lam", "0.25,0.5"]
+    done = call(hub, tmp_path, *argv, "--push", "me/mi-{lam}", HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert sorted(hub.repos) == ["me/mi-0.25", "me/mi-0.5"]
+    for name, repo in hub.repos.items():
+        assert repo.commits[repo.names["main"]] == files_of(world.root / name.removeprefix("me/"))
+    refused = call(hub, tmp_path, *argv, "--push", "me/mi", "--overwrite", HF_TOKEN=TOKEN)
+    assert refused.returncode == 2
+    assert_message(refused.stderr, "where lam goes")
+
+
+PUSH_REFUSALS = {
+    "no token": ({}, ["me/x"], ["does not know who you are", "hf auth login"], False),
+    "a wrong token": ({"HF_TOKEN": "hf_wrong"}, ["me/x"], ["does not know who you are"], False),
+    "offline": ({"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}, ["me/x"], ["HF_HUB_OFFLINE"], False),
+    "no id": ({"HF_TOKEN": TOKEN}, ["x"], ["ORG/NAME"], False),
+    "no permission": ({"HF_TOKEN": READER}, ["me/x"], ["does not let you write", "is whole", "hf upload me/x"], True),
+    "public": ({"HF_TOKEN": TOKEN}, ["me/public", "--private"], ["is public", "Nothing was uploaded"], True),
+}
+
+
+@pytest.mark.parametrize("case", PUSH_REFUSALS)
+def test_refused_pushes(hub: StubHub, tmp_path: Path, case: str) -> None:
+    environment, push, words, merged = PUSH_REFUSALS[case]
+    world = World(tmp_path / "w")
+    hub.repos["me/public"] = Repo()
+    done = call(hub, tmp_path, *world.argv("--quiet", "--push", *push), **environment)
+    assert done.returncode == 2
+    assert_message(done.stderr, *words)
+    assert world.out.exists() == merged
+    assert hub.repos["me/public"].commits == {}
+    assert len(hub.repos) == 1
+
+
+def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="holds no safetensors"):
+        push(tmp_path, "me/x")
+
+
+@pytest.mark.parametrize("repo", ["name", "a/b/c", "../b", "a/..", "a/b c", "", "a/b-{lam}"])
+def test_ids(repo: str) -> None:
+    with pytest.raises(ArgumentError, match="ORG/NAME"):
+        checked_repo(repo)

@@ -1,0 +1,239 @@
+"""The other commands: inspect, env and demo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mi_kernels import __version__, lerp_checkpoint
+from mi_kernels.cli import demonstration, env
+
+from ..support.checks import World, assert_message, assert_refused, run_cli, snapshot
+from ..support.models import CONFIG, save, tiny
+
+
+def inspected(folder: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert run_cli(["inspect", str(folder), "--json"]) == 0
+    summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return summary
+
+
+def test_inspect_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {**tiny(1), "model.layers.0.mlp.gate.weight": torch.zeros(4, 16), "odd.ids": torch.arange(3)}
+    save(tmp_path / "m", tensors, 3)
+    before = snapshot(tmp_path)
+    summary = inspected(tmp_path / "m", capsys)
+    modules = summary.pop("modules")
+    assert summary == {
+        "model": str(tmp_path / "m"),
+        "architecture": "Qwen3ForCausalLM",
+        "shards": 3,
+        "tensors": len(tensors),
+        "parameters": sum(t.numel() for t in tensors.values()),
+        "bytes": sum(t.nbytes for t in tensors.values()),
+        "layers": 2,
+        "tied_embeddings": False,
+        "dtypes": {"BF16": len(tensors) - 2, "F32": 1, "I64": 1},
+        "other": ["odd.ids"],
+        "merged": None,
+        "notes": [],
+    }
+    assert list(modules) == ["attn", "ffn", "router", "norm", "embed", "head", "other"]
+    assert modules["router"] == {"tensors": 1, "bytes": 4 * 16 * 4}
+    assert modules["head"] == {"tensors": 1, "bytes": 50 * 16 * 2}
+    assert modules["ffn"]["tensors"] == 2 * 3
+    assert sum(m["bytes"] for m in modules.values()) == summary["bytes"]
+    assert snapshot(tmp_path) == before
+
+
+def test_inspect_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = {**tiny(1, tied=True), **{f"odd.{i}": torch.ones(1) for i in range(6)}}
+    save(tmp_path / "m", tensors, config={**CONFIG, "tie_word_embeddings": True})
+    assert run_cli(["inspect", str(tmp_path / "m")]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for words in (
+        f"{tmp_path / 'm'}: Qwen3ForCausalLM, tied embeddings",
+        f"{len(tensors)} tensors, 1 shard, 2 layers",
+        "BF16 (",
+        "odd.0, odd.1, odd.2, odd.3, odd.4 ...",
+    ):
+        assert words in out
+    rows = {
+        line.split()[0]: line.split()[1] for line in out.splitlines() if line and line.split()[0] in ("ffn", "norm")
+    }
+    assert rows == {"ffn": "6", "norm": "5"}
+    assert "merged by" not in out
+
+
+def test_inspect_tells_how_a_merge_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(tmp_path)
+    lerp_checkpoint(world.instruct, world.thinking, world.out, 0.25, layers="1:", progress=False)
+    assert run_cli(["inspect", str(world.out)]) == 0
+    out = capsys.readouterr().out
+    assert f"made by mi_kernels {__version__} from {world.instruct}, {world.thinking}" in out
+    assert "lam = 0.25, layers 1:" in out
+    assert inspected(world.out, capsys)["merged"]["lam"] == 0.25
+
+
+def test_inspect_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "m", {"w": torch.ones(1)}, config=None)
+    assert run_cli(["inspect", str(tmp_path / "m")]) == 0
+    assert "no config.json" in capsys.readouterr().out
+
+
+WRONG_ARCHITECTURES = [None, [], [5], "Qwen3ForCausalLM", {"a": 1}, 5]
+
+
+@pytest.mark.parametrize("architectures", WRONG_ARCHITECTURES)
+def test_inspect_takes_any_architectures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], architectures: object
+) -> None:
+    save(tmp_path / "m", tiny(1), config={"architectures": architectures})
+    assert inspected(tmp_path / "m", capsys)["architecture"] in (None, 5, "Qwen3ForCausalLM")
+
+
+@pytest.mark.parametrize("record", [{"by": "another program"}, {"mi_kernels": "0.1", "method": "lerp", "lam": "x"}])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_inspect_with_a_record_of_another_kind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], record: dict[str, str], options: list[str]
+) -> None:
+    save(tmp_path / "m", tiny(1), files={"mi_kernels.json": json.dumps(record)})
+    assert run_cli(["inspect", str(tmp_path / "m"), *options]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_inspect_prints_no_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path / "m", {"\x1b[31mred\n": torch.ones(1)})
+    assert run_cli(["inspect", str(tmp_path / "m")]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["env", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["mi_kernels"] == __version__
+    assert facts["isa_used"] == os.environ.get("MI_KERNELS_CPU_ISA", facts["isa_found"][0])
+    assert facts["isa_found"][-1] == "scalar"
+    assert facts["numpy"] == np.__version__
+    assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert facts["cuda"] == torch.version.cuda
+    assert facts["cores"] >= 1
+    assert set(facts["missing"]) == {name for name in ("torch", "triton", "cuda", "driver") if facts[name] is None}
+
+
+def test_env_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MI_KERNELS_CPU_ISA", "scalar")
+    versions = {"torch": None, "triton": None, "numpy": "2.0", "safetensors": "0.5"}
+    monkeypatch.setattr(env, "_version", versions.get)
+    monkeypatch.setattr(env, "_driver", lambda: "CUDA 12.8")
+    assert run_cli(["env"]) == 0
+    out = capsys.readouterr().out
+    rows = {line[:12].strip(): line[13:] for line in out.splitlines()}
+    assert rows["mi_kernels"] == __version__
+    assert rows["CPU kernels"].startswith("scalar (forced by MI_KERNELS_CPU_ISA); found ")
+    assert rows["driver"] == "CUDA 12.8"
+    assert rows["numpy"] == "2.0"
+    for name, cost in (("torch", "NumPy arrays only"), ("triton", "no Triton kernels"), ("cuda", "no GPU work")):
+        assert rows[name].startswith("missing: ")
+        assert cost in rows[name]
+
+
+def test_env_refuses_an_isa_this_machine_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MI_KERNELS_CPU_ISA", "mmx")
+    assert_refused(capsys, tmp_path, ["env"], "mmx", "scalar")
+
+
+@pytest.mark.skipif(env._driver() is not None, reason="with a driver torch is asked about its GPUs")
+def test_env_imports_no_torch() -> None:
+    code = "import sys; from mi_kernels.cli import main; main(['env']); print('torch' in sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "False\n"
+
+
+@pytest.fixture
+def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo's smallest model is 34 MB of embedding; a tiny one shows the same."""
+    from mi_kernels.output.synthetic import qwen3_shapes
+
+    def shapes(nbytes: int) -> dict[str, tuple[int, ...]]:
+        return qwen3_shapes(hidden=64, layers=2, ffn=96, heads=2, kv_heads=1, head_dim=32, vocab=500)
+
+    monkeypatch.setattr(demonstration, "qwen3_like", shapes)
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["demo", "--folder", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "made", "merged", "proved", "timed", "copying", "ratio",
+    ]  # fmt: skip
+    assert "3 shards" in out
+    assert "lam 0.8" in out
+    assert "elements bit-identical" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_of_a_real_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["demo", "--size", "30MB", "--folder", str(tmp_path)]) == 0
+    assert "bit-identical" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_demo_notices_a_single_wrong_bit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = demonstration.lerp_checkpoint
+
+    def wrong(instruct: Path, thinking: Path, out: Path, lam: float, **options: Any) -> object:
+        report = real(instruct, thinking, out, lam, **options)
+        shard = max(out.glob("*.safetensors"))
+        content = bytearray(shard.read_bytes())
+        content[-1] ^= 1
+        shard.write_bytes(content)
+        return report
+
+    monkeypatch.setattr(demonstration, "lerp_checkpoint", wrong)
+    assert run_cli(["demo", "--folder", str(tmp_path)]) == 2
+    assert_message(capsys.readouterr().err, "1 of ", "differ from the reference", "bug")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "big"], ("--size", "'big'")),
+        (["--size", "0"], ("--size", "'0'")),
+        pytest.param(["--folder", "/no/such/folder"], ("/no/such/folder",)),
+    ],
+)
+def test_demo_refusals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: tuple[str, ...]
+) -> None:
+    assert_refused(capsys, tmp_path, ["demo", *options], *words)
+
+
+@pytest.mark.usefixtures("small_demo")
+def test_demo_on_a_full_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(demonstration, "write_checkpoint", full)
+    assert run_cli(["demo", "--folder", str(tmp_path)]) == 2
+    assert_message(capsys.readouterr().err, os.strerror(28))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,95 @@
+"""The plan of a merge on a cluster: from headers alone, at published sizes, and as the merge itself then does it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mi_kernels.integrations.ray.cluster import Node
+from mi_kernels.integrations.ray.plan import split
+from mi_kernels.merge.api import plan_sweep
+
+from ..support.checks import World, assert_refused, run_cli
+from ..support.published_sizes import deepseek_671b, qwen3_235b
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        # 470,187,269,120 bytes of tensors is what the published index says.
+        (qwen3_235b, ("118 shards by 8 workers of 16 threads: 940 GB read, 470 GB written",)),
+        # FP8 read, bf16 written: twice the bytes.
+        (deepseek_671b, ("163 shards by 8 workers of 16 threads: 1.35 TB read, 1.34 TB written", "FP8 tensors")),
+    ],
+)
+def test_pairs_of_published_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], Path], words: tuple[str, ...]
+) -> None:
+    first = make(tmp_path / "instruct")
+    second = shutil.copytree(first, tmp_path / "thinking", copy_function=os.link)
+    assert sum(path.stat().st_blocks * 512 for path in first.iterdir()) < 64 << 20, "the file system fills holes"
+    plan = ["--nodes", "8", "--threads", "16", "--node-speed", "2GB", "--dry-run"]
+    assert run_cli(["lerp", str(first), str(second), "-o", str(tmp_path / "out"), "--lam", "0.8", *plan]) == 0
+    out = capsys.readouterr().out
+    for word in words:
+        assert word in out
+    rows = [line.split() for line in out.splitlines() if line.startswith("node ")]
+    assert len(rows) == 8
+    assert sum(int(row[2]) for row in rows) == int(words[0].split()[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_is_what_the_merge_does(tmp_path: Path) -> None:
+    world = World(tmp_path, shards=7)
+    job = plan_sweep(world.instruct, world.thinking, str(tmp_path / "mi-{lam}"), [0.0, 0.5], progress=False)
+    nodes = [Node("large", 8, 0), Node("small", 4, 0), Node("spare", 5, 0)]
+    shares = split(job, nodes, threads=4, speed=1e6)
+    reports = job.run()
+    assert sum(share.shards for share in shares) == 7
+    assert sum(share.read for share in shares) == reports[0].bytes_read
+    assert sum(share.written for share in shares) == sum(report.bytes_written for report in reports)
+    assert shares[0].memory == 2 * shares[1].memory == 2 * shares[2].memory  # two workers fit there
+    longest = max(share.seconds for share in shares)
+    alone = split(job, nodes[1:2], threads=4, speed=1e6)[0]
+    assert alone.seconds == pytest.approx((alone.read + alone.written) / 1e6)
+    assert alone.seconds / 3 <= longest < alone.seconds  # three nodes of one speed cannot do better than a third
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--nodes", "0", "--dry-run"], ("--nodes is 0",)),
+        (["--nodes", "many", "--dry-run"], ("--nodes 'many' is not a whole number",)),
+        (["--node-speed", "1GB", "--dry-run"], ("--node-speed plans", "--ray ADDRESS, or --nodes N")),
+        (["--node-speed", "fast", "--nodes", "2", "--dry-run"], ("--node-speed 'fast' is not a size",)),
+        (["--nodes", "4"], ("--nodes and --node-speed plan a merge", "--dry-run")),
+        (["--ray", "ray://host:10001"], ("Ray client", "--ray auto")),
+        (["--ray", "nowhere"], ("--ray 'nowhere' is not an address", "HOST:PORT")),
+        (["--ray", "127.0.0.1:1"], ("nothing answers there", "--ray local")),
+    ],
+)
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], words: tuple[str, ...]) -> None:
+    world = World(tmp_path)
+    assert_refused(capsys, tmp_path, world.argv(*extra), *words)
+
+
+def test_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    world = World(tmp_path)
+    assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "--ray needs Ray", "pip install 'mi_kernels[ray]'")
+
+
+def test_a_gpu_is_not_the_workers_business(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mi_kernels.backends.device import Place
+    from mi_kernels.merge.options import Options
+
+    world = World(tmp_path)
+    monkeypatch.setattr(Options, "place", Place("cuda", ("cuda:0",)))
+    monkeypatch.setattr("mi_kernels.cli.ray.Cluster.__enter__", lambda self: self)
+    assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "workers compute on the CPU", "Leave --device")

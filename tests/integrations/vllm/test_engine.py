@@ -1,0 +1,238 @@
+"""vLLM itself: merges while loading and lam changed in place answer as merges on disk, to the last logprob."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.engines.imports import hide_cuda_extras
+
+if importlib.util.find_spec("vllm"):
+    hide_cuda_extras()  # before it is imported, as `eval` does it
+vllm = pytest.importorskip("vllm", reason="needs vLLM: pip install -e '.[eval-cpu]'")
+
+import mi_kernels  # noqa: E402
+from mi_kernels.errors import ArgumentError  # noqa: E402
+from mi_kernels.integrations.vllm import LIVE, register, set_lam  # noqa: E402
+from mi_kernels.integrations.vllm.client import EngineError  # noqa: E402
+
+from ...support import ROOT  # noqa: E402
+from ...support.models import qwen3_model  # noqa: E402
+
+Outputs = list[list[tuple[int, dict[int, float]]]]
+CONFIG = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "max_model_len": 384,
+    "max_num_seqs": 8,
+    "seed": 0,
+    "kv_cache_memory_bytes": 1 << 26,
+    "skip_tokenizer_init": True,
+}
+# vLLM keeps the cache of prompts from 128 tokens on: the longer ones show a cache that outlived its weights.
+PROMPTS = [[(7 * i * j + 3) % 250 + 3 for j in range(n)] for i, n in enumerate((5, 40, 200, 300))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_process() -> Iterator[None]:
+    """One process and one thread, as vLLM's CPU build needs it; before its first engine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        # vLLM looks at a model in a subprocess, which must not meet those packages either.
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "eval/engines/startup"), str(ROOT)]))
+        register()
+        yield
+
+
+# Rows and heads that vLLM's CPU kernels take.
+SIZES = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "max_position_embeddings": 512,
+}
+
+
+def model(folder: Path, seed: int, tied: bool) -> str:
+    made = qwen3_model(seed, tied=tied, **SIZES)
+    for parameter in made.parameters():
+        parameter.data.mul_(3)  # away from each other: every lam then answers differently
+    made.save_pretrained(folder)
+    return str(folder)
+
+
+@contextmanager
+def engine(path: str, **options: Any) -> Iterator[Any]:
+    """An engine that is gone afterwards: what it holds is the process's, and two do not share it."""
+    llm = vllm.LLM(path, **CONFIG, **options)
+    try:
+        yield llm
+    finally:
+        llm.llm_engine.engine_core.shutdown()
+        del llm
+        gc.collect()
+
+
+def answers(llm: Any) -> Outputs:
+    sampling = vllm.SamplingParams(temperature=0, max_tokens=12, logprobs=3, detokenize=False, ignore_eos=True)
+    prompts = [{"prompt_token_ids": ids} for ids in PROMPTS]
+    found = [request.outputs[0] for request in llm.generate(prompts, sampling, use_tqdm=False)]
+    return [
+        [(token, {k: v.logprob for k, v in probable.items()}) for token, probable in zip(out.token_ids, out.logprobs)]
+        for out in found
+    ]
+
+
+class Pair:
+    """Two models on disk, and what their merges answer when loaded from folders."""
+
+    def __init__(self, root: Path, tied: bool) -> None:
+        self.root = root
+        self.instruct, self.thinking = model(root / "a", 1, tied), model(root / "b", 2, tied)
+
+    def expected(self, lam: float, **masks: Any) -> Outputs:
+        out = self.root / f"merge-{len(list(self.root.iterdir()))}"  # vLLM takes brackets in a path for a pattern
+        mi_kernels.lerp_checkpoint(self.instruct, self.thinking, out, lam, progress=False, **masks)
+        with engine(str(out)) as llm:
+            return answers(llm)
+
+    def engine(self, **options: Any) -> Any:
+        options = options if "recipe" in options else {"other": self.thinking, **options}
+        return engine(
+            self.instruct, load_format="mi_kernels", model_loader_extra_config=options, worker_extension_cls=LIVE
+        )
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["untied", "tied"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(tmp_path_factory.mktemp("pair"), request.param)
+
+
+def test_lam_as_a_knob_answers_as_the_merge_on_disk(pair: Pair) -> None:
+    lams = (0.8, 0.3, 0.0, 1.0)
+    expected = {lam: pair.expected(lam) for lam in lams}
+    assert len({str(e) for e in expected.values()}) == len(lams)
+    masked = pair.expected(0.8, layers="1:2", modules="ffn")
+    with pair.engine(lam=0.8) as llm:
+        assert answers(llm) == expected[0.8]
+        for lam in (0.3, 1.0, 0.0, 0.8, 0.3):
+            assert set_lam(llm, lam)["lam"] == lam
+            assert answers(llm) == expected[lam]
+
+        said = set_lam(llm, 0.8, layers="1:2", modules="ffn")
+        assert (said["layers"], said["modules"]) == ("1:2", "ffn")
+        assert answers(llm) == masked
+
+        for wanted, words in (
+            ({"lam": 2}, "lam is 2"),
+            ({"lam": 0.5, "layers": "7:9"}, "beyond the 2 layers"),
+            ({"lam": 0.5, "modules": "router"}, "router"),
+        ):
+            with pytest.raises(ArgumentError, match=words):
+                set_lam(llm, **wanted)
+            assert answers(llm) == masked
+
+
+def test_copies_of_both_models_as_on_a_gpu(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With vLLM's packing off, a CPU keeps parameters as a GPU does: changes are one interpolation in place."""
+    from vllm import _custom_ops
+    from vllm.model_executor.layers import utils
+
+    monkeypatch.setattr(_custom_ops, "_supports_onednn", False)
+    monkeypatch.setattr(utils, "check_cpu_sgl_kernel", lambda *_: False)
+    expected = {lam: pair.expected(lam) for lam in (0.3, 0.8)}
+    with pair.engine(lam=0.8) as llm:
+        live = llm.collective_rpc(lambda worker: worker.get_model().mi_kernels_live)[0]
+        live.take_copies("device")
+        assert answers(llm) == expected[0.8]
+        reloads: list[str] = []
+        monkeypatch.setattr(live, "reload", lambda weights: reloads.append("reload"))
+        for lam in (0.3, 0.8, 0.3):
+            set_lam(llm, lam)
+            assert answers(llm) == expected[lam]
+        assert not reloads
+        with pytest.raises(ArgumentError, match="pattern"):
+            set_lam(llm, 0.5, rules=[{"lam": 0.1, "pattern": "q_proj"}])
+        assert answers(llm) == expected[0.3]
+
+
+def test_a_recipe_file_serves_any_method(pair: Pair, tmp_path: Path) -> None:
+    recipe = tmp_path / "ta.yml"
+    recipe.write_text(f"method: task_arithmetic\nbase: {pair.instruct}\nmodels: [{pair.thinking}]\nscale: 0.7\n")
+    mi_kernels.merge_checkpoint(recipe, tmp_path / "out", progress=False)
+    with engine(str(tmp_path / "out")) as llm:
+        expected = answers(llm)
+    with pair.engine(recipe=str(recipe)) as llm:
+        assert answers(llm) == expected
+        with pytest.raises(ArgumentError, match="cannot change lam"):
+            set_lam(llm, 0.5)
+
+
+def test_a_change_that_fails_midway_stops_the_engine(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mi_kernels.live.resident import Resident
+
+    whole = Resident.lerp
+
+    def cut(self: Resident, recipe: Any) -> Any:
+        weights = whole(self, recipe)
+        yield next(weights)
+        raise OSError("the disk has gone")
+
+    with pair.engine(lam=0.8) as llm:
+        with monkeypatch.context() as patch:
+            patch.setattr(Resident, "lerp", cut)
+            with pytest.raises(EngineError, match="the disk has gone"):
+                set_lam(llm, 0.3)
+        with pytest.raises(EngineError, match="the disk has gone"):
+            set_lam(llm, 0.8)
+        with pytest.raises(Exception, match="the disk has gone"):
+            answers(llm)
+
+
+IN_A_PROCESS_OF_ITS_OWN = """
+import json, sys
+from tests.vllm import test_engine
+if __name__ == "__main__":  # the engine's process imports this file, too
+    with test_engine.engine(*sys.argv[1:2], **json.loads(sys.argv[2])) as llm:
+        found = [test_engine.answers(llm)]
+        if "load_format" in json.loads(sys.argv[2]):
+            for lam in (0.3, 0.8):
+                test_engine.set_lam(llm, lam)
+                found.append(test_engine.answers(llm))
+    print(json.dumps(found))
+"""
+
+
+def test_an_engine_in_a_process_of_its_own(pair: Pair, tmp_path: Path) -> None:
+    """vLLM finds the loader there by its entry point: nothing of this process is in that one."""
+    mi_kernels.lerp_checkpoint(pair.instruct, pair.thinking, tmp_path / "merge", 0.8, progress=False)
+    script = tmp_path / "run.py"
+    script.write_text(IN_A_PROCESS_OF_ITS_OWN)
+    env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    found = []
+    extra = {"other": pair.thinking, "lam": 0.8}
+    live = {"load_format": "mi_kernels", "model_loader_extra_config": extra, "worker_extension_cls": LIVE}
+    for path, options in ((str(tmp_path / "merge"), {}), (pair.instruct, live)):
+        command = [sys.executable, str(script), path, json.dumps(options)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    (merged,), (loaded, changed, back) = found
+    assert loaded == merged == back
+    assert changed != merged

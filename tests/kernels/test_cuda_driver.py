@@ -1,0 +1,163 @@
+"""The CUDA binding over a driver of ours: which calls it makes, what each failure raises, and the bytes that result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mi_kernels.backends import cuda
+
+from ..support import ROOT, cuda_host
+
+needs_gxx = pytest.mark.skipif(cuda_host.GXX is None, reason=cuda_host.NO_GXX)
+
+
+@pytest.fixture(scope="module")
+def extension(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("pybind11", reason="no pybind11 to compile the binding with")
+    return cuda_host.compile_extension(tmp_path_factory.mktemp("extension"))
+
+
+@pytest.fixture(scope="module")
+def libcuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cuda_host.compile_library("driver.cpp", tmp_path_factory.mktemp("driver") / "libcuda.so.1")
+
+
+def python(*arguments: str | Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def session(scenario: str, libcuda: Path, extension: Path) -> dict[str, Any]:
+    seen: dict[str, Any] = json.loads(python("-m", "tests.support.cuda_host.session", scenario, libcuda, extension))
+    return seen
+
+
+@needs_gxx
+def test_everything_is_loaded_before_the_first_launch(libcuda: Path, extension: Path) -> None:
+    """A launch pushes the context, launches and restores: nothing that a stream capture forbids."""
+    seen = session("launch", libcuda, extension)
+    kernels = ["mi_lerp_bf16", "mi_lerp_f16", "mi_lerp_f32", "mi_lerp_mixed"]
+    loads = [call for name in kernels for call in (f"cuModuleGetFunction({name})", "cuFuncLoad()")]
+    assert seen["prepare"] == [
+        *("cuInit()", "cuDeviceGet(1)", "cuDevicePrimaryCtxRetain(1)", "cuCtxPushCurrent(1)"),
+        *("cuModuleLoadData(fat)", *loads, "cuCtxPopCurrent(1)"),
+    ]
+    assert seen["prepare again"] == seen["nothing"] == []
+    for triple in cuda_host.TRIPLES:
+        name = kernels[triple[0] if len(set(triple)) == 1 else 3]
+        calls, right = seen[str(triple)]
+        assert calls == ["cuCtxPushCurrent(1)", f"cuLaunchKernel({name} x9 in 1 stream 7)", "cuCtxPopCurrent(1)"]
+        assert right
+
+
+@needs_gxx
+def test_drivers_before_12_4_load_code_by_themselves(tmp_path: Path, extension: Path) -> None:
+    old = cuda_host.compile_library("driver.cpp", tmp_path / "libcuda.so.1", "-DNO_FUNC_LOAD")
+    seen = session("launch", old, extension)
+    assert "cuFuncLoad()" not in seen["prepare"]
+    assert seen["(0, 0, 0)"][1]
+
+
+@needs_gxx
+def test_every_failure_names_the_call_and_the_error(libcuda: Path, extension: Path) -> None:
+    seen = session("errors", libcuda, extension)
+    invalid = "CUDA_ERROR_INVALID_VALUE (invalid argument)"
+    last = {
+        "cuInit": "cuInit()",
+        "cuDevicePrimaryCtxRetain": "cuDevicePrimaryCtxRetain(0)",
+        **dict.fromkeys(
+            ("cuCtxPushCurrent", "cuModuleLoadData", "cuModuleGetFunction", "cuFuncLoad", "cuCtxPopCurrent"),
+            "cuDevicePrimaryCtxRelease(0)",
+        ),
+    }
+    for call, final in last.items():
+        named = {"cuInit": "CUDA_ERROR_NO_DEVICE (unknown to this driver)"}.get(call, invalid)
+        named = {"cuModuleLoadData": "error 999 (unknown to this driver)"}.get(call, named)
+        assert seen[call] == [f"CudaError: {call}: {named}", 0, final]
+    assert seen["cuDeviceGet"] == ["CudaError: cuDeviceGet: CUDA_ERROR_INVALID_DEVICE (invalid device ordinal)", 0]
+    assert seen["unprepared"] == ["ValueError: device 0 is not prepared: call prepare first", 0]
+    for call in ("cuLaunchKernel", "cuCtxPushCurrent", "cuCtxPopCurrent"):
+        assert seen[f"launch: {call}"] == [f"CudaError: {call}: {invalid}", 0]
+    assert seen["device_count"] == [f"CudaError: cuDeviceGetCount: {invalid}", 0]
+
+
+@needs_gxx
+def test_arguments_are_checked_before_the_driver_sees_them(libcuda: Path, extension: Path) -> None:
+    seen = session("arguments", libcuda, extension)
+    assert seen.pop("calls") == []
+    for given, message in seen.items():
+        name = given.split("=")[0]
+        assert message.startswith("ValueError: " + ("dtype codes" if name.endswith("dtype") else name)), given
+
+
+@needs_gxx
+def test_multi_lerp_makes_one_launch_for_each_combination(libcuda: Path, extension: Path) -> None:
+    seen = session("multi_lerp", libcuda, extension)
+    assert seen["right"] == [True] * 6
+    # 70,000 and 1 element in chunks of 8192, and an empty tensor, are ten blocks.
+    launches = {"bf16": 10, "f32": 1, "mixed": 1, "f16": 2}
+    assert seen["calls"] == [f"cuLaunchKernel(mi_lerp_{k} x{n} in 0 stream 7)" for k, n in launches.items()]
+    assert seen["empty"] == []
+    assert seen["error"].startswith(
+        "BackendError: backend 'cuda' on cuda:0: cuLaunchKernel: CUDA_ERROR_INVALID_VALUE (invalid argument)"
+    )
+    assert seen["available"] == [
+        *(None, None, "the GPU has compute capability 7.0; 7.5 or higher is needed."),
+        "cuDeviceGetCount: CUDA_ERROR_INVALID_VALUE (invalid argument).",
+    ]
+
+
+@needs_gxx
+def test_importing_needs_no_driver(tmp_path: Path, extension: Path) -> None:
+    """With a libcuda.so.1 that is none, whatever the machine has: importing works, and calls say what is missing."""
+    (tmp_path / "libcuda.so.1").write_text("not a library")
+    code = (
+        "import sys\n"
+        "from tests.support.cuda_host import session\n"
+        "from mi_kernels.backends import cuda\n"
+        f"_cuda = session.load_extension({str(extension)!r})\n"
+        "print(_cuda.CUDA_VERSION, '|', session.attempt(_cuda.prepare, 0), '|', cuda.available())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LD_LIBRARY_PATH": str(tmp_path)},
+    )  # fmt: skip
+    version, error, reason = done.stdout.split(" | ")
+    assert version == "cu128"
+    assert error.startswith("CudaError: no NVIDIA driver: ")
+    assert "libcuda.so.1" in error
+    assert reason.startswith("no NVIDIA driver: ")
+
+
+def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "find_spec", lambda name: None)
+    assert cuda.available() == "this build of mi_kernels is for the CPU only."
+
+
+@pytest.mark.parametrize(
+    ("driver", "wheel", "runs"),
+    [(12020, "cu128", True), (12080, "cu126", True), (13000, "cu126", True), (12090, "cu130", False)],
+)
+def test_a_driver_runs_code_of_its_major_version_and_before(driver: int, wheel: str, runs: bool) -> None:
+    reason = cuda.too_old(driver, wheel)
+    assert (reason is None) == runs
+    assert reason is None or ("CUDA 12.9" in reason and "CUDA 13.0" in reason)
+
+
+@pytest.mark.parametrize(
+    ("elements", "chunk"),
+    [(1, 8192), (11200 * 8192, 8192), (11200 * 16384 - 1, 8192), (11200 * 16384, 16384), (4_000_000_000, 65536)],
+)
+def test_chunks_are_large_when_there_are_many(elements: int, chunk: int) -> None:
+    assert cuda.chunk_for(elements) == chunk

@@ -1,0 +1,252 @@
+"""What a merge tells of the values: NaN and inf in its inputs, overflow, tensors that are the same on both sides."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mi_kernels import StrictError, _cpu, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
+from mi_kernels.backends.reference.methods import uniform
+from mi_kernels.cli import program as cli
+from mi_kernels.methods.registry import stream_key
+
+from ..support.checks import World, assert_refused, snapshot
+from ..support.kills import Run, runner
+from ..support.models import FLOATS, Tensors, load
+from ..support.nonfinite import DOWN, EMBED, INF, NAN, UP, finite, put
+
+CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
+
+
+def found(report: Any) -> dict[tuple[str, str], tuple[int, int]]:
+    """(NaN, inf) by folder's name and tensor."""
+    return {(Path(f["model"]).name, f["tensor"]): (f["nan"], f["inf"]) for f in report.values["nonfinite"]}
+
+
+# The kernels.
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_quick_pass_sees_what_is_not_finite_and_nothing_else(isa: str, dtype: torch.dtype) -> None:
+    """Each kind of value, at each place of blocks that fill no register, one, and several with a rest."""
+    info = torch.finfo(dtype)
+    fine = torch.tensor([0.0, -0.0, info.max, info.min, info.tiny, info.smallest_normal / 2, 1.0, -2.0]).to(dtype)
+    size, code = fine.element_size(), CODES[dtype]
+    integer = {2: torch.int16, 4: torch.int32}[size]
+    payload = torch.tensor(INF, dtype=dtype).view(integer) + 1  # the least NaN: a quick one might take it for inf
+    bad = [torch.tensor(v, dtype=dtype) for v in (NAN, INF, -INF)] + [payload.view(dtype)]
+    raw = np.concatenate([v.reshape(1).view(torch.uint8).numpy() for v in [*bad, *fine]]).reshape(-1, size)
+    for count, shift in itertools.product((0, 1, 2, 3, 15, 16, 17, 33, 65), (0, 1)):
+        memory = np.full(shift + (count + 2) * size, 0xFF, np.uint8)  # all NaN, before and behind
+        block = memory[shift + size : shift + (count + 1) * size].reshape(count, size)
+        block[:] = raw[len(bad) + np.arange(count) % len(fine)]
+        assert not _cpu.any_nonfinite(memory, shift + size, count, code, isa)
+        for at in range(count):
+            before = block[at].copy()
+            block[at] = raw[at % len(bad)]
+            assert _cpu.any_nonfinite(memory, shift + size, count, code, isa), (count, at)
+            block[at] = before
+
+
+def test_all_of_bf16_and_float16_is_judged_right(isa: str) -> None:
+    for code, dtype in ((0, torch.bfloat16), (1, torch.float16)):
+        bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
+        values = bits.view(dtype)
+        raw, fine = bits.numpy(), bits[values.isfinite()].numpy()
+        assert not _cpu.any_nonfinite(fine, 0, len(fine), code, isa)
+        assert all(_cpu.any_nonfinite(raw, 2 * int(i), 1, code, isa) for i in (~values.isfinite()).nonzero())
+        counts, _ = _cpu.count_nonfinite((raw, 0, code), [(raw, 0, code)], 1 << 16)
+        assert counts == [(int(values.isnan().sum()), int(values.isinf().sum()))]
+
+
+def test_counts_and_overflow_are_told_apart() -> None:
+    a = torch.tensor([1.0, NAN, INF, 2.0, 3.0] * 2000).numpy()
+    b = torch.tensor([1.0, 1.0, NAN, -INF, 3.0] * 2000).to(torch.bfloat16).view(torch.int16).numpy()
+    out = torch.tensor([INF, NAN, NAN, NAN, 3.0] * 2000).half().view(torch.int16).numpy()
+    counts, overflowed = _cpu.count_nonfinite((out, 0, 1), [(a, 0, 2), (b, 0, 0)], 10_000)
+    assert (counts, overflowed) == ([(2000, 2000), (2000, 2000)], 2000)
+
+
+# What a merge tells.
+
+
+def test_each_tensor_is_counted_on_its_side(tmp_path: Path) -> None:
+    a = put(finite(1), UP, (0, NAN), (5, INF), (7, -INF))
+    b = put(put(finite(2), UP, (0, NAN)), DOWN, (3, NAN), (4, NAN))
+    world = World(tmp_path, a, b, shards=1)
+    # Chunks of a page, so that tensors are looked at in pieces.
+    report = lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, max_memory=3 * 4096, progress=False)
+    assert found(report) == {("instruct", UP): (1, 2), ("thinking", UP): (1, 0), ("thinking", DOWN): (2, 0)}
+    assert report.values["overflowed"] == []
+    notes = [note.replace(f"{tmp_path}/", "") for note in report.notes]
+    assert notes == [f"instruct: 1 NaN and 2 inf in {UP}", f"thinking: 1 NaN in {UP}; 2 NaN in {DOWN}"]
+
+
+def test_many_are_told_shortly(tmp_path: Path) -> None:
+    b = finite(2)
+    for name in b:
+        put(b, name, (0, NAN))
+    report = lerp_checkpoint(*_sides(World(tmp_path, finite(1), b)), 0.5, progress=False)
+    assert len(report.values["nonfinite"]) == len(b)
+    (note,) = report.notes
+    assert note.endswith(f"; and {len(b) - 3} more tensors")
+
+
+def _sides(world: World) -> tuple[Path, Path, Path]:
+    return world.instruct, world.thinking, world.out
+
+
+@pytest.mark.parametrize(
+    ("lam", "options", "expected"),
+    [
+        (0.0, {}, {("instruct", UP): (1, 0)}),
+        (1.0, {}, {("thinking", DOWN): (0, 1)}),
+        (0.5, {"layers": "1:"}, {("instruct", UP): (1, 0), ("thinking", DOWN): (0, 1)}),
+        (0.5, {"layers": "0:1"}, {("instruct", UP): (1, 0)}),
+        (1.0, {"layers": "0:1"}, {}),
+    ],
+)
+def test_what_is_copied_counts_and_what_is_not_read_does_not(
+    tmp_path: Path, lam: float, options: dict[str, str], expected: dict[tuple[str, str], tuple[int, int]]
+) -> None:
+    world = World(tmp_path, put(finite(1), UP, (1, NAN)), put(finite(2), DOWN, (1, INF)))
+    assert found(lerp_checkpoint(*_sides(world), lam, progress=False, **options)) == expected
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "task_arithmetic", "linear"])
+def test_every_method_sees_every_nan(tmp_path: Path, method: str) -> None:
+    """Also where thinning keeps it out of the output: then it is put where thinning drops it, and nowhere else."""
+    dropped = uniform(stream_key(0, DOWN, 1), 0, 16 * 24) >= 0.2
+    places = np.flatnonzero(dropped)[:64].tolist() if method == "dare_ties" else range(64)
+    world = World(tmp_path, put(finite(1), UP, (1, NAN)), put(finite(2), DOWN, *((i, NAN) for i in places)))
+    density = {"density": 0.2} if method in ("ties", "dare_ties") else {}
+    weights = {"weight": 0.5} if method == "linear" else {"base": str(world.instruct)}
+    models = [str(world.instruct), str(world.thinking)][method != "linear" :]
+    recipe = {"method": method, "models": models, **weights, **density}
+    report = merge_checkpoint(recipe, world.out, progress=False)
+    assert found(report) == {("instruct", UP): (1, 0), ("thinking", DOWN): (64, 0)}
+    assert load(world.out)[DOWN].isfinite().all() == (method == "dare_ties")
+
+
+def test_an_infinity_without_weight_is_seen(tmp_path: Path) -> None:
+    """TIES leaves it out: 0 * inf has no sign that could agree with anyone's."""
+    world = World(tmp_path, finite(1), put(finite(2), DOWN, (3, INF)))
+    recipe = {"method": "ties", "base": str(world.instruct), "models": [str(world.thinking)], "weight": 0, "density": 1}
+    report = merge_checkpoint(recipe, world.out, progress=False)
+    assert found(report) == {("thinking", DOWN): (0, 1)}
+    assert load(world.out)[DOWN].isfinite().all()
+    assert report.values["overflowed"] == []
+
+
+def test_overflow_far_into_a_tensor_is_counted(tmp_path: Path) -> None:
+    """What is looked at again is looked at in blocks of 2^18 elements, each with its own part of the result."""
+    n = 2 * (1 << 18) + 100
+    a, b = ({UP: torch.zeros(n, dtype=torch.bfloat16)} for _ in range(2))
+    for place in ((1 << 18) + 7, (1 << 18) + 9, n - 1):
+        put(a, UP, (place, 1e6))
+        put(b, UP, (place, 1e6))
+    put(a, UP, (1 << 18, INF))
+    report = lerp_checkpoint(*_sides(World(tmp_path, a, b, shards=1)), 0.5, dtype="float16", progress=False)
+    assert report.values["overflowed"] == [{"tensor": UP, "elements": 3}]
+    assert found(report) == {("instruct", UP): (0, 1)}
+
+
+def test_overflow_is_told_apart(tmp_path: Path) -> None:
+    """float16 reaches 65504: what bf16 holds beyond it becomes inf. So does what extrapolation carries too far."""
+    world = World(tmp_path, put(finite(1), UP, (3, 1e6), (4, 1e6)), put(finite(2), UP, (3, 1e6), (5, NAN)))
+    report = lerp_checkpoint(*_sides(world), 0.5, dtype="float16", progress=False)
+    assert report.values["overflowed"] == [{"tensor": UP, "elements": 2}]
+    assert found(report) == {("thinking", UP): (1, 0)}
+    assert any(f"overflow, their inputs being finite: 2 in {UP}" in note for note in report.notes)
+
+
+def test_a_sweep_tells_overflow_for_each_output(tmp_path: Path) -> None:
+    a, b = put(finite(1), UP, (0, 3e38)), put(finite(2), UP, (0, -3e38), (1, NAN))
+    world = World(tmp_path, a, b)
+    reports = sweep_checkpoint(
+        world.instruct, world.thinking, f"{tmp_path}/m-{{lam}}", [0.0, 0.25, 2.0], extrapolate=True, progress=False
+    )
+    # b - a is beyond float32 already: lam 0 copies and stays finite.
+    assert [len(r.values["overflowed"]) for r in reports] == [0, 1, 1]
+    assert [found(r) for r in reports] == [{("thinking", UP): (1, 0)}] * 3
+
+
+def test_identical_tensors_are_named(tmp_path: Path) -> None:
+    a, b = finite(1), finite(2)
+    b[UP], b[DOWN] = a[UP].clone(), a[DOWN].clone()
+    b[EMBED] = a[EMBED].clone()
+    b[EMBED].view(-1)[-1] += 1  # at the very end, in the last of many chunks
+    world = World(tmp_path, a, b)
+    report = lerp_checkpoint(*_sides(world), 0.5, max_memory=3 * 4096, progress=False)
+    ((names),) = [entry["tensors"] for entry in report.values["identical"]]
+    assert sorted(names) == sorted([UP, DOWN])
+    assert any(note.startswith(f"2 of {len(a)} tensors are identical") for note in report.notes)
+
+
+def test_one_model_twice_is_told(tmp_path: Path) -> None:
+    world = World(tmp_path, finite(1), finite(1))
+    report = lerp_checkpoint(*_sides(world), 0.5, progress=False)
+    assert any("are the same model: all " in note for note in report.notes)
+    with pytest.raises(StrictError, match="the same model"):
+        lerp_checkpoint(world.instruct, world.thinking, tmp_path / "strict", 0.5, strict=True, progress=False)
+
+
+# On the command line, strict, and over a kill.
+
+
+def test_json_and_notes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(tmp_path, put(finite(1), UP, (0, NAN)), finite(2))
+    assert cli.main(world.argv("--json")) == 0
+    assert json.loads(capsys.readouterr().out)["values"]["nonfinite"] == [
+        {"model": str(world.instruct), "tensor": UP, "nan": 1, "inf": 0}
+    ]
+    assert cli.main(world.argv("--overwrite")) == 0
+    assert capsys.readouterr().out.count(f"note: {world.instruct}: 1 NaN in {UP}") == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "extra", "words"),
+    [
+        (put(finite(1), UP, (0, NAN)), finite(2), (), ("1 NaN", UP)),
+        (finite(1), put(finite(2), DOWN, (0, INF)), ("--layers", "1:"), ("1 inf", DOWN)),
+        (put(finite(1), UP, (0, 1e6)), finite(2), ("--dtype", "float16"), ("overflow", UP)),
+    ],
+)
+def test_strict_publishes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], a: Tensors, b: Tensors, extra: tuple[str, ...], words: Any
+) -> None:
+    world = World(tmp_path, a, b)
+    assert_refused(capsys, tmp_path, world.argv("--strict", *extra), "--strict", *words)
+    assert cli.main(world.argv(*extra)) == 0
+    before = snapshot(world.out)
+    assert_refused(capsys, tmp_path, world.argv("--strict", "--overwrite", *extra), *words)
+    assert snapshot(world.out) == before
+
+
+def test_strict_lets_sound_models_pass(tmp_path: Path) -> None:
+    world = World(tmp_path, finite(1), finite(2))
+    assert lerp_checkpoint(*_sides(world), 0.5, strict=True, progress=False).notes == []
+
+
+def test_what_a_killed_merge_saw_is_told_by_the_one_that_goes_on(tmp_path: Path) -> None:
+    """And no work of a merge that was not strict is gone on with by one that is."""
+    a = finite(1)
+    for name in a:
+        put(a, name, (0, NAN))
+    world = World(tmp_path, a, finite(2), shards=6)
+    argv = world.argv("--max-memory", "8KiB")
+    with runner() as run:
+        events = run(Run([*argv, "-o", str(tmp_path / "elsewhere")])).events
+        assert run(Run(argv, event=len(events) * 6 // 10)).status == -signal.SIGKILL
+    with pytest.raises(Exception, match="unfinished merge stands there, with strict none, not true"):
+        lerp_checkpoint(*_sides(world), 0.5, strict=True, progress=False)
+    report = lerp_checkpoint(*_sides(world), 0.5, progress=False)
+    assert 0 < report.shards < 6
+    assert found(report) == {("instruct", name): (1, 0) for name in a}

@@ -1,0 +1,140 @@
+"""Faults in how inputs are read, matched and looked at, and in live models."""
+
+from __future__ import annotations
+
+from . import Fault
+
+FAULTS: list[Fault] = [
+    # The values of inputs.
+    Fault(
+        "dare-inputs-are-not-looked-at",
+        "mi_kernels/merge/findings.py",
+        old='formula["formula"] in (TIES, DARE)',
+        new='formula["formula"] in (TIES,)',
+        tests=("tests/merge/test_findings.py::test_every_method_sees_every_nan[dare_ties]",),
+        ci=True,
+    ),
+    Fault(
+        "ties-inputs-are-not-looked-at",
+        "mi_kernels/merge/findings.py",
+        old='formula["formula"] in (TIES, DARE)',
+        new='formula["formula"] in (DARE,)',
+        tests=("tests/merge/test_findings.py::test_an_infinity_without_weight_is_seen",),
+    ),
+    Fault(
+        "overflow-counted-in-the-first-block-only",
+        "mi_kernels/merge/findings.py",
+        old="skipped = (at - first) * cpu.ITEM_SIZES[code] if results else 0",
+        new="skipped = 0",
+        tests=("tests/merge/test_findings.py::test_overflow_far_into_a_tensor_is_counted",),
+    ),
+    # Files that change.
+    Fault(
+        "header-stamped-after-reading",
+        "mi_kernels/checkpoint/header.py",
+        old="return Header(metadata, tensors, stamp, _digest(text))",
+        new="return Header(metadata, tensors, _stamp_of_regular_file(path), _digest(text))",
+        tests=("tests/checkpoint/test_guard.py::test_an_input_that_is_written_while_its_header_is_read",),
+        ci=True,
+    ),
+    Fault(
+        "adapter-not-among-what-may-change",
+        "mi_kernels/checkpoint/record.py",
+        old="        check_unchanged(self.stamps)\n",
+        new="        check_unchanged({path: self.stamps[path] for path in self.shards})\n",
+        tests=("tests/checkpoint/test_lora.py::test_an_adapter_that_is_written_while_it_is_merged",),
+    ),
+    Fault(
+        "damage-told-only-once",
+        "mi_kernels/checkpoint/inputs.py",
+        old="""\
+            for file in (file for maps in self._maps for file in maps):
+                file.check()
+            self._faults = faults
+""",
+        new="""\
+            self._faults = faults
+            for file in (file for maps in self._maps for file in maps):
+                file.check()
+""",
+        tests=("tests/checkpoint/test_guard.py::test_damage_is_told_to_everyone_who_asks",),
+        ci=True,
+    ),
+    Fault(
+        "statistics-of-zeros",
+        "mi_kernels/merge/sources.py",
+        old="                    inputs.check()\n",
+        new="                    pass\n",
+        tests=("tests/checkpoint/test_guard.py::test_a_shard_that_shrinks",),
+    ),
+    Fault(
+        "scales-may-be-cut-off",
+        "mi_kernels/checkpoint/inputs.py",
+        old="        yield tensor.scales, 0, tensor.scales.elements\n",
+        new="",
+        tests=("tests/checkpoint/test_fp8.py::test_lengths_and_read_ahead_take_in_the_scales",),
+    ),
+    Fault(
+        "map-stays-while-an-error-is-remembered",
+        "mi_kernels/checkpoint/mapped.py",
+        old="            self.data.release()  # at once:",
+        new="            pass  # at once:",
+        tests=("tests/checkpoint/test_guard.py::test_a_closed_file_is_unmapped_whoever_refers_to_it",),
+        ci=True,
+    ),
+    # Computing what inputs are made of.
+    Fault(
+        "scratch-used-again-before-it-is-read",
+        "mi_kernels/merge/spans.py",
+        old="                self.flush(len(slots))\n",
+        new="                pass\n",
+        tests=("tests/checkpoint/test_fp8.py::test_blocks_of_large_tensors_meet",),
+    ),
+    # Models side by side.
+    Fault(
+        "tied-head-of-any-shape",
+        "mi_kernels/checkpoint/alignment.py",
+        old='classify(name).module == "embed" and t.shape == head.shape)',
+        new='classify(name).module == "embed")',
+        tests=("tests/output/test_model_folder.py::test_a_head_tied_beside_an_embedding_of_positions",),
+        ci=True,
+    ),
+    # Live models.
+    Fault(
+        "live-files-not-checked-before-a-change",
+        "mi_kernels/live/knob.py",
+        old="            self._sides.check()\n",
+        new="",
+        tests=(
+            "tests/live/test_live.py::test_a_file_that_was_written_before_a_change_is_refused_and_the_model_works_on",
+        ),
+    ),
+    Fault(
+        "live-files-not-checked-after-a-change",
+        "mi_kernels/live/sides.py",
+        old="                raise\n        self.check()\n",
+        new="                raise\n",
+        tests=("tests/live/test_live.py::test_a_file_that_is_written_during_a_change_is_refused",),
+    ),
+    Fault(
+        "side-not-checked-after-it-is-read",
+        "mi_kernels/live/sides.py",
+        old="    model.check_unchanged()\n    return found\n",
+        new="    return found\n",
+        tests=("tests/live/test_live.py::test_a_file_that_is_written_while_it_is_attached_is_refused",),
+    ),
+    Fault(
+        "whole-stages-only",
+        "mi_kernels/live/sides.py",
+        old="for first in range(0, live.numel(), step):",
+        new="for first in range(0, live.numel() - step + 1, step):",
+        tests=("tests/live/test_live.py::test_sides_in_the_hosts_memory_pass_in_stages",),
+    ),
+    Fault(
+        "detached-knob-keeps-its-files",
+        "mi_kernels/live/knob.py",
+        old="                self._sides.close()\n",
+        new="",
+        tests=("tests/live/test_live.py::test_a_knob_that_is_detached_holds_no_file",),
+    ),
+]

@@ -1,5 +1,0 @@
-"""One table of everything that is done to a merge: kills, failing system calls, hostile inputs, flipped bits.
-
-python -m tests.robustness                                   # mi_kernels
-python -m tests.robustness --with mergekit,paper [--json]    # and the neighbours, on what can be run on them
-"""
