@@ -8,17 +8,13 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..dtypes import CODES
 from ..errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
     from .._cpu import CombineSpan, Span
 
 ISA_VARIABLE = "MI_KERNELS_CPU_ISA"
-
-# The kernels' codes for dtypes, by the names of safetensors.
-DTYPE_CODES = {"BF16": 0, "F16": 1, "F32": 2}
-BYTES = 3
-ITEM_SIZES = (2, 2, 4, 1)
 
 
 def choose_isa(available: Sequence[str], requested: str | None) -> str:
@@ -127,5 +123,5 @@ def run_addresses(table: Any, weights: Any, dtypes: Sequence[str], isa: str, thr
     """
     from .. import _cpu
 
-    out, a, b = (DTYPE_CODES[dtype] for dtype in dtypes)
+    out, a, b = (CODES[dtype] for dtype in dtypes)
     _cpu.lerp_addresses(table, weights, out, a, b, isa, threads)

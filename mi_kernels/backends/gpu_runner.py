@@ -20,6 +20,7 @@ from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..dtypes import BYTES, CODE_SIZES, CODE_TORCH
 from ..errors import BackendError
 from . import cpu
 
@@ -144,13 +145,13 @@ class _Piece:
         at = {}
         for operand in operands:
             buffer, offset, code = operand.of
-            size = cpu.ITEM_SIZES[code]
+            size = CODE_SIZES[code]
             self.fills.append(_copy(self.buffer, self.low, buffer, offset + first * size, n * size))
             at[operand.key] = self._tensor(self.low, n, code)
             self.low = _aligned(self.low + n * size)
         for span in group:
             slot, offset, code, weight = span[0], span[1], span[8], span[7]
-            size = cpu.ITEM_SIZES[code]
+            size = CODE_SIZES[code]
             self.high = (self.high - n * size) // _ALIGNMENT * _ALIGNMENT
             self.drains.append(_copy(slot, offset + first * size, self.buffer, self.high, n * size))
             a, b = (at[operand.key] for operand in _operands(span))
@@ -160,8 +161,8 @@ class _Piece:
     def _tensor(self, start: int, n: int, code: int) -> Any:
         import torch
 
-        dtype = (torch.bfloat16, torch.float16, torch.float32)[code]
-        return self.device[start : start + n * cpu.ITEM_SIZES[code]].view(dtype)
+        dtype = getattr(torch, CODE_TORCH[code])
+        return self.device[start : start + n * CODE_SIZES[code]].view(dtype)
 
 
 class _Operand:
@@ -214,7 +215,7 @@ class SpanRunner:
         if not group:
             return
         operands = list({operand.key: operand for span in group for operand in _operands(span)}.values())
-        sizes = [cpu.ITEM_SIZES[operand.of[2]] for operand in operands] + [cpu.ITEM_SIZES[span[8]] for span in group]
+        sizes = [CODE_SIZES[operand.of[2]] for operand in operands] + [CODE_SIZES[span[8]] for span in group]
         first, length = 0, group[0][6]
         while first < length:
             piece = self._pieces[self._next]
@@ -267,7 +268,7 @@ def _is_copy(span: Span) -> bool:
     """Whether the output has the bytes of an input, or dtypes that no GPU kernel knows."""
     weight, codes = span[7], span[8:]
     read = codes[2] if weight == 1 else codes[1]
-    return cpu.BYTES in codes or (weight in (0, 1) and codes[0] == read)
+    return BYTES in codes or (weight in (0, 1) and codes[0] == read)
 
 
 def _operands(span: Span) -> tuple[_Operand, _Operand]:
@@ -277,7 +278,7 @@ def _operands(span: Span) -> tuple[_Operand, _Operand]:
 
 
 def _copy(to: Any, at: int, source: Any, start: int, nbytes: int) -> Span:
-    return (to, at, source, start, source, start, nbytes, 0.0, cpu.BYTES, cpu.BYTES, cpu.BYTES)
+    return (to, at, source, start, source, start, nbytes, 0.0, BYTES, BYTES, BYTES)
 
 
 def _aligned(offset: int) -> int:

@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..backends import cpu
+from ..dtypes import BYTES
 from .crc import combine, crc32c
 from .record import BLOCK, FileSum, Record, ShardSum, TensorSum
 
@@ -22,7 +23,7 @@ class Extent(NamedTuple):
     name: str
     begin: int
     end: int
-    code: int = cpu.BYTES
+    code: int = BYTES
 
 
 class Layout(NamedTuple):
@@ -91,7 +92,7 @@ class _Shard:
         self.layout = layout
         blocks = (b for t in layout.tensors for b in range(t.begin, t.end, BLOCK))
         self._edges = sorted({0, layout.header, layout.size, *blocks, *(t.end for t in layout.tensors)})
-        self._codes = [cpu.BYTES] * len(self._edges)  # of what begins at an edge
+        self._codes = [BYTES] * len(self._edges)  # of what begins at an edge
         for t in layout.tensors:
             for i in range(bisect_left(self._edges, t.begin), bisect_left(self._edges, t.end)):
                 self._codes[i] = t.code

@@ -17,6 +17,7 @@ from ..checkpoint.alignment import align
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.virtual import Tensor
+from ..dtypes import TORCH_NAMES
 from ..errors import CheckpointError
 from ..merge.api import lerp_sources
 from ..merge.options import Options
@@ -30,19 +31,6 @@ if TYPE_CHECKING:
 
     from ..recipe.models import MergeRecipe
 
-_TORCH_NAMES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "I16": "int16",
-    "I32": "int32",
-    "I64": "int64",
-    "BF16": "bfloat16",
-    "F16": "float16",
-    "F32": "float32",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
 _AHEAD = 2  # tensors computed before they are asked for, for each thread
 
 
@@ -122,7 +110,7 @@ def torch_dtype(name: str) -> torch.dtype:
     """
     import torch
 
-    found = getattr(torch, _TORCH_NAMES.get(name, ""), None)
+    found = getattr(torch, TORCH_NAMES.get(name, ""), None)
     if not isinstance(found, torch.dtype):
         raise CheckpointError(f"tensors of dtype {name} cannot be handed over", "Merge to a folder: mi-kernels lerp.")
     return found

@@ -15,7 +15,7 @@ from ..checkpoint import differences
 from ..checkpoint.alignment import Alignment, Row
 from ..checkpoint.differences import Difference
 from ..checkpoint.record import Checkpoint
-from ..checkpoint.tensor import ITEM_SIZE
+from ..dtypes import item_size
 from ..errors import OutputError
 from ..output import card, sidefiles
 from ..output.folder import OutputFolder
@@ -274,7 +274,7 @@ def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
     for row in rows:
         first = row.inputs[0]
         out = dtype if dtype is not None and row.floating else first.dtype
-        nbytes = first.elements * ITEM_SIZE[out] if row.floating else first.nbytes
+        nbytes = first.elements * item_size(out) if row.floating else first.nbytes
         tensors.append(OutputTensor(row.name, out, first.shape, nbytes, first.shard))
     return tensors
 

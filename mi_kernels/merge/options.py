@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from ..backends import cpu
 from ..backends.device import Place, place_for
+from ..dtypes import OUTPUTS
 from ..errors import ArgumentError, BackendError
-
-_DTYPES = {"bf16": "BF16", "bfloat16": "BF16", "fp16": "F16", "float16": "F16", "fp32": "F32", "float32": "F32"}
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in _DTYPES:
+        if self.dtype is not None and self.dtype not in OUTPUTS:
             raise ArgumentError(f"dtype {self.dtype!r}: unknown", "Use bfloat16, float16 or float32.")
         if self.copy_from not in ("thinking", "instruct", "base"):
             raise ArgumentError(f"copy_from {self.copy_from!r}: unknown", "Use 'thinking', 'instruct' or 'base'.")
@@ -67,4 +66,4 @@ class Options:
     @property
     def out_dtype(self) -> str | None:
         """The dtype asked for, by safetensors' name."""
-        return None if self.dtype is None else _DTYPES[self.dtype]
+        return None if self.dtype is None else OUTPUTS[self.dtype]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..backends import cpu
 from ..checkpoint.inputs import Inputs
-from ..checkpoint.tensor import ITEM_SIZE
 from ..checkpoint.virtual import Tensor
+from ..dtypes import BYTES, CODES, code_of, item_size
 from ..system.calls import io_buffer
 from .plan import Source
 
@@ -53,7 +53,7 @@ class Filler:
         """
         computed = source.computed()
         block = min(_BLOCK, len(self._scratch) // len(computed) // 4) if computed else length
-        item = ITEM_SIZE.get(out.dtype, 1)
+        item = item_size(out.dtype)
         for first in range(begin, begin + length, max(block, 1)):
             count = min(block, begin + length - first)
             # One block behind the other, in the order of the models.
@@ -99,9 +99,9 @@ def _lerp_spans(
     operands: dict[int, Operand],
     count: int,
 ) -> Iterator[Span]:
-    code = cpu.DTYPE_CODES.get(out.dtype, cpu.BYTES)
-    if code == cpu.BYTES:  # a copy: count bytes, not elements
-        count *= ITEM_SIZE.get(out.dtype, 1)
+    code = code_of(out.dtype)
+    if code == BYTES:  # a copy: count bytes, not elements
+        count *= item_size(out.dtype)
     for slot, weight in zip(slots, weights):
         # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
         a = operands[1 if weight == 1 else 0]
@@ -118,4 +118,4 @@ def _combine_span(
     first: int,
     count: int,
 ) -> CombineSpan:
-    return (slot, at, cpu.DTYPE_CODES[out.dtype], list(operands.values()), count, first, formula)
+    return (slot, at, CODES[out.dtype], list(operands.values()), count, first, formula)

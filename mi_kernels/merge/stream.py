@@ -20,9 +20,10 @@ from typing import NamedTuple, Protocol
 
 from ..backends import cpu
 from ..checkpoint.inputs import Inputs
-from ..checkpoint.tensor import ITEM_SIZE, TensorInfo
+from ..checkpoint.tensor import TensorInfo
 from ..checksums.accumulator import Accumulator
 from ..checksums.record import ShardSum
+from ..dtypes import item_size
 from ..output.layout import OutputShard, stretches
 from ..output.writer import ShardFile
 from ..system import interrupts
@@ -259,7 +260,7 @@ class _Work:
             if t.begin >= end:
                 break
             begin, stop = max(t.begin, chunk.offset), min(t.end, end)
-            item = ITEM_SIZE.get(t.dtype, 1)
+            item = item_size(t.dtype)
             if stop > begin:
                 yield self._plan.sources[t.name], t, (begin - t.begin) // item, (stop - begin) // item
 
@@ -279,6 +280,6 @@ class _Work:
         wanted = self._files.wanted[chunk.shard]
         for source, out, first, count in self._pieces(chunk):
             weights = [source.weights[i] for i in wanted] if source.formula is None else ()
-            at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
+            at = out.begin + first * item_size(out.dtype) - chunk.offset
             filler.add(slots, at, source, weights, out, first, count)
         filler.flush(len(slots))

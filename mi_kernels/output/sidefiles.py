@@ -11,6 +11,7 @@ from typing import Any
 from ..checkpoint.files import parse_json, read_file, read_json
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import NAME as CHECKSUMS
+from ..dtypes import TORCH_NAMES
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
 
@@ -20,8 +21,6 @@ _NEVER = (".safetensors.index.json", ".bin.index.json")
 _OURS = (RECORD, CHECKSUMS)
 _MAX_RECORD = 4 << 20  # ours have a few kB
 _MAX_SIZE = 256 << 20  # of all of them; a tokenizer of 250,000 words is 20 MB
-
-_CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def collect(source: Checkpoint) -> dict[str, bytes]:
@@ -71,7 +70,7 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
             part["tie_word_embeddings"] = False
         for key in ("dtype", "torch_dtype"):
             if dtype is not None and key in part:
-                part[key] = _CONFIG_DTYPES[dtype]
+                part[key] = TORCH_NAMES[dtype]
     if untied:
         content["tie_word_embeddings"] = False  # where it is absent, some architectures tie
     if content == before:

@@ -11,6 +11,7 @@ from typing import Any
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.record import Checkpoint
 from ..checksums.damage import Damage
+from ..dtypes import TORCH_NAMES
 from ..errors import ArgumentError, CheckpointError, MIKernelsError, MismatchError
 from ..merge.job import Job
 from ..merge.options import Options
@@ -21,7 +22,6 @@ from ..recipe.interpolation import Recipe
 from ..system.progress import progress_bar
 from .second_writer import Comparison, Difference
 
-_DTYPES = {None: None, "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _OWN_FILES = (RECORD, "README.md")  # they name versions and paths
 
 
@@ -128,7 +128,7 @@ def _planned(root: str, record: dict[str, Any], sources: list[str], threads: int
     options = {
         "device": "cpu",
         "backend": "cpu",
-        "dtype": _DTYPES[record["dtype"]],
+        "dtype": None if record["dtype"] is None else TORCH_NAMES[record["dtype"]],
         "threads": threads,
         "overwrite": True,  # the folder is there, and only read
         "copy_from": record["copy_from"],

@@ -18,12 +18,13 @@ from mi_kernels.backends import cpu
 from mi_kernels.backends import gpu_runner as gpu_spans
 from mi_kernels.backends.gpu_runner import PIECES, STAGING, SpanRunner, piece_size
 from mi_kernels.backends.reference import torch_lerp as torch_reference
+from mi_kernels.dtypes import BYTES, CODE_SIZES
 
 from ..support.fake_gpu import ORDERS, POISON, FakeGpu
 
 PIECE = 8192
 LAMS = (0.0, 1.0, 0.3, 0.8, -0.75, 1.5)
-BYTES = cpu.BYTES
+BYTES = BYTES
 
 
 class Case:
@@ -43,7 +44,7 @@ class Case:
         both: bool = False,
     ) -> None:
         rng = np.random.default_rng(seed)
-        sizes = cpu.ITEM_SIZES
+        sizes = CODE_SIZES
         # Maps start anywhere, as tensors in files do.
         total = sum(n * 4 + 7 for n, _ in groups) + 64
         self.inputs = []

@@ -16,9 +16,9 @@ import torch
 import mi_kernels
 from mi_kernels import Recipe, Rule
 from mi_kernels.checkpoint.header import read_header
-from mi_kernels.checkpoint.tensor import ITEM_SIZE
 from mi_kernels.checksums.damage import Damage
 from mi_kernels.checksums.record import NAME as CHECKSUMS
+from mi_kernels.dtypes import item_size
 from mi_kernels.merge.api import plan_lerp
 from mi_kernels.merge.options import Options
 from mi_kernels.merge.stream import stream
@@ -134,7 +134,7 @@ def flip_element(out: Path, seed: int) -> Difference:
     rng = random.Random(seed)
     shard = rng.choice(sorted(out.glob("*.safetensors")))
     tensor = rng.choice([t for t in read_header(str(shard), 0).tensors if t.elements])
-    item = ITEM_SIZE[tensor.dtype]
+    item = item_size(tensor.dtype)
     element = rng.randrange(tensor.elements)
     at = tensor.begin + element * item
     content = bytearray(shard.read_bytes())
