@@ -12,7 +12,7 @@ from ..dtypes import CODES
 from ..errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
-    from .._cpu import CombineSpan, Span
+    from .spans import CombineSpan, Span
 
 ISA_VARIABLE = "MI_KERNELS_CPU_ISA"
 
@@ -72,7 +72,7 @@ def checked_threads(threads: int | None) -> int:
 
 
 def run_spans(spans: Sequence[Span], isa: str, threads: int = 1) -> None:
-    """Interpolates (weight 0 or 1: copies) every span; see `_cpu.pyi` for what a span is."""
+    """Interpolates (weight 0 or 1: copies) every span; see `spans`."""
     from .. import _cpu
 
     _cpu.lerp_spans(spans, isa, threads)
@@ -106,7 +106,7 @@ def run_groups(spans: Sequence[Span], group: int, isa: str) -> None:
 
 
 def run_combine(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None:
-    """Combines several models into one, span by span; see `_cpu.pyi`."""
+    """Combines several models into one, span by span; see `spans`."""
     from .. import _cpu
 
     if spans:

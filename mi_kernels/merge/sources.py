@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..backends.spans import Operand
 from ..checkpoint.alignment import Alignment, Row
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.names import layer_count, places
 from ..checkpoint.record import Checkpoint
 from ..checkpoint.virtual import Tensor as Input
 from ..methods.registry import AFFINE, METHODS, Parameters, Tensor
-from ..methods.statistics import Operand, Reader, in_parallel
+from ..methods.statistics import Reader, in_parallel
 from ..recipe.masks import select
 from ..recipe.models import MergeRecipe
 from .plan import Source

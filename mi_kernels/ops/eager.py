@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..backends import cpu, dispatch
+from ..backends.spans import Span
 from ..dtypes import CODES, FROM_TORCH
 from ..errors import ArgumentError, BackendError
 from ..recipe.lam import checked_lam
 from .arrays import Array, are_sound, as_array, check_tensor, empty_like, is_torch
 from .overlap import find_overlap
-
-if TYPE_CHECKING:
-    from .._cpu import Span
 
 T = TypeVar("T")
 Label = Callable[[str, int], str]  # (argument, index of the pair) -> its name in a message
@@ -173,8 +171,7 @@ def checked_lams(lam: float | Sequence[float], count: int) -> list[float]:
 
 
 def _span(a: Array, b: Array, out: Array, w: float) -> Span:
-    codes = CODES
-    return (
+    return Span(
         out.buffer,
         0,
         a.buffer,
@@ -183,9 +180,9 @@ def _span(a: Array, b: Array, out: Array, w: float) -> Span:
         0,
         out.buffer.size,
         w,
-        codes[out.dtype],
-        codes[a.dtype],
-        codes[b.dtype],
+        CODES[out.dtype],
+        CODES[a.dtype],
+        CODES[b.dtype],
     )
 
 

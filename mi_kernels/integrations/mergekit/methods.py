@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ...backends import cpu
+from ...backends.spans import CombineSpan, Operand
 from ...dtypes import CODES, FROM_TORCH
 from ...errors import BackendError
 from ...methods.registry import AFFINE, MAX_MODELS, METHODS, Parameters, Tensor
@@ -74,17 +75,17 @@ def _combine(tensors: list[torch.Tensor], formula: Formula) -> torch.Tensor:
     device = tensors[0].device
     tensors = [tensor.cpu() for tensor in tensors]
     out = empty_like(tensors[0])
-    operands = [(x.buffer, 0, CODES[x.dtype]) for x in (as_array(t, "a tensor") for t in tensors)]
+    operands = [Operand(x.buffer, 0, CODES[x.dtype]) for x in (as_array(t, "a tensor") for t in tensors)]
     into = as_array(out, "out", writable=True)
     code = CODES[into.dtype]
     threads = cpu.checked_threads(None)
     step = max(1, -(-out.numel() // threads))
     spans = [
-        (
+        CombineSpan(
             into.buffer,
             first * out.itemsize,
             code,
-            [(buffer, first * out.itemsize, kind) for buffer, _, kind in operands],
+            [x._replace(offset=first * out.itemsize) for x in operands],
             min(step, out.numel() - first),
             first,
             formula,
