@@ -16,7 +16,7 @@ from ..errors import ArgumentError, CheckpointError, MIKernelsError, MismatchErr
 from ..merge.job import Job
 from ..merge.options import Options
 from ..merge.plan import Plan, plan_buffers
-from ..merge.stream import stream
+from ..merge.stream import Request, Sink, stream
 from ..output.sidefiles import RECORD, read_record
 from ..recipe.interpolation import Recipe
 from ..system.progress import progress_bar
@@ -82,7 +82,7 @@ def recompute_merge(
     comparison = Comparison(root, shards)
     with progress_bar(progress, found.bytes) as on_bytes:
         buffers = plan_buffers(job.options.thread_count, None, 1 + plan.computes)
-        stream(plan, [root], buffers, on_bytes=on_bytes, sink=comparison.open)
+        stream(Request(plan, [root], buffers), Sink(open=comparison.open, on_bytes=on_bytes))
     for model in job.models:
         model.check_unchanged()
     small = job.small_files(job.outputs[0], index)

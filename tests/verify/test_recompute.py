@@ -21,7 +21,7 @@ from mi_kernels.checksums.record import NAME as CHECKSUMS
 from mi_kernels.dtypes import item_size
 from mi_kernels.merge.api import plan_lerp
 from mi_kernels.merge.options import Options
-from mi_kernels.merge.stream import stream
+from mi_kernels.merge.stream import Request, Sink, stream
 from mi_kernels.verify.recompute import recompute_merge
 from mi_kernels.verify.second_writer import Difference
 from mi_kernels.verify.verify import record_checksums, verify_checkpoint
@@ -217,8 +217,8 @@ def test_the_last_bytes_of_a_shard_count(tmp_path: Path) -> None:
 
 
 def test_a_model_that_changes_while_it_is_read_proves_nothing(merged: Merged, monkeypatch: pytest.MonkeyPatch) -> None:
-    def changing(*arguments: Any, **options: Any) -> None:
-        stream(*arguments, **options)
+    def changing(request: Request, sink: Sink) -> None:
+        stream(request, sink)
         os.utime(min(merged.world.thinking.glob("*.safetensors")), ns=(0, 5))
 
     monkeypatch.setattr("mi_kernels.verify.recompute.stream", changing)
