@@ -79,7 +79,7 @@ def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
         return []
     if len(job.outputs) > 1 and "{lam}" not in arguments.push:
         raise ArgumentError(f"--push {arguments.push}: does not say where lam goes", "Write 'ORG/NAME-{lam}'.")
-    lams = [output.record.get("lam") for output in job.outputs]
+    lams = [output.record.parameters.get("lam") for output in job.outputs]
     return [
         upload.checked_repo(arguments.push.replace("{lam}", f"{lam:g}") if isinstance(lam, float) else arguments.push)
         for lam in lams
@@ -109,7 +109,7 @@ def describe_plan(job: Job) -> str:
     lines = [printable(f"note: {note}") for note in job.notes()]
     sizes = {row.name: row.inputs[0].nbytes for row in job.alignment.rows}
     for i, output in enumerate(job.outputs):
-        lines.append(f"{printable(output.folder.given)}: {output.record['summary']}")
+        lines.append(f"{printable(output.folder.given)}: {output.record.summary}")
         if all(source.formula is None for source in job.sources.values()):
             weights = {name: source.weights[i] for name, source in job.sources.items()}
             lines.append(format_table(recipe_table(sizes, weights), show_bytes))

@@ -19,9 +19,9 @@ from ..checkpoint.open import open_checkpoint
 from ..checkpoint.virtual import Tensor
 from ..dtypes import TORCH_NAMES
 from ..errors import CheckpointError
-from ..merge.api import lerp_sources
 from ..merge.options import Options
 from ..merge.plan import Source
+from ..merge.sources import lerp_sources
 from ..merge.spans import fill_tensor
 from ..ops.arrays import on_huge_pages
 from ..recipe.interpolation import Recipe
@@ -70,7 +70,7 @@ class Resident:
 
     def merge(self, recipe: MergeRecipe) -> Iterator[tuple[str, torch.Tensor]]:
         """`lerp` for the methods of `merge_checkpoint`."""
-        from ..merge.sources import combined_sources
+        from ..merge.combined import combined_sources
 
         return self._tensors(combined_sources(recipe, self.models, self.alignment, self._threads))
 

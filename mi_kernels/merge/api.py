@@ -7,24 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._version import __version__
-from ..checkpoint.alignment import Alignment, align
+from ..checkpoint.alignment import align
 from ..checkpoint.open import open_checkpoint
-from ..checkpoint.record import Checkpoint
 from ..errors import ArgumentError
 from ..output.folder import OutputFolder
-from ..recipe.interpolation import Recipe, plain
+from ..recipe.interpolation import Recipe
 from ..recipe.lam import checked_lam
 from ..recipe.masks import Layers, Modules
 from . import job
 from .job import Job, Report
 from .options import Options
-from .plan import Source
+from .record import MergeRecord
+from .sources import lerp_sources
 
 if TYPE_CHECKING:
     from ..recipe.models import MergeRecipe
-
-NUMERICS = "Bit-identical to torch.lerp(a.float(), b.float(), lam).to(dtype); lam 0 and 1 copy bytes."
 
 
 def lerp_checkpoint(
@@ -187,7 +184,7 @@ def plan_merge(
     # Here and not above: interpolation has no use for them, and a tenth of a merge's time may be its start.
     from ..recipe.load import load
     from ..recipe.models import MergeRecipe, from_dict
-    from .sources import combined_sources
+    from .combined import combined_sources
 
     started = time.perf_counter()
     if isinstance(recipe, Mapping):
@@ -211,7 +208,7 @@ def plan_merge(
     folder.protect(path for m in models for path in m.paths())
     alignment = align(models)
     found = combined_sources(recipe, models, alignment, chosen.thread_count)
-    output = job.Output(folder, _merge_record(recipe, models, chosen, found))
+    output = job.Output(folder, MergeRecord.of_recipe(recipe, models, chosen, found))
     return Job(models, recipe.base is not None, alignment, found, [output], chosen, started)
 
 
@@ -233,81 +230,9 @@ def plan_lerp(
     alignment = align(models)
     sources = lerp_sources(alignment, [recipe for _, recipe in outs])
     outputs = [
-        job.Output(folder, _record(recipe, models, options, sources, i))
+        job.Output(folder, MergeRecord.of_lerp(recipe, models, options, sources, i))
         for i, (folder, (_, recipe)) in enumerate(zip(folders, outs))
     ]
     if options.copy_from == "base":
         raise ArgumentError("copy_from is 'base', and interpolation has no base", "Use 'thinking' or 'instruct'.")
     return Job(models, False, alignment, sources, outputs, options, started)
-
-
-def lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:
-    """A Source for each tensor, with a weight for each of `recipes`."""
-    names = [row.name for row in alignment.rows]
-    weights = [recipe.weights(names) for recipe in recipes]
-    return {
-        # What is not floating is the same in both models, and copied.
-        row.name: Source(row.inputs, tuple(w[row.name] if row.floating else 0.0 for w in weights))
-        for row in alignment.rows
-    }
-
-
-def _record(
-    recipe: Recipe, models: Sequence[Checkpoint], options: Options, sources: dict[str, Source], output: int
-) -> dict[str, Any]:
-    """What mi_kernels.json holds: enough to make the same folder again."""
-    content = recipe.to_dict()
-    copied = sum(s.weights[output] in (0, 1) for s in sources.values())
-    masks = {"layers": content.get("layers"), "modules": content.get("modules")}
-    shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
-    return {
-        "mi_kernels": __version__,
-        "role": "merged",
-        "method": "lerp",
-        "rules": [dict(rule) for rule in content.get("rules", [])],
-        "summary": f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(recipe.lam)}{shown}.",
-        "lam": content["lam"],
-        **masks,
-        "dtype": options.out_dtype,
-        "copy_from": options.copy_from,
-        "max_shard_size": options.max_shard_size,
-        "instruct": models[0].identity(),
-        "thinking": models[1].identity(),
-        "tensors_interpolated": len(sources) - copied,
-        "tensors_copied": copied,
-        "numerics": NUMERICS,
-    }
-
-
-def _merge_record(
-    recipe: MergeRecipe, models: Sequence[Checkpoint], options: Options, sources: dict[str, Source]
-) -> dict[str, Any]:
-    copied = sum(s.copied for s in sources.values())
-    settings = [
-        {"layers": [part.start, part.stop], "by_model": [dict(m) for m in part.by_model], **part.settings}
-        for part in recipe.slices
-    ]
-    shown = "".join(f", {key} {_shown(value)}" for key, value in recipe.settings.items())
-    return {
-        "mi_kernels": __version__,
-        "role": "merged",
-        "method": recipe.method,
-        "summary": f"Merged by {recipe.method}{shown}.",
-        "settings": dict(recipe.settings),
-        "defaults": dict(recipe.defaults),
-        "slices": settings,
-        "layers": plain(recipe.layers),
-        "modules": plain(recipe.modules),
-        "dtype": options.out_dtype,
-        "copy_from": options.copy_from,
-        "max_shard_size": options.max_shard_size,
-        "base": models[0].identity() if recipe.base is not None else None,
-        "models": [m.identity() for m in models[1 if recipe.base is not None else 0 :]],
-        "tensors_interpolated": len(sources) - copied,
-        "tensors_copied": copied,
-        "numerics": "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods.",
-    }
-
-
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -27,6 +27,7 @@ from ..system.progress import progress_bar
 from .findings import Values, Watch
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
+from .record import MergeRecord
 from .resume import Work, publish, request_of
 from .spans import Runner
 from .stream import Request, Sink, stream
@@ -82,7 +83,7 @@ class Output:
     """
 
     folder: OutputFolder
-    record: dict[str, Any]
+    record: MergeRecord
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -169,7 +170,7 @@ class Job:
             output.folder.__enter__()
         works = []
         for i, output in enumerate(outputs):
-            asked = {**output.record, "strict": True} if options.strict else output.record
+            asked = {**output.record.asked(), **({"strict": True} if options.strict else {})}
             request = request_of(asked, self.models, shards, self.sources, i)
             works.append(Work(output.folder, request, shards, options.restart))
         for work, files in zip(works, small):
@@ -256,10 +257,10 @@ class Job:
         if config in files:
             path = os.path.join(origin.root, config)
             files[config] = sidefiles.adjust_config(files[config], path, self.alignment.untied, self.options.out_dtype)
-        files[sidefiles.RECORD] = sidefiles.encode_record(output.record)
-        files["README.md"] = card.model_card(
-            self.models, output.record, output.card, os.path.basename(output.folder.path)
-        )
+        files[sidefiles.RECORD] = output.record.encode()
+        record = output.record
+        facts = card.Facts(record.summary, record.numerics, record.version, **output.card)
+        files["README.md"] = card.model_card(self.models, facts, os.path.basename(output.folder.path))
         files.update(encode_index(index))
         return files
 

@@ -24,22 +24,9 @@ from .findings import Values
 from .journal import Journal, Request, State, read
 from .plan import Source
 
-# Keys of mi_kernels.json that ask for nothing: they follow from the others, or name the inputs as they were typed.
-_DESCRIPTIONS = (
-    "role",
-    "summary",
-    "numerics",
-    "tensors_interpolated",
-    "tensors_copied",
-    "instruct",
-    "thinking",
-    "base",
-    "models",
-)
-
 
 def request_of(
-    record: Mapping[str, Any],
+    asked: Mapping[str, Any],
     models: Sequence[Checkpoint],
     shards: Sequence[OutputShard],
     sources: Mapping[str, Source],
@@ -48,7 +35,7 @@ def request_of(
     """Everything that decides the bytes of output number `output`, as plain values.
 
     Args:
-        record: of how it is made, as mi_kernels.json will hold it.
+        asked: what decides the bytes besides the inputs, see `MergeRecord.asked`.
         models: what is read.
         shards: what is written: their names, sizes and headers count.
         sources: what each tensor is made of, however that was asked for.
@@ -61,7 +48,6 @@ def request_of(
             inputs = [[i.shard, i.begin] if isinstance(i, TensorInfo) else repr(i) for i in source.inputs]
             made.append([source.formula or source.weights[output], inputs])
         digest.update(json.dumps(made, sort_keys=True).encode() + shard.header)
-    asked = {key: value for key, value in record.items() if key not in _DESCRIPTIONS}
     request = {**asked, "inputs": [file for model in models for file in model.evidence()], "plan": digest.hexdigest()}
     plain: Request = json.loads(json.dumps(request))
     return plain

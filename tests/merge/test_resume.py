@@ -228,7 +228,7 @@ def test_without_a_journal_it_starts_clean(
 def test_another_version_is_refused(
     killed: Killed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mi_kernels.merge.api.__version__", "99")
+    monkeypatch.setattr("mi_kernels.merge.record.__version__", "99")
     assert_refused(capsys, killed.root, killed.again(), "with mi_kernels", 'not "99"', "--restart")
 
 

@@ -339,6 +339,6 @@ def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[
     merged.change_record(method="lerp", copy_from=7)
     assert_refused(capsys, tmp_path, argv, "copy_from 7: unknown")
     (merged.out / "mi_kernels.json").write_text("{}")
-    assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not tell all")
+    assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not say how")
     (merged.out / "mi_kernels.json").unlink()
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json: missing", "Only what mi_kernels has merged")

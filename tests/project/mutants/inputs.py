@@ -62,7 +62,7 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         "statistics-of-zeros",
-        "mi_kernels/merge/sources.py",
+        "mi_kernels/merge/combined.py",
         old="                    inputs.check()\n",
         new="                    pass\n",
         tests=("tests/checkpoint/test_guard.py::test_a_shard_that_shrinks",),

@@ -362,7 +362,7 @@ FAULTS = [
     ),
     Fault(
         "other-commit-not-noted",
-        "mi_kernels/verify/recompute.py",
+        "mi_kernels/merge/record.py",
         old='recorded["revision"] != now["revision"]:',
         new="False:",
         tests=("tests/verify/test_recompute.py::test_another_commit_of_a_model_is_reported",),
