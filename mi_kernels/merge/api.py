@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.alignment import align
@@ -16,14 +16,17 @@ from ..recipe.lam import checked_lam
 from ..recipe.masks import Layers, Modules
 from . import job
 from .job import Job, Report
-from .options import Options
+from .options import MergeOptions, Options, takes_options
 from .record import MergeRecord
 from .sources import lerp_sources
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ..recipe.models import MergeRecipe
 
 
+@takes_options
 def lerp_checkpoint(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
@@ -32,20 +35,8 @@ def lerp_checkpoint(
     *,
     layers: Layers = None,
     modules: Modules = None,
-    device: str = "auto",
-    backend: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    max_memory: int | None = None,
-    overwrite: bool = False,
-    progress: bool | Callable[[int, int], None] = True,
     extrapolate: bool = False,
-    copy_from: str = "thinking",
-    max_shard_size: int | None = None,
-    io: str = "auto",
-    restart: bool = False,
-    sigma: bool = False,
-    strict: bool = False,
+    **options: Unpack[MergeOptions],
 ) -> Report:
     """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
 
@@ -55,26 +46,10 @@ def lerp_checkpoint(
     Args:
         instruct, thinking: model folders, or Hub ids ORG/NAME[@REVISION].
         out: the folder to make: INSTRUCT's shard layout, small files from `copy_from`.
-        lam: from 0 (instruct) to 1 (thinking); others only with `extrapolate`.
-        layers, modules: masks, see `mi_kernels.recipe.masks.select`; what they leave out keeps INSTRUCT's bytes.
-        device: "cpu", "cuda" (the first GPU), "cuda:1", "cuda:0,cuda:1" (in turns), or "auto": the CPU, see
-            `mi_kernels.backends.device`. The bits are the same. GPUs take at most 256 MiB of pinned memory besides, and
-            as much of their own.
-        backend: "cpu", "cuda" or "triton"; None for the best on the device. With "auto", it chooses the device.
-        dtype: "bfloat16", "float16" or "float32" to convert every floating tensor; None keeps INSTRUCT's dtypes.
-        threads: computing threads; None for all cores.
-        max_memory: bytes for buffers; None for at most 128 MiB.
-        overwrite: replace a model that stands at `out`; it stays until the new one is whole.
-        progress: a bar on a terminal's stderr, or a function called with (bytes done, bytes in all).
-        copy_from: "thinking" or "instruct": whose config, tokenizer and chat template the output gets.
-        max_shard_size: bytes of data in a shard; None keeps INSTRUCT's layout.
-        io: "direct" (past the page cache), "buffered", or "auto": direct where the file system can.
-        restart: drop what a killed merge left of `out`, whatever it was, and begin anew. Without it, the same call goes
-            on where the killed one was, and any other is refused.
-        sigma: measure first how far apart the two models are (`mi_kernels.similarity`), for the model card: reads both
-            once more.
-        strict: refuse what is otherwise told in the report's notes and may make a bad model: NaN or inf in what is read
-            or written, one model twice, tokenizers or computing settings that differ; see docs/safety.md.
+        lam: from 0 (instruct) to 1 (thinking); other values only with `extrapolate`.
+        layers, modules: masks, see `mi_kernels.recipe.masks.select`. Tensors outside them keep INSTRUCT's bytes.
+        extrapolate: allow lam outside [0, 1].
+        options: the fields of `mi_kernels.merge.options.Options`: dtype, device, threads, overwrite, strict, ...
 
     Returns:
         A Report.
@@ -82,26 +57,18 @@ def lerp_checkpoint(
     Raises:
         MIKernelsError: a refusal, before anything is written: what is wrong, and the remedy. OutputError also where
             the disk fails while writing, StrictError where `strict` finds something; nothing is left behind then.
+
+    Example:
+        >>> import mi_kernels
+        >>> report = mi_kernels.lerp_checkpoint("instruct", "thinking", "mi-0.8", lam=0.8, progress=False)
+        >>> report.out
+        'mi-0.8'
     """
-    options = Options(
-        device,
-        backend,
-        dtype,
-        threads,
-        max_memory,
-        overwrite,
-        progress,
-        copy_from,
-        max_shard_size,
-        io,
-        restart,
-        sigma,
-        strict,
-    )
     recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
-    return plan_lerp(instruct, thinking, [(out, recipe)], options).run()[0]
+    return plan_lerp(instruct, thinking, [(out, recipe)], Options(**options)).run()[0]
 
 
+@takes_options
 def sweep_checkpoint(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
@@ -111,7 +78,7 @@ def sweep_checkpoint(
     layers: Layers = None,
     modules: Modules = None,
     extrapolate: bool = False,
-    **options: Any,
+    **options: Unpack[MergeOptions],
 ) -> list[Report]:
     """`lerp_checkpoint` for every lam in `lams`, in one pass: both inputs are read once, all outputs are written.
 
@@ -142,7 +109,7 @@ def plan_sweep(
     layers: Layers = None,
     modules: Modules = None,
     extrapolate: bool = False,
-    **options: Any,
+    **options: Unpack[MergeOptions],
 ) -> Job:
     """`sweep_checkpoint` up to the point where writing would begin."""
     values = [checked_lam(lam, extrapolate) for lam in lams]
@@ -156,8 +123,11 @@ def plan_sweep(
     return plan_lerp(instruct, thinking, outs, Options(**options))
 
 
+@takes_options
 def merge_checkpoint(
-    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe, out: str | os.PathLike[str], **options: Any
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe,
+    out: str | os.PathLike[str],
+    **options: Unpack[MergeOptions],
 ) -> Report:
     """Merges by any method: what `recipe` says, into the folder `out`.
 
@@ -178,7 +148,9 @@ def merge_checkpoint(
 
 
 def plan_merge(
-    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe, out: str | os.PathLike[str], **options: Any
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe,
+    out: str | os.PathLike[str],
+    **options: Unpack[MergeOptions],
 ) -> Job:
     """`merge_checkpoint` up to the point where writing would begin."""
     # Here and not above: interpolation has no use for them, and a tenth of a merge's time may be its start.
@@ -191,7 +163,9 @@ def plan_merge(
         recipe = from_dict(recipe)
     elif not isinstance(recipe, MergeRecipe):
         recipe = load(recipe)
-    chosen = Options(**{"dtype": recipe.dtype, "copy_from": recipe.copy_from, **options})
+    by_recipe: MergeOptions = {"dtype": recipe.dtype, "copy_from": recipe.copy_from}
+    by_recipe.update(options)
+    chosen = Options(**by_recipe)
     if chosen.copy_from == "base" and recipe.base is None:
         raise ArgumentError("copy_from is 'base', and the recipe has no base", "Use 'thinking' or 'instruct'.")
     if recipe.pair is not None:
