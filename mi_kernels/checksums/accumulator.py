@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from ..backends import cpu
 from ..dtypes import BYTES
-from .crc import combine, crc32c
-from .record import BLOCK, FileSum, Record, ShardSum, TensorSum
+from .crc import combine
+from .record import BLOCK, FileSum, ShardSum, TensorSum
 
 
 class Extent(NamedTuple):
@@ -47,7 +47,6 @@ class Accumulator:
     def __init__(self, shards: Iterable[Layout]) -> None:
         self._isa = cpu.isa()
         self._shards = [_Shard(s) for s in shards]
-        self._files: dict[str, FileSum] = {}
 
     def add(self, shard: int, offset: int, data: Any) -> list[tuple[int, int]]:
         """The bytes of shard number `shard` from `offset` on. They are read once, without the interpreter lock.
@@ -57,34 +56,18 @@ class Accumulator:
         """
         from .. import _cpu
 
-        lengths = self.pieces(shard, offset, memoryview(data).nbytes)
+        lengths = self._shards[shard].pieces(offset, memoryview(data).nbytes)
         codes = self._shards[shard].codes(offset, len(lengths))
         crcs, nonfinite = _cpu.crc32c_pieces(data, lengths, codes, self._isa)
-        self.add_crcs(shard, offset, lengths, crcs)
+        self._shards[shard].add(offset, lengths, crcs)
         if True not in nonfinite:
             return []
         ends = list(accumulate(lengths, initial=offset))
         return [(ends[i], ends[i + 1]) for i, bad in enumerate(nonfinite) if bad]
 
-    def pieces(self, shard: int, offset: int, length: int) -> list[int]:
-        """The lengths of the pieces that a range of a shard is cut into, for `add_crcs`."""
-        return self._shards[shard].pieces(offset, length)
-
-    def add_crcs(self, shard: int, offset: int, lengths: Sequence[int], crcs: Sequence[int]) -> None:
-        """As `add`, with CRCs taken elsewhere: of the pieces from `offset` on, of these lengths."""
-        self._shards[shard].add(offset, lengths, crcs)
-
-    def add_file(self, name: str, content: bytes) -> None:
-        """A small file beside the shards."""
-        self._files[name] = FileSum(len(content), crc32c(content))
-
     def shard(self, number: int) -> ShardSum:
         """The checksums of one shard, all of whose bytes must have been given."""
         return self._shards[number].sums()
-
-    def record(self) -> Record:
-        """The checksums of everything that was given."""
-        return Record({s.layout.name: s.sums() for s in self._shards}, dict(sorted(self._files.items())))
 
 
 class _Shard:
