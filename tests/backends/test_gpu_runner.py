@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import BackendError
-from mi_kernels.backends import cpu
-from mi_kernels.backends import gpu_runner as gpu_spans
+from mi_kernels.backends import cpu, gpu_runner
 from mi_kernels.backends.gpu_runner import PIECES, STAGING, SpanRunner, piece_size
 from mi_kernels.backends.reference import torch_lerp as torch_reference
 
@@ -180,7 +179,7 @@ def test_memory_is_that_of_the_pieces() -> None:
 def test_all_pieces_stay_within_their_budget(workers: int, outputs: int) -> None:
     size = piece_size(workers, outputs)
     assert size * PIECES * workers <= STAGING
-    assert size <= gpu_spans.PIECE
+    assert size <= gpu_runner.PIECE
 
 
 @given(
@@ -218,8 +217,8 @@ def test_workers_take_the_devices_in_turns(monkeypatch: pytest.MonkeyPatch) -> N
         fake.name = name
         return fake
 
-    monkeypatch.setattr(gpu_spans, "CudaGpu", gpu)
-    runners = gpu_spans.Runners(["cuda:0", "cuda:1"], "triton", workers=5)
+    monkeypatch.setattr(gpu_runner, "CudaGpu", gpu)
+    runners = gpu_runner.Runners(["cuda:0", "cuda:1"], "triton", workers=5)
     assert made == [("cuda:0", "triton"), ("cuda:1", "triton")]
     assert [runners()._gpu.name for _ in range(5)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
 
@@ -263,7 +262,7 @@ class Recorder:
 
 def test_work_on_a_real_device_is_queued_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Recorder(monkeypatch)
-    gpu, device = gpu_spans.CudaGpu("cuda:1", "torch_reference"), torch.device("cuda:1")
+    gpu, device = gpu_runner.CudaGpu("cuda:1", "reference.torch_lerp"), torch.device("cuda:1")
     assert (gpu.copy_in, gpu.compute, gpu.copy_out) == ("in", "kernels", "out")
     gpu.pinned(64)
     gpu.memory(64)
