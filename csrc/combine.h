@@ -24,7 +24,33 @@ namespace mi {
 
 constexpr int kMaxModels = 16;
 
-enum class Formula : int { kAffine = 0, kSum = 1, kTask = 2, kTies = 3, kDare = 4 };
+// What a formula's x(k) gives: the models; the base, then the models; the base, then thinned task vectors.
+enum class Reads { kModels, kBase, kThinned };
+
+// Every formula: its number here, its name in Python (mi_kernels._cpu.Formula), its function below, what it reads. The
+// numbers count from 0. All loops, dispatch and checks follow from this list.
+#define MI_FORMULAS(FORMULA)                       \
+    FORMULA(kAffine, AFFINE, affine, kModels)      \
+    FORMULA(kSum, SUM, sum, kModels)               \
+    FORMULA(kTask, TASK, task, kBase)              \
+    FORMULA(kTies, TIES, ties, kBase)              \
+    FORMULA(kDare, DARE, dare, kThinned)
+
+enum class Formula : int {
+#define MI_NUMBER(number, name, function, reads) number,
+    MI_FORMULAS(MI_NUMBER)
+#undef MI_NUMBER
+};
+
+constexpr Reads reads(Formula formula) {
+    switch (formula) {
+#define MI_READS(number, name, function, what) \
+    case Formula::number: return Reads::what;
+        MI_FORMULAS(MI_READS)
+#undef MI_READS
+    }
+    return Reads::kModels;
+}
 
 struct Combine {
     Formula formula = Formula::kAffine;

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError
+from .lam import FLOAT32_MAX
 
 Setting = Any  # a number, a list of numbers, or conditions: as YAML reads it
-
-_FLOAT32_MAX = 3.4028234663852886e38  # the arithmetic's own limit
 
 
 def evaluate(setting: Setting, name: str, t: float, truth: bool = False) -> float | None:
@@ -63,7 +62,7 @@ def check(setting: Setting, where: str, truth: bool = False) -> None:
             raise ArgumentError(f"{where}: {setting!r} is not a number", "Give a number, a list, or conditions.")
         if truth and number not in (0, 1):
             raise ArgumentError(f"{where}: {setting!r} is not true or false", "Write true or false.")
-        if not abs(number) <= _FLOAT32_MAX:  # nan too
+        if not abs(number) <= FLOAT32_MAX:  # nan too
             raise ArgumentError(f"{where}: {setting!r} is not finite in float32", "Give a smaller number.")
         return
     if not setting:

@@ -15,7 +15,7 @@ import torch
 from mi_kernels import StrictError, _cpu, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
 from mi_kernels.backends.reference.methods import uniform
 from mi_kernels.cli import program as cli
-from mi_kernels.methods.registry import stream_key
+from mi_kernels.methods.thinning import stream_key
 
 from ..support.checks import World, assert_refused, snapshot
 from ..support.kills import Run, runner

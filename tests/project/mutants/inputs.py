@@ -9,16 +9,16 @@ FAULTS: list[Fault] = [
     Fault(
         "dare-inputs-are-not-looked-at",
         "mi_kernels/merge/findings.py",
-        old='formula["formula"] in (TIES, DARE)',
-        new='formula["formula"] in (TIES,)',
+        old='("thresholds" in source.formula or "densities" in source.formula)',
+        new='"thresholds" in source.formula',
         tests=("tests/merge/test_findings.py::test_every_method_sees_every_nan[dare_ties]",),
         ci=True,
     ),
     Fault(
         "ties-inputs-are-not-looked-at",
         "mi_kernels/merge/findings.py",
-        old='formula["formula"] in (TIES, DARE)',
-        new='formula["formula"] in (DARE,)',
+        old='("thresholds" in source.formula or "densities" in source.formula)',
+        new='"densities" in source.formula',
         tests=("tests/merge/test_findings.py::test_an_infinity_without_weight_is_seen",),
     ),
     Fault(
