@@ -17,15 +17,12 @@ were (`dtype: float32`, `out_dtype: bfloat16`), `mi_lerp` has the bits of `lerp_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-from ...backends import cpu
-from ...backends.spans import CombineSpan, Operand
-from ...dtypes import CODES, FROM_TORCH
+from ...dtypes import FROM_TORCH
 from ...errors import BackendError
-from ...methods.registry import AFFINE, MAX_MODELS, METHODS, Parameters, Tensor
-from ...ops import lerp
-from ...ops.arrays import as_array, empty_like
+from ...methods.method import MAX_MODELS
+from ...ops import combine, lerp
 from ...recipe.lam import checked_lam
 
 try:
@@ -36,9 +33,6 @@ except ImportError as error:
     raise BackendError(
         f"mergekit cannot be extended: {error}", "Install the version this is for: pip install mergekit==0.1.5."
     ) from error
-
-if TYPE_CHECKING:
-    from ..._cpu import Formula
 
 NAME = "mi_lerp"
 
@@ -57,51 +51,21 @@ def mi_lerp(group: TensorGroup, lam: Annotated[float, AfterValidator(checked_lam
 
 
 def _linear(group: TensorGroup, weight: PerInput[float], normalize: bool = True) -> torch.Tensor:
-    """mergekit's `linear` by the numerics of `mi_kernels.methods`; what the kernels do not take is mergekit's own."""
+    """mergekit's `linear` by `mi_kernels.combine`. mergekit computes what the kernels do not take."""
     tensors = [_plain(tensor) for tensor in group.tensors]
     if str(tensors[0].dtype) not in FROM_TORCH or not 2 <= len(tensors) <= MAX_MODELS:
         return _own_linear((group,), parameters={"weight": dict(weight), "normalize": normalize})[0]
-    parameters = Parameters(weights=weight.values_for(group.entries), normalize=normalize)
-    # The formula of a linear merge reads no tensor, so that readers only count.
-    tensor = Tensor(group.metadata.name or "a tensor", tensors[0].numel(), [_no_reader] * len(tensors))
-    formula = METHODS["linear"].formula(tensor, parameters)
-    if formula["formula"] == AFFINE and len(tensors) == 2:
-        return lerp(tensors[0], tensors[1], formula["weights"][1])
-    return _combine(tensors, formula)
-
-
-def _combine(tensors: list[torch.Tensor], formula: Formula) -> torch.Tensor:
-    """On the CPU, where these kernels are; to a GPU and back costs what mergekit's own reading does."""
-    device = tensors[0].device
-    tensors = [tensor.cpu() for tensor in tensors]
-    out = empty_like(tensors[0])
-    operands = [Operand(x.buffer, 0, CODES[x.dtype]) for x in (as_array(t, "a tensor") for t in tensors)]
-    into = as_array(out, "out", writable=True)
-    code = CODES[into.dtype]
-    threads = cpu.checked_threads(None)
-    step = max(1, -(-out.numel() // threads))
-    spans = [
-        CombineSpan(
-            into.buffer,
-            first * out.itemsize,
-            code,
-            [x._replace(offset=first * out.itemsize) for x in operands],
-            min(step, out.numel() - first),
-            first,
-            formula,
-        )
-        for first in range(0, out.numel(), step)
-    ]
-    cpu.run_combine(spans, cpu.isa(), threads)
-    return out.to(device)
+    return combine(
+        tensors,
+        "linear",
+        weight=weight.values_for(group.entries),
+        normalize=normalize,
+        name=group.metadata.name or "the tensor",
+    )
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous()
-
-
-def _no_reader(first: int, count: int) -> Any:
-    raise NotImplementedError
 
 
 def serve_linear() -> None:
