@@ -281,7 +281,7 @@ REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
     "gamma": (ties(f"{PAIR}parameters: {{gamma: 0.1}}"), ("gamma is not supported for ties",)),
     "density_of_linear": (f"merge_method: linear\n{PAIR}parameters: {{density: 1}}", ("density is not supported for",)),
     "lambda_of_one_model": (
-        ties("models: [{model: a, parameters: {lambda: 1}}]"), ("a: of the parameters of ties, only weight and density may differ by model",),
+        ties("models: [{model: a, parameters: {lambda: 1}}]"), ("a: of the parameters of ties, only weight",),
     ),
     "parameters_as_list": (ties(f"{PAIR}parameters: [1]"), ("is not a mapping of parameters",)),
     "weight_text": (ties("models: [{model: a, parameters: {weight: much}}]"), ("weight: 'much' is not a number",)),
