@@ -226,6 +226,18 @@ def merge_slerp(name: str, base: None, x: Sequence[Float32], lam: float) -> Floa
     return interpolated(a, b, lam) if abs(cos) > 0.9995 else weighted_sum(x, arc(cos, lam))
 
 
+def merge_nuslerp(name: str, base: Float32 | None, x: Sequence[Float32], weight: Sequence[float]) -> Float32:
+    """The arc of the models or of their task vectors; a line where float32 does not tell the cosine from 1 or -1."""
+    a, b = x
+    lam = weight[1] / (weight[0] + weight[1]) if abs(weight[0] + weight[1]) >= 1e-6 else 0.5
+    with np.errstate(all="ignore"):
+        cos = cosine(a, b) if base is None else cosine(a - base, b - base)
+    line = 1 - abs(cos) <= 2.0**-25
+    if base is not None:
+        return task([base, a, b], [0, *([1 - lam, lam] if line else arc(cos, lam))], 1)
+    return interpolated(a, b, lam) if line else weighted_sum(x, arc(cos, lam))
+
+
 def merge_model_stock(name: str, base: Float32, x: Sequence[Float32]) -> Float32:
     """base + t (mean - base); t is the mean cosine over the mean of the matrix of cosines, with ones on its diagonal.
 
