@@ -1,4 +1,4 @@
-"""lam, the weight of the second model, checked once for everybody."""
+"""lam, the weight of the second model: one check for all callers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ def checked_lam(lam: object, extrapolate: bool = False) -> float:
 
     Raises:
         ArgumentError: not a number, not finite, or outside [0, 1] without `extrapolate`.
+
+    >>> checked_lam("0.8")
+    0.8
     """
     try:
         value = float(lam)  # type: ignore[arg-type]

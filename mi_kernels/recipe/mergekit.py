@@ -31,6 +31,10 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
 
     Raises:
         ArgumentError: it asks for something that is not supported, or is not a valid configuration.
+
+    >>> models = [{"model": "A", "parameters": {"weight": 1}}, {"model": "B", "parameters": {"weight": 3}}]
+    >>> from_mergekit({"merge_method": "linear", "models": models, "dtype": "bfloat16"}, "config.yml").dtype
+    'bfloat16'
     """
     name = content["merge_method"]
     if not isinstance(name, str) or name not in _METHODS:
@@ -59,7 +63,7 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
         parts = [{"sources": [*parts[0]["sources"], {"model": base}]}]  # as mergekit does
         models = (*models, base)
     if not models:
-        raise ArgumentError(f"{where}: names no model besides the base_model", f"{name} needs one.")
+        raise ArgumentError(f"{where}: does not name a model besides the base_model", f"Add one: {name} needs it.")
     slices = tuple(_slice(part, models, method, sliced, where) for part in parts)
     if sliced:
         _check_stacking(slices, where)
@@ -83,7 +87,7 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
 
 def _list(value: Any, where: str) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
-        raise ArgumentError(f"{where}: is not a list of mappings", "See mergekit's documentation for the form.")
+        raise ArgumentError(f"{where}: is not a list of mappings", "Write it as mergekit's documentation shows.")
     return value
 
 

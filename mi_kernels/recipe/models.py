@@ -29,7 +29,7 @@ _RENAMED = {"base_model": "base", "merge_method": "method"} | {
 
 
 class Slice(NamedTuple):
-    """Layers `start` to `stop` (None: to the end), and the settings that hold there before the global ones."""
+    """Layers `start` to `stop` (None: to the end), with settings that come before the global ones."""
 
     start: int
     stop: int | None
@@ -45,11 +45,11 @@ class MergeRecipe:
         method: "lerp", or one of `mi_kernels.methods.registry.METHODS`.
         models: folders or Hub ids, the base not among them.
         base: the model that task vectors start from.
-        slices: settings by layer; the whole model is one slice where they do not differ.
-        settings: what holds where a slice says nothing.
-        defaults: what holds where neither says anything: the method's own, where none are given.
+        slices: settings by layer. Empty: one slice without settings of its own.
+        settings: of the parameters, for all tensors where a slice has none.
+        defaults: for parameters without a setting. Not given: those of the method.
         pair: lam, masks and rules of "lerp".
-        layers, modules: masks for the other methods; what they leave out keeps the first model's bytes.
+        layers, modules: masks for the other methods; tensors that they leave out keep the first model's bytes.
         dtype: of the output; None keeps the first model's (the base's, where there is one).
         copy_from: "thinking" (the last model), "instruct" (the first) or "base": whose small files the output gets.
     """
@@ -112,7 +112,7 @@ class MergeRecipe:
     def _slice(self, name: str, place: Place, depth: int) -> tuple[Slice, float]:
         """The slice a tensor belongs to, and its depth within it from 0 to 1.
 
-        Outside the layers the depth is 0: embeddings are the first slice's, what follows the layers is the last one's.
+        Outside the layers the depth is 0: embeddings belong to the first slice, tensors after the layers to the last.
         """
         slices = self.slices or (Slice(0, None, tuple({} for _ in self.models), {}),)
         if slices[-1].stop not in (None, depth):
@@ -136,6 +136,9 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
 
     Raises:
         ArgumentError: a key that is unknown (with near misses) or missing, or a value of a wrong kind.
+
+    >>> from_dict({"method": "linear", "models": ["A", {"model": "B", "weight": 3}]}).models
+    ('A', 'B')
     """
     _check_keys(content, _KEYS, where)
     method = content.get("method")
@@ -225,17 +228,17 @@ def checked(recipe: MergeRecipe, where: str) -> MergeRecipe:
 
 def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str, Setting], ...]]:
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        raise ArgumentError(f"{where}: models {given!r} is not a list of models", "List folders or Hub ids.")
+        raise ArgumentError(f"{where}: models {given!r} is not a list of models", "Give a list of folders or Hub ids.")
     names, by_model = [], []
     for item in given:
         entry = {"model": item} if isinstance(item, str) else item
         if not isinstance(entry, Mapping):
             raise ArgumentError(
-                f"{where}: {item!r} is not a model", "Give a folder, a Hub id, or `model:` with weights."
+                f"{where}: {item!r} is not a model", "Give a folder, a Hub id, or `model:` with parameters."
             )
         _check_keys(entry, ("model", *_MODEL_PARAMETERS), f"{where}: models")
         if not isinstance(entry.get("model"), str):
-            raise ArgumentError(f"{where}: {dict(entry)!r} names no model", "Add `model: FOLDER or Hub id`.")
+            raise ArgumentError(f"{where}: {dict(entry)!r} does not name a model", "Add `model: FOLDER or Hub id`.")
         names.append(entry["model"])
         by_model.append({key: value for key, value in entry.items() if key != "model"})
     return tuple(names), tuple(by_model)
@@ -251,7 +254,7 @@ def _check_setting(parameter: Parameter, setting: Any, where: str) -> None:
 def _check_text(where: str, **values: Any) -> None:
     for key, value in values.items():
         if value is not None and not isinstance(value, str):
-            raise ArgumentError(f"{where}: {key} {value!r} is not text", "Write a word.")
+            raise ArgumentError(f"{where}: {key} {value!r} is not text", "Give text.")
 
 
 def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:

@@ -257,7 +257,7 @@ REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
     "slices_as_text": (ties("slices: a"), ("slices: is not a list",)),
     "sources_missing": (ties("slices: [{parameters: {}}]"), ("sources: is not a list",)),
     "no_base": (f"merge_method: ties\n{PAIR}", ("ties needs a base",)),
-    "base_alone": (ties("models: [{model: x}]"), ("no model besides the base_model",)),
+    "base_alone": (ties("models: [{model: x}]"), ("not name a model besides the base_model",)),
     "twice": (ties("models: [{model: a}, {model: a}]"), ("a is named twice",)),
     "model_missing": (ties("models: [{parameters: {weight: 1}}]"), ("None is not a model",)),
     "model_that_is_a_number": (ties("models: [{model: 3}]"), ("3 is not a model",)),

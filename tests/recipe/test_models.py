@@ -128,7 +128,7 @@ REFUSED: dict[str, tuple[Any, tuple[str, ...]]] = {
     "models_as_text": ({"method": "average", "models": "a,b"}, ("models 'a,b' is not a list",)),
     "empty_models": ({"method": "average", "models": []}, ("models [] is not a list",)),
     "model_that_is_a_number": ({"method": "average", "models": ["a", 3]}, ("3 is not a model",)),
-    "model_without_name": ({"method": "linear", "models": ["a", {"weight": 1}]}, ("names no model", "model:")),
+    "model_without_name": ({"method": "linear", "models": ["a", {"weight": 1}]}, ("does not name a model", "model:")),
     "unknown_key_of_a_model": (
         {"method": "linear", "models": ["a", {"model": "b", "wieght": 1}]}, ("unknown key 'wieght'", "mean weight?"),
     ),
@@ -187,7 +187,7 @@ FILES: dict[str, tuple[bytes, str]] = {
     "objects": (b"!!python/object/apply:os.system ['true']", "is not valid YAML"),
     "objects_within": (b"method: ties\nmodels: !!python/name:os.system", "is not valid YAML"),
     "two_documents": (b"a: 1\n---\nb: 2", "is not valid YAML"),
-    "twice": (b"method: ties\nmethod: ties", "stands twice"),
+    "twice": (b"method: ties\nmethod: ties", "given twice"),
     "bomb": (BOMB.encode(), "more values"),
     "deep": (b"[" * 100_000, "is not valid YAML"),
     "bad_octal": (b"lam: 09", "is not valid YAML"),

@@ -1,18 +1,17 @@
 """Our kernels inside mergekit 0.1.5.
 
-Importing this module adds the method `mi_lerp` to mergekit; `serve_linear()` also lets our kernels compute `linear`.
-The program `mi-kernels-mergekit` is mergekit-yaml with the method added, and with its `--serve-linear` the other as
-well.
+Importing this module adds the method `mi_lerp` to mergekit. After `serve_linear()`, our kernels also compute `linear`.
+The program `mi-kernels-mergekit` is mergekit-yaml with `mi_lerp`, and with `--serve-linear` it serves `linear` too.
 
     merge_method: mi_lerp
     models: [{model: INSTRUCT}, {model: THINKING}]
     parameters: {lam: 0.8}            # mergekit's gradients and filters work as for any parameter
     dtype: bfloat16
 
-The first model is lam 0, or `base_model` where one is given. mergekit casts the models to `dtype` before any method
-sees them. Of models that have that dtype already, and of bf16 and float16 models cast to float32 and written as they
-were (`dtype: float32`, `out_dtype: bfloat16`), `mi_lerp` has the bits of `lerp_checkpoint`, and `linear` those of
-`merge_checkpoint`, NaN payloads aside.
+lam 0 is the first model, or `base_model` where one is given. mergekit casts the models to `dtype` before a method sees
+them. Where they have that dtype already, and where bf16 or float16 models are cast to float32 and written in their own
+dtype (`dtype: float32`, `out_dtype: bfloat16`), `mi_lerp` has the bits of `lerp_checkpoint`, and `linear` those of
+`merge_checkpoint`, except for NaN payloads.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ try:
     from pydantic import AfterValidator
 except ImportError as error:
     raise BackendError(
-        f"mergekit cannot be extended: {error}", "Install the version this is for: pip install mergekit==0.1.5."
+        f"mergekit cannot be extended: {error}", "Install the supported version: pip install mergekit==0.1.5."
     ) from error
 
 NAME = "mi_lerp"
