@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import inspect
 import re
 from typing import Any
@@ -125,6 +126,25 @@ def test_the_documentation_has_no_line_for_others() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
     table = page[page.index("| method |") :].split("\n\n")[0].splitlines()[2:]
     assert {line.split("`")[1] for line in table} == {"lerp", *METHODS}
+
+
+def test_the_method_that_docs_adding_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "adding.md").read_text()
+    code = page[page.index("```python\n") + len("```python\n") :].split("```")[0]
+    names: dict[str, Any] = {"__name__": "pulled"}
+    exec(code, names)
+    monkeypatch.setitem(METHODS, "pulled", names["METHOD"])
+    example = doctest.DocTestParser().get_doctest(names["__doc__"], {}, "pulled", "docs/adding.md", 0)
+    assert doctest.DocTestRunner().run(example) == (0, 2)
+
+
+def test_the_files_that_docs_adding_names_exist() -> None:
+    page = (ROOT / "docs" / "adding.md").read_text()
+    named = re.findall(r"`((?:mi_kernels|csrc|tests|bench|docs)/[a-z0-9_/.]+|setup\.py)`", page)
+    assert len(named) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    for link in re.findall(r"\]\((\.\./[^)#]+)\)", page):
+        assert (ROOT / "docs" / link).exists(), link
 
 
 def test_no_other_module_lists_methods() -> None:
