@@ -77,7 +77,24 @@ def dare(
     normalize: bool = True,
     first: int = 0,
 ) -> Float32:
-    """Task vectors thinned at random and rescaled by 1 / density, then `elected`.
+    """Thinned task vectors, then `elected`."""
+    return elected(x[0], thinned(x, densities, keys, first), weights[1:], scale, normalize)
+
+
+def dare_linear(
+    x: Sequence[Float32],
+    weights: Sequence[float],
+    densities: Sequence[float],
+    keys: Sequence[int],
+    scale: float,
+    first: int = 0,
+) -> Float32:
+    """x[0] + scale * weighted sum of the thinned task vectors."""
+    return fma(np.float32(scale), weighted_sum(thinned(x, densities, keys, first), weights[1:]), x[0])
+
+
+def thinned(x: Sequence[Float32], densities: Sequence[float], keys: Sequence[int], first: int) -> list[Float32]:
+    """Task vectors thinned at random and rescaled by 1 / density.
 
     Args:
         first: where x starts in its tensor.
@@ -88,7 +105,7 @@ def dare(
             rescaled = (v - x[0]) * (np.float32(1) / np.float32(density))
             kept = uniform(key, first, v.size).reshape(v.shape) < np.float32(density)
             vectors.append(np.where(kept, rescaled, np.float32(0)))
-    return elected(x[0], vectors, weights[1:], scale, normalize)
+    return vectors
 
 
 def elected(
@@ -219,6 +236,23 @@ def merge_dare_ties(
     return dare([base, *x], [0, *weight], [1, *density], [0, *keys], scale, normalize)
 
 
+def merge_dare_linear(
+    name: str,
+    base: Float32,
+    x: Sequence[Float32],
+    weight: Sequence[float],
+    density: Sequence[float],
+    scale: float,
+    normalize: bool,
+    seed: int,
+) -> Float32:
+    """Thinned, summed."""
+    total = math.fsum(weight)
+    weights = [w / total for w in weight] if normalize and abs(total) >= 1e-8 else weight
+    keys = stream_keys(seed, name, len(x))
+    return dare_linear([base, *x], [0, *weights], [1, *density], [0, *keys], scale)
+
+
 def merge_slerp(name: str, base: None, x: Sequence[Float32], lam: float) -> Float32:
     """The arc; a line where |cos| > 0.9995."""
     a, b = x
@@ -258,4 +292,5 @@ FORMULAS: dict[str, Callable[..., Float32]] = {
     "TASK": task,
     "TIES": ties,
     "DARE": dare,
+    "DARE_LINEAR": dare_linear,
 }
