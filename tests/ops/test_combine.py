@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import mi_kernels
 from mi_kernels import ArgumentError, DTypeError, combine, merge_checkpoint
 from mi_kernels.methods.registry import METHODS
+from mi_kernels.ops import arrays, combining
 
 from ..support.bits import BF16, F16, F32, FORMATS, Bits, Format, to_bits, to_torch
 from ..support.formulas import moderate_bits
@@ -259,3 +260,37 @@ print(mi_kernels.combine([a, b], "linear", weight=[1, 3]).tolist())
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.returncode) == ("[2.5, 4.25]\n", 0), done.stderr
+
+
+class OnDevice:
+    """What `combine` uses of a CUDA tensor, over CPU memory: a machine without a GPU runs the way there and back."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor, self.nbytes = tensor, tensor.nbytes
+
+    def data_ptr(self) -> int:
+        return self.tensor.data_ptr()
+
+    def cpu(self) -> torch.Tensor:
+        return self.tensor.clone()
+
+    def view(self, size: int) -> torch.Tensor:
+        return self.tensor.view(size)
+
+
+@pytest.mark.parametrize("fmt", FORMATS, ids=[f.name for f in FORMATS])
+@pytest.mark.parametrize("case", [name for name in CASES if name.endswith("drawn 1")])
+def test_tensors_of_a_gpu_are_merged_on_the_cpu(case: str, fmt: Format, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = CASES[case]
+    x = [moderate_bits(fmt, 5001, seed) for seed in range(given[1] + given[2])]
+    tensors = [to_torch(fmt, b) for b in x]
+    out = torch.empty_like(tensors[0])
+    there = {id(t) for t in (*tensors, out)}
+
+    def as_array(value: Any, name: str, writable: bool = False) -> Any:
+        array = arrays.as_array(value, name, writable)
+        return array._replace(buffer=OnDevice(value), device="cuda:0") if id(value) in there else array
+
+    monkeypatch.setattr(combining, "as_array", as_array)
+    assert call(given, tensors, out=out) is out
+    np.testing.assert_array_equal(bits_of(out, fmt), expected(given, x, [fmt] * len(x), fmt))
