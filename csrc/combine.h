@@ -31,12 +31,12 @@ enum class Reads { kModels, kBase, kThinned };
 
 // Every formula: its number here, its name in Python (mi_kernels._cpu.Formula), its function below, what it reads. The
 // numbers count from 0. All loops, dispatch and checks follow from this list.
-#define MI_FORMULAS(FORMULA)                       \
-    FORMULA(kAffine, AFFINE, affine, kModels)      \
-    FORMULA(kSum, SUM, sum, kModels)               \
-    FORMULA(kTask, TASK, task, kBase)              \
-    FORMULA(kTies, TIES, ties, kBase)              \
-    FORMULA(kDare, DARE, dare, kThinned)           \
+#define MI_FORMULAS(FORMULA)                  \
+    FORMULA(kAffine, AFFINE, affine, kModels) \
+    FORMULA(kSum, SUM, sum, kModels)          \
+    FORMULA(kTask, TASK, task, kBase)         \
+    FORMULA(kTies, TIES, ties, kBase)         \
+    FORMULA(kDare, DARE, dare, kThinned)      \
     FORMULA(kDareLinear, DARE_LINEAR, dare_linear, kThinned)
 
 enum class Formula : int {
