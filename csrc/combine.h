@@ -17,6 +17,8 @@
 //     r = fma(scale, num / den, x[0])     (den 0: num / 1; without normalising: num)
 // Dare (Yu et al. 2024) thins instead of trimming: t[k] = u < density[k] ? (x[k] - x[0]) * (1 / density[k]) : 0 with u the
 // uniform number that thinning_bits() gives for this element; what follows is Ties.
+// DareLinear thins as Dare does; what follows is Task: s = w[1] * t[1];  then  s = fma(w[k], t[k], s);
+//     r = fma(scale, s, x[0])
 #pragma once
 #include "lane.h"
 
@@ -24,18 +26,45 @@ namespace mi {
 
 constexpr int kMaxModels = 16;
 
-enum class Formula : int { kAffine = 0, kSum = 1, kTask = 2, kTies = 3, kDare = 4 };
+// What a formula's x(k) gives: the models; the base, then the models; the base, then thinned task vectors.
+enum class Reads { kModels, kBase, kThinned };
+
+// Every formula: its number here, its name in Python (mi_kernels._cpu.Formula), its function below, what it reads. The
+// numbers count from 0. All loops, dispatch and checks follow from this list.
+#define MI_FORMULAS(FORMULA)                  \
+    FORMULA(kAffine, AFFINE, affine, kModels) \
+    FORMULA(kSum, SUM, sum, kModels)          \
+    FORMULA(kTask, TASK, task, kBase)         \
+    FORMULA(kTies, TIES, ties, kBase)         \
+    FORMULA(kDare, DARE, dare, kThinned)      \
+    FORMULA(kDareLinear, DARE_LINEAR, dare_linear, kThinned)
+
+enum class Formula : int {
+#define MI_NUMBER(number, name, function, reads) number,
+    MI_FORMULAS(MI_NUMBER)
+#undef MI_NUMBER
+};
+
+constexpr Reads reads(Formula formula) {
+    switch (formula) {
+#define MI_READS(number, name, function, what) \
+    case Formula::number: return Reads::what;
+        MI_FORMULAS(MI_READS)
+#undef MI_READS
+    }
+    return Reads::kModels;
+}
 
 struct Combine {
     Formula formula = Formula::kAffine;
     int models = 0;
     int largest = 0;        // Affine: m
     bool normalize = true;  // Ties, Dare: divide by den
-    float scale = 1.0f;     // Task, Ties, Dare
+    float scale = 1.0f;     // all over task vectors
     float weight[kMaxModels] = {};
     float threshold[kMaxModels] = {};    // Ties
-    float density[kMaxModels] = {};      // Dare
-    std::uint64_t key[kMaxModels] = {};  // Dare: one random stream for each tensor of each model
+    float density[kMaxModels] = {};      // where thinned
+    std::uint64_t key[kMaxModels] = {};  // where thinned: one random stream for each tensor of each model
 };
 
 // 24 uniform bits for element `index` of the stream `key`: splitmix64 (Steele, Lea and Flood 2014) used as a counter-based
@@ -115,6 +144,13 @@ MI_INLINE typename L::F ties(const Combine& c, const X& x) {
 template <class L, class X>
 MI_INLINE typename L::F dare(const Combine& c, const X& x) {
     return elect<L>(c, x(0), x);
+}
+
+template <class L, class X>
+MI_INLINE typename L::F dare_linear(const Combine& c, const X& x) {
+    typename L::F s = L::mul(L::splat_float(c.weight[1]), x(1));
+    for (int k = 2; k < c.models; ++k) s = L::fma(L::splat_float(c.weight[k]), x(k), s);
+    return L::fma(L::splat_float(c.scale), s, x(0));
 }
 
 }  // namespace mi

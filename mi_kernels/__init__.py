@@ -3,6 +3,7 @@
     mi_kernels.lerp_checkpoint(instruct, thinking, out, lam=0.8)     # model folders or Hub ids
     mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch
     mi_kernels.multi_lerp(a_list, b_list, lam)                       # many tensors in one call
+    mi_kernels.combine(tensors, "ties", base=base, density=0.2)      # any other merge method
     mi_kernels.similarity(instruct, thinking).overall.sigma          # how far apart two models are
 
 Names are imported when first used: `import mi_kernels` loads neither NumPy nor torch.
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     )
     from .merge.api import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
     from .merge.job import Report
-    from .ops import lerp, multi_lerp
+    from .ops import combine, lerp, multi_lerp
     from .output.upload import push
     from .recipe.interpolation import Recipe
     from .recipe.models import MergeRecipe
@@ -50,6 +51,7 @@ _HOMES = {
     "StrictError": "errors",
     "Report": "merge.job",
     "Similarity": "compare.similarity",
+    "combine": "ops",
     "lerp": "ops",
     "lerp_checkpoint": "merge.api",
     "MergeRecipe": "recipe.models",
@@ -82,6 +84,7 @@ __all__ = [
     "Similarity",
     "Verification",
     "__version__",
+    "combine",
     "lerp",
     "lerp_checkpoint",
     "live",

@@ -7,13 +7,22 @@ from typing import Any, ClassVar, TypedDict
 # elements, dtypes 0 bf16, 1 float16, 2 float32, 3 bytes (copied only, weight 0 or 1).
 Span = tuple[Any, int, Any, int, Any, int, int, float, int, int, int]
 
-class Formula(TypedDict, total=False):
-    """How K models become one (csrc/combine.h).
+class _Formulas(type):
+    def __getattr__(cls, name: str) -> Formula: ...
 
-    formula: 0 affine, 1 sum, 2 task, 3 ties, 4 dare. Lists have an entry for each model, the base's among them.
+class Formula(int, metaclass=_Formulas):
+    """The formulas over several models, an IntEnum: AFFINE, SUM and all others that csrc/combine.h lists."""
+
+    name: str
+
+class Combine(TypedDict, total=False):
+    """How K tensors become one: a formula of csrc/combine.h and its numbers (`struct Combine` there).
+
+    Lists have an entry for each tensor, the base's among them. Where there are thresholds or densities, the formula may
+    leave elements of a tensor out.
     """
 
-    formula: int
+    formula: Formula
     weights: Sequence[float]
     scale: float
     normalize: bool
@@ -23,8 +32,8 @@ class Formula(TypedDict, total=False):
 
 Operand = tuple[Any, int, int]  # (buffer, offset in bytes, dtype)
 
-# (out, out_offset, out_dtype, operands, count, first, formula): `first` is the place of the elements in their tensor.
-CombineSpan = tuple[Any, int, int, Sequence[Operand], int, int, Formula]
+# (out, out_offset, out_dtype, operands, count, first, combine): `first` is the place of the elements in their tensor.
+CombineSpan = tuple[Any, int, int, Sequence[Operand], int, int, Combine]
 
 class Stores:
     AUTO: ClassVar[Stores]

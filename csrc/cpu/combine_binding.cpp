@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <iterator>
+
 #include "bind.h"
 #include "float_environment.h"
 #include "run.h"
@@ -12,11 +14,25 @@ namespace py = pybind11;
 namespace mi::cpu {
 namespace {
 
-Combine formula_of(const py::dict& d, int models) {
+constexpr const char* kFormulaNames[] = {
+#define MI_NAME(number, name, function, reads) #name,
+    MI_FORMULAS(MI_NAME)
+#undef MI_NAME
+};
+
+// The formulas as a Python IntEnum: whole numbers to JSON, pickled by name.
+py::object formula_enum(const py::module_& m) {
+    py::dict members;
+    for (std::size_t i = 0; i < std::size(kFormulaNames); ++i) members[kFormulaNames[i]] = i;
+    return py::module_::import("enum").attr("IntEnum")("Formula", members, py::arg("module") = m.attr("__name__"));
+}
+
+Combine combine_of(const py::dict& d, int models) {
     Combine c;
     c.models = models;
-    c.formula = static_cast<Formula>(d["formula"].cast<int>());
-    if (c.formula < Formula::kAffine || c.formula > Formula::kDare) throw py::value_error("unknown formula");
+    const int number = d["formula"].cast<int>();
+    if (number < 0 || number >= static_cast<int>(std::size(kFormulaNames))) throw py::value_error("unknown formula");
+    c.formula = static_cast<Formula>(number);
     auto read = [&](const char* name, auto* to) {
         if (!d.contains(name)) return;
         py::sequence values = d[name];
@@ -34,7 +50,7 @@ Combine formula_of(const py::dict& d, int models) {
     return c;
 }
 
-// One tuple a span: (out, out_offset, out_dtype, [(x, offset, dtype), ...], count, first, formula), see _cpu.pyi.
+// One tuple a span: (out, out_offset, out_dtype, [(x, offset, dtype), ...], count, first, combine), see _cpu.pyi.
 void combine_spans(py::sequence items, const std::string& isa, int threads) {
     DefaultFloatEnvironment environment;  // weights are rounded to float32 here
     const Kernels& kernels = kernels_named(isa);
@@ -48,8 +64,8 @@ void combine_spans(py::sequence items, const std::string& isa, int threads) {
         if (count < 1 || count > kMaxModels) throw py::value_error("1 to 16 models can be combined");
         s.n = element_count(t[4]);
         s.first = t[5].cast<std::size_t>();
-        s.how = formula_of(t[6], count);
-        if (count < 2 && s.how.formula >= Formula::kTask) throw py::value_error("a base and a model are needed");
+        s.how = combine_of(t[6], count);
+        if (count < 2 && reads(s.how.formula) != Reads::kModels) throw py::value_error("a base and a model are needed");
         s.out_type = float_type(t[2]);
         buffers.emplace_back(t[0], true);
         s.out = buffers.back().range(t[1].cast<std::size_t>(), s.n * kItemSize[s.out_type], "out");
@@ -127,6 +143,7 @@ std::pair<std::size_t, std::size_t> select(py::tuple x, py::tuple base, py::obje
 }  // namespace
 
 void bind_combine(py::module_& m) {
+    m.attr("Formula") = formula_enum(m);
     m.def("combine_spans", &combine_spans, py::arg("spans"), py::arg("isa"), py::arg("threads") = 1);
     m.def("moments", &moments, py::arg("a"), py::arg("b"), py::arg("base"), py::arg("count"), py::arg("isa"));
     m.def("select", &select, py::arg("x"), py::arg("base"), py::arg("count"), py::arg("low"), py::arg("high"),

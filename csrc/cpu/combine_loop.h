@@ -30,11 +30,10 @@ struct Two {
 
 template <class L, Formula kFormula, class X>
 MI_INLINE Pair<L> apply(const Combine& c, const X& x) {
-    if constexpr (kFormula == Formula::kAffine) return affine<Two<L>>(c, x);
-    if constexpr (kFormula == Formula::kSum) return sum<Two<L>>(c, x);
-    if constexpr (kFormula == Formula::kTask) return task<Two<L>>(c, x);
-    if constexpr (kFormula == Formula::kTies) return ties<Two<L>>(c, x);
-    if constexpr (kFormula == Formula::kDare) return dare<Two<L>>(c, x);
+#define MI_APPLY(number, name, function, reads) \
+    if constexpr (kFormula == Formula::number) return function<Two<L>>(c, x);
+    MI_FORMULAS(MI_APPLY)
+#undef MI_APPLY
 }
 
 template <class L, class Format, Formula kFormula>
@@ -57,11 +56,10 @@ void combine_loop(void* out_, const void* const* x, std::size_t n, const Combine
 template <class L, class Format>
 void combine_kernel(void* out, const void* const* x, std::size_t n, const Combine& c) {
     switch (c.formula) {
-        case Formula::kAffine: return combine_loop<L, Format, Formula::kAffine>(out, x, n, c);
-        case Formula::kSum: return combine_loop<L, Format, Formula::kSum>(out, x, n, c);
-        case Formula::kTask: return combine_loop<L, Format, Formula::kTask>(out, x, n, c);
-        case Formula::kTies: return combine_loop<L, Format, Formula::kTies>(out, x, n, c);
-        case Formula::kDare: return combine_loop<L, Format, Formula::kDare>(out, x, n, c);
+#define MI_LOOP(number, name, function, reads) \
+    case Formula::number: return combine_loop<L, Format, Formula::number>(out, x, n, c);
+        MI_FORMULAS(MI_LOOP)
+#undef MI_LOOP
     }
 }
 

@@ -143,7 +143,8 @@ namespace {
 void combine_part(const CombineSpan& s, const Kernels& k, std::size_t begin, std::size_t n) {
     const int models = s.how.models;
     const void* x[kMaxModels];
-    bool same = s.how.formula != Formula::kDare;
+    const bool thinned = reads(s.how.formula) == Reads::kThinned;
+    bool same = !thinned;
     for (int i = 0; i < models; ++i) {
         x[i] = static_cast<const char*>(s.x[i]) + begin * kItemSize[s.types[i]];
         same = same && s.types[i] == s.out_type;
@@ -156,7 +157,7 @@ void combine_part(const CombineSpan& s, const Kernels& k, std::size_t begin, std
         const void* block[kMaxModels];
         for (int i = 0; i < models; ++i) {
             k.widen[s.types[i]](wide[i], static_cast<const char*>(x[i]) + at * kItemSize[s.types[i]], m);
-            if (s.how.formula == Formula::kDare && i > 0)
+            if (thinned && i > 0)
                 k.thin(wide[i], wide[i], wide[0], m, s.how.key[i], s.how.density[i], s.first + begin + at);
             block[i] = wide[i];
         }

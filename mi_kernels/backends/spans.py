@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..dtypes import BYTES
 
 if TYPE_CHECKING:
-    from .._cpu import Formula
+    from .._cpu import Combine
 
 
 class Operand(NamedTuple):
@@ -65,4 +65,4 @@ class CombineSpan(NamedTuple):
     operands: Sequence[Operand]
     elements: int
     first: int
-    formula: Formula
+    formula: Combine

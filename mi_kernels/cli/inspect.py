@@ -76,7 +76,7 @@ def _record_lines(record: dict[str, Any]) -> list[str]:
     models = [record.get(key) for key in ("base", "instruct", "thinking")]
     models += record["models"] if isinstance(record.get("models"), list) else []
     named = [str(m["source"]) for m in models if isinstance(m, dict) and "source" in m]
-    from ..methods.registry import MAX_MODELS
+    from ..methods.method import MAX_MODELS
 
     return ["", f"made by mi_kernels {version} from {shortened(named, MAX_MODELS)}", f"  {summary}"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..backends.spans import Operand
 from ..checkpoint.alignment import Alignment, Row
@@ -11,14 +11,15 @@ from ..checkpoint.inputs import Inputs
 from ..checkpoint.names import layer_count, places
 from ..checkpoint.record import Checkpoint
 from ..checkpoint.virtual import Tensor as Input
-from ..methods.registry import AFFINE, METHODS, Parameters, Tensor
+from ..methods.method import Tensor, as_lerp
+from ..methods.registry import METHODS
 from ..methods.statistics import Reader, in_parallel
 from ..recipe.masks import select
 from ..recipe.models import MergeRecipe
 from .plan import Source
 
 if TYPE_CHECKING:
-    from .._cpu import Formula
+    from .._cpu import Combine
 
 
 def combined_sources(
@@ -38,7 +39,7 @@ def combined_sources(
     chosen = select(names, recipe.layers, recipe.modules)
     unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model that is no base
     sources: dict[str, Source] = {}
-    parameters: list[tuple[Row, Parameters]] = []
+    parameters: list[tuple[Row, dict[str, Any]]] = []
     for row in alignment.rows:
         sources[row.name] = Source(row.inputs, (unchanged if row.floating else 0.0,))
         if row.floating and row.name in chosen:
@@ -50,12 +51,13 @@ def combined_sources(
             for k, t in enumerate(row.inputs):
                 inputs.check_length(k, t)
 
-        def task(row: Row, p: Parameters) -> Callable[[], None]:
+        def task(row: Row, values: dict[str, Any]) -> Callable[[], None]:
             def work() -> None:
                 readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
-                tensor = Tensor(row.name, row.inputs[0].elements, readers)
+                base = readers.pop(0) if recipe.base is not None else None
+                tensor = Tensor(row.name, row.inputs[0].elements, readers, base)
                 try:
-                    sources[row.name] = _source(row, method.formula(tensor, p))
+                    sources[row.name] = _source(row, method.formula(tensor, **values))
                 finally:  # also where the zeros that stood in for the data were too much for the method
                     inputs.check()
 
@@ -63,14 +65,13 @@ def combined_sources(
 
         # The largest first, so that no thread is left with one at the end.
         parameters.sort(key=lambda item: -item[0].inputs[0].nbytes)
-        in_parallel([task(row, p) for row, p in parameters], threads if method.reads else 1)
+        in_parallel([task(row, values) for row, values in parameters], 1 if method.reads == "nothing" else threads)
     return sources
 
 
-def _source(row: Row, formula: Formula) -> Source:
-    if formula["formula"] == AFFINE and len(row.inputs) == 2:
-        return Source(row.inputs, (formula["weights"][1],))  # lerp, which copies where a weight is 1
-    return Source(row.inputs, formula=formula)
+def _source(row: Row, combine: Combine) -> Source:
+    lam = as_lerp(combine, len(row.inputs))
+    return Source(row.inputs, formula=combine) if lam is None else Source(row.inputs, (lam,))
 
 
 def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:

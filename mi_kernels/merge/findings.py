@@ -273,12 +273,11 @@ def _blocks(first: int, count: int) -> Iterable[tuple[int, int]]:
 
 def _dropping(plan: Plan) -> set[str]:
     """Tensors whose formula may leave an element of an input out."""
-    if all(source.formula is None for source in plan.sources.values()):
-        return set()
-    from ..methods.registry import DARE, TIES
-
-    formulas = {name: source.formula for name, source in plan.sources.items()}
-    return {name for name, formula in formulas.items() if formula and formula["formula"] in (TIES, DARE)}
+    return {
+        name
+        for name, source in plan.sources.items()
+        if source.formula is not None and ("thresholds" in source.formula or "densities" in source.formula)
+    }
 
 
 def _comparable(source: Source) -> list[int]:

@@ -12,7 +12,7 @@ from ..output.layout import OutputShard
 from ..system.calls import PAGE
 
 if TYPE_CHECKING:
-    from .._cpu import Formula
+    from .._cpu import Combine
 
 CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
 DEFAULT_MEMORY = 128 << 20
@@ -30,7 +30,7 @@ class Source(NamedTuple):
 
     inputs: tuple[Tensor, ...]
     weights: tuple[float, ...] = ()
-    formula: Formula | None = None
+    formula: Combine | None = None
 
     @property
     def copied(self) -> bool:

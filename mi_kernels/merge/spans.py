@@ -15,7 +15,7 @@ from ..system.calls import io_buffer
 from .plan import Source
 
 if TYPE_CHECKING:
-    from .._cpu import Formula
+    from .._cpu import Combine
 
 Runner = Callable[[Sequence[Span], int], None]  # as `cpu.run_groups` without its isa
 
@@ -113,7 +113,7 @@ def _lerp_spans(
 def _combine_span(
     slot: memoryview,
     at: int,
-    formula: Formula,
+    formula: Combine,
     out: Tensor,
     operands: dict[int, Operand],
     first: int,

@@ -1,7 +1,7 @@
-"""What some methods must know of whole tensors before they can merge them: thresholds and angles.
+"""Statistics that some methods need of whole tensors before they merge them: thresholds and angles.
 
-Tensors are read in pieces of a fixed number of elements; what the pieces give is added exactly, or counted in whole
-numbers, so nothing depends on threads, chunks or the ISA.
+Tensors are read in pieces of a fixed number of elements. The results of the pieces are added exactly, or counted in
+whole numbers, so that nothing depends on threads, chunks or the ISA.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SAMPLE, _RUN = 1 << 16, 1 << 10
 _MAGNITUDES = 0x7FFFFFFF
 _HIGH_BINS, _LOW_BINS = 1 << 16, 1 << 15  # of the 31 bits of a float32's magnitude, see csrc/cpu/stats.h
 
-# Gives elements `first` to `first + count` of a tensor.
+# Called with (first, count): elements `first` to `first + count` of a tensor.
 Reader = Callable[[int, int], Operand]
 
 
@@ -49,7 +49,7 @@ class Moments(NamedTuple):
 
 
 def _exact_sum(values: Sequence[float]) -> float:
-    # fsum refuses inf - inf; what holds inf or NaN has no other sum.
+    # fsum raises for inf - inf; with inf or NaN among the values, NaN is the answer.
     return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
 
 
@@ -77,9 +77,9 @@ def moments(a: Reader, b: Reader, base: Reader | None, elements: int) -> Moments
 def kth_largest_difference(x: Reader, base: Reader, elements: int, k: int) -> float:
     """The k-th largest |x - base| in float32, k from 1: exact. NaN counts as larger than inf.
 
-    A sample tells between which two magnitudes it must lie, one pass keeps what lies between them and counts what lies
-    above; the answer is among those kept. Where the sample misled, or where so many are equal that keeping them would
-    not be cheap, two passes of counting find it whatever the data.
+    A sample gives two magnitudes that most likely enclose it. One pass keeps the magnitudes between them and counts the
+    larger ones, so that the answer is among those kept. Where the sample was not typical, or so many magnitudes are
+    equal that keeping them is expensive, two passes of counting find it whatever the data.
     """
     low, high = _bracket(x, base, elements, k)
     found = np.empty(max(_SAMPLE, elements // 16), np.uint32)
@@ -91,7 +91,7 @@ def kth_largest_difference(x: Reader, base: Reader, elements: int, k: int) -> fl
 
 
 def _bracket(x: Reader, base: Reader, elements: int, k: int) -> tuple[int, int]:
-    """Two magnitudes (31 bits) that the k-th largest most likely lies between: from evenly spaced runs of elements."""
+    """Two magnitudes (31 bits) that most likely enclose the k-th largest, from evenly spaced runs of elements."""
     if elements <= _SAMPLE:
         return 0, _MAGNITUDES
     runs = [(int(first), _RUN) for first in np.linspace(0, elements - _RUN, _SAMPLE // _RUN)]
@@ -149,7 +149,7 @@ def _bin_of_rank(counts: npt.NDArray[np.uint64], k: int) -> tuple[int, int]:
 
 
 def in_parallel(work: Sequence[Callable[[], None]], threads: int) -> None:
-    """Runs every function, on `threads` threads; the first failure stops the rest and is raised."""
+    """Runs every function, on `threads` threads. The first exception stops the others and is raised."""
     stop = threading.Event()
 
     def guarded(function: Callable[[], None]) -> None:

@@ -1,6 +1,6 @@
-"""One view of the arrays callers bring: NumPy arrays and torch CPU tensors become named, typed buffers.
+"""One view of the callers' arrays: NumPy arrays and torch CPU tensors become typed buffers.
 
-CUDA tensors stay tensors: their backends take those.
+CUDA tensors stay tensors, which is what their backends take.
 """
 
 from __future__ import annotations
@@ -85,10 +85,10 @@ def _from_torch(tensor: Any, name: str) -> Array:
 
 def are_sound(*lists: Sequence[Any]) -> bool:
     """Whether `check_tensor` takes all these torch tensors, and their shapes and their device are the same across lists
-    of equal length. False where a check must say which and why.
+    of equal length. False where a check of each tensor must say which one is wrong, and why.
 
-    A pass in C over a list for each property: a third of the time of Python's loop over the tensors, which for tens of
-    thousands of small ones takes longer than a GPU needs to merge them.
+    For each property, one pass in C over a list. A loop in Python over the tensors takes three times as long: for tens
+    of thousands of small tensors, longer than a GPU needs to merge them.
     """
     import torch
 
@@ -116,9 +116,9 @@ def _device_name(device: Any) -> str:
 
 
 def check_tensor(tensor: Any, label: Callable[[int], str], i: int = 0) -> str:
-    """Refuses a torch tensor the kernels cannot take, whether it has memory or is a FakeTensor; returns its dtype.
+    """Refuses a torch tensor that the kernels cannot take, whether it has memory or is a FakeTensor; returns its dtype.
 
-    `label(i)` is its name: made only for a refusal, since a call may bring tens of thousands of tensors.
+    `label(i)` is its name. It is built only for a refusal, as a call may have tens of thousands of tensors.
 
     Raises:
         As `as_array`.

@@ -71,8 +71,8 @@ def _run_cpu_tensors(
     threads: int | None,
     label: Label,
 ) -> list[Any] | None:
-    """Torch tensors on the CPU that need no word of explanation, checked in bulk; None where one tensor at a time must
-    say what is wrong, or where dtypes differ within a list."""
+    """Torch tensors on the CPU, checked in bulk. None where they must be checked one by one: to say what is wrong, or
+    because dtypes differ within a list."""
     import numpy as np
     import torch
 
@@ -193,7 +193,7 @@ def _refuse_overlap(spans: list[Span], label: Label) -> None:
 
 
 def _refuse_addresses(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], label: Label, overlap: bool) -> None:
-    """Refuses what a GPU would stop at for good, an element across its own boundary; and outputs that overlap."""
+    """Refuses outputs that overlap, and elements that are not aligned: on a GPU, those break the context."""
     import numpy as np
 
     columns = (outs, a, b)

@@ -46,6 +46,13 @@ def lerp(a: T, b: T, lam: float, out: T | None = None, *, backend: str | None = 
             overlaps `out` without being it.
         DTypeError: an argument is of another type or dtype.
         BackendError: the backend asked for is not available.
+
+    >>> import numpy as np
+    >>> a, b = np.float32([0, 1, 2]), np.float32([1, 3, 2])
+    >>> lerp(a, b, 0.5).tolist()
+    [0.5, 2.0, 2.0]
+    >>> lerp(a, b, 0.5, out=a) is a
+    True
     """
     quick: T | None = quick_lerp(a, b, lam, out, backend, threads)
     if quick is not None:
@@ -76,6 +83,11 @@ def multi_lerp(
 
     Raises:
         As `lerp`; the message names the pair.
+
+    >>> import numpy as np
+    >>> a, b = [np.float32([0]), np.float32([0, 4])], [np.float32([1]), np.float32([2, 6])]
+    >>> [merged.tolist() for merged in multi_lerp(a, b, [0.25, 0.5])]
+    [[0.25], [1.0, 5.0]]
     """
     for name, given in (("b", b), ("outs", outs)):
         if given is not None and len(given) != len(a):

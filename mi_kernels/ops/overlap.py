@@ -14,7 +14,7 @@ def find_overlap(addresses: Any, sizes: Any) -> tuple[int, str, int] | None:
         addresses: int64 [T, 3] of (out, a, b).
         sizes: int64 [T, 3]: their bytes.
 
-    Exactly in place is allowed: an output that starts where its own input does and is as long. None where all is well.
+    In place is allowed: an output that starts where its own input does and is as long. None: nothing overlaps.
     """
     rows = np.flatnonzero(sizes[:, 0])
     order = rows[np.argsort(addresses[rows, 0], kind="stable")]

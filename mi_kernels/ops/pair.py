@@ -1,4 +1,4 @@
-"""The short way of `lerp` for two ordinary torch tensors on the CPU: small ones come by the thousand, one by one."""
+"""The fast path of `lerp` for two ordinary torch tensors on the CPU: callers merge thousands of small ones in turn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .arrays import empty_like
 
 
 def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, threads: int | None) -> Any:
-    """`lerp`, or None with nothing done: for the long way to do, or to say what is wrong."""
+    """`lerp`; or None, with nothing done, where `multi_lerp` must merge the pair or say what is wrong."""
     torch = sys.modules.get("torch")
     if torch is None or type(a) is not torch.Tensor or torch.compiler.is_compiling():
         return None

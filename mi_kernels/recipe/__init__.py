@@ -1,1 +1,1 @@
-"""What is merged how: lam, masks, rules, recipes of several models, and mergekit's configurations."""
+"""Recipes: lam, masks and rules; merges of several models by any method; mergekit's configurations."""

@@ -1,4 +1,4 @@
-"""What is merged how: lam, masks and rules in, a weight for each tensor out."""
+"""Interpolation: lam, masks and rules in, a weight for each tensor out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rules import Lam, Rule, checked_schedule
 class Recipe:
     """Interpolation with masks and rules.
 
-    `lam` where `layers` and `modules` select, 0 (INSTRUCT's bytes) elsewhere; then the rules, in order, each setting
+    Tensors that `layers` and `modules` select get `lam`, all others 0 (INSTRUCT's bytes). Then each rule in order sets
     the tensors it selects, so that the last match wins.
 
     Attributes:
@@ -25,6 +25,10 @@ class Recipe:
         layers, modules: masks, see `mi_kernels.recipe.masks.select`.
         rules: see `mi_kernels.recipe.rules.Rule`.
         extrapolate: allows lam outside [0, 1].
+
+    >>> from mi_kernels import Recipe
+    >>> Recipe(0.8, layers="1:").weights(["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"])
+    {'model.layers.0.mlp.up_proj.weight': 0.0, 'model.layers.1.mlp.up_proj.weight': 0.8}
     """
 
     lam: Lam
@@ -56,6 +60,9 @@ class Recipe:
 
         Raises:
             ArgumentError: a key that is unknown (with near misses) or missing, or a value of a wrong kind.
+
+        >>> Recipe.from_dict({"lam": 0.8, "modules": "ffn"})
+        Recipe(lam=0.8, layers=None, modules='ffn', rules=(), extrapolate=False)
         """
         values = _checked_keys(cls, content, "the recipe")
         rules = values.get("rules") or ()
@@ -72,7 +79,10 @@ class Recipe:
         """Plain values that `from_dict` reads, without those that are defaults.
 
         Raises:
-            ArgumentError: layers are a slice with a step, which no text can say.
+            ArgumentError: layers are a slice with a step, which has no text form.
+
+        >>> Recipe(0.8, layers=slice(12, 36)).to_dict()
+        {'lam': 0.8, 'layers': '12:36'}
         """
         content = _plain_fields(self)
         if self.rules:
@@ -96,7 +106,9 @@ def _rule(content: Any, number: int, extrapolate: bool) -> Rule:
 def _checked_keys(kind: type[Recipe] | type[Rule], content: Any, where: str) -> dict[str, Any]:
     known = [field.name for field in fields(kind)]
     if not isinstance(content, Mapping):
-        raise ArgumentError(f"{where}: {content!r} is not a mapping", f"Give it keys out of {', '.join(known)}.")
+        raise ArgumentError(
+            f"{where}: {content!r} is not a mapping", f"Give a mapping with the keys {', '.join(known)}."
+        )
     for key in content:
         if key not in known:
             close = difflib.get_close_matches(str(key), known, n=1)
@@ -120,13 +132,13 @@ def plain(value: Any) -> Any:
     """A mask or a lam as JSON and YAML hold it.
 
     Raises:
-        ArgumentError: a slice with a step, which no text can say.
+        ArgumentError: a slice with a step, which has no text form.
     """
     if hasattr(value, "tolist"):  # NumPy's
         return value.tolist()
     if isinstance(value, slice):
         if value.step not in (None, 1):
-            raise ArgumentError(f"layers {value!r} cannot be written down", "Write the layers as a list.")
+            raise ArgumentError(f"layers {value!r} has no text form, because of its step", "Give the layers as a list.")
         return ":".join("" if bound is None else str(bound) for bound in (value.start, value.stop))
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=lambda item: (isinstance(item, str), item))

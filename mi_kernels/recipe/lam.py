@@ -1,10 +1,10 @@
-"""lam, the weight of the second model, checked once for everybody."""
+"""lam, the weight of the second model: one check for all callers."""
 
 from __future__ import annotations
 
 from ..errors import ArgumentError
 
-_FLOAT32_MAX = 3.4028234663852886e38  # the arithmetic's own limit
+FLOAT32_MAX = 3.4028234663852886e38  # parameters are rounded to float32
 
 
 def checked_lam(lam: object, extrapolate: bool = False) -> float:
@@ -12,12 +12,15 @@ def checked_lam(lam: object, extrapolate: bool = False) -> float:
 
     Raises:
         ArgumentError: not a number, not finite, or outside [0, 1] without `extrapolate`.
+
+    >>> checked_lam("0.8")
+    0.8
     """
     try:
         value = float(lam)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise ArgumentError(f"lam is {lam!r}, which is not a number", "Give a number from 0 to 1.") from None
-    if not abs(value) <= _FLOAT32_MAX:  # nan too
+    if not abs(value) <= FLOAT32_MAX:  # nan too
         raise ArgumentError(f"lam is {value}, which is not finite", "Give a number from 0 to 1.")
     if not 0.0 <= value <= 1.0 and not extrapolate:
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Recipes from YAML files, whoever's form they have."""
+"""Recipes from YAML files: our own, and mergekit's configurations."""
 
 from __future__ import annotations
 
@@ -20,14 +20,22 @@ def load(path: str | os.PathLike[str]) -> MergeRecipe:
     """A recipe from a YAML file: ours, or a mergekit configuration as it is.
 
     Raises:
-        ArgumentError: the file cannot be read, is not YAML, or asks for what is not supported; nothing is done then.
+        ArgumentError: the file cannot be read, is not YAML, or asks for what is not supported.
+
+    >>> import tempfile, pathlib
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "recipe.yml"
+    ...     _ = path.write_text("method: ties\\nbase: B\\nmodels: [I, T]\\ndensity: 0.2\\n")
+    ...     recipe = load(path)
+    >>> recipe.method, recipe.base, recipe.models
+    ('ties', 'B', ('I', 'T'))
     """
     where = os.fspath(path)
     try:
         content = yaml.load(_read(where), Loader)
     except (yaml.YAMLError, RecursionError) as error:
         problem = " ".join(str(error).split())[:200]
-        raise ArgumentError(f"{where}: is not valid YAML: {problem}", "Mend the file.") from error
+        raise ArgumentError(f"{where}: is not valid YAML: {problem}", "Fix the file.") from error
     if not isinstance(content, Mapping):
         raise ArgumentError(f"{where}: does not hold a mapping", "Write `method: ...` and `models: ...`.")
     if "merge_method" in content:
@@ -36,7 +44,7 @@ def load(path: str | os.PathLike[str]) -> MergeRecipe:
 
 
 def _read(where: str) -> str:
-    # Whatever else may stand there, a FIFO would wait and a device never end.
+    # Reading a FIFO would wait, and reading a device might never end.
     if os.path.lexists(where) and not os.path.isfile(where):
         raise ArgumentError(f"{where}: cannot be read: it is not a regular file", "Write the recipe to a file.")
     try:
@@ -45,7 +53,9 @@ def _read(where: str) -> str:
     except OSError as error:
         raise ArgumentError(f"{where}: cannot be read: {problem(error)}", "Check the path of the recipe.") from error
     except UnicodeDecodeError as error:
-        raise ArgumentError(f"{where}: is not valid YAML: {error}", "Mend the file.") from error
+        raise ArgumentError(f"{where}: is not valid YAML: {error}", "Fix the file.") from error
     if len(content) > _MOST_CHARACTERS:
-        raise ArgumentError(f"{where}: is larger than {_MOST_CHARACTERS >> 10} KiB", "That is no recipe.")
+        raise ArgumentError(
+            f"{where}: is larger than {_MOST_CHARACTERS >> 10} KiB", "Give the recipe's file, not the model's."
+        )
     return content

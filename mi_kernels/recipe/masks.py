@@ -1,6 +1,6 @@
 """Which tensors a merge changes: masks over decoder layers and over modules.
 
-What no mask selects keeps INSTRUCT's bytes, as in the paper's ablations.
+Tensors that no mask selects keep INSTRUCT's bytes, as in the paper's ablations.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ def select(names: Sequence[str], layers: Layers = None, modules: Modules = None)
 
     Raises:
         ArgumentError: a layer or module that this model does not have, or masks that select nothing.
+
+    >>> names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(4)] + ["model.norm.weight"]
+    >>> sorted(select(names, layers="1:3", modules="ffn"))
+    ['model.layers.1.mlp.up_proj.weight', 'model.layers.2.mlp.up_proj.weight']
     """
     if layers is None and modules is None:
         return set(names)
@@ -40,7 +44,7 @@ def select(names: Sequence[str], layers: Layers = None, modules: Modules = None)
 
 
 def select_places(found: Mapping[str, Place], layers: Layers, modules: Modules) -> set[str]:
-    """`select` for names whose places are known."""
+    """`select`, given the place of each name."""
     wanted_layers = None if layers is None else parse_layers(layers, depth(found))
     wanted_modules = None if modules is None else parse_modules(modules, found.values())
     chosen = {
@@ -84,7 +88,7 @@ def parse_layers(layers: Layers, count: int) -> set[int]:
     """The layer numbers that `layers` means in a model of `count` layers."""
     if count == 0:
         raise ArgumentError(
-            "layers are given, and no tensor's name holds a layer number", "Merge without layers, or select by modules."
+            "layers are given, but no tensor's name has a layer number", "Merge without layers, or select by modules."
         )
     chosen: set[int]
     if isinstance(layers, str):
@@ -127,7 +131,7 @@ def _bound(text: str, count: int) -> int:
     if "/" in text:
         part, whole = map(int, text.split("/"))
         if part > whole or whole == 0:
-            raise ArgumentError(f"layers: {text} is no fraction of the depth", "Use fractions from 0/1 to 1/1.")
+            raise ArgumentError(f"layers: {text} is not a fraction of the depth", "Use fractions from 0/1 to 1/1.")
         return count * part // whole
     value = int(text)
     bound = value + count if value < 0 else value

@@ -1,9 +1,9 @@
 """mergekit's configurations, read as they are.
 
-linear, task_arithmetic, ties, dare_ties, slerp and model_stock, with per-model and global parameters, gradients,
-filters, and `slices` that keep every layer in its place. What is not supported is refused by name before any work.
-Arithmetic is ours: float32 throughout, rounded once at the end, whatever `dtype` says; `out_dtype`, else `dtype`, is
-what is written. Meaning and defaults are those of mergekit 0.1.5 (config.py, plan.py, parameter_resolver.py).
+Every method that says how mergekit spells it, with parameters for each model and for all, gradients, filters, and
+`slices` that keep every layer in its place. What is not supported is refused by name before any work. Arithmetic is
+ours: float32 throughout, rounded once at the end, whatever `dtype` says; `out_dtype`, else `dtype`, is what is written.
+Meaning and defaults are those of mergekit 0.1.5 (config.py, plan.py, parameter_resolver.py).
 """
 
 from __future__ import annotations
@@ -12,26 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError
-from ..methods.registry import METHODS
+from ..methods.method import Method
+from ..methods.registry import METHODS, PARAMETERS
 from .models import MergeRecipe, Slice, checked
 from .settings import Setting, check
 
-_SUPPORTED = ("linear", "task_arithmetic", "ties", "dare_ties", "slerp", "model_stock")
 _KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source")
 _REASONS = {
     "tokenizer": "tokenizer surgery is not supported",
     "chat_template": "chat templates are copied, not changed",
     "modules": "per-module configurations are not supported",
 }
-_RENAMED = {"lambda": "scale", "t": "lam", "weight": "weight", "density": "density", "normalize": "normalize"}
-_DEFAULTS = {"density": 1.0, "scale": 1.0}  # mergekit has none for weights
-# What changes nothing, or only where it has this value: how mergekit stores masks, a density where nothing is trimmed.
-_IGNORED: dict[str, dict[str, bool | None]] = {
-    "task_arithmetic": {"int8_mask": None, "density": None, "rescale": None},
-    "ties": {"int8_mask": None, "rescale": False},
-    "dare_ties": {"int8_mask": None, "rescale": True},  # ours divides by the density, as the paper does
-    "model_stock": {"filter_wise": False},
-}
+_METHODS = {method.mergekit.name: method for method in METHODS.values() if method.mergekit is not None}
 
 
 def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
@@ -39,12 +31,19 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
 
     Raises:
         ArgumentError: it asks for something that is not supported, or is not a valid configuration.
+
+    >>> models = [{"model": "A", "parameters": {"weight": 1}}, {"model": "B", "parameters": {"weight": 3}}]
+    >>> from_mergekit({"merge_method": "linear", "models": models, "dtype": "bfloat16"}, "config.yml").dtype
+    'bfloat16'
     """
-    method = content["merge_method"]
-    if method not in _SUPPORTED:
+    name = content["merge_method"]
+    if not isinstance(name, str) or name not in _METHODS:
         raise ArgumentError(
-            f"{where}: merge_method {method!r} is not supported", f"Supported: {', '.join(_SUPPORTED)}."
+            f"{where}: merge_method {name!r} is not supported", f"Supported methods: {', '.join(_METHODS)}."
         )
+    method = _METHODS[name]
+    spelling = method.mergekit
+    assert spelling is not None
     for key in content:
         if content[key] is not None and key not in _KEYS:
             reason = _REASONS.get(key, "the key is unknown")
@@ -57,38 +56,38 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
     else:
         parts = _list(content["slices"], f"{where}: slices")
     sliced = bool(content.get("slices"))
-    models = _models_of(parts, None if method == "linear" else base, where)
-    if method == "linear" and base is not None and base not in models:
+    models = _models_of(parts, None if spelling.base == "model" else base, where)
+    if spelling.base == "model" and base is not None and base not in models:
         if sliced:
             raise ArgumentError(f"{where}: base_model {base} is in no slice", "Remove it, or add it to the slices.")
         parts = [{"sources": [*parts[0]["sources"], {"model": base}]}]  # as mergekit does
         models = (*models, base)
     if not models:
-        raise ArgumentError(f"{where}: names no model besides the base_model", f"{method} needs one.")
+        raise ArgumentError(f"{where}: does not name a model besides the base_model", f"Add one: {name} needs it.")
     slices = tuple(_slice(part, models, method, sliced, where) for part in parts)
     if sliced:
         _check_stacking(slices, where)
     settings = _settings(content.get("parameters"), method, f"{where}: parameters")
     origin = base  # mergekit takes config and tokenizer of the base, and without one those of any model
-    if method == "slerp":  # mergekit starts from the base, whichever stands first
+    if spelling.base == "first":  # mergekit starts from the base, wherever it is listed
         if base is None or len(models) != 1:
-            raise ArgumentError(f"{where}: slerp takes a base_model and one other model", "Name the two.")
+            raise ArgumentError(f"{where}: {name} takes a base_model and one other model", "Name these two.")
         models = (base, *models)
         slices = tuple(s._replace(by_model=({}, *s.by_model)) for s in slices)
-    if not METHODS[method].base:
+    if spelling.base != "base":
         base = None
     copy_from = _tokenizer(content.get("tokenizer_source"), origin, base, models, where)
-    defaults = {**_DEFAULTS, "normalize": METHODS[method].normalize and method != "dare_ties"}
+    defaults = {key: value for key, value in {**method.defaults, **spelling.defaults}.items() if value is not None}
     dtype = content.get("out_dtype") or content.get("dtype")
     if isinstance(dtype, str):
         dtype = dtype.removeprefix("torch.")
-    recipe = MergeRecipe(method, models, base, slices, settings, defaults, dtype=dtype, copy_from=copy_from)
+    recipe = MergeRecipe(method.name, models, base, slices, settings, defaults, dtype=dtype, copy_from=copy_from)
     return checked(recipe, where)
 
 
 def _list(value: Any, where: str) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or not value or not all(isinstance(item, Mapping) for item in value):
-        raise ArgumentError(f"{where}: is not a list of mappings", "See mergekit's documentation for the form.")
+        raise ArgumentError(f"{where}: is not a list of mappings", "Write it as mergekit's documentation shows.")
     return value
 
 
@@ -116,7 +115,7 @@ def _models_of(parts: list[Mapping[str, Any]], base: str | None, where: str) -> 
     return tuple(m for m in found if m != base)
 
 
-def _slice(part: Mapping[str, Any], models: tuple[str, ...], method: str, sliced: bool, where: str) -> Slice:
+def _slice(part: Mapping[str, Any], models: tuple[str, ...], method: Method, sliced: bool, where: str) -> Slice:
     for key in part:
         if part[key] is not None and key not in ("sources", "parameters"):
             raise ArgumentError(f"{where}: slices: {key} is not supported", "Run this configuration with mergekit.")
@@ -135,11 +134,12 @@ def _slice(part: Mapping[str, Any], models: tuple[str, ...], method: str, sliced
         if sliced:
             ranges.add(_range(source.get("layer_range"), where))
         by_model[name] = _settings(source.get("parameters"), method, f"{where}: {name}")
-        shared = sorted(set(by_model[name]) - {"weight", "density"})
+        shared = [key for key in by_model[name] if not PARAMETERS[key].by_model]
         if shared:
+            own = " and ".join(p.name for p in method.parameters if p.by_model) or "no parameter"
             raise ArgumentError(
-                f"{where}: {name}: only weight and density belong to one model",
-                "Put the others in the parameters of all.",
+                f"{where}: {name}: of the parameters of {method.name}, only {own} may differ by model",
+                f"Move {shared[0]} to the parameters of the whole configuration.",
             )
     missing = [m for m in models if m not in by_model]
     if missing:
@@ -173,22 +173,25 @@ def _check_stacking(slices: tuple[Slice, ...], where: str) -> None:
         expected = part.stop
 
 
-def _settings(given: Any, method: str, where: str) -> dict[str, Setting]:
+def _settings(given: Any, method: Method, where: str) -> dict[str, Setting]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
         raise ArgumentError(f"{where}: is not a mapping of parameters", "Write `weight: 0.5`, and so on.")
-    known, ignored = METHODS[method].settings, _IGNORED.get(method, {})
+    known = {p.mergekit: p for p in method.parameters if p.mergekit is not None}
+    ignored = method.mergekit.ignored if method.mergekit is not None else {}
     settings = {}
     for key, value in given.items():
-        ours = _RENAMED.get(key)
         if key in ignored and ignored[key] in (None, value):
             continue
-        if ours is None or ours not in known:
+        if key not in known:
             shown = f"{key}: {value}" if isinstance(value, bool) else key
-            raise ArgumentError(f"{where}: {shown} is not supported for {method}", "Remove it, or run mergekit.")
-        check(value, f"{where}: {key}", truth=key == "normalize")
-        settings[ours] = value
+            raise ArgumentError(
+                f"{where}: {shown} is not supported for {method.name}",
+                "Remove it, or run this configuration with mergekit.",
+            )
+        check(value, f"{where}: {key}", truth=known[key].kind == "truth")
+        settings[known[key].name] = value
     return settings
 
 

@@ -10,34 +10,26 @@ from typing import Any, NamedTuple
 
 from ..checkpoint.names import Place
 from ..errors import ArgumentError
-from ..methods.registry import METHODS, Parameters
+from ..methods.method import Parameter
+from ..methods.registry import METHODS, PARAMETERS
 from .interpolation import Recipe
-from .lam import checked_lam
 from .masks import Layers, Modules
 from .settings import Setting, check, evaluate
 
-_DEFAULTS: dict[str, Setting] = {"weight": 1.0, "density": 1.0, "scale": 1.0}
-_PARAMETERS = ("weight", "density", "scale", "normalize", "lam", "seed")
-_PAIR_KEYS = ("lam", "layers", "modules", "rules", "extrapolate")
-_KEYS = (
-    "method",
-    "models",
-    "base",
-    *_PAIR_KEYS,
-    "weight",
-    "density",
-    "scale",
-    "normalize",
-    "seed",
-    "dtype",
-    "copy_from",
+_OWN: Mapping[str, Setting] = {}  # stands for the defaults of the method
+_PAIR_KEYS = ("lam", "layers", "modules", "rules", "extrapolate")  # of "lerp"
+_KEYS = tuple(
+    dict.fromkeys(("method", "models", "base", *_PAIR_KEYS, *PARAMETERS, "dtype", "copy_from"))  # in this order, once
 )
-_MODEL_KEYS = ("model", "weight", "density")
-_RENAMED = {"lambda": "scale", "alpha": "scale", "t": "lam", "base_model": "base", "merge_method": "method"}
+_MODEL_PARAMETERS = tuple(name for name, parameter in PARAMETERS.items() if parameter.by_model)
+# Names in other tools, and what they are here.
+_RENAMED = {"base_model": "base", "merge_method": "method"} | {
+    other: name for name, p in PARAMETERS.items() for other in (p.mergekit, *p.aliases) if other not in (None, name)
+}
 
 
 class Slice(NamedTuple):
-    """Layers `start` to `stop` (None: to the end), and the settings that hold there before the global ones."""
+    """Layers `start` to `stop` (None: to the end), with settings that come before the global ones."""
 
     start: int
     stop: int | None
@@ -50,14 +42,14 @@ class MergeRecipe:
     """What `merge_checkpoint` does.
 
     Attributes:
-        method: "lerp", or one of `mi_kernels.methods.METHODS`.
+        method: "lerp", or one of `mi_kernels.methods.registry.METHODS`.
         models: folders or Hub ids, the base not among them.
         base: the model that task vectors start from.
-        slices: settings by layer; the whole model is one slice where they do not differ.
-        settings: what holds where a slice says nothing.
-        defaults: what holds where neither does.
+        slices: settings by layer. Empty: one slice without settings of its own.
+        settings: of the parameters, for all tensors where a slice has none.
+        defaults: for parameters without a setting. Not given: those of the method.
         pair: lam, masks and rules of "lerp".
-        layers, modules: masks for the other methods; what they leave out keeps the first model's bytes.
+        layers, modules: masks for the other methods; tensors that they leave out keep the first model's bytes.
         dtype: of the output; None keeps the first model's (the base's, where there is one).
         copy_from: "thinking" (the last model), "instruct" (the first) or "base": whose small files the output gets.
     """
@@ -67,7 +59,7 @@ class MergeRecipe:
     base: str | None = None
     slices: tuple[Slice, ...] = ()
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    defaults: Mapping[str, Setting] = field(default_factory=lambda: _DEFAULTS)
+    defaults: Mapping[str, Setting] = field(default_factory=lambda: _OWN)
     pair: Recipe | None = None
     layers: Layers = None
     modules: Modules = None
@@ -75,6 +67,9 @@ class MergeRecipe:
     copy_from: str = "thinking"
 
     def __post_init__(self) -> None:
+        if self.defaults is _OWN:
+            own = METHODS[self.method].defaults if self.method in METHODS else {}
+            object.__setattr__(self, "defaults", own)
         for model in (*self.models, *([self.base] if self.base is not None else [])):
             try:
                 usable = b"\0" not in os.fsencode(model)
@@ -83,40 +78,41 @@ class MergeRecipe:
             if not usable:
                 raise ArgumentError(f"{model!r} is not a model", "Give a folder or a Hub id.")
 
-    def parameters(self, name: str, place: Place, depth: int) -> Parameters:
-        """The parameters of the tensor `name` in a model of `depth` layers.
+    def parameters(self, name: str, place: Place, depth: int) -> dict[str, Any]:
+        """The values of the method's parameters for the tensor `name` in a model of `depth` layers.
+
+        Those that belong to a model are lists with a value for each model.
 
         Raises:
             ArgumentError: a parameter has no value for this tensor, or one that cannot be used.
         """
-        method, models = METHODS[self.method], range(len(self.models))
+        method = METHODS[self.method]
         part, t = self._slice(name, place, depth)
+        shared = (part.settings, self.settings, self.defaults)
 
-        def value(key: str, model: int | None) -> float:
-            places = [part.settings, self.settings, self.defaults, {"normalize": method.normalize}]
-            if model is not None:
-                places.insert(0, part.by_model[model])
-            for settings in places:
-                truth = key == "normalize"
-                found = evaluate(settings[key], name, t, truth) if settings.get(key) is not None else None
+        def value(parameter: Parameter, *before: Mapping[str, Setting]) -> Any:
+            key, truth = parameter.name, parameter.kind == "truth"
+            for settings in (*before, *shared):
+                if settings.get(key) is None:
+                    continue
+                if parameter.kind == "whole":
+                    return settings[key]
+                found = evaluate(settings[key], name, t, truth)
                 if found is not None:
-                    return found
+                    return bool(found) if truth else found
             raise ArgumentError(f"{name}: {key} has no value", f"Give {key} a value that holds for every tensor.")
 
-        uses = method.settings
-        return Parameters(
-            weights=[value("weight", k) for k in models] if "weight" in uses else [1.0 for _ in models],
-            densities=[value("density", k) for k in models] if "density" in uses else [],
-            scale=value("scale", None) if "scale" in uses else 1.0,
-            normalize=bool(value("normalize", None)),
-            lam=checked_lam(value("lam", None)) if "lam" in uses else 0.5,
-            seed=self.settings.get("seed", 0),
-        )
+        values = {
+            p.name: [value(p, part.by_model[k]) for k in range(len(self.models))] if p.by_model else value(p)
+            for p in method.parameters
+        }
+        method.check_values(values, name)
+        return values
 
     def _slice(self, name: str, place: Place, depth: int) -> tuple[Slice, float]:
         """The slice a tensor belongs to, and its depth within it from 0 to 1.
 
-        Outside the layers the depth is 0: embeddings are the first slice's, what follows the layers is the last one's.
+        Outside the layers the depth is 0: embeddings belong to the first slice, tensors after the layers to the last.
         """
         slices = self.slices or (Slice(0, None, tuple({} for _ in self.models), {}),)
         if slices[-1].stop not in (None, depth):
@@ -140,6 +136,9 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
 
     Raises:
         ArgumentError: a key that is unknown (with near misses) or missing, or a value of a wrong kind.
+
+    >>> from_dict({"method": "linear", "models": ["A", {"model": "B", "weight": 3}]}).models
+    ('A', 'B')
     """
     _check_keys(content, _KEYS, where)
     method = content.get("method")
@@ -157,16 +156,13 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
         pair = Recipe.from_dict({key: content[key] for key in _PAIR_KEYS if key in content})
         _check_text(where, dtype=dtype, copy_from=copy_from)
         return MergeRecipe(method, models, pair=pair, dtype=dtype, copy_from=copy_from)
-    spec = METHODS[method]
-    settings = {key: content[key] for key in _PARAMETERS if key in content}
-    _refuse(content, {"rules", "extrapolate"} | ({*_PARAMETERS} - spec.settings), method, where)
+    known = {p.name: p for p in METHODS[method].parameters}
+    settings = {key: content[key] for key in PARAMETERS if key in content}
+    _refuse(content, {"rules", "extrapolate", *PARAMETERS} - set(known), method, where)
     for k, given in enumerate(by_model):
-        _refuse(given, {"weight", "density"} - spec.settings, method, f"{where}: {models[k]}")
+        _refuse(given, set(_MODEL_PARAMETERS) - set(known), method, f"{where}: {models[k]}")
     for key, setting in (*settings.items(), *(item for given in by_model for item in given.items())):
-        if key == "seed" and type(setting) is not int:
-            raise ArgumentError(f"{where}: seed {setting!r} is not a whole number", "Give one, such as 42.")
-        if key != "seed":
-            check(setting, f"{where}: {key}", truth=key == "normalize")
+        _check_setting(known[key], setting, where)
     return checked(
         MergeRecipe(
             method,
@@ -190,11 +186,13 @@ def from_record(record: Mapping[str, Any], models: Sequence[str], where: str) ->
         ArgumentError: as `from_dict`. KeyError, TypeError or ValueError: it is not such a record.
     """
     if record["method"] not in METHODS:
-        raise ArgumentError(f"{where}: unknown method {record['method']!r}", f"Known are {', '.join(METHODS)}.")
+        raise ArgumentError(f"{where}: unknown method {record['method']!r}", f"Known methods: {', '.join(METHODS)}.")
     slices = []
     for part in record["slices"]:
         (start, stop), by_model = part["layers"], tuple(dict(m) for m in part["by_model"])
-        slices.append(Slice(start, stop, by_model, {k: v for k, v in part.items() if k in _PARAMETERS}))
+        slices.append(Slice(start, stop, by_model, {k: v for k, v in part.items() if k in PARAMETERS}))
+    # Older records hold the defaults of numbers only.
+    own = {p.name: p.default for p in METHODS[record["method"]].parameters if p.kind != "number"}
     has_base = record["base"] is not None
     return checked(
         MergeRecipe(
@@ -203,7 +201,7 @@ def from_record(record: Mapping[str, Any], models: Sequence[str], where: str) ->
             models[0] if has_base else None,
             tuple(slices),
             dict(record["settings"]),
-            dict(record["defaults"]),
+            {**own, **record["defaults"]},
             layers=record["layers"],
             modules=record["modules"],
         ),
@@ -215,50 +213,48 @@ def checked(recipe: MergeRecipe, where: str) -> MergeRecipe:
     """`recipe`, if its method can take its models.
 
     Raises:
-        ArgumentError: too few or too many models, a base that is missing or not wanted, a dtype that is no text.
+        ArgumentError: too few or too many models, a base that is missing or not used, a parameter that is missing, a
+            dtype that is not text.
     """
     _check_text(where, dtype=recipe.dtype, copy_from=recipe.copy_from)
-    method, count = METHODS[recipe.method], len(recipe.models)
-    if not method.least <= count <= method.most:
-        wanted = f"{method.least}" if method.least == method.most else f"{method.least} to {method.most}"
-        raise ArgumentError(f"{where}: {recipe.method} takes {wanted} models, and {count} are given", "Mind the base.")
-    if method.base and recipe.base is None:
-        raise ArgumentError(f"{where}: {recipe.method} needs a base model", "Add `base: FOLDER or Hub id`.")
-    if not method.base and recipe.base is not None:
-        raise ArgumentError(
-            f"{where}: {recipe.method} has no use for a base", "Remove it, or list it among the models."
-        )
-    if (
-        "lam" in method.settings
-        and "lam" not in recipe.settings
-        and not any("lam" in s.settings for s in recipe.slices)
-    ):
-        raise ArgumentError(f"{where}: {recipe.method} needs lam", "Add `lam`: 0 is the first model, 1 the second.")
+    method = METHODS[recipe.method]
+    method.check_models(len(recipe.models), recipe.base is not None, where)
+    given = {*recipe.settings, *recipe.defaults, *(key for part in recipe.slices for key in part.settings)}
+    for p in method.parameters:
+        if p.default is None and not p.by_model and p.name not in given:
+            raise ArgumentError(f"{where}: {recipe.method} needs {p.name}", f"Add `{p.name}`: {p.meaning}.")
     return recipe
 
 
 def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str, Setting], ...]]:
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        raise ArgumentError(f"{where}: models {given!r} is not a list of models", "List folders or Hub ids.")
+        raise ArgumentError(f"{where}: models {given!r} is not a list of models", "Give a list of folders or Hub ids.")
     names, by_model = [], []
     for item in given:
         entry = {"model": item} if isinstance(item, str) else item
         if not isinstance(entry, Mapping):
             raise ArgumentError(
-                f"{where}: {item!r} is not a model", "Give a folder, a Hub id, or `model:` with weights."
+                f"{where}: {item!r} is not a model", "Give a folder, a Hub id, or `model:` with parameters."
             )
-        _check_keys(entry, _MODEL_KEYS, f"{where}: models")
+        _check_keys(entry, ("model", *_MODEL_PARAMETERS), f"{where}: models")
         if not isinstance(entry.get("model"), str):
-            raise ArgumentError(f"{where}: {dict(entry)!r} names no model", "Add `model: FOLDER or Hub id`.")
+            raise ArgumentError(f"{where}: {dict(entry)!r} does not name a model", "Add `model: FOLDER or Hub id`.")
         names.append(entry["model"])
         by_model.append({key: value for key, value in entry.items() if key != "model"})
     return tuple(names), tuple(by_model)
 
 
+def _check_setting(parameter: Parameter, setting: Any, where: str) -> None:
+    if parameter.kind != "whole":
+        check(setting, f"{where}: {parameter.name}", truth=parameter.kind == "truth")
+    elif type(setting) is not int:
+        raise ArgumentError(f"{where}: {parameter.name} {setting!r} is not a whole number", "Give one, such as 42.")
+
+
 def _check_text(where: str, **values: Any) -> None:
     for key, value in values.items():
         if value is not None and not isinstance(value, str):
-            raise ArgumentError(f"{where}: {key} {value!r} is not text", "Write a word.")
+            raise ArgumentError(f"{where}: {key} {value!r} is not text", "Give text.")
 
 
 def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:

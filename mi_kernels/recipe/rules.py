@@ -19,12 +19,17 @@ _COMPARED = 200  # characters: comparing takes the square of them
 
 @dataclass(frozen=True)
 class Rule:
-    """`lam` for the tensors that `layers`, `modules` and `pattern` all select; all tensors where all three are None.
+    """`lam` for the tensors that `layers`, `modules` and `pattern` all select; for all tensors if all three are None.
 
     Attributes:
         lam: a number, or a schedule over depth: a list of anchors, see `schedule`.
         layers, modules: masks, see `mi_kernels.recipe.masks.select`.
         pattern: a regular expression, searched anywhere in a tensor's name.
+
+    >>> from mi_kernels import Recipe, Rule
+    >>> names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)]
+    >>> list(Recipe(0.5, rules=[Rule([0, 1], layers="0:2")]).weights(names).values())
+    [0.0, 1.0, 0.5]
     """
 
     lam: Lam
@@ -80,8 +85,11 @@ def schedule(anchors: Sequence[float], layers: Sequence[int]) -> dict[int, float
 
         s = t (k - 1),  j = floor(s),  f = s - j,  lam = (1 - f) anchors[j] + f anchors[min(j + 1, k - 1)]
 
-    The result never leaves the range of the anchors by more than a rounding, and never leaves [0, 1] when they are in
+    The result leaves the range of the anchors by a rounding at most, and never leaves [0, 1] where the anchors are in
     it: rounding is monotone, and fl(1 - f) + f rounds to 1.
+
+    >>> schedule([0, 1], [4, 5, 6])
+    {4: 0.0, 5: 0.5, 6: 1.0}
     """
     found = {}
     for i, layer in enumerate(layers):
@@ -99,7 +107,7 @@ def _search(pattern: str, names: Iterable[str]) -> set[str]:
         (expression,) = compiled([pattern], names)
     except PatternError as error:
         raise ArgumentError(
-            f"pattern {pattern!r} is not a regular expression that can be used: {error}",
+            f"pattern {pattern!r} cannot be used as a regular expression: {error}",
             r"Write one such as 'experts\.\d+\.down_proj'.",
         ) from None
     matched = {name for name in names if expression.search(name)}

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError
+from .lam import FLOAT32_MAX
 
 Setting = Any  # a number, a list of numbers, or conditions: as YAML reads it
-
-_FLOAT32_MAX = 3.4028234663852886e38  # the arithmetic's own limit
 
 
 def evaluate(setting: Setting, name: str, t: float, truth: bool = False) -> float | None:
@@ -28,7 +27,12 @@ def evaluate(setting: Setting, name: str, t: float, truth: bool = False) -> floa
         truth: the parameter is true (1) or false (0); a gradient steps from one anchor to the next: anchors[j].
 
     Returns:
-        The value, or None when no condition matches.
+        The value, or None where no condition matches.
+
+    >>> evaluate([0, 1], "model.layers.9.mlp.up_proj.weight", t=0.25)
+    0.25
+    >>> evaluate([{"filter": "mlp", "value": 0.8}, {"value": 0.5}], "model.norm.weight", t=0)
+    0.5
     """
     if isinstance(setting, Mapping):
         setting = [setting]
@@ -50,7 +54,7 @@ def evaluate(setting: Setting, name: str, t: float, truth: bool = False) -> floa
 
 
 def check(setting: Setting, where: str, truth: bool = False) -> None:
-    """Refuses what `evaluate` could not evaluate, and numbers that float32 cannot hold.
+    """Refuses settings that `evaluate` cannot evaluate, and numbers that float32 cannot hold.
 
     Raises:
         ArgumentError: names the parameter and what is wrong with it.
@@ -63,22 +67,22 @@ def check(setting: Setting, where: str, truth: bool = False) -> None:
             raise ArgumentError(f"{where}: {setting!r} is not a number", "Give a number, a list, or conditions.")
         if truth and number not in (0, 1):
             raise ArgumentError(f"{where}: {setting!r} is not true or false", "Write true or false.")
-        if not abs(number) <= _FLOAT32_MAX:  # nan too
+        if not abs(number) <= FLOAT32_MAX:  # nan too
             raise ArgumentError(f"{where}: {setting!r} is not finite in float32", "Give a smaller number.")
         return
     if not setting:
-        raise ArgumentError(f"{where}: an empty list", "Give at least one anchor or condition.")
+        raise ArgumentError(f"{where}: the list is empty", "Give at least one anchor or condition.")
     conditions = [item for item in setting if isinstance(item, Mapping)]
     if conditions and len(conditions) < len(setting):
-        raise ArgumentError(f"{where}: numbers and conditions in one list", "Give the numbers as `- value: NUMBER`.")
+        raise ArgumentError(f"{where}: one list has numbers and conditions", "Write the numbers as `- value: NUMBER`.")
     for item in setting:
         if not isinstance(item, Mapping):
             if isinstance(item, list):
-                raise ArgumentError(f"{where}: a list within a list", "Give a list of numbers.")
+                raise ArgumentError(f"{where}: a list is in a list", "Give a list of numbers.")
             check(item, where, truth)
         elif "value" not in item or set(item) - {"value", "filter"}:
             raise ArgumentError(
-                f"{where}: {dict(item)!r} is not a condition", "Give it `value` and, if wanted, `filter`."
+                f"{where}: {dict(item)!r} is not a condition", "Give it `value`, and `filter` if you need one."
             )
         elif item.get("filter") is not None and not isinstance(item["filter"], str):
             raise ArgumentError(f"{where}: filter {item['filter']!r} is not text", "Give a part of a tensor's name.")

@@ -1,6 +1,6 @@
-"""A YAML loader that builds plain values only, reads 12:36 as text, and refuses what only an attack or a slip holds.
+"""A YAML loader that builds plain values only, reads 12:36 as text, and refuses what is an attack or a mistake.
 
-YAML 1.1 takes 12:36 for a number in base 60, so a range of layers would silently become layer 756.
+YAML 1.1 reads 12:36 as a number in base 60, so that a range of layers would silently become layer 756.
 """
 
 from __future__ import annotations
@@ -18,16 +18,22 @@ _MOST_VALUES = 100_000  # a list of weights for each layer and module of a large
 
 @contextlib.contextmanager
 def _fitting() -> Iterator[None]:
-    """Turns what PyYAML fails with where a tag does not fit its value (`!!int ""`, `!!map [1]`) into its own error."""
+    """Turns PyYAML's exceptions for tags that do not fit their value (`!!int ""`, `!!map [1]`) into a YAMLError."""
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise yaml.constructor.ConstructorError(problem="a tag does not fit the value it stands at") from error
+        raise yaml.constructor.ConstructorError(problem="a tag does not fit its value") from error
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without numbers in base 60; a key given twice and a document that unfolds without end are
-    errors. (A few lines of aliases to aliases can stand for more values than any memory holds.)"""
+    """PyYAML's safe loader without numbers in base 60.
+
+    A key given twice is an error, and so are aliases that unfold to too many values: a few lines of aliases to aliases
+    can stand for more values than any memory holds.
+
+    >>> yaml.load("layers: 12:36", Loader)
+    {'layers': '12:36'}
+    """
 
     def construct_document(self, node: yaml.Node) -> Any:
         _size(node, {})
@@ -36,7 +42,7 @@ class Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         value = super().construct_object(node, deep)
-        # Python refuses to write longer numbers in decimal, so no message could show one.
+        # Python does not convert longer numbers to decimal, so that no message could show one.
         if isinstance(value, int) and value.bit_length() > _MOST_BITS:
             raise yaml.constructor.ConstructorError(problem="a number of thousands of digits")
         return value
@@ -46,7 +52,9 @@ class Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(problem=f"the key {key.value!r} stands twice in a mapping")
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value!r} is given twice in one mapping"
+                    )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 

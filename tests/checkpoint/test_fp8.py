@@ -157,7 +157,10 @@ def test_formulas_over_several_models_take_virtual_tensors(tmp_path: Path, chunk
     folders = quantised(tmp_path / "a", a), write(tmp_path / "p", plain), quantised(tmp_path / "b", b)
     models = [open_checkpoint(folder) for folder in folders]
     rows = align(models).rows
-    sources = {row.name: Source(row.inputs, formula={"formula": 1, "weights": [0.5, 0.25, -1.0]}) for row in rows}
+    sources = {
+        row.name: Source(row.inputs, formula={"formula": _cpu.Formula.SUM, "weights": [0.5, 0.25, -1.0]})
+        for row in rows
+    }
     tensors = [OutputTensor(row.name, "BF16", t.shape, 2 * t.elements, 0) for row in rows for t in row.inputs[:1]]
     plan = Plan(plan_shards(tensors, models[0])[0], sources, [m.files for m in models])
     assert plan.computes
@@ -345,9 +348,9 @@ def test_transformers_loads_the_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_the_bits_of_the_same_merge_dequantised_first(tmp_path: Path, method: str) -> None:
     """Also where a method reads the tensors beforehand: a threshold or an angle off by a bit would show."""
-    spec = METHODS[method]
+    with_base = METHODS[method].base == "required"
     models, plain = [], []
-    for seed in (1, 2, 3)[: 2 + spec.base]:
+    for seed in (1, 2, 3)[: 2 + with_base]:
         rng = torch.Generator().manual_seed(seed)
         weight = torch.randn(300, 200, generator=rng).to(torch.float8_e4m3fn)
         name = LAYER + "self_attn.q_proj.weight"
@@ -355,8 +358,8 @@ def test_every_method_has_the_bits_of_the_same_merge_dequantised_first(tmp_path:
         models.append(str(quantised(tmp_path / f"q{seed}", tensors)))
         plain.append(str(write(tmp_path / f"p{seed}", dequantised(tensors))))
     for sides, out in ((models, "q"), (plain, "p")):
-        recipe: dict[str, Any] = {"method": method, "models": sides[spec.base :], "dtype": "bfloat16"}
-        recipe.update({"base": sides[0]} if spec.base else {})
-        recipe.update({"lam": 0.3} if method == "slerp" else {})
+        recipe: dict[str, Any] = {"method": method, "models": sides[with_base:], "dtype": "bfloat16"}
+        recipe.update({"base": sides[0]} if with_base else {})
+        recipe.update({p.name: 0.3 for p in METHODS[method].parameters if p.default is None})
         mi_kernels.merge_checkpoint(recipe, tmp_path / out, progress=False)
     assert_same(tmp_path / "q", load_file(tmp_path / "p" / "model.safetensors"))

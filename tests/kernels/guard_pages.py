@@ -78,10 +78,10 @@ def _lerp(b: Buffers, n: int, isa: str, out: int, first: int, second: int, more:
 
 def _combine(b: Buffers, n: int, isa: str, out: int, dtype: int) -> None:
     formula: dict[str, Any] = {"weights": [0.0, 0.5, 0.7], "thresholds": [0.0, 0.1, 0.1], "densities": [1.0, 0.5, 0.5]}
-    for number in range(5):
+    for kind in _cpu.Formula:
         b.start()
         to, inputs = b.new(n * SIZES[out], False), [b.operand(n, dtype) for _ in range(3)]
-        what: Any = {"formula": number, **formula, "keys": [0, 1, 2], "scale": 0.5, "normalize": True}
+        what: Any = {"formula": kind, **formula, "keys": [0, 1, 2], "scale": 0.5, "normalize": True}
         _cpu.combine_spans([(to, 0, out, inputs, n, 5, what)], isa)
 
 

@@ -11,27 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import _cpu
+from mi_kernels._cpu import Formula
 from mi_kernels.backends.reference import methods as reference
-from mi_kernels.methods.registry import affine_weights
+from mi_kernels.methods.weights import affine_weights
 
 from ..support.bits import BF16, F16, F32, FORMATS, Format, random_bits, special_pairs, to_torch, torch_lerp
-from ..support.formulas import (
-    AFFINE,
-    DARE,
-    NAMES,
-    SUM,
-    TASK,
-    TIES,
-    assert_same,
-    combine,
-    expected,
-    inputs,
-    moderate_bits,
-    random_formula,
-)
+from ..support.formulas import assert_same, combine, expected, inputs, moderate_bits, random_formula, takes
 
+AFFINE, SUM, TASK, TIES, DARE = Formula.AFFINE, Formula.SUM, Formula.TASK, Formula.TIES, Formula.DARE
 by_format = pytest.mark.parametrize("fmt", FORMATS, ids=[f.name for f in FORMATS])
-by_kind = pytest.mark.parametrize("kind", range(5), ids=NAMES)
+by_kind = pytest.mark.parametrize("kind", Formula, ids=lambda kind: kind.name.lower())
 
 
 def check(isa: str, out: Format, formula: dict[str, Any], formats: list[Format], x: list[Any], **options: Any) -> None:
@@ -42,22 +31,22 @@ def check(isa: str, out: Format, formula: dict[str, Any], formats: list[Format],
 @by_format
 @by_kind
 @pytest.mark.parametrize("models", [2, 3, 4, 7, 16])
-def test_every_isa_equals_the_reference(isa: str, fmt: Format, kind: int, models: int) -> None:
+def test_every_isa_equals_the_reference(isa: str, fmt: Format, kind: Formula, models: int) -> None:
     for seed in range(4):
         x = inputs([fmt] * models, 3000, 100 * models + seed)
         check(isa, fmt, random_formula(kind, models, seed), [fmt] * models, x, first=seed)
 
 
 @by_format
-@pytest.mark.parametrize("kind", [AFFINE, SUM], ids=NAMES[:2])
-def test_one_model(isa: str, fmt: Format, kind: int) -> None:
+@pytest.mark.parametrize("kind", [AFFINE, SUM], ids=["affine", "sum"])
+def test_one_model(isa: str, fmt: Format, kind: Formula) -> None:
     x = inputs([fmt], 1000, 1)
     check(isa, fmt, {"formula": kind, "weights": [1.0]}, [fmt], x)
     check(isa, fmt, {"formula": SUM, "weights": [-0.3]}, [fmt], x)
 
 
 @by_kind
-def test_special_values_were_reached(kind: int) -> None:
+def test_special_values_were_reached(kind: Formula) -> None:
     """The sweep above holds what it says: NaN made of numbers, overflow, subnormals, and zeros of both signs."""
     found: set[str] = set()
     for seed, fmt in itertools.product(range(4), FORMATS):
@@ -82,7 +71,7 @@ def test_special_values_were_reached(kind: int) -> None:
 @pytest.mark.parametrize(
     "formats", list(itertools.product(FORMATS, repeat=3)), ids=lambda t: "-".join(f.name for f in t)
 )
-def test_mixed_dtypes(isa: str, kind: int, out: Format, formats: tuple[Format, ...]) -> None:
+def test_mixed_dtypes(isa: str, kind: Formula, out: Format, formats: tuple[Format, ...]) -> None:
     # More than one block of 1,024 of the conversion, and a tail.
     check(isa, out, random_formula(kind, 3, 5), list(formats), inputs(formats, 1500, 7), first=11)
 
@@ -92,7 +81,7 @@ SIZES = (0, 1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 65, 1023, 1024, 1025)
 
 @by_format
 @by_kind
-def test_sizes_and_unaligned_slices(isa: str, fmt: Format, kind: int) -> None:
+def test_sizes_and_unaligned_slices(isa: str, fmt: Format, kind: Formula) -> None:
     item = np.dtype(fmt.uint).itemsize
     formula = random_formula(kind, 3, 2)
     pools = inputs([fmt] * 3, max(SIZES), 8)
@@ -114,7 +103,7 @@ def test_sizes_and_unaligned_slices(isa: str, fmt: Format, kind: int) -> None:
 @by_format
 @by_kind
 @pytest.mark.parametrize("into", [0, 1, 2])
-def test_in_place(isa: str, fmt: Format, kind: int, into: int) -> None:
+def test_in_place(isa: str, fmt: Format, kind: Formula, into: int) -> None:
     formula, x = random_formula(kind, 3, 3), inputs([fmt] * 3, 5001, 9)
     want = expected(fmt, formula, [fmt] * 3, x)
     mine = [bits.copy() for bits in x]
@@ -125,7 +114,7 @@ def test_in_place(isa: str, fmt: Format, kind: int, into: int) -> None:
 
 def test_in_place_with_another_dtype_of_the_same_size(isa: str) -> None:
     formats = [F16, BF16, BF16]
-    for kind in range(5):
+    for kind in Formula:
         formula, x = random_formula(kind, 3, 3), inputs(formats, 5001, 9)
         want = expected(BF16, formula, formats, x)
         mine = [bits.copy() for bits in x]
@@ -136,7 +125,7 @@ def test_in_place_with_another_dtype_of_the_same_size(isa: str) -> None:
 
 # Threads start at 2^20 elements and take 2^18 at a time; the last task is then three elements long.
 @by_kind
-def test_several_threads(isa: str, kind: int) -> None:
+def test_several_threads(isa: str, kind: Formula) -> None:
     formula, n = random_formula(kind, 3, 4), (1 << 20) + 3
     x = [moderate_bits(BF16, n, k) for k in range(3)]
     one = combine(isa, BF16, formula, [BF16] * 3, x, first=5)
@@ -151,7 +140,7 @@ def test_several_threads(isa: str, kind: int) -> None:
 def test_many_spans_of_several_formulas(isa: str) -> None:
     spans, checks = [], []
     for i, n in enumerate([0, 1, 700_000, 17, 400_001, 5] * 2):
-        fmt, kind = FORMATS[i % 3], i % 5
+        fmt, kind = FORMATS[i % 3], Formula(i % len(Formula))
         formula, x = random_formula(kind, 3, i), inputs([fmt] * 3, n, i)
         out = np.full(n, 0xA5, fmt.uint)
         spans.append((out, 0, fmt.code, [(b, 0, fmt.code) for b in x], n, 0, formula))
@@ -203,7 +192,7 @@ def test_the_heaviest_model_is_where_affine_starts(isa: str) -> None:
 def test_equal_models_stay_what_they_are(isa: str) -> None:
     """No formula over task vectors of 0 moves a finite number; nor does an average of equal models."""
     x = moderate_bits(BF16, 1000, 1)
-    for kind in (AFFINE, TASK, TIES, DARE):
+    for kind in set(Formula) - {SUM}:
         formula = random_formula(kind, 4, 1)
         assert_same(combine(isa, BF16, formula, [BF16] * 4, [x] * 4), x, [x] * 4, formula)
 
@@ -234,7 +223,7 @@ def test_nan_of_a_model_reaches_the_result(isa: str) -> None:
             x = [moderate_bits(BF16, 40, k) for k in range(3)]
             x[place] = nan
             formula = {"formula": kind, "weights": [0.2, 0.3, 0.5], "thresholds": [0.0, 1.0, 1.0], "scale": 0.5}
-            assert (combine(isa, BF16, formula, [BF16] * 3, x) == 0x7FC0).all(), (NAMES[kind], place)
+            assert (combine(isa, BF16, formula, [BF16] * 3, x) == 0x7FC0).all(), (kind.name, place)
 
 
 def test_dare_depends_on_the_place_alone(isa: str) -> None:
@@ -306,7 +295,7 @@ def test_flush_to_zero_of_the_caller_changes_nothing(isa: str) -> None:
 
 @by_kind
 @given(data=st.data())
-def test_any_values_any_weights(isa: str, kind: int, data: st.DataObject) -> None:
+def test_any_values_any_weights(isa: str, kind: Formula, data: st.DataObject) -> None:
     """Every ISA equals the reference on what hypothesis picks, and shrinks where it fails."""
     fmt = data.draw(st.sampled_from(FORMATS))
     models, n = data.draw(st.integers(2, 5)), data.draw(st.integers(1, 40))
@@ -315,7 +304,7 @@ def test_any_values_any_weights(isa: str, kind: int, data: st.DataObject) -> Non
     weight = st.floats(-4, 4, width=32)
     formula: dict[str, Any] = random_formula(kind, models, data.draw(st.integers(0, 100)))
     formula["weights"] = data.draw(st.lists(weight, min_size=models, max_size=models))
-    if kind == TIES:
+    if takes(kind, "thresholds"):
         cut = st.floats(0, float("inf"), width=32)
         formula["thresholds"] = [0.0, *data.draw(st.lists(cut, min_size=models - 1, max_size=models - 1))]
     check(isa, fmt, formula, [fmt] * models, x)
@@ -329,7 +318,15 @@ def test_what_the_binding_refuses(isa: str) -> None:
         how = {"formula": SUM, "weights": [1.0] * models, **formula}
         return (x.copy(), 0, code, [operand] * models, n, 0, how)
 
-    for bad in (span(0), span(17), span(2, n=9), span(2, weights=[1.0]), span(2, formula=5), span(1, formula=TASK)):
+    for bad in (
+        span(0),
+        span(17),
+        span(2, n=9),
+        span(2, weights=[1.0]),
+        span(2, formula=len(Formula)),
+        span(2, formula=-1),
+        span(1, formula=TASK),
+    ):
         with pytest.raises(ValueError, match=r"model|range|one for each|formula"):
             _cpu.combine_spans([bad], isa)
     with pytest.raises(ValueError, match="copied"):

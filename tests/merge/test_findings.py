@@ -15,7 +15,8 @@ import torch
 from mi_kernels import StrictError, _cpu, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
 from mi_kernels.backends.reference.methods import uniform
 from mi_kernels.cli import program as cli
-from mi_kernels.methods.registry import stream_key
+from mi_kernels.methods.registry import METHODS
+from mi_kernels.methods.thinning import stream_key
 
 from ..support.checks import World, assert_refused, snapshot
 from ..support.kills import Run, runner
@@ -120,19 +121,25 @@ def test_what_is_copied_counts_and_what_is_not_read_does_not(
     assert found(lerp_checkpoint(*_sides(world), lam, progress=False, **options)) == expected
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "task_arithmetic", "linear"])
+@pytest.mark.parametrize(
+    "method", [name for name, m in METHODS.items() if m.reads != "angles" and m.base != "optional"]
+)
 def test_every_method_sees_every_nan(tmp_path: Path, method: str) -> None:
     """Also where thinning keeps it out of the output: then it is put where thinning drops it, and nowhere else."""
+    parameters = {p.name for p in METHODS[method].parameters}
+    thinned = "seed" in parameters
     dropped = uniform(stream_key(0, DOWN, 1), 0, 16 * 24) >= 0.2
-    places = np.flatnonzero(dropped)[:64].tolist() if method == "dare_ties" else range(64)
+    places = np.flatnonzero(dropped)[:64].tolist() if thinned else range(64)
     world = World(tmp_path, put(finite(1), UP, (1, NAN)), put(finite(2), DOWN, *((i, NAN) for i in places)))
-    density = {"density": 0.2} if method in ("ties", "dare_ties") else {}
-    weights = {"weight": 0.5} if method == "linear" else {"base": str(world.instruct)}
-    models = [str(world.instruct), str(world.thinking)][method != "linear" :]
-    recipe = {"method": method, "models": models, **weights, **density}
+    values = {"density": 0.2, "weight": 0.5}
+    recipe = {"method": method, **{key: value for key, value in values.items() if key in parameters}}
+    if METHODS[method].base == "required":
+        recipe |= {"base": str(world.instruct), "models": [str(world.thinking)]}
+    else:
+        recipe |= {"models": [str(world.instruct), str(world.thinking)]}
     report = merge_checkpoint(recipe, world.out, progress=False)
     assert found(report) == {("instruct", UP): (1, 0), ("thinking", DOWN): (64, 0)}
-    assert load(world.out)[DOWN].isfinite().all() == (method == "dare_ties")
+    assert load(world.out)[DOWN].isfinite().all() == thinned
 
 
 def test_an_infinity_without_weight_is_seen(tmp_path: Path) -> None:

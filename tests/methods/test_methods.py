@@ -14,9 +14,13 @@ import torch
 from mi_kernels import ArgumentError, MismatchError, lerp_checkpoint, merge_checkpoint
 from mi_kernels.backends.reference import methods as reference
 from mi_kernels.methods import statistics
-from mi_kernels.methods.registry import METHODS, affine_weights, stream_key
+from mi_kernels.methods.registry import METHODS
+from mi_kernels.methods.thinning import stream_key
 
 from ..support.checks import snapshot
+from ..support.methods import BY_MODEL, Case, drawn_cases
+from ..support.methods import merged as merged_by_reference
+from ..support.methods import recipe as recipe_of
 from ..support.models import FLOATS, Tensors, assert_same_tensors, bits, load, merge_reference, random_bits, save, tiny
 
 PAGE = 4096
@@ -53,77 +57,34 @@ def expected(models: Sequence[Tensors], formula: Formula, dtype: torch.dtype | N
     return found
 
 
-def weighted(weights: Sequence[float]) -> Formula:
-    return lambda _, x: reference.affine(x, affine_weights([w / sum(weights) for w in weights]))
+# (the method, whether with a base, how many models, parameters): the cases with names of their own, and drawn ones.
+CASES: dict[str, Case] = {
+    "average": ("average", False, 3, {}),
+    "average_of_2": ("average", False, 2, {}),
+    "linear": ("linear", False, 4, {"weight": 0.4}),
+    "linear_sum": ("linear", False, 2, {"weight": 0.4, "normalize": False}),
+    "task_arithmetic": ("task_arithmetic", True, 2, {"scale": 0.7}),
+    "task_arithmetic_normalized": ("task_arithmetic", True, 2, {"scale": 0.7, "normalize": True, "weight": 3}),
+    "task_arithmetic_of_1": ("task_arithmetic", True, 1, {"scale": -1}),
+    "ties": ("ties", True, 2, {"density": 0.2, "scale": 0.5}),
+    "ties_of_4": ("ties", True, 4, {"density": 0.4, "weight": 0.3}),
+    "ties_sum": ("ties", True, 3, {"density": 0.5, "normalize": False}),
+    "ties_density_0": ("ties", True, 2, {"density": 0}),
+    "ties_density_1": ("ties", True, 2, {"density": 1}),
+    "ties_density_tiny": ("ties", True, 2, {"density": 1e-9}),
+    "dare_ties": ("dare_ties", True, 2, {"density": 0.3, "seed": 7}),
+    "dare_ties_density_1": ("dare_ties", True, 2, {}),
+    "slerp": ("slerp", False, 2, {"lam": 0.3}),
+    "model_stock": ("model_stock", True, 2, {}),
+    "model_stock_of_3": ("model_stock", True, 3, {}),
+}
+DRAWN = drawn_cases()
+ONE_OF_EACH = {name: case for name, case in DRAWN.items() if name.endswith("drawn 1")}
 
 
-def ties(weights: Sequence[float], density: float, scale: float, normalize: bool = True) -> Formula:
-    def formula(_: str, x: list[np.ndarray]) -> np.ndarray:
-        cuts = [0.0, *(reference.threshold(v, x[0], density) for v in x[1:])]
-        return reference.ties(x, [0.0, *weights], cuts, scale, normalize)
-
-    return formula
-
-
-def dare(weights: Sequence[float], density: float, seed: int) -> Formula:
-    def formula(name: str, x: list[np.ndarray]) -> np.ndarray:
-        keys = [0, *(stream_key(seed, name, k) for k in range(1, len(x)))]
-        return reference.dare(x, [0.0, *weights], [1.0, *[density] * len(weights)], keys, 1.0)
-
-    return formula
-
-
-def slerp(lam: float) -> Formula:
-    def formula(_: str, x: list[np.ndarray]) -> np.ndarray:
-        # The kernels' cosine is a float64 sum in another order: the weights agree once they are float32, unless the
-        # last bit falls otherwise, which these tensors do not.
-        cos = reference.cosine(*x)
-        weights = reference.slerp_weights(cos, lam)
-        return reference.affine(x, affine_weights(weights)) if abs(cos) > 0.9995 else reference.weighted_sum(x, weights)
-
-    return formula
-
-
-def model_stock(_: str, x: list[np.ndarray]) -> np.ndarray:
-    vectors = [v - x[0] for v in x[1:]]
-    count = len(vectors)
-    cosines = [reference.cosine(vectors[i], vectors[j]) for i in range(count) for j in range(i + 1, count)]
-    return reference.task(x, [0.0, *[1 / count] * count], reference.model_stock_scale(cosines, count))
-
-
-# (the recipe without its models, whether it has a base, how many models, the reference)
-METHOD_CASES: dict[str, tuple[dict[str, Any], bool, int, Formula]] = {
-    "average": ({"method": "average"}, False, 3, weighted([1, 1, 1])),
-    "average_of_2": ({"method": "average"}, False, 2, weighted([1, 1])),
-    "linear": ({"method": "linear", "weight": 0.4}, False, 4, weighted([0.4] * 4)),
-    "linear_sum": (
-        {"method": "linear", "weight": 0.4, "normalize": False}, False, 2,
-        lambda _, x: reference.weighted_sum(x, [0.4, 0.4]),
-    ),
-    "task_arithmetic": (
-        {"method": "task_arithmetic", "scale": 0.7}, True, 2, lambda _, x: reference.task(x, [0, 1, 1], 0.7),
-    ),
-    "task_arithmetic_normalized": (
-        {"method": "task_arithmetic", "scale": 0.7, "normalize": True, "weight": 3}, True, 2,
-        lambda _, x: reference.task(x, [0, 0.5, 0.5], 0.7),
-    ),
-    "task_arithmetic_of_1": (
-        {"method": "task_arithmetic", "scale": -1}, True, 1, lambda _, x: reference.task(x, [0, 1], -1),
-    ),
-    "ties": ({"method": "ties", "density": 0.2, "scale": 0.5}, True, 2, ties([1, 1], 0.2, 0.5)),
-    "ties_of_4": ({"method": "ties", "density": 0.4, "weight": 0.3}, True, 4, ties([0.3] * 4, 0.4, 1.0)),
-    "ties_sum": (
-        {"method": "ties", "density": 0.5, "normalize": False}, True, 3, ties([1, 1, 1], 0.5, 1.0, normalize=False),
-    ),
-    "ties_density_0": ({"method": "ties", "density": 0}, True, 2, ties([1, 1], 0, 1.0)),
-    "ties_density_1": ({"method": "ties", "density": 1}, True, 2, ties([1, 1], 1, 1.0)),
-    "ties_density_tiny": ({"method": "ties", "density": 1e-9}, True, 2, ties([1, 1], 1e-9, 1.0)),
-    "dare_ties": ({"method": "dare_ties", "density": 0.3, "seed": 7}, True, 2, dare([1, 1], 0.3, 7)),
-    "dare_ties_density_1": ({"method": "dare_ties"}, True, 2, dare([1, 1], 1, 0)),
-    "slerp": ({"method": "slerp", "lam": 0.3}, False, 2, slerp(0.3)),
-    "model_stock": ({"method": "model_stock"}, True, 2, model_stock),
-    "model_stock_of_3": ({"method": "model_stock"}, True, 3, model_stock),
-}  # fmt: skip
+def formula_of(case: Case) -> Formula:
+    method, with_base, _, parameters = case
+    return lambda name, x: merged_by_reference(method, name, x, with_base, parameters)
 
 
 class Models:
@@ -133,13 +94,16 @@ class Models:
         self.tensors = tensors
         self.paths = [str(save(root / f"m{i}", t, 1 + i % 3)) for i, t in enumerate(tensors)]
 
-    def recipe(self, content: dict[str, Any], base: bool, count: int) -> tuple[dict[str, Any], list[Tensors]]:
-        """The recipe with its models named, and their tensors, the base first."""
-        first = 1 if base else 0
-        named: dict[str, Any] = {**content, "models": self.paths[first : first + count]}
-        if base:
-            named["base"] = self.paths[0]
-        return named, list(self.tensors[: first + count])
+    def recipe(self, case: Case) -> tuple[dict[str, Any], list[Tensors]]:
+        """The recipe of a case with its models named, and their tensors, the base first."""
+        _, with_base, count, _ = case
+        spread = {key: [v] * count if key in BY_MODEL and not isinstance(v, list) else v for key, v in case[3].items()}
+        return recipe_of((*case[:3], spread), self.paths), list(self.tensors[: with_base + count])
+
+    def content(self, content: dict[str, Any], base: bool, count: int) -> dict[str, Any]:
+        """Any content with models named, for refusals."""
+        named: dict[str, Any] = {**content, "models": self.paths[base : base + count]}
+        return {**named, "base": self.paths[0]} if base else named
 
 
 @pytest.fixture(scope="module")
@@ -152,18 +116,14 @@ def merged(recipe: Any, out: Path, **options: Any) -> Tensors:
     return load(out)
 
 
-@pytest.mark.parametrize("case", METHOD_CASES)
+@pytest.mark.parametrize("case", CASES | DRAWN)
 def test_every_method_equals_the_reference(five: Models, tmp_path: Path, case: str) -> None:
-    content, base, count, formula = METHOD_CASES[case]
-    recipe, tensors = five.recipe(content, base, count)
-    assert_same_tensors(merged(recipe, tmp_path / "out"), expected(tensors, formula))
+    given = (CASES | DRAWN)[case]
+    recipe, tensors = five.recipe(given)
+    assert_same_tensors(merged(recipe, tmp_path / "out"), expected(tensors, formula_of(given)))
 
 
-def test_every_method_is_tested() -> None:
-    assert {content["method"] for content, *_ in METHOD_CASES.values()} == set(METHODS)
-
-
-@pytest.mark.parametrize("case", ["linear", "ties", "dare_ties", "slerp", "model_stock"])
+@pytest.mark.parametrize("case", ONE_OF_EACH)
 @pytest.mark.parametrize(
     ("max_memory", "threads", "max_shard_size", "io"),
     [(PAGE, 1, None, "direct"), (3 * PAGE, 3, 6000, "buffered"), (1 << 20, 2, 20_000, "auto"), (None, 5, None, "auto")],
@@ -171,28 +131,31 @@ def test_every_method_is_tested() -> None:
 def test_any_buffers_threads_and_shards(
     five: Models, tmp_path: Path, case: str, max_memory: int | None, threads: int, max_shard_size: int | None, io: str
 ) -> None:
-    content, base, count, formula = METHOD_CASES[case]
-    recipe, tensors = five.recipe(content, base, count)
+    given = (CASES | DRAWN)[case]
+    formula = formula_of(given)
+    recipe, tensors = five.recipe(given)
     options = {"max_memory": max_memory, "threads": threads, "max_shard_size": max_shard_size, "io": io}
     assert_same_tensors(merged(recipe, tmp_path / "out", **options), expected(tensors, formula))
 
 
-@pytest.mark.parametrize("case", ["ties", "model_stock", "slerp"])
+@pytest.mark.parametrize("case", [name for name in ONE_OF_EACH if METHODS[DRAWN[name][0]].reads != "nothing"])
 def test_pieces_of_statistics_do_not_matter(
     five: Models, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content, base, count, formula = METHOD_CASES[case]
-    recipe, tensors = five.recipe(content, base, count)
+    given = (CASES | DRAWN)[case]
+    formula = formula_of(given)
+    recipe, tensors = five.recipe(given)
     monkeypatch.setattr(statistics, "PIECE", 1024)
     assert_same_tensors(merged(recipe, tmp_path / "out"), expected(tensors, formula))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("case", ["average", "task_arithmetic", "ties", "dare_ties", "slerp"])
+@pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_mixed_dtypes_take_the_first_models_or_the_one_asked_for(tmp_path: Path, case: str, dtype: torch.dtype) -> None:
-    content, base, count, formula = METHOD_CASES[case]
-    mixed = Models(tmp_path, [model(seed, FLOATS[seed]) for seed in range(3)])
-    recipe, tensors = mixed.recipe(content, base, count)
+    given = (CASES | DRAWN)[case]
+    formula = formula_of(given)
+    mixed = Models(tmp_path, [model(seed, FLOATS[seed % 3]) for seed in range(4)])
+    recipe, tensors = mixed.recipe(given)
     assert_same_tensors(merged(recipe, tmp_path / "kept"), expected(tensors, formula))
     name = str(dtype).removeprefix("torch.")
     assert_same_tensors(merged(recipe, tmp_path / "given", dtype=name), expected(tensors, formula, dtype))
@@ -202,9 +165,10 @@ def test_mixed_dtypes_take_the_first_models_or_the_one_asked_for(tmp_path: Path,
 @pytest.mark.parametrize("case", ["average", "task_arithmetic", "ties"])
 def test_random_bits(tmp_path: Path, case: str) -> None:
     """NaN, infinities and subnormals in every model."""
-    content, base, count, formula = METHOD_CASES[case]
+    given = (CASES | DRAWN)[case]
+    formula = formula_of(given)
     models = Models(tmp_path, [tiny(seed) for seed in range(4)])
-    recipe, tensors = models.recipe(content, base, count)
+    recipe, tensors = models.recipe(given)
     assert_same_tensors(merged(recipe, tmp_path / "out"), expected(tensors, formula))
 
 
@@ -245,16 +209,17 @@ def test_parameters_by_model_depth_and_name(five: Models, tmp_path: Path) -> Non
     assert_same_tensors(merged(recipe, tmp_path / "out"), expected(five.tensors[:3], formula))
 
 
-@pytest.mark.parametrize("case", ["average", "task_arithmetic", "ties", "dare_ties", "slerp"])
+@pytest.mark.parametrize("case", ONE_OF_EACH)
 def test_masks_keep_the_first_models_bytes_and_not_the_bases(tmp_path: Path, case: str) -> None:
-    content, base, count, formula = METHOD_CASES[case]
+    given = (CASES | DRAWN)[case]
+    formula = formula_of(given)
     models = Models(tmp_path, [model(seed) for seed in range(4)])
     for k in range(4):  # NaN payloads and -0 where nothing is computed
         models.tensors[k]["model.norm.weight"] = random_bits((16,), torch.bfloat16, k)
     models = Models(tmp_path / "again", models.tensors)
-    recipe, tensors = models.recipe(content, base, count)
+    recipe, tensors = models.recipe(given)
     got = merged({**recipe, "layers": "1:", "modules": "ffn,norm"}, tmp_path / "out")
-    want, first = expected(tensors, formula), tensors[1 if base else 0]
+    want, first = expected(tensors, formula), tensors[given[1]]
     inside = {n for n in want if n.startswith("model.layers.1.") and ("mlp" in n or "layernorm" in n)}
     assert len(inside) == 8
     assert_same_tensors(got, {n: want[n] if n in inside else first[n] for n in want})
@@ -280,7 +245,7 @@ def test_the_folder_is_laid_out_as_the_bases(tmp_path: Path) -> None:
 
 
 def test_dare_depends_on_seed_name_and_model(five: Models, tmp_path: Path) -> None:
-    recipe, _ = five.recipe({"method": "dare_ties", "density": 0.5}, True, 2)
+    recipe = five.content({"method": "dare_ties", "density": 0.5}, True, 2)
     outs = [merged({**recipe, "seed": seed}, tmp_path / f"{i}") for i, seed in enumerate((1, 1, 2, 2**60, 2**60 + 1))]
     assert_same_tensors(outs[0], outs[1])
     name = "model.embed_tokens.weight"
@@ -340,14 +305,14 @@ REFUSALS: dict[str, tuple[dict[str, Any], bool, int, tuple[str, ...]]] = {
     "slerp_of_three": ({"method": "slerp", "lam": 0.5}, False, 3, ("slerp takes 2 models", "3 are given")),
     "model_stock_of_one": ({"method": "model_stock"}, True, 1, ("model_stock takes 2 to 15 models",)),
     "lerp_of_three": ({"method": "lerp", "lam": 0.5}, False, 3, ("lerp takes two models",)),
-    "ties_without_base": ({"method": "ties"}, False, 2, ("ties needs a base", "base:")),
-    "average_with_base": ({"method": "average"}, True, 2, ("average has no use for a base",)),
+    "ties_without_base": ({"method": "ties"}, False, 2, ("ties needs a base model", "Add `base`")),
+    "average_with_base": ({"method": "average"}, True, 2, ("average does not use a base",)),
     "slerp_without_lam": ({"method": "slerp"}, False, 2, ("slerp needs lam",)),
-    "slerp_lam_outside": ({"method": "slerp", "lam": 1.5}, False, 2, ("lam is 1.5",)),
+    "slerp_lam_outside": ({"method": "slerp", "lam": 1.5}, False, 2, ("lam is 1.5", "slerp", "from 0 to 1")),
     "lerp_without_lam": ({"method": "lerp"}, False, 2, ("lam is missing",)),
     "weights_that_sum_to_0": ({"method": "linear", "weight": 0}, False, 2, ("the weights sum to 0", "normalize")),
-    "density_0_of_dare": ({"method": "dare_ties", "density": 0}, True, 2, ("density 0 cannot be thinned to",)),
-    "density_above_1_of_dare": ({"method": "dare_ties", "density": 1.1}, True, 2, ("density 1.1 cannot",)),
+    "density_0_of_dare": ({"method": "dare_ties", "density": 0}, True, 2, ("density is 0", "dare_ties", "more than 0")),
+    "density_above_1_of_dare": ({"method": "dare_ties", "density": 1.1}, True, 2, ("density is 1.1", "at most 1")),
     "mask_that_selects_nothing": (
         {"method": "average", "modules": "router"}, False, 2, ("no router",),
     ),
@@ -366,7 +331,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], bool, int, tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", REFUSALS)
 def test_refusals_come_before_any_work(five: Models, tmp_path: Path, case: str) -> None:
     content, base, count, words = REFUSALS[case]
-    recipe, _ = five.recipe(content, base, count)
+    recipe = five.content(content, base, count)
     before = snapshot(Path(five.paths[0]).parent)
     with pytest.raises(ArgumentError) as error:
         merge_checkpoint(recipe, tmp_path / "out", progress=False)
@@ -377,24 +342,44 @@ def test_refusals_come_before_any_work(five: Models, tmp_path: Path, case: str) 
     assert snapshot(Path(five.paths[0]).parent) == before
 
 
-@pytest.mark.parametrize("method", ["slerp", "model_stock"])
+@pytest.mark.parametrize("case", [name for name in ONE_OF_EACH if METHODS[DRAWN[name][0]].reads == "angles"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_has_no_angle(tmp_path: Path, method: str, value: float) -> None:
-    tensors = [model(seed) for seed in range(3)]
+def test_nan_has_no_angle(tmp_path: Path, case: str, value: float) -> None:
+    tensors = [model(seed) for seed in range(4)]
     tensors[1]["model.norm.weight"][3] = value
-    models = Models(tmp_path, tensors)
-    content = {"method": method, **({"lam": 0.5} if method == "slerp" else {})}
-    recipe, _ = models.recipe(content, method == "model_stock", 2)
+    recipe, _ = Models(tmp_path, tensors).recipe(DRAWN[case])
     with pytest.raises(ArgumentError, match=r"model\.norm\.weight: holds NaN or infinity"):
         merge_checkpoint(recipe, tmp_path / "out", progress=False)
     merged({**recipe, "modules": "attn"}, tmp_path / "masked")
+
+
+def test_two_vectors_at_60_degrees_by_hand(tmp_path: Path) -> None:
+    """Half-way between them is 30 degrees; a third of the way is 20."""
+    a, b = torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.75**0.5])
+    models = Models(tmp_path, [{"w": torch.zeros(2)}, {"w": a}, {"w": b}])
+    # sin 30 / sin 60 = 1 / sqrt 3 of each; sin 40 / sin 60 and sin 20 / sin 60, to 7 digits from a table of sines.
+    for lam, weights in ((0.5, (0.5773503, 0.5773503)), (1 / 3, (0.7422272, 0.3949309))):
+        got = merged({"method": "slerp", "lam": lam, "models": models.paths[1:]}, tmp_path / f"slerp{lam}")["w"]
+        want = [weights[0] + weights[1] * 0.5, weights[1] * 0.8660254]
+        assert got.tolist() == pytest.approx(want, abs=2e-7)  # one rounding to float32, and the table's
+    # The paper's equation 2 with N = 2 and cos 60 = 1/2: t = 2 (1/2) / (1 + 1/2) = 2/3 of the mean (3/4, sqrt 3 / 4).
+    got = merged({"method": "model_stock", "base": models.paths[0], "models": models.paths[1:]}, tmp_path / "stock")
+    assert got["w"].tolist() == pytest.approx([0.5, 0.2886751], abs=1e-7)
+
+
+def test_model_stock_of_three_at_60_degrees_by_hand(tmp_path: Path) -> None:
+    """(1, 1, 0), (1, 0, 1) and (0, 1, 1): t = 3 (1/2) / (1 + 2 (1/2)) = 3/4 of the mean 2/3 is 1/2."""
+    vectors = [torch.tensor(v) for v in ([1.0, 1, 0], [1.0, 0, 1], [0, 1.0, 1])]
+    models = Models(tmp_path, [{"w": torch.ones(3)}, *({"w": 1 + v} for v in vectors)])
+    got = merged({"method": "model_stock", "base": models.paths[0], "models": models.paths[1:]}, tmp_path / "out")
+    assert got["w"].tolist() == pytest.approx([1.5] * 3, abs=2.0**-23)  # an angle in float64, then float32
 
 
 def test_models_that_do_not_match(tmp_path: Path) -> None:
     tensors = [tiny(seed) for seed in range(3)]
     tensors[2]["model.norm.weight"] = torch.zeros(17, dtype=torch.bfloat16)
     models = Models(tmp_path, tensors)
-    recipe, _ = models.recipe({"method": "ties"}, True, 2)
+    recipe = models.content({"method": "ties"}, True, 2)
     with pytest.raises(MismatchError, match=r"model\.norm\.weight"):
         merge_checkpoint(recipe, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()

@@ -157,5 +157,5 @@ def test_masks_that_select_nothing_together() -> None:
 
 
 def test_layers_of_a_model_that_has_none() -> None:
-    with pytest.raises(ArgumentError, match="no tensor's name holds a layer number"):
+    with pytest.raises(ArgumentError, match="no tensor's name has a layer number"):
         select(["w", "lm_head.weight"], "0", None)

@@ -121,7 +121,7 @@ class TestRules:
             (Rule(1, pattern=r"self_atn\.q_proj"), r"rule 2: pattern .* no tensor\nNear misses: .*self_attn\.q_proj"),
             (Rule(1, pattern=r"layers\.\d+\.mlp\.dwn_proj"), r"Near misses: model\.layers\.0\.mlp\.down_proj"),
             (Rule(1, pattern="zzzz"), r"Names look like model\.embed_tokens"),
-            (Rule(1, pattern="("), "rule 2: .* not a regular expression"),
+            (Rule(1, pattern="("), "rule 2: .* cannot be used as a regular expression"),
             (
                 Rule(1, pattern=r"layers\.3\..*q_proj", modules="ffn"),
                 "none of them in modules ffn\nThey are attn, in layer 3",
@@ -215,7 +215,7 @@ class TestPlainValues:
         assert again.weights(DENSE) == recipe.weights(DENSE)
 
     def test_a_stepped_slice_cannot_be_written_down(self) -> None:
-        with pytest.raises(ArgumentError, match="Write the layers as a list"):
+        with pytest.raises(ArgumentError, match="Give the layers as a list"):
             Recipe(0.5, slice(0, 9, 2)).to_dict()
 
     @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_every_case_passes_the_check(setting: Any, truth: bool) -> None:
 REFUSED: dict[str, tuple[Any, str]] = {
     "text": ("abc", "'abc' is not a number"),
     "nothing": (None, "None is not a number"),
-    "empty_list": ([], "empty list"),
+    "empty_list": ([], "list is empty"),
     "nan": (math.nan, "not finite"),
     "inf": (math.inf, "not finite"),
     "nan_in_quotes": ("nan", "not finite"),
@@ -65,13 +65,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "beyond_float32": (1e39, "not finite in float32"),
     "hundreds_of_digits": (10**400, "not finite"),
     "mixed": ([0.5, {"value": 1}], "numbers and conditions"),
-    "nested": ([[0, 1], 1], "list within a list"),
+    "nested": ([[0, 1], 1], "list is in a list"),
     "text_in_a_gradient": ([0, "x"], "'x' is not a number"),
     "condition_without_value": ([{"filter": "mlp"}], "is not a condition"),
     "condition_with_more": ([{"filter": "mlp", "value": 1, "weight": 2}], "is not a condition"),
     "filter_that_is_no_text": ([{"filter": 3, "value": 1}], "filter 3 is not text"),
     "value_of_a_condition": ([{"value": "x"}], "'x' is not a number"),
-    "empty_gradient_of_a_condition": ([{"value": []}], "empty list"),
+    "empty_gradient_of_a_condition": ([{"value": []}], "list is empty"),
     "date": (datetime.date(2020, 1, 1), "not a number"),
 }
 

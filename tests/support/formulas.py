@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,16 @@ import numpy as np
 import torch
 
 from mi_kernels import _cpu
+from mi_kernels._cpu import Formula
 from mi_kernels.backends.reference import methods as reference
-from mi_kernels.methods.registry import affine_weights
+from mi_kernels.methods.weights import affine_weights
 
 from .bits import Bits, Format, random_bits, specials, to_bits, to_torch
 
-AFFINE, SUM, TASK, TIES, DARE = range(5)
-NAMES = ("affine", "sum", "task", "ties", "dare")
+
+def takes(kind: Formula, parameter: str) -> bool:
+    """Whether the reference of this formula has such a parameter: every formula says so by its signature."""
+    return parameter in inspect.signature(reference.FORMULAS[kind.name]).parameters
 
 
 def expected(
@@ -23,18 +27,9 @@ def expected(
 ) -> Bits:
     """The bits that the formula's definition gives; every NaN the canonical one."""
     wide = [to_torch(fmt, bits).float().numpy() for fmt, bits in zip(formats, x)]
-    weights = formula["weights"]
-    rest = (formula.get("scale", 1.0), formula.get("normalize", True))
-    if formula["formula"] == AFFINE:
-        result = reference.affine(wide, weights)
-    elif formula["formula"] == SUM:
-        result = reference.weighted_sum(wide, weights)
-    elif formula["formula"] == TASK:
-        result = reference.task(wide, weights, rest[0])
-    elif formula["formula"] == TIES:
-        result = reference.ties(wide, weights, formula["thresholds"], *rest)
-    else:
-        result = reference.dare(wide, weights, formula["densities"], formula["keys"], *rest, first=first)
+    kind = Formula(formula["formula"])
+    given = {"scale": 1.0, "normalize": True, **formula, "first": first}
+    result = reference.FORMULAS[kind.name](wide, **{key: value for key, value in given.items() if takes(kind, key)})
     return to_bits(torch.from_numpy(np.ascontiguousarray(result)).to(out.dtype), out)
 
 
@@ -74,20 +69,20 @@ def assert_same(got: Bits, want: Bits, x: Sequence[Bits], formula: object) -> No
         )
 
 
-def random_formula(kind: int, models: int, seed: int) -> dict[str, Any]:
+def random_formula(kind: Formula, models: int, seed: int) -> dict[str, Any]:
     """A formula of `kind` with weights of both signs, zeros among them; thresholds at which some elements are cut."""
     rng = np.random.default_rng(seed)
     weights = [float(w) for w in rng.choice([0.0, 1.0, -1.0, 0.5, 0.3, -0.7, 1.7, 1e-40], models)]
     formula: dict[str, Any] = {"formula": kind, "weights": weights}
-    if kind == AFFINE:
+    if kind == Formula.AFFINE:
         formula["weights"] = affine_weights([float(w) for w in rng.dirichlet(np.ones(models))])
-    if kind >= TASK:
+    if takes(kind, "scale"):
         formula["scale"] = float(rng.choice([1.0, 0.7, 0.5, 0.0, -1.3]))
-    if kind >= TIES:
+    if takes(kind, "normalize"):
         formula["normalize"] = bool(rng.integers(2))
-    if kind == TIES:
+    if takes(kind, "thresholds"):
         formula["thresholds"] = [0.0, *map(float, rng.choice([0.0, 1e-3, 0.1, 1.0, 100.0, np.inf], models - 1))]
-    if kind == DARE:
+    if takes(kind, "densities"):
         formula["densities"] = [1.0, *map(float, rng.choice([1.0, 0.5, 0.2, 0.1, 1e-3], models - 1))]
         formula["keys"] = [0, *(int(k) for k in rng.integers(0, 1 << 64, models - 1, dtype=np.uint64))]
     return formula

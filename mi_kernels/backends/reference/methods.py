@@ -1,18 +1,24 @@
-"""The formulas of csrc/combine.h computed another way, in plain NumPy: what the kernels are checked against.
+"""The formulas of csrc/combine.h and the methods that feed them, computed another way, in plain NumPy.
 
-Arrays are float32 and of one shape, one for each model; weights are rounded to float32 here. Every operation is rounded
-once; fma is the exact one of `reference`. Slow and obvious is the point; nothing is shared with `csrc`.
+The kernels and `mi_kernels.methods` are checked against this, bit for bit. Arrays are float32 and of one shape, one for
+each model; weights are rounded to float32 here. Every operation is rounded once; fma is the exact one of
+`reference.lerp`. Slow and obvious is the point; no code is shared with `csrc` or `mi_kernels.methods`.
+
+`FORMULAS` has the formulas by the names of `mi_kernels._cpu.Formula`, with the parameters of `Combine` there.
+`merge_NAME` is the method NAME: it takes the tensor's name, the base (None without one), the models, and the parameters
+of the method by name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from .lerp import Float32, fma
+from .lerp import Float32, fma, lerp_float32
 
 Mask = npt.NDArray[np.bool_]
 
@@ -71,7 +77,24 @@ def dare(
     normalize: bool = True,
     first: int = 0,
 ) -> Float32:
-    """Task vectors thinned at random and rescaled by 1 / density, then `elected`.
+    """Thinned task vectors, then `elected`."""
+    return elected(x[0], thinned(x, densities, keys, first), weights[1:], scale, normalize)
+
+
+def dare_linear(
+    x: Sequence[Float32],
+    weights: Sequence[float],
+    densities: Sequence[float],
+    keys: Sequence[int],
+    scale: float,
+    first: int = 0,
+) -> Float32:
+    """x[0] + scale * weighted sum of the thinned task vectors."""
+    return fma(np.float32(scale), weighted_sum(thinned(x, densities, keys, first), weights[1:]), x[0])
+
+
+def thinned(x: Sequence[Float32], densities: Sequence[float], keys: Sequence[int], first: int) -> list[Float32]:
+    """Task vectors thinned at random and rescaled by 1 / density.
 
     Args:
         first: where x starts in its tensor.
@@ -82,7 +105,7 @@ def dare(
             rescaled = (v - x[0]) * (np.float32(1) / np.float32(density))
             kept = uniform(key, first, v.size).reshape(v.shape) < np.float32(density)
             vectors.append(np.where(kept, rescaled, np.float32(0)))
-    return elected(x[0], vectors, weights[1:], scale, normalize)
+    return vectors
 
 
 def elected(
@@ -135,16 +158,139 @@ def cosine(a: Float32, b: Float32) -> float:
     return min(1.0, max(-1.0, math.fsum(x * y) / norms)) if norms else 0.0
 
 
-def slerp_weights(cos: float, lam: float) -> tuple[float, float]:
-    """Of the two tensors, from the cosine of their angle: a great circle's, or a line's where |cos| > 0.9995."""
-    if abs(cos) > 0.9995:
-        return 1 - lam, lam
-    angle = math.acos(cos)
-    return math.sin((1 - lam) * angle) / math.sin(angle), math.sin(lam * angle) / math.sin(angle)
+def stream_keys(seed: int, name: str, models: int) -> list[int]:
+    """The keys of a tensor's random numbers, for each model: 8 bytes of BLAKE2b of the seed, the place and the name."""
+    texts = [f"{seed}\x00{place}\x00{name}" for place in range(1, models + 1)]
+    return [int(hashlib.blake2b(text.encode(), digest_size=8).digest()[::-1].hex(), 16) for text in texts]
 
 
-def model_stock_scale(cosines: Sequence[float], models: int) -> float:
-    """What the mean of the task vectors is multiplied by, from the cosines of all pairs (Jang et al. 2024, eq. 2)."""
-    mean = math.fsum(cosines) / len(cosines)
-    denominator = 1 + (models - 1) * mean
-    return 0.0 if abs(denominator) < 1e-6 else models * mean / denominator
+def shares(weights: Sequence[float]) -> list[float]:
+    """Weights that sum to 1 as the affine formula takes them: float32, the first one what the others leave."""
+    rest = [float(np.float32(w)) for w in weights[1:]]
+    return [1 - math.fsum(rest), *rest]
+
+
+def interpolated(a: Float32, b: Float32, lam: float) -> Float32:
+    """Two models under the affine formula: `lerp`, which copies where lam is 0 or 1."""
+    w = np.float32(lam)
+    return (b if w else a) if w in (0, 1) else lerp_float32(a, b, lam)
+
+
+def arc(cos: float, lam: float) -> list[float]:
+    """Weights along the arc between two tensors, in long double: the angle by its tangent, not its cosine."""
+    wide = np.longdouble(cos)
+    angle = np.arctan2(np.sqrt((1 - wide) * (1 + wide)), wide)
+    return [float(np.sin(part * angle) / np.sin(angle)) for part in (1 - np.longdouble(lam), np.longdouble(lam))]
+
+
+def merge_average(name: str, base: None, x: Sequence[Float32]) -> Float32:
+    """The mean."""
+    return interpolated(x[0], x[1], 0.5) if len(x) == 2 else affine(x, shares([1 / len(x)] * len(x)))
+
+
+def merge_linear(name: str, base: None, x: Sequence[Float32], weight: Sequence[float], normalize: bool) -> Float32:
+    """The weighted average, or the weighted sum."""
+    if not normalize:
+        return weighted_sum(x, weight)
+    total = math.fsum(weight)
+    if len(x) == 2:
+        return interpolated(x[0], x[1], weight[1] / total)
+    return affine(x, shares([w / total for w in weight]))
+
+
+def merge_task_arithmetic(
+    name: str, base: Float32, x: Sequence[Float32], weight: Sequence[float], scale: float, normalize: bool
+) -> Float32:
+    """base + scale * weighted sum of the task vectors."""
+    total = math.fsum(weight)
+    weights = [w / total for w in weight] if normalize and abs(total) >= 1e-8 else weight
+    return task([base, *x], [0, *weights], scale)
+
+
+def merge_ties(
+    name: str,
+    base: Float32,
+    x: Sequence[Float32],
+    weight: Sequence[float],
+    density: Sequence[float],
+    scale: float,
+    normalize: bool,
+) -> Float32:
+    """Trimmed, elected, averaged."""
+    cuts = [threshold(v, base, d) for v, d in zip(x, density)]
+    return ties([base, *x], [0, *weight], [0, *cuts], scale, normalize)
+
+
+def merge_dare_ties(
+    name: str,
+    base: Float32,
+    x: Sequence[Float32],
+    weight: Sequence[float],
+    density: Sequence[float],
+    scale: float,
+    normalize: bool,
+    seed: int,
+) -> Float32:
+    """Thinned, elected, averaged."""
+    keys = stream_keys(seed, name, len(x))
+    return dare([base, *x], [0, *weight], [1, *density], [0, *keys], scale, normalize)
+
+
+def merge_dare_linear(
+    name: str,
+    base: Float32,
+    x: Sequence[Float32],
+    weight: Sequence[float],
+    density: Sequence[float],
+    scale: float,
+    normalize: bool,
+    seed: int,
+) -> Float32:
+    """Thinned, summed."""
+    total = math.fsum(weight)
+    weights = [w / total for w in weight] if normalize and abs(total) >= 1e-8 else weight
+    keys = stream_keys(seed, name, len(x))
+    return dare_linear([base, *x], [0, *weights], [1, *density], [0, *keys], scale)
+
+
+def merge_slerp(name: str, base: None, x: Sequence[Float32], lam: float) -> Float32:
+    """The arc; a line where |cos| > 0.9995."""
+    a, b = x
+    cos = cosine(a, b)
+    return interpolated(a, b, lam) if abs(cos) > 0.9995 else weighted_sum(x, arc(cos, lam))
+
+
+def merge_nuslerp(name: str, base: Float32 | None, x: Sequence[Float32], weight: Sequence[float]) -> Float32:
+    """The arc of the models or of their task vectors; a line where float32 does not tell the cosine from 1 or -1."""
+    a, b = x
+    lam = weight[1] / (weight[0] + weight[1]) if abs(weight[0] + weight[1]) >= 1e-6 else 0.5
+    with np.errstate(all="ignore"):
+        cos = cosine(a, b) if base is None else cosine(a - base, b - base)
+    line = 1 - abs(cos) <= 2.0**-25
+    if base is not None:
+        return task([base, a, b], [0, *([1 - lam, lam] if line else arc(cos, lam))], 1)
+    return interpolated(a, b, lam) if line else weighted_sum(x, arc(cos, lam))
+
+
+def merge_model_stock(name: str, base: Float32, x: Sequence[Float32]) -> Float32:
+    """base + t (mean - base); t is the mean cosine over the mean of the matrix of cosines, with ones on its diagonal.
+
+    That matrix sums to K + K (K - 1) c, so that t = K c / (1 + (K - 1) c): equation 2 of Jang et al. 2024.
+    """
+    with np.errstate(all="ignore"):
+        vectors = [v - base for v in x]
+    cosines = np.array([[1.0 if u is v else cosine(u, v) for u in vectors] for v in vectors])
+    pairs = cosines[np.triu_indices(len(x), 1)]
+    mean = float(np.mean(cosines))
+    t = 0.0 if abs(mean * len(x)) < 1e-6 else float(np.mean(pairs)) / mean
+    return task([base, *x], [0, *[1 / len(x)] * len(x)], t)
+
+
+FORMULAS: dict[str, Callable[..., Float32]] = {
+    "AFFINE": affine,
+    "SUM": weighted_sum,
+    "TASK": task,
+    "TIES": ties,
+    "DARE": dare,
+    "DARE_LINEAR": dare_linear,
+}

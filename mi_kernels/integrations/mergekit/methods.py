@@ -1,31 +1,27 @@
 """Our kernels inside mergekit 0.1.5.
 
-Importing this module adds the method `mi_lerp` to mergekit; `serve_linear()` also lets our kernels compute `linear`.
-The program `mi-kernels-mergekit` is mergekit-yaml with the method added, and with its `--serve-linear` the other as
-well.
+Importing this module adds the method `mi_lerp` to mergekit. After `serve_linear()`, our kernels also compute `linear`.
+The program `mi-kernels-mergekit` is mergekit-yaml with `mi_lerp`, and with `--serve-linear` it serves `linear` too.
 
     merge_method: mi_lerp
     models: [{model: INSTRUCT}, {model: THINKING}]
     parameters: {lam: 0.8}            # mergekit's gradients and filters work as for any parameter
     dtype: bfloat16
 
-The first model is lam 0, or `base_model` where one is given. mergekit casts the models to `dtype` before any method
-sees them. Of models that have that dtype already, and of bf16 and float16 models cast to float32 and written as they
-were (`dtype: float32`, `out_dtype: bfloat16`), `mi_lerp` has the bits of `lerp_checkpoint`, and `linear` those of
-`merge_checkpoint`, NaN payloads aside.
+lam 0 is the first model, or `base_model` where one is given. mergekit casts the models to `dtype` before a method sees
+them. Where they have that dtype already, and where bf16 or float16 models are cast to float32 and written in their own
+dtype (`dtype: float32`, `out_dtype: bfloat16`), `mi_lerp` has the bits of `lerp_checkpoint`, and `linear` those of
+`merge_checkpoint`, except for NaN payloads.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
-from ...backends import cpu
-from ...backends.spans import CombineSpan, Operand
-from ...dtypes import CODES, FROM_TORCH
+from ...dtypes import FROM_TORCH
 from ...errors import BackendError
-from ...methods.registry import AFFINE, MAX_MODELS, METHODS, Parameters, Tensor
-from ...ops import lerp
-from ...ops.arrays import as_array, empty_like
+from ...methods.method import MAX_MODELS
+from ...ops import combine, lerp
 from ...recipe.lam import checked_lam
 
 try:
@@ -34,11 +30,8 @@ try:
     from pydantic import AfterValidator
 except ImportError as error:
     raise BackendError(
-        f"mergekit cannot be extended: {error}", "Install the version this is for: pip install mergekit==0.1.5."
+        f"mergekit cannot be extended: {error}", "Install the supported version: pip install mergekit==0.1.5."
     ) from error
-
-if TYPE_CHECKING:
-    from ..._cpu import Formula
 
 NAME = "mi_lerp"
 
@@ -57,51 +50,21 @@ def mi_lerp(group: TensorGroup, lam: Annotated[float, AfterValidator(checked_lam
 
 
 def _linear(group: TensorGroup, weight: PerInput[float], normalize: bool = True) -> torch.Tensor:
-    """mergekit's `linear` by the numerics of `mi_kernels.methods`; what the kernels do not take is mergekit's own."""
+    """mergekit's `linear` by `mi_kernels.combine`. mergekit computes what the kernels do not take."""
     tensors = [_plain(tensor) for tensor in group.tensors]
     if str(tensors[0].dtype) not in FROM_TORCH or not 2 <= len(tensors) <= MAX_MODELS:
         return _own_linear((group,), parameters={"weight": dict(weight), "normalize": normalize})[0]
-    parameters = Parameters(weights=weight.values_for(group.entries), normalize=normalize)
-    # The formula of a linear merge reads no tensor, so that readers only count.
-    tensor = Tensor(group.metadata.name or "a tensor", tensors[0].numel(), [_no_reader] * len(tensors))
-    formula = METHODS["linear"].formula(tensor, parameters)
-    if formula["formula"] == AFFINE and len(tensors) == 2:
-        return lerp(tensors[0], tensors[1], formula["weights"][1])
-    return _combine(tensors, formula)
-
-
-def _combine(tensors: list[torch.Tensor], formula: Formula) -> torch.Tensor:
-    """On the CPU, where these kernels are; to a GPU and back costs what mergekit's own reading does."""
-    device = tensors[0].device
-    tensors = [tensor.cpu() for tensor in tensors]
-    out = empty_like(tensors[0])
-    operands = [Operand(x.buffer, 0, CODES[x.dtype]) for x in (as_array(t, "a tensor") for t in tensors)]
-    into = as_array(out, "out", writable=True)
-    code = CODES[into.dtype]
-    threads = cpu.checked_threads(None)
-    step = max(1, -(-out.numel() // threads))
-    spans = [
-        CombineSpan(
-            into.buffer,
-            first * out.itemsize,
-            code,
-            [x._replace(offset=first * out.itemsize) for x in operands],
-            min(step, out.numel() - first),
-            first,
-            formula,
-        )
-        for first in range(0, out.numel(), step)
-    ]
-    cpu.run_combine(spans, cpu.isa(), threads)
-    return out.to(device)
+    return combine(
+        tensors,
+        "linear",
+        weight=weight.values_for(group.entries),
+        normalize=normalize,
+        name=group.metadata.name or "the tensor",
+    )
 
 
 def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().contiguous()
-
-
-def _no_reader(first: int, count: int) -> Any:
-    raise NotImplementedError
 
 
 def serve_linear() -> None:

@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mi_kernels import merge_checkpoint
+from mi_kernels.methods.method import Method
+from mi_kernels.methods.registry import METHODS
 from mi_kernels.output.synthetic import qwen3_shapes, write_checkpoint
 
 from ...support.models import Tensors, load
@@ -113,6 +115,30 @@ parameters: {{density: 0.5}}
 - {{model: {b}}}
 """,
 }  # fmt: skip
+_VALUES = {"weight": ("0.3", "0.6"), "density": ("0.5", "0.5"), "t": "0.4", "lambda": "0.7", "normalize": "false"}
+
+
+def _written(method: Method, with_base: bool) -> str:
+    """A configuration of any method with two models, from what it declares."""
+    assert method.mergekit is not None
+    lines = [f"merge_method: {method.mergekit.name}", *(["base_model: {base}"] if with_base else []), _HEAD + "models:"]
+    names = {p.mergekit: p.by_model for p in method.parameters if p.mergekit is not None}
+    for k, model in enumerate("ab"):
+        own = ", ".join(f"{name}: {_VALUES[name][k]}" for name, by_model in names.items() if by_model)
+        lines.append(f"- {{{{model: {{{model}}}, parameters: {{{{{own}}}}}}}}}")
+    shared = ", ".join(f"{name}: {_VALUES[name]}" for name, by_model in names.items() if not by_model)
+    return "\n".join([*lines, f"parameters: {{{{{shared}}}}}", ""])
+
+
+# Methods without a configuration above, with a base and without where both can be.
+for _method in METHODS.values():
+    if _method.mergekit is not None and not any(name.startswith(_method.name) for name in CONFIGS):
+        for _base in {"none": [False], "required": [True], "optional": [False, True]}[_method.base]:
+            CONFIGS[_method.name + (", task vectors" if _method.base == "optional" and _base else "")] = _written(
+                _method, _base
+            )
+RANDOM = [name for name in CONFIGS if any(p.name == "seed" for p in METHODS[name.partition(",")[0]].parameters)]
+EXACT = [name for name in CONFIGS if name not in RANDOM]
 
 
 @dataclass(frozen=True)
@@ -222,7 +248,9 @@ def _ordered(x: torch.Tensor) -> torch.Tensor:
 
 def compare(name: str, models: dict[str, Path], work: Path) -> Difference:
     theirs, ours = run_both(name, models, work)
-    return difference(theirs, ours, at_threshold(models) if name.startswith("ties") else None)
+    return difference(
+        theirs, ours, at_threshold(models) if METHODS[name.partition(",")[0]].reads == "thresholds" else None
+    )
 
 
 def main() -> int:
@@ -234,9 +262,7 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as folder:
         models = make_models(Path(folder))
-        for i, name in enumerate(CONFIGS):
-            if name == "dare_ties":
-                continue
+        for i, name in enumerate(EXACT):
             d = compare(name, models, Path(folder) / f"work{i}")
             share = np.floor(d.equal * 1e5) / 1e3  # never rounded up to 100 %
             near = f"2^{math.log2(d.near_zero):.1f}" if d.near_zero else "0"

@@ -14,7 +14,7 @@ from mi_kernels.recipe.settings import evaluate
 
 from ...support.models import load
 from ...support.setting_cases import CASES, DEPTHS, NAMES
-from .compare import CONFIGS, VARIABLE, compare, make_models, mergekit, run_both
+from .compare import EXACT, RANDOM, VARIABLE, compare, make_models, mergekit, run_both
 
 pytestmark = pytest.mark.skipif(mergekit() is None, reason=f"{VARIABLE} names no environment with mergekit")
 
@@ -34,7 +34,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 SHARES = {"linear, slices": 0.97, "linear, gradients and filters": 0.99}
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "dare_ties"])
+@pytest.mark.parametrize("name", EXACT)
 def test_the_same_file_gives_the_same_model(models: dict[str, Path], tmp_path: Path, name: str) -> None:
     found = compare(name, models, tmp_path / "work")
     assert found.equal >= SHARES.get(name, 0.999)
@@ -62,12 +62,13 @@ def test_what_differs_under_simple_weights_lies_half_way(models: dict[str, Path]
     assert differing, "or this test shows nothing"
 
 
-def test_dare_ties_has_the_same_statistics(models: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_methods_have_the_same_statistics(models: dict[str, Path], tmp_path: Path, name: str) -> None:
     """Random numbers are each side's own, and mergekit rescales by what it kept where we divide by the density."""
-    theirs, ours = run_both("dare_ties", models, tmp_path / "work")
+    theirs, ours = run_both(name, models, tmp_path / "work")
     base = load(models["base"])
-    for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        changes = [(x[name].float() - base[name].float()).flatten() for x in (theirs, ours)]
+    for tensor in ("model.embed_tokens.weight", "lm_head.weight"):
+        changes = [(x[tensor].float() - base[tensor].float()).flatten() for x in (theirs, ours)]
         n = changes[0].numel()
         # Six standard deviations of the difference of two means, and of two shares; standard deviations within 5 %.
         spread = max(float(c.std()) for c in changes)
@@ -75,7 +76,7 @@ def test_dare_ties_has_the_same_statistics(models: dict[str, Path], tmp_path: Pa
         unchanged = [float((c == 0).float().mean()) for c in changes]
         assert abs(unchanged[0] - unchanged[1]) <= 6 * (0.25 * 2 / n) ** 0.5
         assert float(changes[0].std() / changes[1].std()) == pytest.approx(1, abs=0.05)
-        assert not torch.equal(theirs[name], ours[name])
+        assert not torch.equal(theirs[tensor], ours[tensor])
 
 
 def test_settings_evaluate_as_they_do_there() -> None:

@@ -9,16 +9,16 @@ FAULTS: list[Fault] = [
     Fault(
         "dare-inputs-are-not-looked-at",
         "mi_kernels/merge/findings.py",
-        old='formula["formula"] in (TIES, DARE)',
-        new='formula["formula"] in (TIES,)',
+        old='("thresholds" in source.formula or "densities" in source.formula)',
+        new='"thresholds" in source.formula',
         tests=("tests/merge/test_findings.py::test_every_method_sees_every_nan[dare_ties]",),
         ci=True,
     ),
     Fault(
         "ties-inputs-are-not-looked-at",
         "mi_kernels/merge/findings.py",
-        old='formula["formula"] in (TIES, DARE)',
-        new='formula["formula"] in (DARE,)',
+        old='("thresholds" in source.formula or "densities" in source.formula)',
+        new='"densities" in source.formula',
         tests=("tests/merge/test_findings.py::test_an_infinity_without_weight_is_seen",),
     ),
     Fault(
@@ -27,6 +27,37 @@ FAULTS: list[Fault] = [
         old="skipped = (at - first) * CODE_SIZES[code] if results else 0",
         new="skipped = 0",
         tests=("tests/merge/test_findings.py::test_overflow_far_into_a_tensor_is_counted",),
+    ),
+    # Methods and their parameters.
+    Fault(
+        "nuslerp-counts-from-the-wrong-end",
+        "mi_kernels/methods/nuslerp.py",
+        old="weight[1] / total",
+        new="weight[0] / total",
+        tests=("tests/project/test_docstrings.py::test_examples_of_docstrings[mi_kernels.methods.nuslerp]",),
+        ci=True,
+    ),
+    Fault(
+        "mergekit-ignores-a-parameter-whatever-its-value",
+        "mi_kernels/recipe/mergekit.py",
+        old="if key in ignored and ignored[key] in (None, value):",
+        new="if key in ignored:",
+        tests=("tests/methods/test_registry.py::test_mergekits_parameters_mean_ours",),
+        ci=True,
+    ),
+    Fault(
+        "the-methods-own-default-where-mergekit-has-none",
+        "mi_kernels/recipe/mergekit.py",
+        old="{**method.defaults, **spelling.defaults}",
+        new="{**spelling.defaults, **method.defaults}",
+        tests=("tests/recipe/test_mergekit.py::test_a_weight_has_no_default",),
+    ),
+    Fault(
+        "combine-writes-over-an-input",
+        "mi_kernels/ops/combining.py",
+        old="and other != (begin, size):",
+        new="and other[0] > begin:",
+        tests=("tests/ops/test_combine.py::test_an_output_that_overlaps_without_being_it",),
     ),
     # Files that change.
     Fault(

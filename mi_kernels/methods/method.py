@@ -1,0 +1,159 @@
+"""What a merge method declares: its parameters, how many models it takes, its formula, and how mergekit spells it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import ArgumentError
+from .statistics import Reader
+
+if TYPE_CHECKING:
+    from .._cpu import Combine as Combine
+else:
+    Combine = dict
+
+MAX_MODELS = 16  # kMaxModels in csrc/combine.h; the base is one of them
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a merge method.
+
+    Attributes:
+        name: in recipes and as a keyword of `mi_kernels.combine`.
+        default: used where nothing is given; None: it must be given.
+        meaning: a few words for documentation and messages.
+        kind: "number"; "truth", true or false; "whole", a whole number that is the same for all tensors.
+        by_model: each model has its own value; the base has none.
+        least, most: the range of its values, both included, unless `open` excludes `least`.
+        mergekit: its name in mergekit's configurations; None where mergekit has no such parameter.
+        aliases: names that other tools use, recognised in error messages.
+    """
+
+    name: str
+    default: float | None
+    meaning: str
+    kind: Literal["number", "truth", "whole"] = "number"
+    by_model: bool = False
+    least: float = -math.inf
+    most: float = math.inf
+    open: bool = False
+    mergekit: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    def allows(self, value: float) -> bool:
+        """Whether `value` is in the range."""
+        return (self.least < value if self.open else self.least <= value) and value <= self.most
+
+    @property
+    def range(self) -> str:
+        """The range in words: "from 0 to 1", "more than 0, at most 1"."""
+        if self.open:
+            return f"more than {self.least:g}, at most {self.most:g}"
+        return f"from {self.least:g} to {self.most:g}"
+
+
+@dataclass(frozen=True)
+class Mergekit:
+    """How a method is written in mergekit's configurations.
+
+    Attributes:
+        name: its `merge_method`.
+        base: what `base_model` is: "base", where task vectors start; "model", one of the models, added to them where it
+            is not listed; "first", the first of two models.
+        defaults: mergekit's, where they are not ours; None: mergekit has none, and the parameter must be given.
+        ignored: mergekit's parameters that change nothing here, with the only value they may have (None: any).
+    """
+
+    name: str
+    base: Literal["base", "model", "first"] = "base"
+    defaults: Mapping[str, float | None] = field(default_factory=dict)
+    ignored: Mapping[str, bool | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to be merged: its name, its number of elements, and a reader for each model and for the base."""
+
+    name: str
+    elements: int
+    models: Sequence[Reader]
+    base: Reader | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method.
+
+    Attributes:
+        name: in recipes and in `mi_kernels.combine`.
+        summary: what it computes, in a few words.
+        paper: the source of the formula.
+        formula: called with a Tensor and the values of all parameters by name; returns what the kernels run. May read
+            the tensor, see `reads`.
+        parameters: in the order of the documentation.
+        base: whether a base model is part of it.
+        least, most: how many models, the base not counted; None: as many as the kernels take.
+        reads: what `formula` reads the tensors for. Methods that read nothing cost nothing before the merge.
+        mergekit: None where mergekit has no such method.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    formula: Callable[..., Combine]
+    parameters: tuple[Parameter, ...] = ()
+    base: Literal["none", "optional", "required"] = "none"
+    least: int = 2
+    most: int | None = None
+    reads: Literal["nothing", "thresholds", "angles"] = "nothing"
+    mergekit: Mergekit | None = None
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """The defaults of those parameters that have one."""
+        return {p.name: p.default for p in self.parameters if p.default is not None}
+
+    def check_models(self, count: int, with_base: bool, where: str) -> None:
+        """Refuses models that this method cannot take: too few, too many, or a base that is missing or not used.
+
+        Raises:
+            ArgumentError: starts with `where`.
+        """
+        if self.base == "required" and not with_base:
+            raise ArgumentError(f"{where}: {self.name} needs a base model", "Add `base`.")
+        if self.base == "none" and with_base:
+            raise ArgumentError(f"{where}: {self.name} does not use a base", "Remove it, or list it among the models.")
+        most = MAX_MODELS - (self.base != "none") if self.most is None else self.most
+        if not self.least <= count <= most:
+            wanted = f"{self.least}" if self.least == most else f"{self.least} to {most}"
+            besides = " besides the base" if with_base else ""
+            raise ArgumentError(
+                f"{where}: {self.name} takes {wanted} models{besides}, and {count} are given",
+                f"Give {wanted} models{besides}.",
+            )
+
+    def check_values(self, values: Mapping[str, Any], where: str) -> None:
+        """Refuses values outside their parameter's range.
+
+        Raises:
+            ArgumentError: starts with `where`, the tensor's name.
+        """
+        for parameter in self.parameters:
+            given = values[parameter.name]
+            for value in given if parameter.by_model else [given]:
+                if not parameter.allows(value):
+                    raise ArgumentError(
+                        f"{where}: {parameter.name} is {value:g}, which {self.name} cannot use",
+                        f"Give a {parameter.name} {parameter.range}.",
+                    )
+
+
+def as_lerp(combine: Combine, tensors: int) -> float | None:
+    """lam, where `combine` is the interpolation of two tensors: `lerp` runs those, and copies where a weight is 1."""
+    from .._cpu import Formula
+
+    return combine["weights"][1] if combine["formula"] == Formula.AFFINE and tensors == 2 else None

@@ -1,0 +1,234 @@
+"""Several tensors into one, by any merge method."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..backends import cpu
+from ..backends.spans import CombineSpan, Operand
+from ..dtypes import CODES, FLOATS, OUTPUTS, TORCH_NAMES
+from ..errors import ArgumentError, DTypeError
+from ..recipe.lam import FLOAT32_MAX
+from .arrays import Array, as_array, empty_like, is_torch, is_traced
+from .linear import lerp
+
+if TYPE_CHECKING:
+    from ..methods.method import Method, Parameter
+    from ..methods.statistics import Reader
+
+T = TypeVar("T")
+
+
+def combine(
+    tensors: Sequence[T],
+    method: str,
+    *,
+    base: T | None = None,
+    out: T | None = None,
+    dtype: Any = None,
+    threads: int | None = None,
+    name: str = "the tensor",
+    **parameters: Any,
+) -> T:
+    """Merges `tensors` by `method`: the bits that `merge_checkpoint` writes for a tensor of this name.
+
+    Each method's module in `mi_kernels.methods` states what it computes: float32 in a fixed order, one rounding an
+    operation, rounded once to the dtype of the output. No bit depends on threads, devices or the instruction set.
+
+    Args:
+        tensors: the models' tensors: NumPy arrays, or torch tensors on the CPU or one CUDA device, of one shape,
+            contiguous; bfloat16, float16 or float32, not necessarily the same (NumPy bfloat16: ml_dtypes.bfloat16, or
+            its bits as uint16).
+        method: a name in `mi_kernels.methods.registry.METHODS`, such as "linear", "ties" or "slerp".
+        base: where task vectors start, for the methods that take a base.
+        out: where to write: contiguous, of the same shape; may be one of the tensors, or the base. None makes one.
+        dtype: of the output that is made: "bfloat16", "float16", "float32", or the dtype of torch or NumPy. None: the
+            base's, or the first tensor's.
+        threads: how many threads may work; None for all cores.
+        name: of the tensor, for messages. The random numbers of DARE depend on it.
+        parameters: of the method, by the names that recipes use. What belongs to a model, such as `weight`, is one
+            number for all tensors, or a list with a number for each.
+
+    Returns:
+        `out`, or a new array of the kind of `tensors[0]` and on its device. The kernels of these methods run on the
+        CPU: tensors on a CUDA device are copied there, and the result back.
+
+    Raises:
+        ArgumentError: the method or a parameter is unknown, missing or out of range; the number of tensors does not
+            fit the method; shapes or devices differ; an argument is not contiguous, requires grad, or overlaps `out`
+            without being it; a method that needs an angle meets NaN or infinity; torch is tracing.
+        DTypeError: an argument is of another type or dtype.
+
+    >>> import numpy as np
+    >>> import mi_kernels
+    >>> base, a, b = np.float32([0, 0]), np.float32([3, 0.1]), np.float32([1, -0.2])
+    >>> mi_kernels.combine([a, b], "ties", base=base, density=0.5).tolist()
+    [2.0, 0.0]
+    >>> mi_kernels.combine([a, b], "linear", weight=[1, 3], out=a) is a
+    True
+    >>> a.tolist()
+    [1.5, -0.125]
+    """
+    from ..methods.method import Tensor, as_lerp
+
+    chosen = _method(method)
+    chosen.check_models(len(tensors), base is not None, "combine")
+    values = _values(chosen, parameters, len(tensors))
+    chosen.check_values(values, name)
+    given: list[Any] = [*([] if base is None else [base]), *tensors]
+    labels = [*([] if base is None else ["base"]), *(f"tensors[{i}]" for i in range(len(tensors)))]
+    if is_traced(given, [] if out is None else [out]):
+        raise ArgumentError(
+            "combine is called while torch is tracing", "Call it outside torch.compile, and not with a FakeTensor."
+        )
+    arrays = [as_array(x, label) for x, label in zip(given, labels)]
+    result: Any = _made(given, arrays, dtype) if out is None else out
+    into = as_array(result, "out", writable=True)
+    _check(into, arrays, labels)
+
+    @cache
+    def on_cpu(k: int) -> Array:
+        return arrays[k] if arrays[k].device == "cpu" else as_array(arrays[k].buffer.cpu(), labels[k])
+
+    readers = [_reader(partial(on_cpu, k)) for k in range(len(given))]
+    start = None if base is None else readers.pop(0)
+    how = chosen.formula(Tensor(name, math.prod(into.shape), readers, start), **values)
+    lam = as_lerp(how, len(given))
+    if lam is not None:
+        return lerp(given[0], given[1], lam, result, threads=threads)  # type: ignore[no-any-return]
+    work = into if into.device == "cpu" else as_array(into.buffer.cpu(), "out")
+    operands = [Operand(x.buffer, 0, CODES[x.dtype]) for x in map(on_cpu, range(len(given)))]
+    span = CombineSpan(work.buffer, 0, CODES[work.dtype], operands, work.buffer.size, 0, how)
+    cpu.run_combine([span], cpu.isa(), cpu.checked_threads(threads))
+    if work is not into:
+        _copy_to_device(work, into)
+    return result  # type: ignore[no-any-return]
+
+
+def _method(name: str) -> Method:
+    from ..methods.registry import METHODS
+
+    if name == "lerp":
+        raise ArgumentError("combine does not run lerp", "Call mi_kernels.lerp(a, b, lam).")
+    if not isinstance(name, str) or name not in METHODS:
+        close = difflib.get_close_matches(str(name), METHODS, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise ArgumentError(f"method {name!r} is unknown", f"{hint}The methods are {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """A value for each parameter of `method`: lists of `count` numbers for those that belong to a model."""
+    known = [p.name for p in method.parameters]
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        takes = f"Its parameters are {', '.join(known)}." if known else "It has no parameters."
+        raise ArgumentError(f"{method.name} does not use {unknown[0]}", takes)
+    values = {}
+    for p in method.parameters:
+        value = p.default if given.get(p.name) is None else given[p.name]
+        if value is None:
+            raise ArgumentError(f"{method.name} needs {p.name}", f"Give `{p.name}`: {p.meaning}.")
+        values[p.name] = _numbers(value, p, count) if p.by_model else _number(value, p)
+    return values
+
+
+def _numbers(value: Any, parameter: Parameter, count: int) -> list[float]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [_number(value, parameter)] * count
+    numbers = [_number(item, parameter) for item in value]
+    if len(numbers) != count:
+        raise ArgumentError(
+            f"{parameter.name} has {len(numbers)} values for {count} tensors",
+            "Give one number, or one for each tensor; the base has none.",
+        )
+    return numbers
+
+
+def _number(value: Any, parameter: Parameter) -> Any:
+    if parameter.kind == "truth":
+        if value not in (0, 1):
+            raise ArgumentError(f"{parameter.name} is {value!r}, which is not true or false", "Give True or False.")
+        return bool(value)
+    if parameter.kind == "whole":
+        if type(value) is not int:
+            raise ArgumentError(f"{parameter.name} is {value!r}, which is not a whole number", "Give an int.")
+        return value
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= FLOAT32_MAX:  # nan too
+        raise ArgumentError(f"{parameter.name} is {value!r}, which is not a finite number", "Give a number.")
+    return number
+
+
+def _made(given: Sequence[Any], arrays: Sequence[Array], dtype: Any) -> Any:
+    """A new array like the first one (the base, where there is one), of `dtype`."""
+    wanted = arrays[0].dtype
+    if dtype is not None:
+        text = getattr(dtype, "__name__", None) or str(dtype)
+        wanted = OUTPUTS.get(text.removeprefix("torch."), "")
+        if not wanted:
+            names = ", ".join(TORCH_NAMES[name] for name in FLOATS)
+            raise DTypeError(f"dtype is {dtype!r}", f"Give {names}, or None for the first tensor's.")
+    first = given[0]
+    if wanted == arrays[0].dtype:
+        return empty_like(first)
+    text = TORCH_NAMES[wanted]
+    if is_torch(first):
+        import torch
+
+        return torch.empty_like(first, dtype=getattr(torch, text))
+    import numpy as np
+
+    # NumPy has no bfloat16 of its own: the dtype of another tensor, or its bits.
+    kinds = [x.dtype for x, array in zip(given, arrays) if array.dtype == wanted and not is_torch(x)]
+    return np.empty(first.shape, kinds[0] if kinds else np.uint16 if wanted == "BF16" else text)
+
+
+def _check(out: Array, arrays: Sequence[Array], labels: Sequence[str]) -> None:
+    """Refuses shapes and devices that differ, and an output that overlaps an input without being it."""
+    first = arrays[0]
+    for array, label in (*zip(arrays, labels), (out, "out")):
+        if array.shape != first.shape:
+            raise ArgumentError(
+                f"{label} has shape {array.shape}, {labels[0]} has {first.shape}", "Give tensors of one shape."
+            )
+        if array.device != first.device:
+            raise ArgumentError(
+                f"{label} is on {array.device}, {labels[0]} on {first.device}", "Move them to one device."
+            )
+    begin, size = _memory(out)
+    for array, label in zip(arrays, labels):
+        other = _memory(array)
+        if begin < sum(other) and other[0] < begin + size and other != (begin, size):
+            raise ArgumentError(
+                f"out overlaps {label} without being it",
+                "Give memory of its own, or the very same array to work in place.",
+            )
+
+
+def _memory(array: Array) -> tuple[int, int]:
+    """The address and the number of bytes."""
+    buffer = array.buffer
+    return (buffer.ctypes.data if array.device == "cpu" else buffer.data_ptr()), buffer.nbytes
+
+
+def _reader(array: Callable[[], Array]) -> Reader:
+    def read(first: int, count: int) -> Operand:
+        x = array()
+        return Operand(x.buffer, first * x.buffer.itemsize, CODES[x.dtype])
+
+    return read
+
+
+def _copy_to_device(work: Array, out: Array) -> None:
+    import torch
+
+    bits = torch.from_numpy(work.buffer)
+    out.buffer.view(-1).copy_(bits.view(torch.bfloat16) if work.dtype == "BF16" else bits)
