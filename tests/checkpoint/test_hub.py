@@ -59,7 +59,7 @@ def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: 
     hub.cut, hub.failing = large, small
     failed = call(hub, tmp_path, *argv)
     assert failed.returncode == 2
-    assert "org/a@v1: no such folder, and the Hub did not give it" in failed.stderr
+    assert "org/a@v1: no such folder, and the download from the Hub failed" in failed.stderr
     assert not world.out.exists()
     # The large one, broken off once, had arrived all the same: it is not fetched again.
     hub.failing = None
@@ -96,7 +96,7 @@ def test_what_the_hub_does_not_have(hub: StubHub, tmp_path: Path, source: str, w
     hub.repos["org/a"].add({"config.json": b"{}"})
     done = call(hub, tmp_path, "inspect", source)
     assert done.returncode == 2
-    assert_message(done.stderr, words, "the Hub did not give it")
+    assert_message(done.stderr, words, "the download from the Hub failed")
 
 
 def test_push(hub: StubHub, tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def test_push_of_a_sweep(hub: StubHub, tmp_path: Path) -> None:
 
 
 PUSH_REFUSALS = {
-    "no token": ({}, ["me/x"], ["does not know who you are", "hf auth login"], False),
-    "a wrong token": ({"HF_TOKEN": "hf_wrong"}, ["me/x"], ["does not know who you are"], False),
+    "no token": ({}, ["me/x"], ["no valid Hub token", "hf auth login"], False),
+    "a wrong token": ({"HF_TOKEN": "hf_wrong"}, ["me/x"], ["no valid Hub token"], False),
     "offline": ({"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}, ["me/x"], ["HF_HUB_OFFLINE"], False),
     "no id": ({"HF_TOKEN": TOKEN}, ["x"], ["ORG/NAME"], False),
-    "no permission": ({"HF_TOKEN": READER}, ["me/x"], ["does not let you write", "is whole", "hf upload me/x"], True),
+    "no permission": ({"HF_TOKEN": READER}, ["me/x"], ["no write permission", "is complete", "hf upload me/x"], True),
     "public": ({"HF_TOKEN": TOKEN}, ["me/public", "--private"], ["is public", "Nothing was uploaded"], True),
 }
 
@@ -176,7 +176,7 @@ def test_refused_pushes(hub: StubHub, tmp_path: Path, case: str) -> None:
 
 
 def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="holds no safetensors"):
+    with pytest.raises(OutputError, match="has no safetensors weights"):
         push(tmp_path, "me/x")
 
 

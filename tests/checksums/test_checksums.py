@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mi_kernels import _cpu
 from mi_kernels.checksums.accumulator import Accumulator, Extent, Layout
 from mi_kernels.checksums.crc import combine, crc32c, flipped_bit
-from mi_kernels.checksums.record import BLOCK, FileSum, Record, ShardSum, TensorSum, last_line, mended
+from mi_kernels.checksums.record import BLOCK, FileSum, Record, ShardSum, TensorSum, last_line, repaired
 from mi_kernels.errors import CheckpointError
 
 # RFC 3720, B.4; the last one is the check value of every catalogue of CRCs.
@@ -166,12 +166,12 @@ def test_bytes_that_are_missing_or_given_twice_are_no_checksum(files: list[File]
     data = files[0].data
     sums = Accumulator([files[0].layout])
     sums.add(0, 0, memoryview(data)[:-1])
-    with pytest.raises(ValueError, match="1 bytes have not been given"):
+    with pytest.raises(ValueError, match="1 bytes were not added"):
         sums.shard(0)
-    with pytest.raises(ValueError, match="given twice or not at all"):
+    with pytest.raises(ValueError, match="added twice or not at all"):
         sums.add(0, len(data) - 2, memoryview(data)[-2:-1])
     shifted = Accumulator([files[0].layout])  # as many bytes as there are, one byte too far on
-    with pytest.raises(ValueError, match="bytes 0 to 1 were given twice or not at all"):
+    with pytest.raises(ValueError, match="bytes 0 to 1 were added twice or not at all"):
         shifted.add(0, 1, data)
 
 
@@ -191,7 +191,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     text = RECORD.encode()
     assert Record.decode(text, "x") == RECORD
     assert text == Record.decode(text, "x").encode()
-    assert mended(text) is None
+    assert repaired(text) is None
 
 
 def test_every_flipped_bit_of_a_record_is_found() -> None:
@@ -200,16 +200,16 @@ def test_every_flipped_bit_of_a_record_is_found() -> None:
         for bit in range(8):
             damaged = bytearray(text)
             damaged[byte] ^= 1 << bit
-            assert mended(bytes(damaged)) == (text, byte, bit)
+            assert repaired(bytes(damaged)) == (text, byte, bit)
 
 
-def test_more_damage_to_a_record_is_not_mended() -> None:
+def test_more_damage_to_a_record_is_not_repaired() -> None:
     text = RECORD.encode()
     twice = bytearray(text)
     twice[3] ^= 1
     twice[300] ^= 4
     for damaged in (text[:-1], text[: len(text) // 2], b"", bytes(twice), text + b"\n"):
-        found = mended(damaged)
+        found = repaired(damaged)
         assert found is not None
         assert found.content is None
 
@@ -231,6 +231,6 @@ def test_what_is_not_a_record_is_refused(old: bytes, new: bytes) -> None:
     assert body.count(old) >= 1
     body = body.replace(old, new, 1)
     text = body + last_line(crc32c(body))
-    assert mended(text) is None
+    assert repaired(text) is None
     with pytest.raises(CheckpointError, match=r"OUT/record: is not a record of checksums"):
         Record.decode(text, "OUT/record")

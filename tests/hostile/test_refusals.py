@@ -90,13 +90,13 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
 BROKEN += [(name, single(content), (SINGLE, "is not a valid")) for name, content in BAD_FILES.items()]
 
 
-@broken(SINGLE, "names w twice")
+@broken(SINGLE, "has the name w twice")
 def name_twice(folder: Path) -> None:
     text = b'"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     single(lambda p: write_raw(p, b"{" + text + b", " + text + b"}", bytes(4)))(folder)
 
 
-@broken("holds no tensors")
+@broken("no tensors in")
 def no_tensors(folder: Path) -> None:
     single(lambda p: write_raw(p, {"__metadata__": {"format": "pt"}}))(folder)
 

@@ -39,7 +39,7 @@ def stated(**fields: Any) -> str:
             stated(license="mit"),
             ("x", "y"),
             {"license": "mit"},
-            ["LICENSE files are not the same"],
+            ["LICENSE files of the models differ"],
         ),
         (
             stated(license="other", license_name="q", license_link="LICENSE"),
@@ -63,12 +63,18 @@ def stated(**fields: Any) -> str:
             {"license": "other"},
             ["(instruct: other q; thinking: other r)"],
         ),
-        (None, "no front matter", ("x", ""), {}, ["cards state no licence"]),
+        (None, "no front matter", ("x", ""), {}, ["cards of the models state no licence"]),
         (stated(language="en"), stated(language=["en"]), ("", ""), {}, []),
         (stated(language=["no", "en"]), "---\nlanguage: [no, en]\n---\n", ("", ""), {"language": ["no", "en"]}, []),
         (stated(pipeline_tag="x"), stated(pipeline_tag="y"), ("", ""), {}, []),
-        ("---\nlicense: [\n---\n", "---\n- a\n---\n", ("", ""), {}, ["cards state no licence"]),
-        ("---\nlicense: {a: 1}\n---\n", "---\nlicense: {a: 1}\n---\n", ("", ""), {}, ["cards state no licence"]),
+        ("---\nlicense: [\n---\n", "---\n- a\n---\n", ("", ""), {}, ["cards of the models state no licence"]),
+        (
+            "---\nlicense: {a: 1}\n---\n",
+            "---\nlicense: {a: 1}\n---\n",
+            ("", ""),
+            {},
+            ["cards of the models state no licence"],
+        ),
     ],
 )
 def test_what_is_carried_over(

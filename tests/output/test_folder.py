@@ -412,7 +412,7 @@ def test_a_signal_while_outputs_are_published_waits(world: World, monkeypatch: p
 
 SLOW = """
 import sys, time
-from mi_kernels.checkpoint.writer import ShardFile
+from mi_kernels.output.writer import ShardFile
 from mi_kernels.cli import main
 real = ShardFile.write
 def write(self, data, offset):

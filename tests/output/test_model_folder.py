@@ -284,7 +284,7 @@ def test_a_head_tied_beside_an_embedding_of_positions(tmp_path: Path, tied_side:
     tied[HEAD] = tied[EMBED]
     assert_same_tensors(load(world.out), merge_reference(a, b, 0.8))
     (note,) = [note for note in handled(report.notes) if HEAD in note]
-    assert note.endswith(f"so its {EMBED} stands for it")
+    assert note.endswith(f"so its {EMBED} is used")
 
 
 def test_a_config_that_does_not_say_whether_it_ties(tmp_path: Path) -> None:

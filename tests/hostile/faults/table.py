@@ -54,7 +54,7 @@ LASTING = {
 }
 
 _NEEDED_TO_CLEAN_UP = ("unlink", "readdir", "open", "stat")
-_WHOLE = "is made and whole"
+_WHOLE = "is complete, but"
 
 
 class Command(NamedTuple):

@@ -21,7 +21,7 @@ from mi_kernels.checkpoint.record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapte
 from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.checkpoint.virtual import LoraTensor, ScaledTensor
 from mi_kernels.checksums.record import NAME as CHECKSUMS
-from mi_kernels.checksums.record import Record, mended
+from mi_kernels.checksums.record import Record, repaired
 from mi_kernels.cli.text import parse_count, parse_lams, parse_size
 from mi_kernels.dtypes import is_known, item_size
 from mi_kernels.errors import MIKernelsError
@@ -205,8 +205,8 @@ def masks(data: bytes) -> None:
 
 def checksums(data: bytes) -> None:
     """A record of checksums: what is accepted can be written again, and is the same record."""
-    wrong = mended(data)
-    assert wrong is None or wrong.content is None or mended(wrong.content) is None
+    wrong = repaired(data)
+    assert wrong is None or wrong.content is None or repaired(wrong.content) is None
     with _refusal():
         found = Record.decode(data, CHECKSUMS)
         assert Record.decode(found.encode(), CHECKSUMS) == found

@@ -77,8 +77,8 @@ FAULTS: list[Fault] = [
     Fault(
         "map-stays-while-an-error-is-remembered",
         "mi_kernels/checkpoint/mapped.py",
-        old="            self.data.release()  # at once:",
-        new="            pass  # at once:",
+        old="            self.data.release()  # now:",
+        new="            pass  # now:",
         tests=("tests/checkpoint/test_guard.py::test_a_closed_file_is_unmapped_whoever_refers_to_it",),
         ci=True,
     ),

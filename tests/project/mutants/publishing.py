@@ -238,7 +238,7 @@ FAULTS = [
     Fault(
         "third-rename-of-an-exchange-must-work",
         "mi_kernels/output/folder.py",
-        old="    with contextlib.suppress(OSError):  # it is as well where it is\n        os.rename(aside, one)\n",
+        old="    with contextlib.suppress(OSError):  # leaving it at `aside` is fine\n        os.rename(aside, one)\n",
         new="    os.rename(aside, one)\n",
         tests=(
             "tests/hostile/faults/test_faults.py::test_each_rename_fails_once_where_two_folders_cannot_be_exchanged",
