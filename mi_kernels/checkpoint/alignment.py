@@ -15,7 +15,6 @@ from .record import Checkpoint
 from .tensor import TensorInfo
 from .virtual import Tensor
 
-
 _HEAD = "lm_head.weight"
 
 

@@ -135,7 +135,7 @@ def _licence_file(root: str) -> bytes | None:
 
 
 def _sigma(sigma: float) -> str:
-    return f"Distance of the two models: sigma = {sigma:.4g}, with sigma = sum |a - b| / (sum |a| + sum |b|) over all weights."
+    return f"Distance of the two models: sigma = {sigma:.4g}, where sigma = sum |a - b| / (sum |a| + sum |b|)."
 
 
 def _command(command: str) -> str:
