@@ -108,9 +108,9 @@ void install() {
     for (int i = 0; i < kSignalCount; ++i) {
         struct sigaction now;
         sigaction(kSignals[i], nullptr, &now);
-        // If another program has installed a handler above ours, leave it first: it passes on the faults that it does not
-        // handle, and installing ours above it again would create a cycle. If the handler below ours is first again, or
-        // if there is none, ours was removed from the chain.
+        // If another library has installed a handler above ours, leave it first: it passes on the faults that it does
+        // not handle, and installing ours above it again would create a cycle. If the handler below ours is first
+        // again, or if there is none, ours was removed from the chain.
         const bool out_of_chain = system_default(now) || same(now, below[i].action);
         if (ours(now) || (below[i].installed && !out_of_chain)) continue;
         below[i] = {now, true};
@@ -137,7 +137,7 @@ int add(char* begin, std::size_t bytes) {
     while (slot < kMaps && maps[slot].end.load()) ++slot;
     if (slot == kMaps) return -1;
     ++live;
-    install();  // each time: another program may have replaced our handler
+    install();  // each time: another library may have replaced our handler
     Map& map = maps[slot];
     map.damage.store(kIntact);
     map.begin.store(begin);

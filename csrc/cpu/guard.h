@@ -9,9 +9,9 @@ namespace mi::cpu {
 
 constexpr std::size_t kIntact = ~std::size_t(0);
 
-// A read-only map of a whole file. It is guarded exactly as long as it exists. The guard maps zero pages at the addresses
-// of a map; a guard without its map would overwrite other memory that was allocated there. So one object owns both, and
-// only this object can unmap the file or end the guard.
+// A read-only map of a whole file. It is guarded exactly as long as it exists. The guard maps zero pages at the
+// addresses of a map; a guard without its map would overwrite other memory that was allocated there. So one object owns
+// both, and only this object can unmap the file or end the guard.
 //
 // A signal handler is installed while the process has at least one map. It passes other faults to the handler that was
 // installed before.

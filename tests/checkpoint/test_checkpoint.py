@@ -1,4 +1,4 @@
-"""Opening checkpoints: every layout that is valid, Hub ids, and the oddities that are handled."""
+"""Opens checkpoints: all valid layouts, Hub ids, and irregularities that are handled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..support.models import (
 
 
 def assert_describes(model: Checkpoint, tensors: Tensors) -> None:
-    """Every tensor by name, with dtype and shape, and a byte range that holds exactly its bytes."""
+    """Asserts that the model lists every tensor with its dtype, its shape and the byte range of its data."""
     assert sorted(model.tensors) == sorted(tensors)
     files = [Path(path).read_bytes() for path in model.shards]
     for name, tensor in tensors.items():
@@ -154,7 +154,7 @@ def test_files_that_the_index_does_not_list_are_not_opened(tmp_path: Path) -> No
 
 
 def test_eighteen_thousand_tensors(tmp_path: Path) -> None:
-    """As many names as a 94-layer mixture of 128 experts, cut to 48 layers; one element each."""
+    """The names of a mixture of 128 experts with 48 layers. Each tensor has one element."""
     shapes = qwen3_shapes(
         hidden=1, layers=48, ffn=1, heads=1, kv_heads=1, head_dim=1, vocab=1, tied=False, experts=128, expert_ffn=1
     )

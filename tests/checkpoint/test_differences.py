@@ -1,4 +1,4 @@
-"""What differs beside the weights is told, in a line each, naming both values and the side that is used."""
+"""Each difference besides the weights is reported in one line with both values and the one that the output has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENIZER: dict[str, Any] = {
 
 
 def world(root: Path, a: dict[str, Any] | None = None, b: dict[str, Any] | None = None) -> World:
-    """Two models; `a` and `b`: small files by name, as text or JSON; those of config.json are added to it."""
+    """Two models. `a` and `b`: small files by name, as text or JSON. Entries for config.json are added to CONFIG."""
     made = World(root)
     for side, files in ((made.instruct, a or {}), (made.thinking, b or {})):
         for name, content in files.items():
@@ -47,7 +47,7 @@ THINK = {"id": 4, "content": "<think>", "special": False}
 OLD_ROPE = {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}}
 NEW_ROPE = {"rope_parameters": {"rope_theta": 1000000, "rope_type": "yarn", "factor": 4.0}}
 
-# Files of INSTRUCT, files of THINKING, words of the one note that is told (none: nothing), and whether strict refuses.
+# Files of INSTRUCT, files of THINKING, words of the only note (none: no note), and whether a strict merge is rejected.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] = {
     "nothing": ({"tokenizer.json": TOKENIZER}, {"tokenizer.json": json.dumps(TOKENIZER)}, (), False),
     "tokenizer written anew": (

@@ -1,4 +1,4 @@
-"""FP8 checkpoints are read as float32(weight) * float32(scale), to torch's bits; others are refused by name."""
+"""FP8 checkpoints give float32(weight) * float32(scale) with torch's bits. Other quantisations are rejected by name."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_bit_pattern_is_torchs_on_every_isa(isa: str) -> None:
 
 
 def test_flush_to_zero_of_the_caller_changes_nothing(isa: str, request: pytest.FixtureRequest) -> None:
-    """Subnormals of E4M3 are one of float32 on the way, and a small scale makes them of the result."""
+    """Subnormals of E4M3 become normal in float32, and a small scale makes the result subnormal."""
     codes = torch.arange(256, dtype=torch.uint8)
     scales = [1.0, 2.0**-125]
     expected = [codes.view(torch.float8_e4m3fn).float() * scale for scale in scales]
@@ -125,7 +125,7 @@ def test_bits_depend_neither_on_chunks_nor_on_threads(tmp_path: Path, memory: in
 
 
 def test_blocks_of_large_tensors_meet(tmp_path: Path) -> None:
-    """More elements than are computed at a time, on both sides."""
+    """More elements than one step computes, in both models."""
     shape = (520, 1030)
     sides, values = [], []
     for seed in (1, 2):
@@ -150,7 +150,7 @@ def test_sweeps_have_the_bits_of_their_merges_and_the_ends_are_the_models(tmp_pa
 
 @pytest.mark.parametrize("chunk", [4096, 1 << 20])
 def test_formulas_over_several_models_take_virtual_tensors(tmp_path: Path, chunk: int) -> None:
-    """x0 / 2 + x1 / 4 - x2: halving and quartering are exact here, so each addition is one rounding in torch too."""
+    """x0 / 2 + x1 / 4 - x2: the divisions are exact here, so torch also rounds once for each addition."""
     a, b = fp8_model(7), fp8_model(8)
     values = dequantised(a), {name: t.bfloat16().float() for name, t in dequantised(b).items()}, dequantised(b)
     plain = {name: t.bfloat16() for name, t in values[1].items()}
@@ -183,7 +183,7 @@ def test_similarity_is_that_of_the_values(tmp_path: Path) -> None:
 
 
 def test_scratch_memory_counts_as_memory(tmp_path: Path) -> None:
-    """One page for the output and one for what is computed are the least; two outputs need three."""
+    """One output needs at least two pages: one for the output and one for scratch. Two outputs need three."""
     folder = quantised(tmp_path / "a", fp8_model(1))
     with pytest.raises(mi_kernels.ArgumentError, match="at least 8192"):
         mi_kernels.lerp_checkpoint(folder, folder, tmp_path / "o", 0.5, max_memory=8191, progress=False)
@@ -192,7 +192,7 @@ def test_scratch_memory_counts_as_memory(tmp_path: Path) -> None:
 
 
 def test_one_scale_a_tensor_and_activation_scales(tmp_path: Path) -> None:
-    """As Mistral publishes FP8: no block size, scalars, static activation scales that are left out."""
+    """FP8 as Mistral publishes it: no block size, scalar scales, static activation scales that are dropped."""
     name = LAYER + "self_attn.q_proj."
     codes = torch.arange(256, dtype=torch.uint8).reshape(8, 32).view(torch.float8_e4m3fn)
     for shape in ((), (1,)):
@@ -234,11 +234,11 @@ def test_other_quantisations_are_refused_by_name(
             assert lines[0] == f"mi-kernels: {bad}: is quantised ({named})"
             assert "bf16 version" in lines[1]
     assert not (tmp_path / "o").exists()
-    assert main(["inspect", str(bad)]) == 0  # looking at it is no merge
+    assert main(["inspect", str(bad)]) == 0  # inspect does not merge
 
 
 def refused(tmp_path: Path, instruct: Path, thinking: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The two lines that a merge of the two ends in."""
+    """Asserts that the merge is rejected, and returns the two lines of the message."""
     assert main(["lerp", str(instruct), str(thinking), "-o", str(tmp_path / "o"), "--lam", "0.5"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -258,7 +258,7 @@ def test_fp8_without_scales_is_refused_by_tensor(tmp_path: Path, capsys: pytest.
 
 
 def test_fp8_that_no_config_speaks_of_is_refused_by_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Scales alone do not say how they are meant. Where both models hold the same bytes, these are copied."""
+    """Scales have no meaning without a config. (If both models have the same bytes, the merge copies them.)"""
     one, other = write(tmp_path / "a", fp8_model(1)), write(tmp_path / "b", fp8_model(2))
     text = refused(tmp_path, one, other, capsys)
     assert "F8_E4M3 values differ" in text
@@ -344,7 +344,7 @@ def test_transformers_loads_the_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_the_bits_of_the_same_merge_dequantised_first(tmp_path: Path, method: str) -> None:
-    """Also where a method reads the tensors beforehand: a threshold or an angle off by a bit would show."""
+    """Includes methods that read the tensors first: a threshold or an angle with one wrong bit fails here."""
     spec = METHODS[method]
     models, plain = [], []
     for seed in (1, 2, 3)[: 2 + spec.base]:

@@ -1,4 +1,4 @@
-"""Models by id, down and up, against a Hub of our own: the real huggingface_hub on both sides of the wire."""
+"""Downloads and uploads models by id with the real huggingface_hub, against a stub of the Hub."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hub() -> Iterator[StubHub]:
 
 
 def call(hub: StubHub, root: Path, *argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The program with a Hub and a cache of its own, and no token."""
+    """Runs the program with the stub, an empty cache and no token."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     ours |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(root / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
     words = [*PROGRAM, *map(str, argv)]
@@ -46,7 +46,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: Path) -> None:
-    # More than the 10 MB that huggingface_hub writes at a time, so that half a file is worth going on from.
+    # More than the 10 MB that huggingface_hub writes at a time, so that a partial file can be resumed.
     wide = {"model.embed_tokens.weight": torch.ones(1 << 10, 11 << 10, dtype=torch.bfloat16)}
     world = World(tmp_path / "w", a={**tiny(1), **wide}, b={**tiny(2), **wide})
     hub.repos["org/a"] = Repo()
@@ -61,7 +61,7 @@ def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: 
     assert failed.returncode == 2
     assert "org/a@v1: no such folder, and the download from the Hub failed" in failed.stderr
     assert not world.out.exists()
-    # The large one, broken off once, had arrived all the same: it is not fetched again.
+    # The large file was interrupted once, but resumed and completed: it is not downloaded again.
     hub.failing = None
     first = call(hub, tmp_path, "inspect", "org/a@v1")
     assert first.returncode == 0, first.stderr
@@ -130,7 +130,7 @@ def test_push(hub: StubHub, tmp_path: Path) -> None:
     sigma = similarity(tmp_path / "a", tmp_path / "b", progress=False).overall.sigma
     assert f"sigma = {sigma:.4g}," in readme
 
-    # Another layout of the same model: what the first one left is gone, in the same commit.
+    # Another layout of the same model: the same commit deletes the files of the first one.
     second = call(hub, tmp_path, *argv, "--overwrite", "--max-shard-size", "20KB", "--json", HF_TOKEN=TOKEN)
     assert second.returncode == 0, second.stderr
     assert json.loads(second.stdout)["pushed"] == f"{hub.address}/me/merge"

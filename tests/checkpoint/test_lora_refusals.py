@@ -1,4 +1,4 @@
-"""What is refused of adapters: by name, in two lines, before any work."""
+"""Adapters that are rejected before any work, with a message of two lines that names the problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.fp8_models import write
 
 
 def refused(tmp_path: Path, model: str, other: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The two lines that a merge of `model` ends in."""
+    """Asserts that a merge of `model` is rejected, and returns the two lines of the message."""
     assert main(["lerp", model, str(other), "-o", str(tmp_path / "o"), "--lam", "0.5"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2

@@ -1,4 +1,4 @@
-"""Modules and layers, proved on the tensor names of real architectures."""
+"""Modules and layers of the tensor names of real architectures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTS = sorted((Path(__file__).parent / "architectures").glob("*.txt"))
 
 
 def rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(module, where, pattern) of a list made by architectures/make.py, or written from published checkpoints."""
+    """Yields (module, where, pattern) of a list from architectures/make.py or from published checkpoints."""
     for line in path.read_text().splitlines():
         if line and not line.startswith("#"):
             module, where, pattern = line.split()

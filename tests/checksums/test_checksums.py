@@ -1,4 +1,4 @@
-"""CRC-32C on every ISA, joined from pieces; and the record that holds the checksums of a model."""
+"""CRC-32C on every ISA and joined from pieces, and the record of the checksums of a model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mi_kernels.checksums.crc import combine, crc32c, flipped_bit
 from mi_kernels.checksums.record import BLOCK, FileSum, Record, ShardSum, TensorSum, last_line, repaired
 from mi_kernels.errors import CheckpointError
 
-# RFC 3720, B.4; the last one is the check value of every catalogue of CRCs.
+# RFC 3720, B.4. "123456789" is the usual check value of CRC catalogues.
 VECTORS = [
     (bytes(32), 0x8A9136AA),
     (b"\xff" * 32, 0x62A8AB43),
@@ -42,7 +42,7 @@ def test_published_values(isa: str, message: bytes, expected: int) -> None:
 
 def test_every_isa_gives_the_serial_one_at_any_size_and_offset(isa: str) -> None:
     data = random.Random(1).randbytes(60_000)
-    # Around the steps of 8, 64 and 256 bytes, and of three times 8 KiB.
+    # Sizes around the steps of the kernels: 8, 64 and 256 bytes, and three times 8 KiB.
     sizes = [*range(70), 127, 128, 255, 256, 257, 319, 320, 321, 511, 513, 24_575, 24_576, 24_577, 24_593, 50_001]
     for size in sizes:
         for offset in (0, 1, 7, 8, 63):
@@ -64,7 +64,7 @@ def test_ranges_outside_the_buffer_and_unknown_isas_are_refused(isa: str) -> Non
 
 @pytest.mark.parametrize("place", [0, 8191, 8192, 16_383, 16_384, 20_000])
 def test_a_value_that_is_not_finite_is_found_in_any_block_of_a_piece(isa: str, place: int) -> None:
-    """Pieces are looked at in blocks of 16 KiB."""
+    """The kernels check pieces in blocks of 16 KiB."""
     data = np.zeros(20_005, np.uint16)
     data[4 + place] = 0x7F80  # inf in bf16
     lengths = [8, 2 * 20_001]
@@ -82,7 +82,7 @@ def test_the_crc_of_a_whole_follows_from_its_parts(first: bytes, second: bytes) 
 
 
 def test_x_has_the_order_that_makes_positions_unique() -> None:
-    """2^31 - 1 is prime: a power of x that is 1 there is 1 nowhere before."""
+    """2^31 - 1 is prime and x to this power is 1, so no smaller power of x is 1."""
     order = 2**31 - 1
     assert combine(0x12345678, 0, order) == 0x12345678
     assert combine(0x12345678, 0, 2 * order + 3) == combine(0x12345678, 0, 3)
@@ -103,13 +103,13 @@ def test_the_last_and_the_first_bit_of_a_block_are_found_and_two_bits_are_not() 
     first, last = combine(crc32c(b"\1") ^ crc32c(b"\0"), 0, BLOCK - 1), crc32c(b"\x80") ^ crc32c(b"\0")
     assert flipped_bit(first, BLOCK) == (0, 0)
     assert flipped_bit(last, BLOCK) == (BLOCK - 1, 7)
-    assert flipped_bit(first ^ last, BLOCK) is None  # an even number of bits is never one bit: x + 1 divides P
+    assert flipped_bit(first ^ last, BLOCK) is None  # two flipped bits never look like one, because x + 1 divides P
     assert flipped_bit(first, BLOCK - 1) is None
     assert flipped_bit(0, BLOCK) is None
 
 
 class File:
-    """A shard of a header, four tensors (one of them empty, one of several blocks) and the CRCs that slicing gives."""
+    """A shard with four tensors, one of them empty and one of several blocks. `sums` computes the CRCs by slicing."""
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -170,7 +170,7 @@ def test_bytes_that_are_missing_or_given_twice_are_no_checksum(files: list[File]
         sums.shard(0)
     with pytest.raises(ValueError, match="added twice or not at all"):
         sums.add(0, len(data) - 2, memoryview(data)[-2:-1])
-    shifted = Accumulator([files[0].layout])  # as many bytes as there are, one byte too far on
+    shifted = Accumulator([files[0].layout])  # the right number of bytes, at an offset that is one too large
     with pytest.raises(ValueError, match="bytes 0 to 1 were added twice or not at all"):
         shifted.add(0, 1, data)
 

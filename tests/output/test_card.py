@@ -1,4 +1,4 @@
-"""The model card: what it carries over, and that nothing a model brings gets out of its place."""
+"""The model card: which metadata it copies, and that text of a model cannot break out of its field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..support.checks import World
 
 
 def card(tmp_path: Path, a: str | None, b: str | None, files: tuple[str, str] = ("", "")) -> tuple[dict[str, Any], str]:
-    """(front matter, text) of the merge of two models with these cards and LICENSE files."""
+    """Merges two models with these cards and LICENSE files. Returns (front matter, text) of the card."""
     world = World(tmp_path)
     for folder, text, licence in ((world.instruct, a, files[0]), (world.thinking, b, files[1])):
         if text is not None:

@@ -1,4 +1,4 @@
-"""The output appears by one rename or not at all: failures, interruptions, kills, and two processes at once."""
+"""The output appears by one rename or not at all, with failures, signals, kills and two processes at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def work_folder(world: World) -> Path:
 
 
 def fail_after(monkeypatch: pytest.MonkeyPatch, writes: int, error: BaseException) -> None:
-    """The write after so many raises `error`."""
+    """Makes a later write raise `error`."""
     real, lock, left = ShardFile.write, threading.Lock(), [writes]
 
     def write(self: ShardFile, data: memoryview, offset: int) -> None:
@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_takes_space(world: World) -> None:
 
 @pytest.mark.parametrize("target", ["file", "link"])
 def test_what_is_no_work_folder_is_not_taken_over(world: World, target: str) -> None:
-    """Something of another kind under that name is not ours: a link could lead anywhere."""
+    """A file or link with the name of the work folder is not ours: a link could point anywhere."""
     work = work_folder(world)
     if target == "file":
         work.write_text("precious")
@@ -184,7 +184,7 @@ def test_a_second_process_with_the_same_output(world: World, capsys: pytest.Capt
 def test_a_work_folder_that_is_removed_while_it_is_locked(
     world: World, monkeypatch: pytest.MonkeyPatch, another: bool
 ) -> None:
-    """By the process that had it. The lock of a folder that is gone keeps nobody out: it is made and locked again."""
+    """The process that used it removes it. A lock on a removed folder protects nothing: create and lock a new one."""
     real, work = publish._lock, work_folder(world)
 
     def lock(fd: int) -> bool:
@@ -214,7 +214,7 @@ def test_a_file_system_without_locks(world: World, monkeypatch: pytest.MonkeyPat
 
 
 def test_overwriting_exchanges_old_and_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every moment either the old model or the new one stands there, whole."""
+    """At every moment, OUT is the complete old model or the complete new one."""
     save(world.out, tiny(3), files={"stale.txt": "old"})
     old_inode = world.out.stat().st_ino
     removed: list[int] = []
@@ -264,7 +264,7 @@ def test_the_old_model_returns_when_the_second_rename_fails(world: World, monkey
 def test_the_old_model_returns_at_once_when_the_second_rename_fails(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only when the work folder is removed: a kill before that would leave OUT empty."""
+    """Not only when the work folder is removed: a kill before that would leave no model at OUT."""
     save(world.out, tiny(3))
     before = snapshot(world.out)
     with OutputFolder(world.out, [], overwrite=True) as folder:
@@ -299,7 +299,7 @@ def test_an_old_model_that_cannot_return_is_kept(world: World, monkeypatch: pyte
         with pytest.raises(OutputError, match="the old model is in"):
             merge(world, overwrite=True)
     assert_same_tensors(load(work / "old"), old)
-    with pytest.raises(OutputError, match="not empty"):  # and it is put back before anything else
+    with pytest.raises(OutputError, match="not empty"):  # and it is restored before anything else
         merge(world)
     assert_same_tensors(load(world.out), old)
     merge(world, overwrite=True)
@@ -356,7 +356,7 @@ def test_a_second_process_while_the_old_model_is_removed(world: World, monkeypat
 
 
 def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work folder's name; files at their final size; the folder that names them; after the rename, its own name."""
+    """Syncs, in order: the work folder's entry, the files at their final size, their folder, and the entry of OUT."""
     synced: list[str] = []
     real_sync, real_cut, real_rename = os.fsync, os.ftruncate, os.rename
 
@@ -393,7 +393,7 @@ def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: 
 
 
 def test_a_signal_while_outputs_are_published_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them or none: the interruption takes effect, but only after the last one is published."""
+    """All outputs are published or none: the signal takes effect after the last one."""
     real = OutputFolder.publish
 
     def publish(self: OutputFolder) -> None:
@@ -426,7 +426,7 @@ sys.exit(main())
 
 @pytest.fixture
 def slow(world: World) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a merge that would take very long, and returns when it has begun to write."""
+    """Starts a slow merge and returns when it has started to write."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*extra: str) -> subprocess.Popen[str]:
@@ -470,7 +470,7 @@ def test_a_kill_leaves_what_the_next_run_takes_over(
     process.wait()
     assert work_folder(world).is_dir()
     assert not world.out.exists()
-    deadline = time.monotonic() + 30  # the kernel lets go of a dead process's lock soon, not at once
+    deadline = time.monotonic() + 30  # the kernel releases the lock of a dead process after a short time
     while (status := run_cli(world.argv("--quiet"))) == 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert status == 0

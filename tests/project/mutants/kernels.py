@@ -88,7 +88,7 @@ FAULTS: list[Fault] = [
     Fault(
         "guard-takes-down-the-handler-above",
         "csrc/cpu/guard.cpp",
-        old="        if (!ours(now)) continue;  // who stands above us may still call us, and is passed on\n",
+        old="        if (!ours(now)) continue;  // a handler above ours may still call ours, which passes the fault on\n",
         new="",
         tests=("tests/checkpoint/test_guard.py::test_the_handler_among_others",),
     ),
