@@ -256,7 +256,7 @@ def test_a_folder_comes_before_a_hub_id(tmp_path: Path, hub: ModuleType, monkeyp
     assert open_checkpoint("org/name").revision is None
 
 
-def test_offline_is_a_refusal_of_two_lines(hub: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offline_error_has_two_lines(hub: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> str:
         raise hub.errors.LocalEntryNotFoundError("Cannot find the snapshot\non the disk\nand outgoing traffic is off")
 
@@ -269,13 +269,13 @@ def test_offline_is_a_refusal_of_two_lines(hub: ModuleType, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("text", ["", "name", "a/b/c", "org/na me", "/no/such", "org/name@", "\0"])
-def test_what_is_no_folder_and_no_hub_id(hub: ModuleType, text: str) -> None:
+def test_neither_a_folder_nor_a_hub_id(hub: ModuleType, text: str) -> None:
     with pytest.raises(CheckpointError, match="no such folder") as caught:
         open_checkpoint(text)
     assert caught.value.remedy
 
 
-def test_errors_keep_to_one_line_whatever_a_name_holds(tmp_path: Path) -> None:
+def test_messages_escape_control_characters_in_names(tmp_path: Path) -> None:
     name = "bad\nTraceback\x1b[31m\u2028name"
     text = json.dumps(name) + ': {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     write_raw(tmp_path / SINGLE, f"{{{text}, {text}}}".encode(), bytes(4))

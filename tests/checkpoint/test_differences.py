@@ -156,14 +156,16 @@ def test_differences(tmp_path: Path, case: str) -> None:
         assert cli.main(made.argv("--strict", "--dry-run", "--overwrite")) == 0
 
 
-def test_the_other_side_is_named_where_it_is_copied_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_name_the_model_of_copy_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = world(tmp_path, {"chat_template.jinja": "x"}, {"chat_template.jinja": "y"})
     assert cli.main(made.argv("--copy-from", "instruct", "--dry-run")) == 0
     assert f"the output has that of {made.instruct}, not of {made.thinking}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["lerp", "sweep", "merge", "dry-run"])
-def test_every_command_tells_them_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_every_command_reports_each_difference_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     made = World(tmp_path, tiny(1, dtype=torch.float16), tiny(2, tied=True))
     (made.thinking / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": True, "rope_theta": 7}))
     recipe = tmp_path / "recipe.yml"

@@ -44,7 +44,7 @@ from ..support.fp8_models import (
 )
 
 
-def test_every_bit_pattern_is_torchs_on_every_isa(isa: str) -> None:
+def test_every_bit_pattern_matches_torch_on_every_isa(isa: str) -> None:
     codes = torch.arange(256, dtype=torch.uint8)
     for scale in (1.0, 0.0, -3.7e-5, 2.0**-126, 1e38, float("inf"), float("nan")):
         out = np.full(256, np.nan, np.float32)
@@ -99,7 +99,7 @@ def test_the_binding_refuses_ranges_beyond_the_memory() -> None:
 
 @pytest.mark.parametrize("scale_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("both", [True, False])
-def test_merges_are_torchs_bits(tmp_path: Path, both: bool, scale_dtype: torch.dtype) -> None:
+def test_merges_match_torch_bit_for_bit(tmp_path: Path, both: bool, scale_dtype: torch.dtype) -> None:
     a, b = fp8_model(1, scale_dtype), fp8_model(2, scale_dtype)
     plain_b = {name: t.bfloat16() for name, t in dequantised(b).items()}
     instruct = quantised(tmp_path / "a", a, shards=2)
@@ -257,7 +257,7 @@ def test_fp8_without_scales_is_refused_by_tensor(tmp_path: Path, capsys: pytest.
     assert "F8_E5M2 without weight_scale_inv" in refused(tmp_path, other, other, capsys)
 
 
-def test_fp8_that_no_config_speaks_of_is_refused_by_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fp8_without_a_config_is_rejected_by_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Scales have no meaning without a config. (If both models have the same bytes, the merge copies them.)"""
     one, other = write(tmp_path / "a", fp8_model(1)), write(tmp_path / "b", fp8_model(2))
     text = refused(tmp_path, one, other, capsys)
@@ -301,7 +301,7 @@ def test_lengths_and_read_ahead_take_in_the_scales(tmp_path: Path, monkeypatch: 
     assert all(any(first <= begin and end <= last for first, last in asked) for begin, end in wanted)
 
 
-def test_the_checkpoint_says_what_it_reads(tmp_path: Path) -> None:
+def test_notes_report_dequantised_tensors(tmp_path: Path) -> None:
     tensors = fp8_model(1)
     model = open_checkpoint(quantised(tmp_path / "a", tensors))
     assert model.tensors.keys() == {NORM, *SHAPES}

@@ -194,7 +194,7 @@ def mapped(path: Path, pages: int = 4) -> MappedFile:
     return MappedFile(str(path))
 
 
-def test_a_read_error_is_told_from_a_change(tmp_path: Path) -> None:
+def test_a_read_error_is_distinguished_from_a_change(tmp_path: Path) -> None:
     """The file has its old size and time again when they are checked, as after an error of the disk."""
     path = tmp_path / "f"
     with mapped(path) as file:
@@ -210,7 +210,7 @@ def test_a_read_error_is_told_from_a_change(tmp_path: Path) -> None:
             file.check()
 
 
-def test_damage_is_told_to_everyone_who_asks(tmp_path: Path) -> None:
+def test_every_check_reports_damage(tmp_path: Path) -> None:
     """Workers share the maps of a merge, and later merges in memory use them again: the mark must stay."""
     path = tmp_path / "f"
     path.write_bytes(os.urandom(4 * PAGE))
@@ -290,7 +290,7 @@ def page_at(place: int) -> memoryview | None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and MAP_FIXED_NOREPLACE")
-def test_a_map_that_is_dropped_takes_its_guard_along(tmp_path: Path) -> None:
+def test_dropping_a_map_ends_its_guard(tmp_path: Path) -> None:
     """Otherwise the next fault at the old addresses maps zeros over other memory that is there now.
 
     This happened: the memory held Python frames of a thread, and the interpreter crashed in another test.
@@ -406,7 +406,7 @@ PROCESSES = {
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the numbers of signals are Linux's")
 @pytest.mark.parametrize("case", PROCESSES)
-def test_the_handler_among_others(case: str) -> None:
+def test_signal_handlers_of_other_libraries(case: str) -> None:
     code, status, word = PROCESSES[case]
     done = subprocess.run([sys.executable, "-c", SETUP + code], capture_output=True, text=True)
     assert done.returncode == status, done.stderr
@@ -414,7 +414,7 @@ def test_the_handler_among_others(case: str) -> None:
     assert status == 0 or "alive" not in done.stdout
 
 
-def test_a_merge_goes_on_beside_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_continues_while_another_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sound").mkdir()
     (tmp_path / "broken").mkdir()
     sound, broken = world_of(tmp_path / "sound"), world_of(tmp_path / "broken")

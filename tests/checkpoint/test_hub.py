@@ -91,7 +91,7 @@ def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: 
 
 
 @pytest.mark.parametrize(("source", "words"), [("org/nobody", "org/nobody"), ("org/a@v9", "org/a@v9")])
-def test_what_the_hub_does_not_have(hub: StubHub, tmp_path: Path, source: str, words: str) -> None:
+def test_unknown_ids_and_revisions(hub: StubHub, tmp_path: Path, source: str, words: str) -> None:
     hub.repos["org/a"] = Repo()
     hub.repos["org/a"].add({"config.json": b"{}"})
     done = call(hub, tmp_path, "inspect", source)
@@ -175,7 +175,7 @@ def test_refused_pushes(hub: StubHub, tmp_path: Path, case: str) -> None:
     assert len(hub.repos) == 1
 
 
-def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_not_pushed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="has no safetensors weights"):
         push(tmp_path, "me/x")
 

@@ -139,7 +139,7 @@ def test_the_binding_refuses_ranges_beyond_the_memory() -> None:
         ({"lora_alpha": -2.5}, {Q: -2.5 / 4, UP: -2.5 / 4}),
     ],
 )
-def test_the_scale_is_pefts(tmp_path: Path, changes: dict[str, Any], scales: dict[str, float]) -> None:
+def test_the_scale_matches_peft(tmp_path: Path, changes: dict[str, Any], scales: dict[str, float]) -> None:
     pair = make_pair(tmp_path, **changes)
     mi_kernels.lerp_checkpoint(pair.name, pair.folder, tmp_path / "o", 0, progress=False)
     assert_same(tmp_path / "o", {n: t.bfloat16() for n, t in merged(pair, scales).items()})
@@ -161,7 +161,7 @@ def test_weights_stored_transposed_and_embeddings(tmp_path: Path) -> None:
     assert_same(tmp_path / "o", lerp(one, two, 0.5))
 
 
-def test_saved_modules_take_the_place_of_the_bases(tmp_path: Path) -> None:
+def test_saved_modules_replace_those_of_the_base(tmp_path: Path) -> None:
     """Complete tensors in the adapter's file, with and without a LoRA on them. The output has the dtype of the base."""
     pair = make_pair(tmp_path, modules_to_save=["input_layernorm"])
     norm, up = torch.randn(20), torch.randn(SHAPES[UP]).half()
@@ -267,7 +267,7 @@ def test_transformers_loads_what_the_command_line_makes(tmp_path: Path, capsys: 
     assert "Models: 0+adapter, 1." in card
 
 
-def test_another_base_than_the_adapters_is_a_note(tmp_path: Path) -> None:
+def test_a_different_base_gives_a_note(tmp_path: Path) -> None:
     for name, noted in (
         ("org/base1", False),
         ("/elsewhere/base1/", False),

@@ -77,7 +77,7 @@ def test_tensors_that_do_not_fit_are_refused(
     assert said in text
 
 
-def test_what_is_no_pair_of_base_and_adapter_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_pairs_of_base_and_adapter_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = make_pair(tmp_path)
 
     def ask(model: str) -> str:

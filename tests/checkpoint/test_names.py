@@ -33,7 +33,7 @@ def test_architecture(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in LISTS if p.stem != "published"], ids=lambda p: p.stem)
-def test_text_models_have_nothing_other(path: Path) -> None:
+def test_text_models_have_no_module_other(path: Path) -> None:
     others = {pattern for module, _, pattern in rows(path) if module == OTHER}
     assert all("{layer}" not in p for p in others)
     assert all(any(w in p for w in ("visual", "vision_", "multi_modal_projector", "encoder")) for p in others)

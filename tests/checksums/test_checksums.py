@@ -162,7 +162,7 @@ def test_pieces_in_any_order_from_any_thread(
     assert [sums.shard(i) for i in range(len(files))] == [file.sums() for file in files]
 
 
-def test_bytes_that_are_missing_or_given_twice_are_no_checksum(files: list[File]) -> None:
+def test_missing_or_duplicate_bytes_are_rejected(files: list[File]) -> None:
     data = files[0].data
     sums = Accumulator([files[0].layout])
     sums.add(0, 0, memoryview(data)[:-1])
@@ -226,7 +226,7 @@ def test_more_damage_to_a_record_is_not_repaired() -> None:
         (b'"files"', b'"flies"'),
     ],
 )
-def test_what_is_not_a_record_is_refused(old: bytes, new: bytes) -> None:
+def test_invalid_records_are_rejected(old: bytes, new: bytes) -> None:
     body = RECORD.encode()[: -len(last_line(0))]
     assert body.count(old) >= 1
     body = body.replace(old, new, 1)

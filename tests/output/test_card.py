@@ -77,7 +77,7 @@ def stated(**fields: Any) -> str:
         ),
     ],
 )
-def test_what_is_carried_over(
+def test_copied_metadata(
     tmp_path: Path, a: str | None, b: str | None, files: tuple[str, str], front: dict[str, Any], words: list[str]
 ) -> None:
     found, text = card(tmp_path, a, b, files)
@@ -98,7 +98,7 @@ def test_values_stay_values(tmp_path: Path) -> None:
     assert "mit\ntags" not in text
 
 
-def test_sigma_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_sigma_is_written_on_request(tmp_path: Path) -> None:
     from ..support.models import qwen3_model
 
     for seed, name in enumerate("ab"):

@@ -39,7 +39,7 @@ def work_folder(world: World) -> Path:
 
 
 def fail_after(monkeypatch: pytest.MonkeyPatch, writes: int, error: BaseException) -> None:
-    """Makes a later write raise `error`."""
+    """Makes all writes after the first `writes` raise `error`."""
     real, lock, left = ShardFile.write, threading.Lock(), [writes]
 
     def write(self: ShardFile, data: memoryview, offset: int) -> None:
@@ -71,7 +71,7 @@ def test_a_full_disk(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError()])
-def test_whatever_ends_a_merge_cleans_up(world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_every_failure_cleans_up(world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     save(world.out, tiny(3))
     before = snapshot(world.root)
     fail_after(monkeypatch, 1, error)
@@ -96,7 +96,7 @@ def test_a_small_file_that_cannot_be_written(world: World, monkeypatch: pytest.M
     assert snapshot(world.root) == before
 
 
-def test_parents_that_were_made_go_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_created_parents_are_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(world.root)
     fail_after(monkeypatch, 1, NO_SPACE)
     with pytest.raises(OutputError):
@@ -104,7 +104,7 @@ def test_parents_that_were_made_go_again(world: World, monkeypatch: pytest.Monke
     assert snapshot(world.root) == before
 
 
-def test_parents_that_others_use_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parents_in_use_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(self: ShardFile, data: memoryview, offset: int) -> None:
         (world.root / "a" / "others.txt").write_text("")
         raise NO_SPACE
@@ -132,7 +132,7 @@ def test_the_same_command_again_after_a_failure(world: World, monkeypatch: pytes
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
 
 
-def test_what_a_killed_process_left_is_taken_over(world: World) -> None:
+def test_the_work_folder_of_a_killed_process_is_reused(world: World) -> None:
     work = work_folder(world)
     (work / "sub").mkdir(parents=True)
     (work / "model-00001-of-00002.safetensors").write_bytes(b"half")
@@ -145,7 +145,7 @@ def test_what_a_killed_process_left_is_taken_over(world: World) -> None:
     assert_same_tensors(load(world.instruct), world.a)
 
 
-def test_what_a_killed_process_left_takes_space(world: World) -> None:
+def test_the_work_folder_of_a_killed_process_needs_space(world: World) -> None:
     work = work_folder(world)
     (work / "model").mkdir(parents=True)
     files = [work / "journal", work / "model" / "model-00001-of-00002.safetensors"]
@@ -156,7 +156,7 @@ def test_what_a_killed_process_left_takes_space(world: World) -> None:
 
 
 @pytest.mark.parametrize("target", ["file", "link"])
-def test_what_is_no_work_folder_is_not_taken_over(world: World, target: str) -> None:
+def test_another_file_named_like_the_work_folder_is_rejected(world: World, target: str) -> None:
     """A file or link with the name of the work folder is not ours: a link could point anywhere."""
     work = work_folder(world)
     if target == "file":
@@ -307,7 +307,7 @@ def test_an_old_model_that_cannot_return_is_kept(world: World, monkeypatch: pyte
     assert not work.exists()
 
 
-def test_overwriting_what_is_not_there(world: World) -> None:
+def test_overwrite_without_an_old_model(world: World) -> None:
     merge(world, overwrite=True)
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
 
@@ -326,7 +326,7 @@ def test_a_link_to_an_empty_folder_is_followed(world: World) -> None:
     assert_same_tensors(load(world.root / "elsewhere"), merge_reference(world.a, world.b, 0.5))
 
 
-def test_an_output_that_came_into_being_meanwhile(world: World) -> None:
+def test_an_output_that_appears_during_the_merge(world: World) -> None:
     with OutputFolder(world.out, []) as folder:
         save(world.out, tiny(3))
         before = snapshot(world.out)
@@ -460,7 +460,7 @@ def test_signals(
     assert snapshot(world.root) == before
 
 
-def test_a_kill_leaves_what_the_next_run_takes_over(
+def test_the_next_run_reuses_the_work_of_a_killed_one(
     world: World, slow: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     process = slow()

@@ -111,7 +111,7 @@ def test_the_index_is_sorted_json() -> None:
     assert content.endswith(b"\n")
 
 
-def test_a_header_that_no_reader_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_above_the_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mi_kernels.output.layout.MAX_HEADER", 8192)
     plan_shards([tensor("n" * 8000)], like("m.safetensors"))
     with pytest.raises(CheckpointError, match=r"header would have 12,280 bytes, more than the limit of 8,192"):

@@ -205,7 +205,7 @@ def test_the_report(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report.as_dict()))["gigabytes_per_second"] == round(speed, 3)
 
 
-def test_progress_is_told_up_to_the_last_byte(tmp_path: Path) -> None:
+def test_progress_reaches_the_last_byte(tmp_path: Path) -> None:
     world = World(tmp_path)
     calls: list[tuple[int, int]] = []
     report = lerp_checkpoint(
@@ -229,7 +229,7 @@ def test_a_progress_function_that_fails_ends_the_merge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("bf16", "bfloat16"), ("float16", "float16"), ("fp32", "float32")])
-def test_the_config_says_the_new_dtype(tmp_path: Path, name: str, expected: str) -> None:
+def test_the_config_has_the_new_dtype(tmp_path: Path, name: str, expected: str) -> None:
     world = World(tmp_path)
     given = {**CONFIG, "text_config": {"dtype": "bfloat16", "hidden_size": 16}}
     (world.thinking / "config.json").write_text(json.dumps(given))

@@ -1,9 +1,9 @@
 """Makes the lists of tensor names in this folder: `python make.py`, with torch and transformers installed.
 
 transformers builds a small model of each architecture on torch's meta device. The module of a tensor is decided by the
-classes that contain it (Qwen3MoeAttention, LlamaRMSNorm, JambaMambaMixer), never by its name, so the lists are an oracle
-independent of `checkpoint.names`. If transformers stores other names than it has in memory (fused experts), its own
-conversion provides the stored names as well.
+classes that contain it (Qwen3MoeAttention, LlamaRMSNorm, JambaMambaMixer), never by its name, so the lists are an
+oracle independent of `checkpoint.names`. If transformers stores other names than it has in memory (fused experts), its
+own conversion provides the stored names as well.
 
 A line is MODULE WHERE PATTERN. WHERE: "memory", "stored" or "both". In a pattern {layer} is the number of a decoder
 layer and {n} any other number; a pattern without {layer} belongs to no decoder layer.

@@ -57,7 +57,7 @@ FAULTS: list[Fault] = [
             for file in (file for maps in self._maps for file in maps):
                 file.check()
 """,
-        tests=("tests/checkpoint/test_guard.py::test_damage_is_told_to_everyone_who_asks",),
+        tests=("tests/checkpoint/test_guard.py::test_every_check_reports_damage",),
         ci=True,
     ),
     Fault(
