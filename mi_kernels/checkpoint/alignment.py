@@ -112,7 +112,7 @@ def _check_names(
         alone = [name for name in here if name not in there]
         if alone:
             raise MismatchError(
-                f"{held.source} has {shortened(alone)}, missing in {lacking.source}",
+                f"{held.source} has {shortened(alone)}, which {lacking.source} lacks",
                 "Check that both models have the same architecture and that both downloads are complete.",
             )
 
