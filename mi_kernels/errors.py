@@ -1,64 +1,74 @@
-"""Every error a user can meet. Each says what is wrong, and then what to do next."""
+"""The exceptions that mi_kernels raises. Each message says what is wrong, then what to do."""
 
 from __future__ import annotations
 
-_MOST = 1500  # characters of a line: paths are long, and a name may be as long as its author likes
+_MAX_CHARACTERS = 1500  # of one line of a message: paths and tensor names can be very long
 
 
 class MIKernelsError(Exception):
-    """Base of all errors raised on purpose.
+    """Base class of all exceptions that mi_kernels raises on purpose. `str()` gives one or two lines.
 
     Attributes:
-        problem: one line: which file, which tensor, both values.
-        remedy: one line: what to do. May be empty where the problem says it all.
+        problem (str): one line that says what is wrong: the file, the tensor, both values.
+        remedy (str): one line that says what to do. Empty if the problem needs no remedy.
+
+    Example:
+        >>> import mi_kernels
+        >>> try:
+        ...     mi_kernels.open_checkpoint("no_such_folder")
+        ... except mi_kernels.MIKernelsError as error:
+        ...     print(error.problem)
+        ...     print(error.remedy)
+        no_such_folder: no such folder
+        Give a model folder or a Hub id such as ORG/NAME.
     """
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(problem, remedy)
-        self.problem = printable(problem, _MOST)
-        self.remedy = printable(remedy, _MOST)
+        self.problem = printable(problem, _MAX_CHARACTERS)
+        self.remedy = printable(remedy, _MAX_CHARACTERS)
 
     def __str__(self) -> str:
         return f"{self.problem}\n{self.remedy}" if self.remedy else self.problem
 
 
 class ArgumentError(MIKernelsError, ValueError):
-    """An argument has a value that cannot be used: lam, layers, modules, a shape, an overlap."""
+    """The value of an argument is not valid: lam, layers, modules, a shape, tensors that overlap in memory."""
 
 
 class DTypeError(MIKernelsError, TypeError):
-    """A tensor's dtype, or a Python type, is not one this function takes."""
+    """The function does not support the dtype of a tensor or the Python type of an argument."""
 
 
 class BackendError(MIKernelsError, RuntimeError):
-    """A backend or an ISA was asked for by name and is not available."""
+    """A backend or an instruction set was requested by name but is not available."""
 
 
 class CheckpointError(MIKernelsError):
-    """An input folder or one of its files is not a readable safetensors checkpoint."""
+    """An input folder is not a readable safetensors checkpoint, or one of its files cannot be used."""
 
 
 class MismatchError(MIKernelsError):
-    """Two checkpoints cannot be interpolated: names, shapes or dtypes differ."""
+    """Two checkpoints cannot be merged: the names, shapes or dtypes of their tensors differ."""
 
 
 class StrictError(MIKernelsError):
-    """What a strict merge refuses and any other one tells: values that are not finite, tokenizers that differ."""
+    """A strict merge found something that other merges report as a note: NaN or inf, tokenizers that differ."""
 
 
 class OutputError(MIKernelsError):
-    """The output cannot be written: it exists, it is an input, there is no space."""
+    """The output cannot be written: it already exists, it is an input, or the disk is full."""
 
 
 class ClusterError(MIKernelsError):
-    """A cluster cannot be used, or failed. As after a kill, what was finished is kept for the same command."""
+    """The cluster cannot be used, or it failed. Finished work is kept: the same command resumes it."""
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """`text` on one line: control characters (a tensor's name may hold any) as escapes.
+    """Returns `text` on one line, with escapes for control characters. The name of a tensor may contain any.
 
     Args:
-        limit: characters of `text` that are shown; the rest is cut out of its middle.
+        limit: maximum number of characters of `text`. Longer text is shortened in the middle.
     """
     if limit is not None and len(text) > limit:
         text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
@@ -66,6 +76,6 @@ def printable(text: str, limit: int | None = None) -> str:
 
 
 def shortened(names: list[str], limit: int = 3) -> str:
-    """A few names for a message: "a, b, c and 7 more"."""
+    """Returns the first names for a message: "a, b, c and 7 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(n if len(n) <= 200 else n[:197] + "..." for n in names[:limit]) + more

@@ -14,8 +14,8 @@
 namespace mi::cpu {
 namespace {
 
-// The handler may run between any two instructions of any thread, so it uses atomics and system calls and nothing else.
-// A slot is free while its end is null. Memory is touched only as far as slots are used.
+// The handler can run between any two instructions of any thread, so it only uses atomics and system calls. A slot is
+// free if its end is null. The handler only touches slots that have been used, so unused pages need no memory.
 struct Map {
     std::atomic<char*> begin{nullptr}, end{nullptr};
     std::atomic<std::size_t> damage{kIntact};
@@ -23,16 +23,16 @@ struct Map {
 
 static_assert(std::atomic<char*>::is_always_lock_free && std::atomic<std::size_t>::is_always_lock_free &&
                   std::atomic<std::uint64_t>::is_always_lock_free,
-              "a lock in a signal handler would wait for itself");
+              "a lock in a signal handler can deadlock");
 
-constexpr int kMaps = 1 << 16;  // Linux gives a process 65530 maps of any kind (vm.max_map_count)
+constexpr int kMaps = 1 << 16;  // Linux allows 65530 maps of any kind in a process (vm.max_map_count)
 Map maps[kMaps];
-std::atomic<int> used{0};  // slots from here on have never been used
+std::atomic<int> used{0};  // slots with this index or a higher one were never used
 std::atomic<std::uint64_t> faults{0};
 int live = 0;
 const std::size_t page_size = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
 
-// macOS answers some of these faults with SIGSEGV.
+// macOS raises SIGSEGV for some of these faults.
 #if defined(__APPLE__)
 constexpr int kSignals[] = {SIGBUS, SIGSEGV};
 #else
@@ -41,8 +41,8 @@ constexpr int kSignals[] = {SIGBUS};
 constexpr int kSignalCount = sizeof(kSignals) / sizeof(kSignals[0]);
 
 struct Below {
-    struct sigaction action;  // who was there before us
-    bool installed;           // we are in the chain, if perhaps no longer its first
+    struct sigaction action;  // the handler that was installed before ours
+    bool installed;           // our handler is in the chain, but perhaps no longer first
 };
 Below below[kSignalCount];
 
@@ -52,17 +52,17 @@ void lower(std::atomic<std::size_t>& value, std::size_t to) {
     }
 }
 
-// Lays zeros over what cannot be read, up to the map's end: behind the first fault of a file that has become shorter
-// lie only further ones, each of which would cost a signal, and perhaps one of the process's maps.
+// Maps zero pages from the unreadable page to the end of the map. If the file has become shorter, all pages after the
+// first fault would fault too, and each of them would cost a signal and perhaps one of the maps of the process.
 bool cover(char* at) {
     for (int i = 0, n = used.load(); i < n; ++i) {
         Map& map = maps[i];
         char* end = map.end.load();
         char* begin = map.begin.load();
-        // The slot may be changing hands; with the same end before and after, begin belongs to it.
+        // Another thread may be reusing the slot. If end is the same before and after, begin belongs to it.
         if (!end || at < begin || at >= end || map.end.load() != end) continue;
         char* page = at - reinterpret_cast<std::uintptr_t>(at) % page_size;
-        // The mark comes first: no thread can read the zeros and then not find it.
+        // Set the mark before mapping zeros, so that every thread that reads zeros also finds the mark.
         lower(map.damage, static_cast<std::size_t>(page - begin));
         faults.fetch_add(1);
         const int flags = MAP_PRIVATE | MAP_ANON | MAP_FIXED;
@@ -72,7 +72,7 @@ bool cover(char* at) {
 }
 
 void pass_on(int number, siginfo_t* info, void* context) {
-    const bool sent = info->si_code <= 0;  // by a process, and not by a faulting instruction
+    const bool sent = info->si_code <= 0;  // sent by a process, not raised by a faulting instruction
     for (int i = 0; i < kSignalCount; ++i) {
         if (kSignals[i] != number) continue;
         const struct sigaction& before = below[i].action;
@@ -80,7 +80,7 @@ void pass_on(int number, siginfo_t* info, void* context) {
         if (before.sa_handler == SIG_IGN && sent) return;
         if (before.sa_handler != SIG_IGN && before.sa_handler != SIG_DFL) return before.sa_handler(number);
     }
-    // The system's own answer, which a handler cannot give: the instruction faults again and finds no handler.
+    // Restore the default action: the instruction faults again, and the system ends the process.
     struct sigaction none {};
     none.sa_handler = SIG_DFL;
     sigaction(number, &none, nullptr);
@@ -108,8 +108,9 @@ void install() {
     for (int i = 0; i < kSignalCount; ++i) {
         struct sigaction now;
         sigaction(kSignals[i], nullptr, &now);
-        // Above a handler that stands above us we would go round in circles: it stays first, and passes on what it does
-        // not know. If what was below us is first again, or no handler at all, we were taken out of the chain.
+        // If another library has installed a handler above ours, leave it first: it passes on the faults that it does
+        // not handle, and installing ours above it again would create a cycle. If the handler below ours is first
+        // again, or if there is none, ours was removed from the chain.
         const bool out_of_chain = system_default(now) || same(now, below[i].action);
         if (ours(now) || (below[i].installed && !out_of_chain)) continue;
         below[i] = {now, true};
@@ -125,7 +126,7 @@ void restore() {
     for (int i = 0; i < kSignalCount; ++i) {
         struct sigaction now;
         sigaction(kSignals[i], nullptr, &now);
-        if (!ours(now)) continue;  // who stands above us may still call us, and is passed on
+        if (!ours(now)) continue;  // a handler above ours may still call ours, which passes the fault on
         sigaction(kSignals[i], &below[i].action, nullptr);
         below[i].installed = false;
     }
@@ -136,11 +137,11 @@ int add(char* begin, std::size_t bytes) {
     while (slot < kMaps && maps[slot].end.load()) ++slot;
     if (slot == kMaps) return -1;
     ++live;
-    install();  // each time: others may have put their handlers in our place
+    install();  // each time: another library may have replaced our handler
     Map& map = maps[slot];
     map.damage.store(kIntact);
     map.begin.store(begin);
-    map.end.store(begin + (bytes + page_size - 1) / page_size * page_size);  // last: it makes the slot count
+    map.end.store(begin + (bytes + page_size - 1) / page_size * page_size);  // last: a slot with an end is in use
     if (slot >= used.load()) used.store(slot + 1);
     return slot;
 }
@@ -178,7 +179,7 @@ GuardedMap::GuardedMap(int fd) {
 }
 
 GuardedMap::~GuardedMap() {
-    unguard();  // before the addresses are free for others
+    unguard();  // before munmap, because other memory can be allocated at the addresses after it
     munmap(begin_, size_);
     close(fd_);
 }

@@ -1,5 +1,6 @@
-// Maps of files that may shrink, or whose disk may fail, while they are read. The SIGBUS that follows would end the
-// process; here it marks the map as damaged and lets the reader continue over zeros, until it looks at the mark.
+// Memory maps that survive SIGBUS. If a mapped file shrinks or its disk fails, reading it raises SIGBUS, which normally
+// ends the process. The guard marks the map as damaged instead, and the reader gets zeros. After reading, the reader
+// must check the mark.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -8,15 +9,15 @@ namespace mi::cpu {
 
 constexpr std::size_t kIntact = ~std::size_t(0);
 
-// A read-only map of a whole file, guarded for exactly as long as it exists. The guard writes zeros at the addresses of
-// a map. If it still listed a map that was gone, it would write them over whatever memory came to lie there: so one
-// object owns both, and nothing else can unmap the file or end the guard.
+// A read-only map of a whole file. It is guarded exactly as long as it exists. The guard maps zero pages at the
+// addresses of a map; a guard without its map would overwrite other memory that was allocated there. So one object owns
+// both, and only this object can unmap the file or end the guard.
 //
-// From the first map of the process to the last one a signal handler is installed; it passes faults elsewhere to the
-// handler that was installed before.
+// A signal handler is installed while the process has at least one map. It passes other faults to the handler that was
+// installed before.
 //
-// The constructor and unguard() are serialised by the caller: the binding holds the interpreter lock, which fork
-// respects too, so that a child never inherits a half-changed table. The rest may be called from any thread.
+// The caller must serialise the constructor and unguard(). The Python binding holds the interpreter lock, which is also
+// held during fork, so a child process never inherits an inconsistent table. Any thread may call the other functions.
 class GuardedMap {
     int fd_ = -1;
     void* begin_ = nullptr;
@@ -24,24 +25,24 @@ class GuardedMap {
     int slot_ = -1;
 
 public:
-    // Duplicates `fd`. Throws std::system_error where the system refuses, std::length_error for an empty file and where
+    // Duplicates `fd`. Throws std::system_error if a system call fails, and std::length_error if the file is empty or
     // the table of guarded maps is full.
     explicit GuardedMap(int fd);
     GuardedMap(const GuardedMap&) = delete;
     GuardedMap& operator=(const GuardedMap&) = delete;
-    ~GuardedMap();  // unmaps; nobody may read any more
+    ~GuardedMap();  // unmaps the file; no thread may still read it
 
-    void unguard();  // the first step of destruction, for a caller that holds a lock only for this; may be repeated
+    void unguard();  // ends the guard; separate from the destructor, so that only this step needs a lock. Idempotent
 
     int fd() const { return fd_; }
     const void* begin() const { return begin_; }
     std::size_t size() const { return size_; }
 
-    // The offset of the first page that could not be read; everything from there on reads as zeros. kIntact without one.
+    // The offset of the first page that could not be read, or kIntact. Everything after this offset reads as zeros.
     std::size_t damage() const;
 };
 
-// How many faults there have been so far, in all maps: unchanged means that no map has been damaged since.
+// The number of faults so far in all maps of the process. If it has not changed, no map has been damaged since.
 std::uint64_t guard_faults();
 
 }  // namespace mi::cpu

@@ -1,1 +1,1 @@
-"""Safetensors checkpoints, read only: opened, checked, aligned, compared. Nothing here writes or merges."""
+"""Opens, checks, aligns and compares safetensors checkpoints. Read only: nothing here writes or merges."""

@@ -1,4 +1,4 @@
-"""Checkpoints side by side: every tensor of one meets its counterpart in the others, or the merge is refused."""
+"""Matches the tensors of several checkpoints by name. Rejects models that cannot be merged."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from .record import Checkpoint
 from .tensor import TensorInfo
 from .virtual import Tensor
 
-# What can be interpolated, by safetensors' names.
-
 _HEAD = "lm_head.weight"
 
 
 class Row(NamedTuple):
-    """One tensor of the output, and where each model holds it."""
+    """One tensor of the output and the tensor of each model that it is computed from, in the order of the models."""
 
     name: str
     inputs: tuple[Tensor, ...]
@@ -32,20 +30,28 @@ class Row(NamedTuple):
 
 
 class Alignment(NamedTuple):
+    """The result of `align`.
+
+    Attributes:
+        rows: one for each tensor of the output.
+        notes: one line for each irregularity that was handled.
+        untied: the output stores its own lm_head, so its config must not tie it to the embedding.
+    """
+
     rows: list[Row]
-    notes: list[str]  # oddities that were handled, for the user
-    untied: bool  # the output stores an lm_head of its own, so its config must not tie it
+    notes: list[str]
+    untied: bool
 
 
 def align(models: Sequence[Checkpoint]) -> Alignment:
     """Matches every tensor by name, in the order of the first model.
 
-    A tied lm_head that only some models store is read from the others' embedding. Tensors that are not bf16, float16 or
-    float32 cannot be interpolated; they must be the same in all models.
+    If only some models store a tied lm_head, the embedding of the other models is used as their lm_head. Tensors that
+    are not bf16, float16 or float32 cannot be interpolated, so they must be identical in all models.
 
     Raises:
-        MismatchError: a tensor on one side only, shapes that differ, dtypes that cannot be interpolated, a quantised
-            model that is not read; names the tensor, both values and the remedy.
+        MismatchError: only some models have a tensor, shapes differ, a dtype cannot be interpolated, or a model uses
+            an unsupported quantisation.
     """
     for model in models:
         refuse_quantised(model)
@@ -61,32 +67,32 @@ def align(models: Sequence[Checkpoint]) -> Alignment:
             _check_shapes(row, first, other, model)
         if not row.floating:
             _check_fixed(row, models)
-    # A mixture: the head that is written is no one's embedding any more.
+    # Some models tie and others do not: the merged lm_head differs from the merged embedding.
     untied = _HEAD in tensors[0] and any(m.tied for m in models) and not all(m.tied for m in models)
     return Alignment(rows, notes + _dtype_notes(rows), untied)
 
 
 def _untie(models: Sequence[Checkpoint], tensors: list[dict[str, Tensor]]) -> list[str]:
-    """Adds a tied lm_head to the models that do not store it where another one does."""
+    """If any model stores an lm_head, adds the tied one to the models that do not. Returns notes."""
     notes: list[str] = []
     found = next(((m, held[_HEAD]) for m, held in zip(models, tensors) if _HEAD in held), None)
     if found is None:
         return notes
     holder, head = found
     for model, held in zip(models, tensors):
-        # Positions are embeddings too; the one that is tied has the head's shape.
+        # Position embeddings are in module embed too; the tied embedding has the shape of the head.
         tied = (name for name, t in held.items() if classify(name).module == "embed" and t.shape == head.shape)
         embedding = next(tied, None)
         if _HEAD in held or embedding is None:
             continue
         if not model.config:
             raise MismatchError(
-                f"{_HEAD}: only {holder.source} stores it, and {model.source} has no config.json that ties it",
-                "Add config.json to the folder.",
+                f"{_HEAD}: missing in {model.source}, which has no config.json; {holder.source} stores it",
+                "Add the model's config.json, which must set tie_word_embeddings, or the missing tensor.",
             )
         if model.tied:
             held[_HEAD] = held[embedding]
-            notes.append(f"{_HEAD}: {model.source} ties it, so its {embedding} stands for it")
+            notes.append(f"{_HEAD}: tied in {model.source}, so its {embedding} is used")
     return notes
 
 
@@ -95,7 +101,7 @@ def _check_layers(first: Checkpoint, other: Checkpoint) -> None:
     if one != two:
         raise MismatchError(
             f"{first.source} has {one} layers, {other.source} has {two}",
-            "Only models of one architecture and size can be interpolated.",
+            "Merge models of the same architecture and size.",
         )
 
 
@@ -107,7 +113,7 @@ def _check_names(
         if alone:
             raise MismatchError(
                 f"{held.source} has {shortened(alone)}, which {lacking.source} lacks",
-                "Both models must hold the same tensors: are they of one family, and downloaded whole?",
+                "Check that both models have the same architecture and that both downloads are complete.",
             )
 
 
@@ -115,9 +121,9 @@ def _check_shapes(row: Row, first: Checkpoint, other: Tensor, model: Checkpoint)
     shape = row.inputs[0].shape
     if shape == other.shape:
         return
-    remedy = "Only models of one architecture and size can be interpolated."
+    remedy = "Merge models of the same architecture and size."
     if classify(row.name).module in ("embed", "head"):
-        remedy = "The vocabularies differ: give both models the same one first (resize the token embeddings)."
+        remedy = "Merge models with the same vocabulary size and hidden size."
         if len(shape) == 2 and shape[1:] == other.shape[1:]:
             remedy = vocabulary_remedy(first, model, (shape[0], other.shape[0]))
     raise MismatchError(
@@ -131,14 +137,14 @@ def _check_fixed(row: Row, models: Sequence[Checkpoint]) -> None:
         if first.dtype != other.dtype:
             raise MismatchError(
                 f"{row.name}: {first.dtype} in {models[0].source}, {other.dtype} in {model.source}",
-                f"Tensors must be {', '.join(FLOATS)}, or identical: convert one of the models first.",
+                f"Convert both to one of {', '.join(FLOATS)}: other tensors must be identical in all models.",
             )
         assert isinstance(first, TensorInfo)  # virtual tensors are floating
         assert isinstance(other, TensorInfo)
         if not _same_bytes(models[0].shards[first.shard], first, model.shards[other.shard], other):
             raise MismatchError(
-                f"{row.name}: {first.dtype} tensors differ between {models[0].source} and {model.source}",
-                f"Only {', '.join(FLOATS)} can be interpolated: dequantise or convert the models first.",
+                f"{row.name}: the {first.dtype} values differ between {models[0].source} and {model.source}",
+                f"Dequantise or convert both models to one of {', '.join(FLOATS)} first.",
             )
 
 
@@ -163,4 +169,4 @@ def _dtype_notes(rows: list[Row]) -> list[str]:
         return []
     dtypes = " and ".join(dict.fromkeys(t.dtype for t in mixed[0].inputs))
     count = f"{len(mixed)} tensors have" if len(mixed) > 1 else "1 tensor has"
-    return [f"{count} several dtypes ({mixed[0].name}: {dtypes}), each widened exactly"]
+    return [f"{count} different dtypes ({mixed[0].name}: {dtypes}); all are converted to float32 without loss"]

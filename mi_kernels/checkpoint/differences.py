@@ -1,8 +1,9 @@
-"""What two models say differently beside their weights: told before a merge, as the output can follow only one of them.
+"""Finds differences between the configs, tokenizers, templates and sampling settings of the models of a merge.
 
-Serious is what makes weights mean other things on the two sides: token ids, and settings that the layers compute with.
-The rest (chat template, sampling) differs between an Instruct and a Thinking model as a rule, and is told for the
-choice of `copy_from`.
+The output can have only one of the two versions, so a merge reports every difference before it starts. A difference is
+serious if it changes the meaning of the weights: token ids, and settings that the layers use in their computation.
+Other differences (chat template, sampling) are normal between an Instruct and a Thinking model. They are reported so
+that the user can choose `copy_from`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..errors import CheckpointError, StrictError, shortened
 from .files import parse_json, read_file
 from .record import Checkpoint
 
-# Keys of config.json, those of a text_config preferred.
+# Keys of config.json. A key in text_config takes precedence.
 _COMPUTING = (
     "model_type",
     "hidden_act",
@@ -34,26 +35,26 @@ _COMPUTING = (
 )
 _SETTINGS = ("max_position_embeddings", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
 _TIED = "tie_word_embeddings"
-_SPLITTING = (
-    "normalizer",
-    "pre_tokenizer",
-)  # of tokenizer.json: what the ids of a text depend on besides the vocabulary
+# Parts of tokenizer.json that, besides the vocabulary, decide the token ids of a text.
+_SPLITTING = ("normalizer", "pre_tokenizer")
 _OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt")
 _BOOKKEEPING = ("transformers_version", "_from_model_config")
-_MOST = 64 << 20  # bytes of a file that is compared; a tokenizer of 250,000 words is 20 MB
+_MOST = 64 << 20  # maximum size of a compared file in bytes; a tokenizer with 250,000 tokens has 20 MB
 _ABSENT = object()
 
 
 class Difference(NamedTuple):
+    """One difference: a line for the user, and whether strict merges reject it."""
+
     text: str
     serious: bool = False
 
 
 def between(models: Sequence[Checkpoint], origin: Checkpoint, untied: bool) -> list[Difference]:
-    """What differs between `origin`, whose small files the output gets, and each other model.
+    """Returns the differences between `origin`, whose small files the output gets, and each other model.
 
     Args:
-        untied: the merge unties the embeddings, and says so elsewhere.
+        untied: the merge unties the embeddings and reports that itself, so that difference is left out.
     """
     found: list[Difference] = []
     for model in models:
@@ -61,42 +62,42 @@ def between(models: Sequence[Checkpoint], origin: Checkpoint, untied: bool) -> l
             for compare in (_architectures, _configs, _tokenizers, _templates, _generation):
                 try:
                     found += compare(origin, model)
-                except (CheckpointError, OSError) as error:  # of a file that no merge needs: no reason to stop
+                except (CheckpointError, OSError) as error:  # the merge does not need this file
                     found.append(Difference(f"{getattr(error, 'problem', error)}; not compared"))
     return [d for d in found if not (untied and d.text.startswith(f"config: {_TIED} "))]
 
 
 def refuse(out: str, found: Sequence[Difference]) -> None:
-    """For strict merges.
+    """Rejects a strict merge to `out` that has a serious difference.
 
     Raises:
-        StrictError: there is a serious difference.
+        StrictError: the first serious difference.
     """
     serious = [d.text for d in found if d.serious]
     if serious:
-        more = f" (and {len(serious) - 1} more such differences)" if len(serious) > 1 else ""
+        more = f" (and {len(serious) - 1} more serious differences)" if len(serious) > 1 else ""
         raise StrictError(
             f"{out}: {serious[0]}{more}",
-            "Use models that fit together, or leave --strict out to merge all the same.",
+            "Use models without such differences, or merge without --strict.",
         )
 
 
 def vocabulary_remedy(first: Checkpoint, other: Checkpoint, rows: tuple[int, int]) -> str:
-    """What to do where embeddings have different numbers of rows: is it padding, or are there other tokens?"""
+    """Returns what to do if the embeddings have different numbers of rows: padding, or different tokens."""
     resize = f"transformers' resize_token_embeddings({max(rows)})"
     tokens = [count for count in map(_token_count, (first, other)) if count is not None]
     if tokens and max(tokens) <= min(rows):
         return (
-            f"Rows from {max(tokens)} on are padding, as the tokenizer has no more tokens: give both models "
-            f"{max(rows)} rows with {resize}."
+            f"The tokenizer has {max(tokens)} tokens, so the rows after them are padding: give both models {max(rows)} "
+            f"rows with {resize}."
         )
     configured = [m.config.get("vocab_size") for m in (first, other)]
     if not tokens and any(c != r for c, r in zip(configured, rows)) and min(rows) in configured:
         return (
-            f"config.json says {' and '.join(map(str, configured))}: where the rows behind are padding, give both "
-            f"models {max(rows)} rows with {resize}."
+            f"vocab_size in config.json is {' and '.join(map(str, configured))}: if the rows after it are padding, "
+            f"give both models {max(rows)} rows with {resize}."
         )
-    return f"The vocabularies differ: give both models the same one first ({resize})."
+    return f"The vocabularies differ: give both models the same one first, see {resize}."
 
 
 def _shown(value: object) -> str:
@@ -113,7 +114,7 @@ def _differ(what: str, a: object, b: object, origin: Checkpoint, other: Checkpoi
 def _architectures(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
     a, b = (m.config.get("architectures") for m in (origin, other))
     if origin.config and other.config and a != b:
-        yield Difference(_differ("config: architectures", a, b, origin, other) + "; its tensors fit", serious=True)
+        yield Difference(_differ("config: architectures", a, b, origin, other) + "; the tensors match", serious=True)
 
 
 def _configs(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
@@ -128,7 +129,7 @@ def _configs(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that are compared, as they are meant, whatever version of transformers wrote them."""
+    """Returns the keys to compare, in one form for all versions of transformers."""
     text = config.get("text_config")
     merged = {**config, **text} if isinstance(text, dict) else dict(config)
     if isinstance(rope := merged.get("rope_parameters"), dict):  # transformers 5
@@ -148,13 +149,14 @@ def _tokenizers(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
     name = "tokenizer.json"
     present = [m for m in (origin, other) if os.path.exists(os.path.join(m.root, name))]
     if len(present) == 1:
-        yield Difference(f"only {present[0].source} has a {name}, so tokenizers are not compared")
+        yield Difference(f"only {present[0].source} has {name}; tokenizers are not compared")
     elif present and not _same_content(origin, other, name):
         one, two = (_json(m, name) for m in present)
         try:
             yield from _parsed_tokenizers(one, two, origin, other)
         except (KeyError, TypeError, ValueError, AttributeError):
-            yield Difference(f"{name} differs between {origin.source} and {other.source}, in an unknown form", True)
+            text = f"tokenizers differ: {name} of {origin.source} and {other.source} has an unknown format"
+            yield Difference(text, serious=True)
     elif not present:
         for old in _OLD_TOKENIZERS:
             held = all(os.path.exists(os.path.join(m.root, old)) for m in (origin, other))
@@ -171,15 +173,15 @@ def _parsed_tokenizers(
         token = min(wrong, key=lambda t: (min(i for i in (a.get(t), b.get(t)) if i is not None), t))
         example = _differ(f"the id of {_shown(token)}", a.get(token, _ABSENT), b.get(token, _ABSENT), origin, other)
         count = f"{len(wrong):,} tokens have" if len(wrong) > 1 else "1 token has"
-        yield Difference(f"tokenizers differ: {count} other ids or none: {example}", serious=True)
+        yield Difference(f"tokenizers differ: {count} different ids: {example}", serious=True)
     elif a and one.get("added_tokens") != two.get("added_tokens"):
-        yield Difference(f"tokenizers differ in the flags of added tokens; the output has {origin.source}'s")
+        yield Difference(f"tokenizers differ in the flags of added tokens; the output has those of {origin.source}")
     if _merges(one) != _merges(two):
-        yield Difference(f"tokenizers differ: other merges in {origin.source} and {other.source}", serious=True)
+        yield Difference(f"tokenizers differ: {origin.source} and {other.source} have different merges", serious=True)
     rest = sorted(key for key in {*one, *two} - {"model", "added_tokens", "version"} if one.get(key) != two.get(key))
     if rest:
         serious = any(key in _SPLITTING for key in rest)
-        yield Difference(f"tokenizers differ in {shortened(rest)}; the output has {origin.source}'s", serious)
+        yield Difference(f"tokenizers differ in {shortened(rest)}; the output has those of {origin.source}", serious)
 
 
 def _ids(tokenizer: dict[str, Any]) -> dict[str, int]:
@@ -190,7 +192,7 @@ def _ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 
 def _merges(tokenizer: dict[str, Any]) -> list[str]:
-    """Newer versions write pairs for "a b"."""
+    """Returns merges as "a b". Newer versions of tokenizers write pairs."""
     return [m if isinstance(m, str) else " ".join(m) for m in tokenizer["model"].get("merges") or ()]
 
 
@@ -213,7 +215,7 @@ def _templates(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
 
 
 def _template(model: Checkpoint) -> object:
-    """The chat template: a file of its own, or part of the tokenizer's settings."""
+    """Returns the chat template from chat_template.jinja or tokenizer_config.json."""
     name = "chat_template.jinja"
     if os.path.lexists(os.path.join(model.root, name)):
         return _content(model, name).decode(errors="replace").strip()
@@ -228,12 +230,13 @@ def _generation(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
         shown = ", ".join(f"{k} {_shown(one.get(k, _ABSENT))} / {_shown(two.get(k, _ABSENT))}" for k in keys[:6])
         more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
         yield Difference(
-            f"generation settings differ ({origin.source} / {other.source}): {shown}{more}; the output has the first"
+            f"generation settings differ ({origin.source} / {other.source}): {shown}{more}; "
+            f"the output has those of {origin.source}"
         )
 
 
 def _content(model: Checkpoint, name: str) -> bytes:
-    """Of a file that may come from anybody: a regular one, and no link out of the model's folder."""
+    """Reads a small file of an untrusted model; rejects links out of the folder of the model."""
     return read_file(os.path.join(model.root, name), _MOST, model.root)
 
 

@@ -1,5 +1,4 @@
-"""The small files of a model, which may come from anybody: opened without waiting, read up to a limit, and JSON parsed
-only as far as it can be handled."""
+"""Reads the small files of an untrusted model safely: never blocks, limits the size, limits the depth of JSON."""
 
 from __future__ import annotations
 
@@ -12,78 +11,84 @@ from typing import Any
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
 
-_MAX_JSON = 64 << 20  # an index of 100,000 tensors is 10 MB
-_MAX_DEPTH = 100  # a config of parts with parts is 5 deep; what copies or writes JSON recurses
+_MAX_JSON = 64 << 20  # an index of 100,000 tensors has 10 MB
+_MAX_DEPTH = 100  # nested configs are 5 deep; copying and writing JSON recurse
 _BLOB = re.compile(r"/(?:models|datasets|spaces)--[^/]+/blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})")
 
 
 def read_file(path: str, limit: int, root: str | None = None) -> bytes:
-    """The content of the file at `path`.
+    """Returns the content of the file at `path`.
 
     Args:
-        root: the model's folder, for what will be copied: links may not lead out of it, see `_refuse_link_out`.
+        limit: maximum size in bytes.
+        root: the folder of the model. Pass it for files that are copied to the output: a link must not point outside
+            of it, see `_refuse_link_out`.
 
     Raises:
-        CheckpointError: missing, no regular file, larger than `limit` bytes, unreadable, or a link out of `root`.
+        CheckpointError: the file is missing, not a regular file, larger than `limit`, unreadable, or a link out of
+            `root`.
     """
     try:
-        # Asked before it is opened: a device may do anything then. It may still change into a FIFO, which would wait.
+        # Checked before opening, which can have side effects on a device. O_NONBLOCK below: it may become a FIFO now.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise CheckpointError(f"{path}: is not a regular file", "Download the model again.")
+            raise CheckpointError(f"{path}: is not a regular file", "Replace it with a file, or remove it.")
         if root is not None:
             _refuse_link_out(path, root)
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if os.fstat(file.fileno()).st_size > limit:
                 raise CheckpointError(
-                    f"{path}: is larger than {limit >> 20} MiB", "That is no model's file: remove it."
+                    f"{path}: is larger than {limit >> 20} MiB, the limit for such files", "Remove it from the folder."
                 )
             return file.read(limit)
     except FileNotFoundError:
         link = os.path.islink(path)
         raise CheckpointError(
-            f"{path}: {'is a link that leads nowhere' if link else 'missing'}",
-            "Download the model again: a cache that was pruned leaves such links." if link else "Download it again.",
+            f"{path}: {'is a broken link' if link else 'missing'}",
+            "Download the model again: its files were removed from the cache." if link else "Download it again.",
         ) from None
     except OSError as error:
         raise reading_failed(error, path) from error
 
 
 def read_json(path: str, unique: bool = False, limit: int = _MAX_JSON) -> dict[str, Any]:
-    """The JSON object at `path`.
+    """Returns the JSON object in the file at `path`.
 
     Args:
-        limit: bytes that are read at most.
-        unique: a name may not stand twice in an object. JSON leaves open which of the two counts, and readers differ.
+        unique: reject duplicate names in an object. JSON does not define which of the two values is used, and readers
+            differ.
+        limit: maximum size in bytes.
 
     Raises:
-        CheckpointError: as `read_file`, not JSON, no object, or nested beyond reason.
+        CheckpointError: as `read_file`; or the content is not a JSON object, or it is nested too deeply.
     """
     return parse_json(read_file(path, limit), path, unique)
 
 
 def parse_json(content: bytes, path: str, unique: bool = False) -> dict[str, Any]:
-    """`read_json` of what was read from `path`."""
+    """As `read_json`, for `content` that was read from `path`."""
     try:
         value = json.loads(content, object_pairs_hook=refuse_duplicates if unique else None)
     except DuplicateName as duplicate:
         raise CheckpointError(
-            f"{path}: names {duplicate} twice", "Which of the two is meant cannot be known: download it again."
+            f"{path}: has the name {duplicate} twice", "Remove one of the two, or download the file again."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Download it again.") from error
+        raise CheckpointError(f"{path}: is not valid JSON: {error}", "Fix it, or download it again.") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: is not a JSON object", "Download it again.")
+        raise CheckpointError(f"{path}: is not a JSON object", "Fix it, or download it again.")
     if _deeper_than(value, _MAX_DEPTH):
-        raise CheckpointError(f"{path}: is nested more than {_MAX_DEPTH} deep", "That is no model's file.")
+        raise CheckpointError(
+            f"{path}: is nested more than {_MAX_DEPTH} levels deep", "Replace it with the file of the original model."
+        )
     return value
 
 
 class DuplicateName(ValueError):
-    """A name that stands twice in one JSON object."""
+    """A JSON object contains the same name twice."""
 
 
 def refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The `object_pairs_hook` of json that raises DuplicateName."""
+    """An `object_pairs_hook` for `json.loads` that raises DuplicateName."""
     result = dict(pairs)
     if len(result) != len(pairs):
         seen: set[str] = set()
@@ -105,16 +110,16 @@ def _deeper_than(value: object, limit: int) -> bool:
 
 
 def _refuse_link_out(path: str, root: str) -> None:
-    """Passes files, links within the folder `root`, and links to blobs of the Hub's cache; nothing else.
+    """Accepts regular files, links inside the folder `root`, and links to blobs in the Hub cache. Rejects other links.
 
-    What a link leads to is copied into the output, which people publish: a model that came as an archive or by git may
-    hold a link to any file of its user. A blob is called by the hash of its content, so nobody can name one whose
-    content is not known already.
+    The target of a link is copied into the output, and users publish outputs. A model from an archive or from git may
+    contain a link to a private file of the user. Blobs are safe: the name of a blob is the hash of its content, so an
+    attacker cannot link to content that they do not know.
     """
     real = os.path.realpath(path)
     inside = os.path.join(os.path.realpath(root), "")
     if not real.startswith(inside) and not _BLOB.search(real):
         raise CheckpointError(
-            f"{path}: is a link to {real}, outside of the model's folder",
-            "The output would hold a copy: put the file itself there if that is meant (cp --remove-destination).",
+            f"{path}: is a link to {real}, outside the folder of the model",
+            "The output would contain a copy. If you want that, replace the link with a copy of the file.",
         )

@@ -1,13 +1,13 @@
-"""Quantised checkpoints: FP8 with scales is read as if it were not quantised, everything else is refused by name.
+"""Dequantises FP8 checkpoints while they are read. Rejects all other quantisations by name.
 
-FP8 as DeepSeek-V3 and Qwen3-*-FP8 publish it, and as transformers' FineGrainedFP8Config writes it: `X.weight` in E4M3
-[rows, columns] and `X.weight_scale_inv` [ceil(rows / 128), ceil(columns / 128)], in spite of its name the factor that
-gives the weight back. Without a block size there is one scale for a tensor. The value of an element is
+The FP8 format of DeepSeek-V3, Qwen3-*-FP8 and transformers' FineGrainedFP8Config is supported: `X.weight` is E4M3
+[rows, columns] and `X.weight_scale_inv` is [ceil(rows / 128), ceil(columns / 128)]. Despite its name, the weight is
+multiplied by it. Without a block size, a tensor has one scale. The value of an element is
 
     float32(weight) * float32(scale)                         rounded once, NaN canonical
 
-and enters a merge as float32; nothing is rounded to bf16 on the way. `X.activation_scale` belongs to FP8 arithmetic, of
-which none is left, and goes with the scales.
+A merge uses this float32 value; it is not rounded to bf16 first. `X.activation_scale` is only used for FP8 arithmetic,
+so it is dropped together with the scales.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .virtual import ScaledTensor
 
 _WEIGHT = "F8_E4M3"
 _SCALES = ("F32", "BF16", "F16")
-_OUT = "BF16"  # what such models are published as besides
-_REMEDY = "Only FP8 weights with weight_scale_inv are dequantised here: get the bf16 version of this model."
+_OUT = "BF16"  # the dtype of the unquantised versions of such models
+_REMEDY = "Use the bf16 version of this model: only FP8 weights with weight_scale_inv can be dequantised."
 
 
 def quantization_config(config: dict[str, Any]) -> dict[str, Any] | None:
-    """What config.json says about quantisation, for the whole model or for its language part."""
+    """Returns the quantization_config of config.json or of its text_config; None if the model is not quantised."""
     for part in (config, config.get("text_config")):
         found = part.get("quantization_config") if isinstance(part, dict) else None
         if found:
@@ -36,12 +36,12 @@ def quantization_config(config: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def dequantise(model: Checkpoint) -> None:
-    """Puts a ScaledTensor in the place of every FP8 weight of `model` that has scales, and takes the scales away.
+    """Replaces every FP8 weight of `model` that has scales by a ScaledTensor, and removes the scales.
 
-    Models that are not FP8 by their config stay as they are: `refuse_quantised` is for them.
+    Does nothing if the config does not declare FP8: `refuse_quantised` handles such models.
 
     Raises:
-        CheckpointError: scales of a shape or dtype that does not belong to their weight.
+        CheckpointError: the shape or dtype of the scales does not fit their weight.
     """
     config = quantization_config(model.config)
     if config is None or _unknown(config) is not None:
@@ -57,40 +57,43 @@ def dequantise(model: Checkpoint) -> None:
     if not scaled:
         return
     model.tensors = {name: scaled.get(name, t) for name, t in model.tensors.items() if name not in consumed}
-    shown = "blocks of " + " x ".join(map(str, block)) if isinstance(block, list) else "one scale a tensor"
-    model.notes.append(f"{model.source}: {len(scaled)} FP8 tensors (e4m3, {shown}) are dequantised as they are read")
+    shown = "blocks of " + " x ".join(map(str, block)) if isinstance(block, list) else "one scale for each tensor"
+    model.notes.append(f"{model.source}: {len(scaled)} FP8 tensors (e4m3, {shown}) are dequantised while they are read")
 
 
 def _block(model: Checkpoint, weight: TensorInfo, scales: TensorInfo, block: object) -> tuple[int, int]:
-    """The (rows, columns) that share a scale, once the scales are found to fit."""
+    """Checks the scales and returns the (rows, columns) that share a scale."""
     path = model.shards[scales.shard]
     if scales.dtype not in _SCALES:
-        raise CheckpointError(f"{path}: {scales.name} is {scales.dtype}", f"Scales are {', '.join(_SCALES)}. {_REMEDY}")
+        raise CheckpointError(
+            f"{path}: {scales.name} is {scales.dtype}, not one of {', '.join(_SCALES)}",
+            "Use the bf16 version of this model.",
+        )
     if len(weight.shape) == 2 and scales.elements == 1:
         return max(weight.shape[0], 1), max(weight.shape[1], 1)
     if not isinstance(block, (list, tuple)) or len(block) != 2 or not all(type(n) is int and n > 0 for n in block):
         raise CheckpointError(
             f"{path}: {scales.name} has shape {list(scales.shape)}, and config.json gives weight_block_size {block}",
-            "A block is [rows, columns]; without one there is one scale for a tensor.",
+            "Set weight_block_size to [rows, columns] of a block, as in the original model.",
         )
     expected = tuple(-(-n // b) for n, b in zip(weight.shape, block))
     if len(weight.shape) != 2 or scales.shape != expected:
         raise CheckpointError(
             f"{path}: {scales.name} has shape {list(scales.shape)} for a weight of {list(weight.shape)} in blocks of "
             f"{list(block)}",
-            f"It should be {list(expected)}: download the model again." if len(weight.shape) == 2 else _REMEDY,
+            f"Expected {list(expected)}: fix weight_block_size in config.json." if len(weight.shape) == 2 else _REMEDY,
         )
-    # A block may be larger than the weight; the kernels' integers have 64 bits.
+    # A block may be larger than the weight; clamp it to fit the 64-bit integers of the kernels.
     return min(block[0], max(weight.shape[0], 1)), min(block[1], max(weight.shape[1], 1))
 
 
 def refuse_quantised(model: Checkpoint) -> None:
-    """Passes models that are not quantised by their config, and FP8 models that `dequantise` has read.
+    """Accepts models whose config declares no quantisation, and FP8 models that `dequantise` has handled.
 
-    What else is no plain float is the business of `alignment`: equal tensors are copied, others refused.
+    `alignment` handles all other tensors that are not floating point: it copies equal ones and rejects different ones.
 
     Raises:
-        MismatchError: another quantisation, or a part of an FP8 model without scales; names it.
+        MismatchError: another quantisation, or an FP8 model with FP8 tensors that have no scales.
     """
     config = quantization_config(model.config)
     if config is None:
@@ -109,12 +112,12 @@ def refuse_quantised(model: Checkpoint) -> None:
 
 
 def _unknown(config: dict[str, Any]) -> str | None:
-    """How to call a quantisation that cannot be read; None for FP8 as described above."""
+    """Returns the name of an unsupported quantisation; None for FP8 as described in the module docstring."""
     method = config.get("quant_method")
     if method != "fp8":
         if method is None and any(str(key).startswith("load_in_") for key in config):
             method = "bitsandbytes"
-        parts = (method or "by an unnamed method", config.get("quant_algo"), config.get("format"))
+        parts = (method or "without quant_method", config.get("quant_algo"), config.get("format"))
         return " ".join(str(part) for part in parts if part)
     if config.get("fmt") not in (None, "e4m3"):
         return f"fp8 in {config['fmt']}"

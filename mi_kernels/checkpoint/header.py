@@ -1,6 +1,7 @@
-"""The header of one shard. The safetensors library judges it; this module adds what the library does not tell.
+"""Reads and validates the header of one shard.
 
-That is: whether a name stands there twice, and the byte range of every tensor, which memory mapping needs.
+The safetensors library validates it. This module adds two things that the library does not offer: it rejects duplicate
+names, and it returns the byte range of every tensor, which memory mapping needs.
 """
 
 from __future__ import annotations
@@ -22,23 +23,44 @@ from .files import DuplicateName, refuse_duplicates
 from .stamp import Content, Stamp
 from .tensor import TensorInfo
 
-MAX_HEADER = 100_000_000  # bytes: the safetensors library reads no longer one
-MAX_TENSORS = 300_000  # twice as many as the largest mixtures of experts in FP8 have, scales included
-_SHARED = "All nodes must share the storage of the inputs, under the same paths."
+MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+MAX_TENSORS = 300_000  # twice the number of the largest FP8 mixtures of experts, scales included
+_SHARED = "Put the inputs on storage that all nodes share, under the same path on each node."
 
 
 class Header(NamedTuple):
+    """The header of one shard.
+
+    Attributes:
+        metadata: the `__metadata__` of the file.
+        tensors: all tensors in file order.
+        stamp: the state of the file before the header was read.
+        digest: SHA-256 of the length prefix and the JSON, in hexadecimal.
+    """
+
     metadata: dict[str, str]
     tensors: list[TensorInfo]
-    stamp: Stamp  # of the file, from before it was read
-    digest: str  # SHA-256 of the length and the JSON
+    stamp: Stamp
+    digest: str
 
 
 def read_header(path: str, shard: int) -> Header:
-    """Validates the file at `path` and lists its tensors, with absolute byte ranges, in file order.
+    """Validates the safetensors file at `path` and lists its tensors in file order, with byte ranges from file start.
+
+    Args:
+        shard: the number of the file in its checkpoint; becomes `TensorInfo.shard`.
 
     Raises:
-        CheckpointError: not a regular file, unreadable, or not valid safetensors.
+        CheckpointError: the file is not a regular file, not readable, or not valid safetensors.
+
+    Example:
+        >>> import numpy, tempfile
+        >>> from mi_kernels.checkpoint.header import read_header
+        >>> from safetensors.numpy import save_file
+        >>> path = tempfile.mkdtemp() + "/model.safetensors"
+        >>> save_file({"norm.weight": numpy.ones(3, numpy.float32)}, path)
+        >>> [(t.name, t.dtype, t.shape, t.nbytes) for t in read_header(path, 0).tensors]
+        [('norm.weight', 'F32', (3,), 12)]
     """
     stamp = _stamp_of_regular_file(path)
     text = _read(path)
@@ -47,29 +69,30 @@ def read_header(path: str, shard: int) -> Header:
         metadata, tensors = _parse(path, text, shard)
     except DuplicateName as duplicate:
         raise CheckpointError(
-            f"{path}: the header names {duplicate} twice",
-            "Which of the two is meant cannot be known: write the file again with safetensors.",
+            f"{path}: the header has the name {duplicate} twice",
+            "Save the model again with the safetensors library.",
         ) from None
-    except (ValueError, RecursionError) as error:  # the library does not read what it has no use for
+    except (ValueError, RecursionError) as error:  # the library skips values that it does not use
         raise CheckpointError(
-            f"{path}: is not a valid safetensors file: {error}", "Write it again with the safetensors library."
+            f"{path}: is not a valid safetensors file: {error}", "Save the model again with the safetensors library."
         ) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, struct.error) as error:
-        # The library found it valid: it was shown the file itself, a moment later.
+        # The library, which read the file a moment later, accepted it: the file has changed in between.
         raise CheckpointError(
-            f"{path}: was written while its header was read", "Let whatever writes it finish, and run it again."
+            f"{path}: was written while its header was read", "Wait until the write is finished, then try again."
         ) from error
     return Header(metadata, tensors, stamp, _digest(text))
 
 
 def check_same_content(seen: Content, where: str) -> None:
-    """On another node of a cluster, whose numbers of files and devices may be its own.
+    """Checks on a node of a cluster that a file is the one that the driver opened.
 
     Args:
-        seen: what the file was elsewhere. where: what this node is called.
+        seen: the content that the driver found. It has no inode and device numbers, which differ between nodes.
+        where: the name of this node, for messages.
 
     Raises:
-        CheckpointError: the file at that path is another one here, or none.
+        CheckpointError: the file is missing here, or it is a different file.
     """
     try:
         stamp = _stamp_of_regular_file(seen.path)
@@ -78,7 +101,7 @@ def check_same_content(seen: Content, where: str) -> None:
         raise CheckpointError(f"{error.problem} on {where}", _SHARED) from error
     change = seen.difference(here)
     if change is not None:
-        raise CheckpointError(f"{seen.path}: is another file on {where}: {change}", _SHARED)
+        raise CheckpointError(f"{seen.path}: is a different file on {where}: {change}", _SHARED)
 
 
 def _digest(text: bytes) -> str:
@@ -86,7 +109,7 @@ def _digest(text: bytes) -> str:
 
 
 def _read(path: str) -> bytes:
-    """The header with the eight bytes before it, as far as there is any."""
+    """Reads the length prefix and the header, or less if the file is shorter."""
     try:
         with open(path, "rb") as file:
             prefix = file.read(8)
@@ -100,10 +123,10 @@ def _parse(path: str, text: bytes, shard: int) -> tuple[dict[str, str], list[Ten
     entries = json.loads(text[8:], object_pairs_hook=refuse_duplicates)
     metadata = entries.pop("__metadata__", None) or {}
     for name, e in entries.items():
-        if not isinstance(e, dict):  # a list of the three values, which the library takes and the format does not
+        if not isinstance(e, dict):  # the library accepts a list of the three values, the format does not
             raise CheckpointError(
-                f"{path}: is not a valid safetensors file: {name} is no object",
-                "Write it again with the safetensors library.",
+                f"{path}: is not a valid safetensors file: the entry of {name} is not an object",
+                "Save the model again with the safetensors library.",
             )
     start = 8 + length
     tensors = [
@@ -117,19 +140,19 @@ def _parse(path: str, text: bytes, shard: int) -> tuple[dict[str, str], list[Ten
 
 
 def _stamp_of_regular_file(path: str) -> Stamp:
-    # Asked before anything opens the file: opening a FIFO would wait forever, a device could do anything.
+    # Checked before anything opens the file: opening a FIFO blocks, opening a device can have side effects.
     try:
         status = os.stat(path)
-    except ValueError:  # the index may give a name that no file can have
+    except ValueError:  # the index may contain a name that is not a valid path
         raise CheckpointError(f"{path}: missing", "Download the model again.") from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise CheckpointError(
             f"{path}: {'missing' if missing else f'cannot be read: {error.strerror}'}",
-            "Download the model again, or mend the link." if missing else remedy(error, reading=True),
+            "Download the model again, or fix the link." if missing else remedy(error, reading=True),
         ) from error
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"{path}: is not a regular file", "A shard must be a file, or a link to one.")
+        raise CheckpointError(f"{path}: is not a regular file", "Replace it with a file or a link to a file.")
     return Stamp.of(status)
 
 
@@ -142,21 +165,21 @@ def _validate(path: str, text: bytes, size: int) -> None:
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: is not a valid safetensors file: {error}",
-            "Download it again, or write it again with the safetensors library.",
+            "Download it again, or save the model again with the safetensors library.",
         ) from error
     except OSError as error:
         raise reading_failed(error, path) from error
-    except MemoryError as error:  # what the library makes of a map that is refused
+    except MemoryError as error:  # the library raises it if mmap fails
         raise reading_failed(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), path) from error
     refuse_too_many(count, path)
 
 
 @contextmanager
 def _unchanging(path: str, text: bytes, size: int) -> Iterator[str]:
-    """A file in memory that holds `text` and is as long as the one at `path`, to be judged in its place.
+    """Context: yields the path of a file in memory with the header `text` and `size` bytes for the library to read.
 
-    The library maps what it judges, and the map of a file that shrinks, or of a disk that fails, answers with SIGBUS.
-    Where the system has no such files it is `path` itself.
+    The library maps the file that it validates. If a mapped file shrinks or its disk fails, the process gets SIGBUS.
+    Yields `path` itself on systems without memfd.
     """
     with ExitStack() as stack:
         file = path
@@ -166,19 +189,20 @@ def _unchanging(path: str, text: bytes, size: int) -> Iterator[str]:
                 stack.callback(os.close, fd)
                 with open(fd, "wb", closefd=False) as copy:
                     copy.write(text)
-                os.ftruncate(fd, size)  # a hole, of no memory
+                os.ftruncate(fd, size)  # a hole: needs no memory
                 os.stat(f"/proc/self/fd/{fd}")
                 file = f"/proc/self/fd/{fd}"
         yield file
 
 
 def refuse_too_many(count: int, where: str) -> None:
-    """Memory grows with the number of tensors, and no model has this many.
+    """Limits the number of tensors, and with it the memory that a malicious file can make us use.
 
     Raises:
-        CheckpointError: `count` is beyond MAX_TENSORS.
+        CheckpointError: `count` is larger than MAX_TENSORS.
     """
     if count > MAX_TENSORS:
         raise CheckpointError(
-            f"{where}: holds {count:,} tensors, and {MAX_TENSORS:,} are the most that are read", "That is no model."
+            f"{where}: has {count:,} tensors, more than the limit of {MAX_TENSORS:,}",
+            "Use another model: no published one has this many tensors.",
         )

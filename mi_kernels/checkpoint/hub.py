@@ -1,4 +1,4 @@
-"""Models by their Hub id. Only safetensors weights and small files are ever downloaded."""
+"""Downloads models by Hub id: only safetensors weights and small files."""
 
 from __future__ import annotations
 
@@ -18,19 +18,25 @@ MODEL_FILES = [
     "*.py",
     "LICENSE*",
     "NOTICE*",
-    "README.md",  # its licence; never copied
+    "README.md",  # read for the licence, never copied
 ]
 
 
 def looks_like_id(text: str) -> bool:
-    """True for ORG/NAME and ORG/NAME@REVISION."""
+    """Returns True for ORG/NAME and ORG/NAME@REVISION."""
     return _ID.fullmatch(text) is not None
 
 
 def download(text: str, files: list[str]) -> tuple[str, str]:
-    """The local snapshot of the Hub id ORG/NAME[@REVISION], of `files` (patterns) alone: (folder, commit).
+    """Downloads the files of the Hub id ORG/NAME[@REVISION] that match the patterns `files`.
 
-    Honours HF_HUB_OFFLINE, HF_HOME and the other variables of huggingface_hub; what its cache holds is not fetched.
+    Uses the cache and the environment variables of huggingface_hub, such as HF_HUB_OFFLINE and HF_HOME.
+
+    Returns:
+        The folder of the local snapshot, and its commit hash.
+
+    Raises:
+        CheckpointError: the download failed, or the model is not in the cache and HF_HUB_OFFLINE is set.
     """
     match = _ID.fullmatch(text)
     assert match is not None
@@ -38,15 +44,15 @@ def download(text: str, files: list[str]) -> tuple[str, str]:
 
     try:
         folder = snapshot_download(match["id"], revision=match["revision"], allow_patterns=files)
-    except Exception as error:  # the library raises a dozen kinds: network, gated, unknown, offline
+    except Exception as error:  # many classes: network, gated, unknown id, offline
         raise CheckpointError(
-            f"{text}: no such folder, and the Hub did not give it: {first_line(error)}",
-            "Check the path or the id; gated models need `hf auth login`; offline, the cache must hold the model.",
+            f"{text}: no such folder, and the download from the Hub failed: {first_line(error)}",
+            "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used.",
         ) from error
     return folder, folder.rstrip("/").rsplit("/", 1)[-1]
 
 
 def first_line(error: Exception) -> str:
-    """What an error of huggingface_hub says first: they go on for a page."""
+    """Returns the first line of an error of huggingface_hub. Their texts can fill a page."""
     text = str(error).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -1,9 +1,10 @@
-"""Tensors as operands of the kernels: those of a file straight from its map, virtual ones computed when asked for."""
+"""Provides tensors as operands of the kernels: stored ones from memory maps, virtual ones computed on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from typing import NamedTuple
 
 from ..backends import cpu
 from ..backends.spans import Operand
@@ -17,18 +18,18 @@ F32 = CODES["F32"]
 
 
 def is_computed(tensor: Tensor) -> bool:
-    """True when `Inputs.operand` needs scratch memory for `tensor`."""
+    """Returns True if `Inputs.operand` needs scratch memory for `tensor`."""
     return isinstance(tensor, (ScaledTensor, LoraTensor))
 
 
 class Inputs:
-    """Context manager: the files of every model, mapped.
+    """Context manager: maps the files of every model.
 
     Args:
-        models: the paths of each model's files, `Checkpoint.files`.
+        models: for each model the paths of its files, see `Checkpoint.files`.
 
     Raises:
-        CheckpointError: a file can no longer be read.
+        CheckpointError: a file cannot be opened or mapped.
     """
 
     def __init__(self, models: Sequence[Sequence[str]]) -> None:
@@ -47,11 +48,12 @@ class Inputs:
         self._open.close()
 
     def operand(self, model: int, tensor: Tensor, first: int, count: int, scratch: memoryview | None = None) -> Operand:
-        """Elements `first` to `first + count` of a tensor of model number `model`.
+        """Returns elements `first` to `first + count` of a tensor: their buffer, offset in bytes and dtype code.
 
         Args:
-            scratch: 4 * count bytes or more, where what is computed lies as float32 until the next call with the same
-                memory; None for memory of its own. Not used where `is_computed(tensor)` is False.
+            model: the index of the model.
+            scratch: at least 4 * count bytes for computed float32 values, valid until the next call with the same
+                memory. None allocates new memory. Not used if `is_computed(tensor)` is False.
         """
         if isinstance(tensor, TensorInfo):
             return Operand(*self._at(model, tensor, first), code_of(tensor.dtype))
@@ -92,55 +94,66 @@ class Inputs:
         return self._maps[model][tensor.shard].data, tensor.begin + first * item_size(tensor.dtype)
 
     def check_length(self, model: int, tensor: Tensor) -> None:
-        """A file may have changed since its header was read.
+        """Checks that the mapped files still contain all bytes of `tensor`, as listed in their headers.
 
         Raises:
-            CheckpointError: it ends before `tensor` does.
+            CheckpointError: a file has become shorter and `tensor` is cut off.
         """
         for t, _, _ in _ranges(tensor, 0, tensor.elements):
             self._maps[model][t.shard].check_length(t)
 
     def check(self) -> None:
-        """To be called after operands were read, before anything that was made of them is used. Costs next to nothing.
+        """Checks that all reads so far were good. Call it after reading operands and before using results. Cheap.
 
         Raises:
-            CheckpointError: a part of a file could not be read; zeros stood in for it.
+            CheckpointError: a part of a file could not be read, so the operands contained zeros.
         """
         from .. import _cpu
 
         faults = _cpu.guard_faults()
-        if faults != self._faults:  # in some map of the process
+        if faults != self._faults:  # in any map of the process
             for file in (file for maps in self._maps for file in maps):
                 file.check()
             self._faults = faults
 
     def read_ahead(self, wanted: Iterable[tuple[int, Tensor, int, int]]) -> None:
-        """Asks the kernel to fetch what `operand` will read, once for all that lies side by side.
+        """Asks the operating system to prefetch ranges that `operand` will read. Adjacent ranges are joined.
 
         Args:
-            wanted: (model, tensor, first, count), as for `operand`.
+            wanted: tuples (model, tensor, first, count), as for `operand`.
         """
-        ranges = []
+        ranges: list[_FileRange] = []
         for model, tensor, first, count in wanted:
             for t, begin, end in _ranges(tensor, first, count):
                 item = item_size(t.dtype)
-                ranges.append((model, t.shard, t.begin + begin * item, t.begin + end * item))
-        joined: list[tuple[int, int, int, int]] = []
-        for model, shard, begin, end in sorted(ranges):
-            if joined and joined[-1][:2] == (model, shard) and begin <= joined[-1][3] + PAGE:
-                begin, end = joined[-1][2], max(end, joined.pop()[3])
-            joined.append((model, shard, begin, end))
+                ranges.append(_FileRange(model, t.shard, t.begin + begin * item, t.begin + end * item))
+        joined: list[_FileRange] = []
+        for new in sorted(ranges):
+            last = joined[-1] if joined else None
+            if last and (last.model, last.shard) == (new.model, new.shard) and new.begin <= last.end + PAGE:
+                joined[-1] = last._replace(end=max(last.end, new.end))
+            else:
+                joined.append(new)
         for model, shard, begin, end in joined:
             self._maps[model][shard].read_ahead(begin, end)
 
 
+class _FileRange(NamedTuple):
+    """Bytes `begin` to `end` of a file: number `shard` of the files of model number `model`."""
+
+    model: int
+    shard: int
+    begin: int
+    end: int
+
+
 def shards_of(tensor: Tensor) -> set[int]:
-    """The numbers of the files that hold what `tensor` is made of."""
+    """Returns the numbers of the files with the data of `tensor`."""
     return {t.shard for t, _, _ in _ranges(tensor, 0, tensor.elements)}
 
 
 def _ranges(tensor: Tensor, first: int, count: int) -> Iterator[tuple[TensorInfo, int, int]]:
-    """What elements `first` to `first + count` are made of: (tensor of a file, first element, end)."""
+    """Yields the stored data of elements `first` to `first + count`: (stored tensor, first element, end)."""
     if isinstance(tensor, TensorInfo):
         yield tensor, first, first + count
     elif isinstance(tensor, SavedTensor):
@@ -150,6 +163,6 @@ def _ranges(tensor: Tensor, first: int, count: int) -> Iterator[tuple[TensorInfo
         yield tensor.scales, 0, tensor.scales.elements
     else:
         yield from _ranges(tensor.base, first, count)
-        # All of both: rows of the one are wanted by every element, and the other is as small.
+        # Both factors as a whole: every element needs rows of one of them, and the other is as small.
         for factor in (tensor.a, tensor.b):
             yield factor, 0, factor.elements

@@ -1,17 +1,17 @@
-"""LoRA adapters: BASE+ADAPTER stands for the model that the adapter makes of its base.
+"""Applies LoRA adapters while tensors are read: BASE+ADAPTER means the base model with the adapter added.
 
-Of a PEFT folder (adapter_config.json, adapter_model.safetensors); Hu et al. 2021. For a weight W [m, n] with lora_A
-[r, n] and lora_B [m, r], every input widened to float32:
+An adapter is a PEFT folder (adapter_config.json, adapter_model.safetensors); see Hu et al. 2021. For a weight W [m, n]
+with lora_A [r, n] and lora_B [m, r], and all inputs converted to float32:
 
     delta = 0;  then for k = 0 .. r - 1  delta = fma(B[i][k], A[k][j], delta)
     value = fma(scale, delta, W[i][j])                                          NaN canonical
 
-with scale = float32(alpha / r), or float32(alpha / sqrt(r)) under use_rslora. The order is fixed, so the bits do not
-depend on chunks, threads or the ISA. fan_in_fan_out (a W stored transposed) and embeddings (lora_embedding_A, _B) add
-the transpose of B A, as PEFT does. The value enters a merge as float32; PEFT's merge_and_unload rounds B A and the sum
-to the base's dtype, and differs by these roundings.
+with scale = float32(alpha / r), or float32(alpha / sqrt(r)) with use_rslora. The order of the operations is fixed, so
+the result does not depend on chunks, threads or the instruction set. As in PEFT, fan_in_fan_out (W is stored
+transposed) and embeddings (lora_embedding_A, _B) add the transpose of B A. A merge uses the float32 value. PEFT's
+merge_and_unload rounds B A and the sum to the dtype of the base, so its result differs by these roundings.
 
-modules_to_save, and what else of the base the adapter's file holds whole, takes the place of the base's tensor.
+Complete tensors in the adapter's file, such as those of modules_to_save, replace the tensors of the base.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
 
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?(embedding)|\.weight)")
-_MERGE_FIRST = "Merge it into its base with PEFT first, and give the result."
-# What would need another formula when set.
+_MERGE_FIRST = "Merge the adapter into its base with PEFT first, then use that model."
+# Options that need a different formula if they are set.
 _UNSUPPORTED = (
     "use_dora",
     "use_qalora",
@@ -51,25 +51,28 @@ _UNSUPPORTED = (
     "target_parameters",
     "trainable_token_indices",
 )
-# The other ways to initialise change the base's weights as well, so the published base is not what was trained on.
+# Other initialisations also change the weights of the base, so training did not use the published base.
 _INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 class _Factors(NamedTuple):
+    """lora_A and lora_B of one module."""
+
     a: TensorInfo
     b: TensorInfo
     embedding: bool
 
 
 def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: str) -> Checkpoint:
-    """The model `given`: `base` with `adapter` added as it is read.
+    """Returns the checkpoint `base` with `adapter` added while tensors are read.
 
     Args:
-        config: the adapter's adapter_config.json.
+        config: the content of adapter_config.json.
+        given: the source of the result, BASE+ADAPTER as the user wrote it.
 
     Raises:
-        CheckpointError: not a LoRA of a kind described above, or one of another base.
-        MismatchError: a base in a quantisation that cannot be read.
+        CheckpointError: the adapter is not a supported LoRA, or it does not fit the base.
+        MismatchError: the base uses an unsupported quantisation.
     """
     refuse_quantised(base)
     _check_kind(adapter, config)
@@ -83,10 +86,10 @@ def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: st
         name = f"{module}.weight"
         numbers = ranks.value(module), alphas.value(module)
         tensors[name] = _adapted(adapter, config, module, tensors[name], pair, numbers)
-    notes = [*base.notes, f"{given}: LoRA on {len(factors)} tensors, added to the base as they are read"]
+    notes = [*base.notes, f"{given}: LoRA on {len(factors)} tensors, added to the base while they are read"]
     trained_on = config.get("base_model_name_or_path")
     if isinstance(trained_on, str) and trained_on and not _same_model(trained_on, base):
-        notes.append(f"{given}: the adapter names {shortened([trained_on])} as its base, and is added to {base.source}")
+        notes.append(f"{given}: the adapter was trained on {shortened([trained_on])}, but is added to {base.source}")
     return replace(base, source=given, tensors=tensors, notes=notes, adapter=adapter)
 
 
@@ -94,55 +97,55 @@ def _check_kind(adapter: Adapter, config: dict[str, Any]) -> None:
     path = os.path.join(adapter.root, ADAPTER_CONFIG)
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise CheckpointError(f"{path}: peft_type is {kind}, and only LORA can be added on the fly", _MERGE_FIRST)
+        raise CheckpointError(f"{path}: peft_type is {kind}, and only LORA is supported", _MERGE_FIRST)
     for key in _UNSUPPORTED:
         if config.get(key):
-            raise CheckpointError(f"{path}: {key} is set, which is more than LoRA", _MERGE_FIRST)
+            raise CheckpointError(f"{path}: {key} is set, which is not supported", _MERGE_FIRST)
     if config.get("bias", "none") != "none":
         raise CheckpointError(f"{path}: bias is {config['bias']!r}, and only 'none' is supported", _MERGE_FIRST)
     initialised = config.get("init_lora_weights")
     if initialised not in _INITIALISATIONS:
         raise CheckpointError(
-            f"{path}: init_lora_weights is {initialised!r}, which changes the base too",
-            "Convert the adapter to a plain LoRA with PEFT first.",
+            f"{path}: init_lora_weights is {initialised!r}, which also changes the weights of the base",
+            "Convert the adapter to a LoRA without such an initialisation with PEFT first.",
         )
 
 
 def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], dict[str, TensorInfo]]:
-    """The adapter's tensors: pairs of factors by the module they belong to, and whole tensors by their name."""
+    """Returns the tensors of the adapter: pairs of factors by module name, and complete tensors by tensor name."""
     pickled = os.path.join(adapter.root, "adapter_model.bin")
     if not os.path.exists(adapter.file) and os.path.exists(pickled):
         raise CheckpointError(
-            f"{pickled}: is pickled, and pickles are never opened", f"Save the adapter again, as {ADAPTER_WEIGHTS}."
+            f"{pickled}: is a pickle, and pickles are never opened", f"Save the adapter as {ADAPTER_WEIGHTS} with PEFT."
         )
     sides: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
     whole: dict[str, TensorInfo] = {}
-    strangers = []
+    unmatched = []
     header = read_header(adapter.file, len(base.shards))
     base.stamps[adapter.file], base.headers[adapter.file] = header.stamp, header.digest
     for t in header.tensors:
         name = t.name.removeprefix(_PREFIX)
         match = _FACTOR.fullmatch(name)
-        side = (match["module"], bool(match["embedding"])) if match else ("", False)
+        module, embedding = (match["module"], bool(match["embedding"])) if match else ("", False)
         plain = re.sub(r"\.(?:base_layer|modules_to_save)(?=\.)", "", name)
         if not t.name.startswith(_PREFIX) or t.dtype not in FLOATS:
-            strangers.append(t.name)
-        elif match and f"{side[0]}.weight" in base.tensors and (side[0], not side[1]) not in sides:
-            sides.setdefault(side, {})[match["side"]] = t
+            unmatched.append(t.name)
+        elif match and f"{module}.weight" in base.tensors and (module, not embedding) not in sides:
+            sides.setdefault((module, embedding), {})[match["side"]] = t
         elif not match and plain in base.tensors:
             whole[plain] = t
         else:
-            strangers.append(t.name)
-    if strangers:
+            unmatched.append(t.name)
+    if unmatched:
         raise CheckpointError(
-            f"{adapter.file}: {shortened(strangers)} belong to no weight of {base.source}",
-            "Give the base that the adapter was trained on (an lm_head that is tied to the embedding is not stored).",
+            f"{adapter.file}: no weight in {base.source} for {shortened(unmatched)}",
+            "Use the base that the adapter was trained on (a model does not store an lm_head tied to the embedding).",
         )
     alone = [module for (module, _), pair in sides.items() if len(pair) == 1]
     if alone or not sides:
         raise CheckpointError(
-            f"{adapter.file}: {f'half of the LoRA of {shortened(alone)} is missing' if alone else 'holds no LoRA'}",
-            "Download the adapter again.",
+            f"{adapter.file}: {f'lacks lora_A or lora_B of {shortened(alone)}' if alone else 'has no LoRA weights'}",
+            "Download the adapter again." if alone else "Use the base model alone, or another adapter.",
         )
     factors = {module: _Factors(pair["A"], pair["B"], embedding) for (module, embedding), pair in sides.items()}
     return factors, whole
@@ -151,8 +154,8 @@ def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], 
 def _saved(adapter: Adapter, held: Tensor, whole: TensorInfo) -> SavedTensor:
     if whole.shape != held.shape:
         raise CheckpointError(
-            f"{adapter.file}: {whole.name} has shape {list(whole.shape)}, {list(held.shape)} in the base",
-            "If the vocabulary was extended, resize the base's embeddings first.",
+            f"{adapter.file}: {whole.name} has shape {list(whole.shape)}, but {list(held.shape)} in the base",
+            "Use the base that the adapter was trained on. If the vocabulary grew, resize its embeddings.",
         )
     return SavedTensor(held.name, held.dtype, whole, held.shard)
 
@@ -164,25 +167,30 @@ def _adapted(
     path = os.path.join(adapter.root, ADAPTER_CONFIG)
     a, b, embedding = factors
     rank, alpha = numbers
-    # A rank beyond 2^31 is no rank, and an alpha beyond a float's range no number to Python's division.
+    # No real adapter reaches these limits: the kernels need a rank below 2^31, the division an alpha in float range.
     if type(rank) is not int or not 0 < rank < 1 << 31 or type(alpha) not in (int, float) or not abs(alpha) < 1e38:
-        raise CheckpointError(f"{path}: r is {rank}, lora_alpha {alpha} for {module}", "Download the adapter again.")
+        raise CheckpointError(
+            f"{path}: r is {rank}, lora_alpha {alpha} for {module}",
+            "Set r to a positive integer and lora_alpha to a finite number, as in the original adapter.",
+        )
     transposed = embedding or bool(config.get("fan_in_fan_out"))
     shape = base.shape[::-1] if transposed else base.shape
     if len(shape) != 2 or a.shape != (rank, shape[1]) or b.shape != (shape[0], rank):
         raise CheckpointError(
-            f"{adapter.file}: {module} has factors of {list(a.shape)} and {list(b.shape)} for a weight of "
+            f"{adapter.file}: {module} has lora_A {list(a.shape)} and lora_B {list(b.shape)} for a weight of "
             f"{list(base.shape)} and rank {rank}",
-            "Give the base that the adapter was trained on; r, rank_pattern and fan_in_fan_out must be as in training.",
+            "Use the base that the adapter was trained on, and r, rank_pattern and fan_in_fan_out of the training.",
         )
     if not isinstance(base, ScaledTensor) and base.dtype not in FLOATS:
-        raise CheckpointError(f"{adapter.file}: {base.name} is {base.dtype} in the base", "LoRA adds to floats.")
+        raise CheckpointError(
+            f"{adapter.file}: {base.name} is {base.dtype} in the base",
+            f"Use a base with {', '.join(FLOATS)} weights: LoRA cannot be added to other dtypes.",
+        )
     return LoraTensor(base, a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), transposed)
 
 
 class _Setting(NamedTuple):
-    """A number that may differ by module: that of the first pattern which matches the end of a module's name, as PEFT
-    decides it."""
+    """A number that can differ by module. As in PEFT, the first pattern that matches the end of a name applies."""
 
     by_pattern: list[tuple[re.Pattern[str], Any]]
     default: Any
@@ -194,7 +202,7 @@ class _Setting(NamedTuple):
         given = config.get(patterns) or {}
         try:
             if not isinstance(given, dict):
-                raise PatternError("is not an object of patterns")
+                raise PatternError("is not a JSON object")
             expressions = compiled([rf"(.*\.)?({pattern})$" for pattern in given], modules)
         except PatternError as error:
             path = os.path.join(adapter.root, ADAPTER_CONFIG)
@@ -206,7 +214,7 @@ class _Setting(NamedTuple):
 
 
 def _same_model(name: str, base: Checkpoint) -> bool:
-    """Whether `name`, a path or a Hub id somewhere else, may well mean `base`."""
+    """Returns True if `name`, a path or Hub id from another machine, probably means `base`."""
     given = base.source.split("@")[0]
     cached = re.search(r"models--[\w.-]+?--([\w.-]+)/snapshots/", os.path.abspath(base.root) + "/")
     last = cached[1] if cached else os.path.basename(os.path.abspath(given))

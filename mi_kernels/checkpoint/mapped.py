@@ -1,12 +1,11 @@
-"""Files as memory: read where they are used, by as many threads as use them, and kept by nobody but the page cache.
+"""Maps input files into memory, with a guard against SIGBUS. Any number of threads can read a map.
 
-A file that becomes shorter while it is mapped, or a disk that fails, answers a read with SIGBUS, which ends a process.
-Maps are guarded against it (csrc/cpu/guard.h): the reader gets zeros and the map a mark, which `check` turns into an
-error. So whoever reads a map calls `check` afterwards, before anything of what was read is used.
+If a mapped file shrinks or its disk fails, reading it raises SIGBUS, which normally ends the process. The guard
+(csrc/cpu/guard.h) gives the reader zeros instead and marks the map as damaged. `check` turns the mark into an error.
+Always call `check` after reading a map and before using the result.
 
-A map and its guard are one object, which lives as long as anything refers to it: a `MappedFile` that is dropped instead
-of closed, or a reader that still holds a view after it was closed, leaves neither a guard without a map nor a map
-without a guard.
+The map and its guard are one object that lives as long as any reference to it. If a `MappedFile` is not closed, or if a
+reader keeps a view after it is closed, there is still never a guard without a map or a map without a guard.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ _AGAIN = "then run the same command again."
 
 
 class MappedFile:
-    """Context manager: a guarded read-only map of a whole file, `data`, empty after the context.
+    """Context manager: `data` is a guarded read-only map of the whole file, and empty after the context.
 
     Raises:
-        CheckpointError: the file cannot be opened, or is empty.
+        CheckpointError: the file cannot be opened or mapped, or it is empty.
     """
 
     def __init__(self, path: str) -> None:
@@ -40,37 +39,39 @@ class MappedFile:
                 self._stamp = Stamp.of(os.fstat(fd))
                 self._map: _cpu.GuardedMap | None = _cpu.GuardedMap(fd)
             finally:
-                with suppress(OSError):  # it was only read from
+                with suppress(OSError):  # nothing was written, so the error does not matter
                     os.close(fd)
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be mapped: {error.strerror}", remedy(error, reading=True)) from error
         except ValueError as error:
-            raise CheckpointError(f"{path}: cannot be mapped: {error}", "Is it still there, and whole?") from error
+            raise CheckpointError(
+                f"{path}: cannot be mapped: {error}", "Check the file: another program may have emptied it."
+            ) from error
         self.data = memoryview(self._map)
 
     def __enter__(self) -> MappedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(BufferError):  # a reader still holds a part, and the map lasts until it lets go
-            self.data.release()  # at once: the frames of an error's traceback refer to `data` for longer
+        with suppress(BufferError):  # a reader still has a view, which keeps the map alive
+            self.data.release()  # now: frames in a traceback can keep `data` alive
         self.data, self._map = memoryview(b""), None
 
     def check_length(self, t: TensorInfo) -> None:
-        """A file may have changed since its header was read. Remembers `t`, to name it where reading it fails.
+        """Checks that the file still contains tensor `t`. Remembers `t`, so that `check` can name it.
 
         Raises:
-            CheckpointError: the file ends before the tensor `t` does.
+            CheckpointError: the file has become shorter and `t` is cut off.
         """
         if t.end > len(self.data):
             raise CheckpointError(f"{self.path}: has become shorter, {t.name} is cut off", "Download the model again.")
         self._tensors.append(t)
 
     def check(self) -> None:
-        """To be called after reading, before what was read is used.
+        """Checks that all reads so far were good. Call it after reading and before using the data.
 
         Raises:
-            CheckpointError: a part of the file could not be read; names the first one.
+            CheckpointError: a part of the file could not be read. Names the first one.
         """
         if self._map is None or (at := self._map.damage) is None:
             return
@@ -80,20 +81,20 @@ class MappedFile:
             raise CheckpointError(
                 f"{self.path}: has become shorter while it was read, from {self._stamp.size} to {now.size} bytes; "
                 f"reading {where}failed at byte {at}",
-                f"Let whatever writes it finish, or download the model again; {_AGAIN}",
+                f"Wait until the write is finished or download the model again, {_AGAIN}",
             )
         if now != self._stamp:
             raise CheckpointError(
                 f"{self.path}: was written while it was read; reading {where}failed at byte {at}",
-                f"Let whatever writes it finish; {_AGAIN}",
+                f"Wait until the write is finished, {_AGAIN}",
             )
         raise CheckpointError(
-            f"{self.path}: reading {where}failed at byte {at}, and the file has kept its size: the disk or the network",
-            f"See the system's log for its errors, bring the file to a sound disk; {_AGAIN}",
+            f"{self.path}: reading {where}failed at byte {at}: the disk or its network connection failed",
+            f"Check the system log (dmesg) and copy the file to another disk, {_AGAIN}",
         )
 
     def read_ahead(self, begin: int, end: int) -> None:
-        """Asks the kernel to fetch a range while others compute."""
+        """Asks the operating system to prefetch bytes `begin` to `end` of the file."""
         if self._map is not None and hasattr(os, "posix_fadvise"):  # not on macOS
             with suppress(OSError):
                 os.posix_fadvise(self._map.fileno(), begin, end - begin, os.POSIX_FADV_WILLNEED)

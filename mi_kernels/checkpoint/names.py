@@ -1,17 +1,17 @@
-"""What a tensor is, told from its name: its module and its decoder layer.
+"""Finds the module and the decoder layer of a tensor from its name.
 
-    attn    a layer's token mixer with all it holds: q, k, v, o, their norms, biases and sinks; MLA, cross-attention,
-            linear attention, state-space (Mamba) and short-convolution mixers
-    ffn     dense feed-forward, shared and routed experts
-    router  what chooses experts: its weight, bias and correction bias, and the gate of a shared expert
-    norm    every other norm, in a layer and outside
+    attn    the token mixer of a layer: q, k, v, o, their norms, biases and sinks; MLA, cross-attention, linear
+            attention, state-space (Mamba) and short-convolution mixers
+    ffn     dense feed-forward, shared experts and routed experts
+    router  the router of the experts: weight, bias and correction bias, and the gate of a shared expert
+    norm    every other norm, inside and outside the layers
     embed   token and position embeddings
     head    the output projection
-    other   everything else: no modules mask ever selects it
+    other   everything else; no module mask selects it
 
-Only decoder layers have a number. Vision and audio towers, projectors, the encoder of an encoder-decoder and layers for
-multi-token prediction are other, and in no layer. Nothing is guessed: a layer counts only where every word before its
-number is known to lead to a decoder, and a module only where this table names it.
+Only decoder layers have a layer number. Vision and audio towers, projectors, the encoder of an encoder-decoder model
+and layers for multi-token prediction are `other` and have no layer. Nothing is guessed: a layer number counts only if
+all words before it are known to lead to a decoder, and a module only if the patterns below name it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from typing import NamedTuple
 MODULES = ("attn", "ffn", "router", "norm", "embed", "head")
 OTHER = "other"
 
-# At most four digits: headers come from strangers, and masks count up to the largest layer number.
+# At most four digits: headers are untrusted, and masks iterate up to the largest layer number.
 _NUMBER = re.compile(r"\.([0-9]{1,4})(?=\.|$)")
 
-# model.language_model., transformer., model.decoder. and so on. ChatGLM calls its decoder an encoder.
+# model.language_model., transformer., model.decoder. and so on. The decoder of ChatGLM is named transformer.encoder.
 _PREFIX = (
     r"(?:transformer\.encoder\.|"
     r"(?:(?:base_model|model|transformer|language_model|text_model|gpt_neox|backbone|decoder|thinker|llm|rwkv)\.)*)"
 )
-# Not "blocks." alone: that is how vision towers are stored.
+# Not "blocks." without a prefix: vision towers use that name.
 _STACK = re.compile(_PREFIX + r"(?:layers|h|(?<=\.)blocks?)")
 
-# The first pattern found decides. Within a layer, on what follows its number, other numbers written as #:
+# The first pattern that matches decides. Inside a layer, patterns apply to the text after the layer number, in which
+# all other numbers are replaced by #:
 _IN_LAYER = (
-    # Nemotron-H calls whatever a layer holds its mixer: attention, Mamba, feed-forward or experts.
+    # Nemotron-H uses the name mixer for everything in a layer: attention, Mamba, feed-forward or experts.
     ("router", re.compile(r"^\.mixer\.gate\.")),
     ("ffn", re.compile(r"^\.mixer\.(?:experts|shared_experts|\w*_latent_proj|(?:up|down)_proj)\.")),
     ("attn", re.compile(r"^\.(?:mixer|conv|temporal_block)\.")),
@@ -50,7 +51,7 @@ _IN_LAYER = (
     ("ffn", re.compile(r"\.(?:mlp|mlp_block|feed_forward|ffn|moe|block_sparse_moe|shared_mlp|shared?_experts?)\.")),
     ("ffn", re.compile(r"^\.(?:fc1|fc2|layer\.#\.DenseReluDense)\.")),
 )
-# Outside the layers, from the start of the name:
+# Outside the layers, patterns apply from the start of the name:
 _OUTSIDE = (
     (
         "norm",
@@ -74,24 +75,24 @@ _OUTSIDE = (
 
 
 class Place(NamedTuple):
-    """Where in a model a tensor belongs; `layer` is None outside the decoder layers."""
+    """The module and the decoder layer of a tensor. `layer` is None outside the decoder layers."""
 
     module: str
     layer: int | None
 
 
 def classify(name: str) -> Place:
-    """The place of the tensor called `name`, as far as one name tells; see `places`."""
+    """Returns the place of the tensor `name`. Use `places` for all names of a model, which is more accurate."""
     parts = _NUMBER.split(name)
     module, in_layer = _understand(tuple(parts[::2]))
     return Place(module, int(parts[1]) if in_layer else None)
 
 
 def places(names: Iterable[str]) -> dict[str, Place]:
-    """The place of every tensor of a model.
+    """Returns the place of every tensor of a model.
 
-    DeepSeek-V3 and GLM-4.5 store layers for multi-token prediction after the last decoder layer, under the same names;
-    only their eh_proj gives them away. They are other, and in no layer.
+    DeepSeek-V3 and GLM-4.5 store layers for multi-token prediction after the last decoder layer, with the same names.
+    Only the tensor eh_proj identifies them. They are `other` and have no layer.
     """
     found = {name: classify(name) for name in names}
     extra = {found[name].layer for name in found if ".eh_proj." in name} - {None}
@@ -101,14 +102,14 @@ def places(names: Iterable[str]) -> dict[str, Place]:
 
 
 def layer_count(names: Iterable[str]) -> int:
-    """One more than the largest decoder layer number among `names`."""
+    """Returns the largest decoder layer number in `names` plus one."""
     return max((place.layer + 1 for place in places(names).values() if place.layer is not None), default=0)
 
 
-# A model has thousands of names, of a few dozen kinds: the numbers are taken out, and the rest is looked up.
+# A model has thousands of names but only a few dozen without their numbers, so results are cached.
 @lru_cache(maxsize=8192)
 def _understand(texts: tuple[str, ...]) -> tuple[str, bool]:
-    """The module of a name cut at its numbers, and whether the first of them is a decoder layer's."""
+    """Returns the module for a name split at its numbers, and whether the first number is a decoder layer."""
     in_layer = len(texts) > 1 and _STACK.fullmatch(texts[0]) is not None
     table, text = (_IN_LAYER, ".#".join(texts[1:])) if in_layer else (_OUTSIDE, ".#".join(texts))
     return next((m for m, p in table if (p.search if in_layer else p.match)(text)), OTHER), in_layer

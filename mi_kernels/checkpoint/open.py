@@ -1,4 +1,4 @@
-"""A model folder: its shards, its tensors, its small files; every file checked before any of it is used."""
+"""Opens a model folder or Hub id: reads its config, index and headers, and checks every file before use."""
 
 from __future__ import annotations
 
@@ -17,11 +17,28 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Opens a model folder, or downloads the Hub id ORG/NAME[@REVISION] and opens that; or BASE+ADAPTER, two of these.
+    """Opens a checkpoint and validates its config, its index and the headers of all shards. Reads no weights.
+
+    Args:
+        source: a model folder; or a Hub id ORG/NAME or ORG/NAME@REVISION, which is downloaded first; or BASE+ADAPTER,
+            a base model and a LoRA adapter, each a folder or a Hub id.
+
+    Returns:
+        The checkpoint: its tensors by name with dtype, shape and place in a file.
 
     Raises:
-        CheckpointError: the folder, its index or one of its shards cannot be used; names the file and the remedy.
-        MismatchError: an adapter on a base whose quantisation cannot be read.
+        CheckpointError: the folder, its index or one of its shards cannot be used. Names the file and the remedy.
+        MismatchError: the base of an adapter uses an unsupported quantisation.
+
+    Example:
+        >>> import mi_kernels, numpy, tempfile
+        >>> from safetensors.numpy import save_file
+        >>> folder = tempfile.mkdtemp()
+        >>> save_file({"model.norm.weight": numpy.ones(3, numpy.float16)}, folder + "/model.safetensors")
+        >>> model = mi_kernels.open_checkpoint(folder)
+        >>> for name, tensor in model.tensors.items():
+        ...     print(name, tensor.dtype, tensor.shape)
+        model.norm.weight F16 (3,)
     """
     given = os.fspath(source)
     if os.path.exists(given) or "+" not in given:
@@ -30,12 +47,15 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     root, revision = _locate(addition, [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
     path = os.path.join(root, ADAPTER_CONFIG)
     if not os.path.exists(path):
-        raise CheckpointError(f"{path}: missing", "What follows the + must be a PEFT adapter, with both its files.")
+        raise CheckpointError(
+            f"{path}: missing",
+            f"After the +, give a PEFT adapter: a folder with {ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}.",
+        )
     return lora.attach(_open(base), Adapter(addition, root, revision), read_json(path), given)
 
 
 def _split(given: str) -> tuple[str, str]:
-    """BASE and ADAPTER. A path may hold a + of its own: folders that exist are preferred to what may be Hub ids."""
+    """Returns BASE and ADAPTER. A path may contain a +, so existing folders are preferred to possible Hub ids."""
     plus = [i for i, c in enumerate(given) if c == "+"]
     pairs = [(given[:i], given[i + 1 :]) for i in plus]
     for known in (os.path.isdir, lambda text: os.path.isdir(text) or hub.looks_like_id(text)):
@@ -43,17 +63,17 @@ def _split(given: str) -> tuple[str, str]:
             if all(map(known, pair)):
                 return pair
     raise CheckpointError(
-        f"{given}: no such folder, and not BASE+ADAPTER either",
-        "Both sides of the + must be folders that exist, or Hub ids such as ORG/NAME.",
+        f"{given}: no such folder, and not BASE+ADAPTER",
+        "Give an existing folder or a Hub id such as ORG/NAME on both sides of the +.",
     )
 
 
 def _locate(given: str, files: list[str]) -> tuple[str, str | None]:
-    """The folder, and for a Hub id its commit."""
+    """Returns the folder, and the commit if `given` is a Hub id."""
     if os.path.isdir(given):
         return given, None
     if os.path.exists(given):
-        raise CheckpointError(f"{given}: is a file, not a model folder", "Give the folder that holds it.")
+        raise CheckpointError(f"{given}: is a file, not a model folder", "Give the folder that contains it.")
     if not hub.looks_like_id(given):
         raise CheckpointError(f"{given}: no such folder", "Give a model folder or a Hub id such as ORG/NAME.")
     return hub.download(given, files)
@@ -85,12 +105,12 @@ def _take_tensors(model: Checkpoint, name: str, tensors: list[TensorInfo], weigh
     if unlisted:
         raise CheckpointError(
             f"{os.path.join(model.root, name)}: the index does not list {shortened(unlisted)}",
-            f"{INDEX} and the shards are not of one model: download both again.",
+            "Download the model again: the index and the shards are from different versions.",
         )
     kept = [t for t in tensors if weight_map[t.name] == name]
     if len(kept) < len(tensors):
         model.notes.append(
-            f"{model.source}: {len(tensors) - len(kept)} tensors in {name} also stand elsewhere; the index decides"
+            f"{model.source}: {len(tensors) - len(kept)} tensors in {name} are ignored: the index lists other shards"
         )
     model.tensors.update((t.name, t) for t in kept)
 
@@ -101,15 +121,15 @@ def _check_complete(model: Checkpoint, names: list[str], weight_map: dict[str, s
         assert weight_map is not None
         path = os.path.join(model.root, weight_map[missing[0]])
         raise CheckpointError(
-            f"{path}: lacks {shortened(missing)}, which the index puts there",
-            "Download the model again: a shard and the index do not belong together.",
+            f"{path}: lacks {shortened(missing)}, which the index lists for this shard",
+            "Download the model again: the index and the shards are from different versions.",
         )
     if not model.tensors:
-        raise CheckpointError(f"{model.root}: {', '.join(names)} holds no tensors", "Give a folder with weights.")
+        raise CheckpointError(f"{model.root}: no tensors in {', '.join(names)}", "Give a folder that contains weights.")
 
 
 def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
-    """The names of the shards, and the index's map from tensor to shard (None for a single file)."""
+    """Returns the names of the shards, and the weight_map of the index (None for a single file)."""
     try:
         entries = sorted(os.listdir(root))
     except OSError as error:
@@ -119,33 +139,33 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
     if INDEX in indexes:
         indexes = [INDEX]
     if len(indexes) > 1:
-        raise CheckpointError(f"{root}: holds several indexes: {shortened(indexes)}", "Keep one model to a folder.")
+        raise CheckpointError(f"{root}: has several indexes: {shortened(indexes)}", "Keep one model in the folder.")
     if indexes:
         weight_map = _read_index(os.path.join(root, indexes[0]))
         listed = sorted(set(weight_map.values()))
         if SINGLE in files and SINGLE not in listed:
             raise CheckpointError(
-                f"{root}: holds both {SINGLE} and {indexes[0]}, which does not list it",
-                "Loaders disagree on which of the two is the model: remove the one that is not.",
+                f"{root}: has both {SINGLE} and {indexes[0]}, which does not list it",
+                "Remove the one that is not the model: different loaders choose different ones.",
             )
         return listed, weight_map
     if SINGLE in files:
         return [SINGLE], None
     if ADAPTER_CONFIG in entries:
-        raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{root} to merge with its base.")
+        raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{root} to add it to its base.")
     if len(files) == 1 and not re.search(r"-of-0*([2-9]|[1-9]\d+)\.", files[0]):
         return files, None
     if files:
         raise CheckpointError(
-            f"{root}: holds {shortened(files)} and no {INDEX}", "Download the whole model, its index as well."
+            f"{root}: has {shortened(files)}, but {INDEX} is missing", "Download the complete model with its index."
         )
     pickles = [n for n in entries if n.endswith(_PICKLES)]
     if pickles:
         raise CheckpointError(
-            f"{root}: holds only pickled weights ({shortened(pickles)}), which are never opened",
-            "Pickles can run code: get the safetensors version of the model, or convert it where that is safe.",
+            f"{root}: has only pickled weights ({shortened(pickles)}), which are never opened",
+            "Get the safetensors version of the model, or convert it in a sandbox: a pickle can run any code.",
         )
-    raise CheckpointError(f"{root}: holds no safetensors weights", "Give the folder that holds model.safetensors.")
+    raise CheckpointError(f"{root}: has no safetensors weights", f"Give the folder that contains {SINGLE} or {INDEX}.")
 
 
 def _read_index(path: str) -> dict[str, str]:
@@ -158,6 +178,6 @@ def _read_index(path: str) -> dict[str, str]:
         if not isinstance(shard, str) or not shard.endswith(".safetensors") or any(c in shard for c in "/\\\0"):
             raise CheckpointError(
                 f"{path}: puts {tensor} in {shard!r}, which is not the name of a safetensors file in this folder",
-                "An index names safetensors files beside it and nothing else: do not use this model.",
+                "Do not use this model unless you trust its source: an index must only name files in its own folder.",
             )
     return weight_map

@@ -1,9 +1,9 @@
-"""Regular expressions from strangers: compiled only where a search is sure to end.
+"""Compiles untrusted regular expressions of recipes and adapters. Rejects patterns that could run for hours.
 
-Python's engine backtracks, so `(a+)+b` on sixty letters takes longer than anybody waits. Recipes and adapters come from
-anywhere, and what they want to match are names. Refused is what can try exponentially many ways (a repeat over
-something that itself has a choice), and what could take more than `_MOST_STEPS` on the names at hand: with r open
-repeats, a name of n characters can be shared out among them in at most C(n + r, r) ways.
+Python's engine backtracks: `(a+)+b` on sixty letters practically never ends. Two kinds of patterns are rejected: those
+with exponential backtracking (a repeat over a part that can itself match in several ways), and those that could take
+more than `_MOST_STEPS` steps on the given names. With r open repeats, a name of n characters can be split among them in
+at most C(n + r, r) ways.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _REPEATS = ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT")
 
 
 class PatternError(ValueError):
-    """A pattern that is not one, or that could take too long. Its text is the reason."""
+    """A pattern is not valid or could take too long. The text is the reason."""
 
 
 def compiled(patterns: Sequence[str], names: Iterable[str]) -> list[re.Pattern[str]]:
-    """`patterns`, to be matched or searched in `names`.
+    """Compiles `patterns`, which will be matched against or searched in `names`.
 
     Raises:
-        PatternError: see above.
+        PatternError: a pattern is not valid or could take too long on `names`.
     """
     lengths: dict[int, int] = {}
     for name in names:
@@ -44,7 +44,7 @@ def compiled(patterns: Sequence[str], names: Iterable[str]) -> list[re.Pattern[s
             found.append(re.compile(pattern))
         except (re.error, TypeError, OverflowError, RecursionError) as error:
             raise PatternError(str(error)) from None
-        # n + 1 places to begin at, and then every way to share out the rest.
+        # n + 1 start positions, and for each of them all ways to split the rest among the repeats.
         steps += sum(
             count * (n + 1) * choices * math.comb(n + min(repeats, 50), min(repeats, 50))
             for n, count in lengths.items()
@@ -55,7 +55,7 @@ def compiled(patterns: Sequence[str], names: Iterable[str]) -> list[re.Pattern[s
 
 
 def _choices(tree: Any) -> tuple[int, int]:
-    """In how many ways a parsed expression can match, and how many open repeats it has besides."""
+    """Returns the number of ways in which a parsed expression can match, and its number of open repeats."""
     choices, repeats = 1, 0
     for kind, argument in tree:
         inner: list[tuple[int, int]] = []
@@ -63,7 +63,7 @@ def _choices(tree: Any) -> tuple[int, int]:
             least, most, body = argument
             within = _choices(body)
             if most != 1 and within != (1, 0):
-                raise PatternError("it repeats what may itself match in several ways")
+                raise PatternError("it repeats a part that can itself match in several ways")
             open_ended = most - least > 8
             inner = [within, (1 if open_ended else most - least + 1, int(open_ended))]
         elif str(kind) == "BRANCH":
@@ -77,7 +77,7 @@ def _choices(tree: Any) -> tuple[int, int]:
 
 
 def _parts(argument: Any) -> list[Any]:
-    """The expressions within an operator that is no repeat: groups, look-around, conditions."""
+    """Returns the expressions inside an operator that is not a repeat: groups, look-around, conditions."""
     if isinstance(argument, _parser.SubPattern):
         return [argument]
     return [p for item in argument for p in _parts(item)] if isinstance(argument, (tuple, list)) else []

@@ -1,4 +1,4 @@
-"""What an open checkpoint is: its files, its tensors, its config, and the adapter that was added."""
+"""The Checkpoint class: files, tensors, config and adapter of an open checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class Adapter(NamedTuple):
-    """Where an adapter is: as it was given, its folder, its commit for a Hub id."""
+    """The location of an adapter.
+
+    Attributes:
+        source: the folder or Hub id that the user gave.
+        root: the folder.
+        revision: the commit if `source` is a Hub id, otherwise None.
+    """
 
     source: str
     root: str
@@ -30,20 +36,31 @@ class Adapter(NamedTuple):
 
 @dataclass
 class Checkpoint:
-    """A validated checkpoint.
+    """A validated checkpoint, as `mi_kernels.open_checkpoint` returns it.
 
     Attributes:
-        source: the folder, Hub id or BASE+ADAPTER as it was given.
-        root: the folder; the base's where there is an adapter.
-        shards: paths of the safetensors files, in the order of their names.
-        tensors: every tensor by name, in file order, shard after shard. Some may be virtual: see `virtual`.
+        source: the folder, Hub id or BASE+ADAPTER that the user gave.
+        root: the folder of the model; with an adapter, the folder of the base.
+        shards: paths of the safetensors files, sorted by name.
+        tensors: every tensor by name, in file order, shard after shard. Each has `name`, `dtype` (the safetensors
+            name, such as "BF16"), `shape`, `elements` and `nbytes`. See `TensorInfo`, and module `virtual` for FP8
+            weights and adapters.
         metadata: the `__metadata__` of the first shard.
-        config: config.json, or an empty dict.
-        revision: the commit, for a Hub id.
-        notes: oddities worth one line to the user.
-        adapter: the LoRA adapter that was added.
-        stamps: of each file with weights, by path, from before its header was read.
-        headers: SHA-256 of the header of each of them, by path.
+        config: the content of config.json; empty if it is missing.
+        revision: the commit if `source` is a Hub id, otherwise None.
+        notes: one line for each irregularity that was handled.
+        adapter: the LoRA adapter that is added, if any.
+        stamps: for each file with weights, by path, its state before its header was read.
+        headers: for each file with weights, by path, the SHA-256 of its header in hexadecimal.
+
+    Example:
+        >>> import mi_kernels, numpy, tempfile
+        >>> from safetensors.numpy import save_file
+        >>> folder = tempfile.mkdtemp()
+        >>> save_file({"model.norm.weight": numpy.ones(3, numpy.float16)}, folder + "/model.safetensors")
+        >>> model = mi_kernels.open_checkpoint(folder)
+        >>> len(model.shards), model.nbytes, model.config, model.tied
+        (1, 6, {}, False)
     """
 
     source: str
@@ -60,7 +77,7 @@ class Checkpoint:
 
     @property
     def files(self) -> list[str]:
-        """Paths of all files with weights; `TensorInfo.shard` counts in them."""
+        """Paths of all files with weights, including the adapter. `TensorInfo.shard` is an index into this list."""
         return self.shards if self.adapter is None else [*self.shards, self.adapter.file]
 
     @property
@@ -70,24 +87,25 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
+        """Bytes to read for all tensors."""
         return sum(t.nbytes for t in self.tensors.values())
 
     def paths(self) -> list[str]:
-        """The folders and the files that a merge reads."""
+        """Returns the folders and files that a merge reads."""
         return [self.root, *([self.adapter.root] if self.adapter else []), *self.files]
 
     def check_unchanged(self) -> None:
-        """To be called when all has been read, before what was made of it is shown to anyone.
+        """Checks that no file has changed since the checkpoint was opened. Call it before publishing a result.
 
         Raises:
-            CheckpointError: a file with weights has been written or replaced since the checkpoint was opened.
+            CheckpointError: a file with weights was written, replaced or removed.
         """
         check_unchanged(self.stamps)
 
     def evidence(self) -> list[dict[str, str | int]]:
-        """What stands for the content of each file with weights, in their order, as plain values.
+        """Returns plain values that identify the content of each file with weights, in the order of `files`.
 
-        Without the device, whose number may be another one after a mount.
+        The device number is left out because it can change when the disk is mounted again.
         """
         return [
             {
@@ -101,7 +119,7 @@ class Checkpoint:
         ]
 
     def contents(self) -> list[Content]:
-        """What another machine must find at the path of each file with weights, in their order."""
+        """Returns the content that another machine must find for each file with weights, in the order of `files`."""
         stamps = self.stamps
         return [
             Content(os.path.abspath(path), stamps[path].size, stamps[path].mtime_ns, self.headers[path])
@@ -109,7 +127,7 @@ class Checkpoint:
         ]
 
     def identity(self) -> dict[str, Any]:
-        """What this model was, for records. `headers` is SHA-256 of its shards' hexadecimal digests in a row."""
+        """Returns the identity of this model for mi_kernels.json. `headers` is SHA-256 of all joined header digests."""
         adapter = self.adapter
         return {
             "source": self.base,
@@ -122,7 +140,7 @@ class Checkpoint:
 
     @property
     def tied(self) -> bool:
-        """True when config.json says that lm_head shares the embedding's weights."""
+        """True if lm_head shares the weights of the embedding, according to config.json."""
         text = self.config.get("text_config")
         tied = text.get("tie_word_embeddings") if isinstance(text, dict) else None
         return bool(self.config.get("tie_word_embeddings", tied))

@@ -1,4 +1,4 @@
-"""Whether a file is still the one that was opened."""
+"""Detects whether a file has changed since it was opened."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from ..errors import CheckpointError
 
-_AGAIN = "Nothing was published, as it could be a mixture: run the same command again when the input is left alone."
+_AGAIN = "Nothing was published. Run the same command again when no other program writes to the input."
 
 
 class Stamp(NamedTuple):
-    """What a file shows from outside when somebody has written or replaced it: at least one of these changes."""
+    """The state of a file. At least one of these values changes when the file is written or replaced."""
 
     size: int  # bytes
     mtime_ns: int
@@ -26,15 +26,15 @@ class Stamp(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What stands for the content of a file with weights wherever it is seen: no number that a machine gives it."""
+    """Identifies the content of a file with weights on any machine: no values that differ between machines."""
 
     path: str  # absolute
     size: int  # bytes
     mtime_ns: int
-    header: str  # SHA-256 of its header
+    header: str  # SHA-256 of the header, in hexadecimal
 
     def difference(self, now: Content) -> str | None:
-        """What tells the file that is there `now` from this one; None where nothing does."""
+        """Returns how the file `now` differs from this one; None if it does not."""
         for name, here, there in zip(self._fields, self, now):
             if here != there:
                 return f"its {name} is {there}, not {here}"
@@ -42,16 +42,16 @@ class Content(NamedTuple):
 
 
 def check_unchanged(stamps: Mapping[str, Stamp]) -> None:
-    """Compares every file, by path, with its stamp of earlier.
+    """Compares the present state of each file with its earlier stamp, by path.
 
     Raises:
-        CheckpointError: a file has been written, replaced or removed since.
+        CheckpointError: a file was written, replaced or removed.
     """
     for path, then in stamps.items():
         try:
             now = Stamp.of(os.stat(path))
         except OSError as error:
-            raise CheckpointError(f"{path}: is gone since it was opened: {error.strerror}", _AGAIN) from error
+            raise CheckpointError(f"{path}: is no longer readable: {error.strerror}", _AGAIN) from error
         if now != then:
             raise CheckpointError(f"{path}: {_difference(then, now)} since it was opened", _AGAIN)
 
@@ -60,5 +60,5 @@ def _difference(then: Stamp, now: Stamp) -> str:
     if (now.inode, now.device) != (then.inode, then.device):
         return "has been replaced by another file"
     if now.size != then.size:
-        return f"has been changed, from {then.size} to {now.size} bytes,"
+        return f"has changed from {then.size} to {now.size} bytes"
     return f"has been written (last at {datetime.fromtimestamp(now.mtime_ns / 1e9):%Y-%m-%d %H:%M:%S})"

@@ -1,8 +1,8 @@
-"""Virtual tensors: what a model holds but none of its files does. Described here, computed where they are read.
+"""Virtual tensors: tensors of a model that no file stores. They are computed from stored ones while they are read.
 
-They take the place of a `TensorInfo` in `Checkpoint.tensors`: `name`, `shape`, `elements` and `shard` mean the same,
-`dtype` is the one they are written as unless another is asked for, `nbytes` is what reading them costs. Their values
-are float32; see `fp8` and `lora` for the formulas.
+They replace a `TensorInfo` in `Checkpoint.tensors`. `name`, `shape`, `elements` and `shard` have the same meaning.
+`dtype` is the dtype of the output unless another one is requested, and `nbytes` counts the bytes to read. The values
+are float32; see modules `fp8` and `lora` for the formulas.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from .tensor import TensorInfo
 
 
 class ScaledTensor(NamedTuple):
-    """E4M3 values with one scale for each block: float32(weight) * float32(scale), rounded once.
+    """FP8 (E4M3) values with one scale for each block: float32(weight) * float32(scale), rounded once.
 
-    `block` is the (rows, columns) that share a scale.
+    `block` is (rows, columns) that share a scale.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ScaledTensor(NamedTuple):
 
 
 class LoraTensor(NamedTuple):
-    """base + scale * (b @ a), or base + scale * (b @ a).T where `transposed`. a: [rank, n], b: [m, rank]."""
+    """base + scale * (b @ a), or base + scale * (b @ a).T if `transposed`. a: [rank, n], b: [m, rank]."""
 
     base: TensorInfo | ScaledTensor | SavedTensor
     a: TensorInfo
@@ -81,7 +81,7 @@ class LoraTensor(NamedTuple):
 
 
 class SavedTensor(NamedTuple):
-    """A tensor of the base that an adapter brings whole, in its own file and perhaps its own dtype."""
+    """A tensor of the base that an adapter replaces by its own, `whole`, which can have another dtype."""
 
     name: str
     dtype: str

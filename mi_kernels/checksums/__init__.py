@@ -1,1 +1,1 @@
-"""Checksums of a model's files and tensors: taken while streaming, recorded, compared."""
+"""Checksums of files and tensors of a model: computed while streaming, recorded and compared."""

@@ -1,6 +1,6 @@
-"""The checksums of a model's files and tensors, taken piece by piece in any order: one pass over the bytes.
+"""Computes the checksums of files and tensors from pieces in any order, in one pass over the bytes.
 
-The CRC of a whole follows from those of its parts, so a stream only takes the CRC of each stretch it has at hand.
+The CRC of a whole follows from the CRCs of its parts, so only the CRC of each piece is computed from its bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .record import BLOCK, FileSum, ShardSum, TensorSum
 
 
 class Extent(NamedTuple):
-    """A named range of bytes, and its dtype by the kernels' code where its values are to be looked at."""
+    """A named byte range. `code` is the dtype code of the kernels if its values are checked for NaN and inf."""
 
     name: str
     begin: int
@@ -27,7 +27,14 @@ class Extent(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What lies where in a shard: bytes in all, bytes of its header (length prefix included), tensors in file order."""
+    """The layout of a shard.
+
+    Attributes:
+        name: the file name.
+        size: bytes in total.
+        header: bytes of the header, length prefix included.
+        tensors: in file order.
+    """
 
     name: str
     size: int
@@ -36,12 +43,12 @@ class Layout(NamedTuple):
 
 
 class Accumulator:
-    """The checksums of a model's shards, from pieces of them in any order and from any thread.
+    """Computes the checksums of shards from pieces, which any thread can add in any order.
 
-    Each byte of each shard is given once. The pieces of a shard are joined, and forgotten, when its last one has come.
+    Add each byte of each shard exactly once. The pieces of a shard are joined when its last byte is added.
 
     Args:
-        shards: what will be written or read.
+        shards: the layouts of the shards.
     """
 
     def __init__(self, shards: Iterable[Layout]) -> None:
@@ -49,10 +56,10 @@ class Accumulator:
         self._shards = [_Shard(s) for s in shards]
 
     def add(self, shard: int, offset: int, data: Any) -> list[tuple[int, int]]:
-        """The bytes of shard number `shard` from `offset` on. They are read once, without the interpreter lock.
+        """Adds the bytes `data` at `offset` of shard number `shard`. Releases the interpreter lock.
 
         Returns:
-            Ranges of the shard, from byte to byte, of a tensor each, that hold values that are not finite.
+            Byte ranges (begin, end) of the shard with NaN or inf. Each lies in one tensor.
         """
         from .. import _cpu
 
@@ -66,7 +73,7 @@ class Accumulator:
         return [(ends[i], ends[i + 1]) for i, bad in enumerate(nonfinite) if bad]
 
     def shard(self, number: int) -> ShardSum:
-        """The checksums of one shard, all of whose bytes must have been given."""
+        """Returns the checksums of one shard. All of its bytes must have been added."""
         return self._shards[number].sums()
 
 
@@ -75,7 +82,7 @@ class _Shard:
         self.layout = layout
         blocks = (b for t in layout.tensors for b in range(t.begin, t.end, BLOCK))
         self._edges = sorted({0, layout.header, layout.size, *blocks, *(t.end for t in layout.tensors)})
-        self._codes = [BYTES] * len(self._edges)  # of what begins at an edge
+        self._codes = [BYTES] * len(self._edges)  # dtype code of the piece that begins at each edge
         for t in layout.tensors:
             for i in range(bisect_left(self._edges, t.begin), bisect_left(self._edges, t.end)):
                 self._codes[i] = t.code
@@ -90,7 +97,7 @@ class _Shard:
         return [end - begin for begin, end in pairwise(cuts)]
 
     def codes(self, offset: int, count: int) -> list[int]:
-        """The dtypes of the first `count` pieces from `offset` on."""
+        """Returns the dtype codes of the first `count` pieces that start at `offset`."""
         first = bisect_right(self._edges, offset) - 1
         return self._codes[first : first + count]
 
@@ -108,15 +115,15 @@ class _Shard:
 
     def sums(self) -> ShardSum:
         if self._sums is None:
-            raise ValueError(f"{self.layout.name}: {self._missing} bytes have not been given")
+            raise ValueError(f"{self.layout.name}: {self._missing} bytes were not added")
         return self._sums
 
     def _joined(self) -> ShardSum:
-        between = dict.fromkeys(self._edges, 0)  # by the edge where a stretch begins
+        between = dict.fromkeys(self._edges, 0)  # CRC of the piece that begins at each edge
         whole, position, start = 0, 0, 0
         for offset, length, crc in sorted(self._found):
             if offset != position:
-                raise ValueError(f"{self.layout.name}: bytes {position} to {offset} were given twice or not at all")
+                raise ValueError(f"{self.layout.name}: bytes {position} to {offset} were added twice or not at all")
             if offset in between:
                 start = offset
             between[start] = combine(between[start], crc, length)

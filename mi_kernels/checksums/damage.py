@@ -1,4 +1,4 @@
-"""What tells a model folder from the record of its checksums, down to the bit where that can be known."""
+"""Locates the damage in a model folder by comparing it with its recorded checksums, down to one bit if possible."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from .record import BLOCK, ShardSum, TensorSum
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong.
+    """One difference between a model folder and its recorded checksums. `str()` describes it in one line.
 
     Attributes:
-        file: in the folder.
-        kind: "missing", "extra", "shorter", "longer", "bit" (one flipped bit explains it) or "bytes" (it does not).
-        tensor: where it lies in one; None in a shard's header, and in other files.
-        begin, end: the bytes concerned, of the tensor, or of the file where `tensor` is None; one byte for "bit".
-        file_offset: of `begin`.
-        bit: 0 the least significant.
+        file: the name of the file.
+        kind: "missing", "extra", "shorter", "longer", "bit" (one flipped bit explains the difference) or "bytes" (a
+            single bit does not explain it).
+        tensor: the tensor that contains the damage. None for the header of a shard and for other files.
+        begin, end: the damaged byte range, counted from the start of the tensor, or of the file if `tensor` is None.
+            One byte for "bit". For "shorter" and "longer" the recorded and the actual size of the file.
+        file_offset: the position of `begin` in the file.
+        bit: the flipped bit; 0 is the least significant.
     """
 
     file: str
@@ -37,22 +39,22 @@ class Damage:
             return f"{where}: {'missing' if self.kind == 'missing' else 'not in the record of checksums'}"
         if self.kind in ("shorter", "longer"):
             last = f", cut off in {self.tensor}" if self.tensor is not None else ""
-            return f"{self.file}: is {self.end} bytes long, recorded are {self.begin}{last}"
+            return f"{self.file}: has {self.end} bytes, but {self.begin} are recorded{last}"
         place = f" (byte {self.file_offset} of the file)" if self.tensor is not None else ""
         if self.kind == "bit":
             return f"{where}: byte {self.begin}{place}: bit {self.bit} is flipped"
-        return f"{where}: several bits, within bytes {self.begin} to {self.end - 1}{place}"
+        return f"{where}: several bits are wrong in bytes {self.begin} to {self.end - 1}{place}"
 
 
 def layout_within(name: str, recorded: ShardSum, size: int) -> Layout:
-    """What of a recorded file can be read where it has `size` bytes now."""
+    """Returns the part of the recorded layout that can be read from a file that now has `size` bytes."""
     end = min(recorded.size, size)
     tensors = [Extent(t, s.begin, min(s.begin + s.size, end)) for t, s in recorded.tensors.items() if s.begin <= end]
     return Layout(name, end, min(recorded.header.size, end), tensors)
 
 
 def differences(name: str, recorded: ShardSum, found: ShardSum, size: int) -> Iterator[Damage]:
-    """What is wrong with a file of `size` bytes, of which `found` are the checksums within `layout_within`."""
+    """Yields the damage in a file that has `size` bytes. `found`: its checksums, measured with `layout_within`."""
     if size < recorded.size:
         cut = (t for t, s in recorded.tensors.items() if s.begin + s.size > size)
         yield Damage(name, "shorter", next(cut, None), recorded.size, size, size)
@@ -74,14 +76,14 @@ def _blocks(name: str, tensor: str, recorded: TensorSum, found: TensorSum) -> It
         return
     for i, (was, now) in enumerate(zip(recorded.crcs, found.crcs)):
         begin, end = i * BLOCK, min((i + 1) * BLOCK, recorded.size)
-        if was != now and end <= found.size:  # a block that is cut off is told already
+        if was != now and end <= found.size:  # a block that is cut off is reported as "shorter"
             yield _located(name, tensor, recorded.begin, begin, end, was ^ now)
 
 
 def _located(name: str, tensor: str | None, start: int, begin: int, end: int, difference: int) -> Damage:
-    """`begin` to `end` count from the byte `start` of the file."""
+    """Finds the flipped bit in bytes `begin` to `end`, which are counted from byte `start` of the file."""
     place = flipped_bit(difference, end - begin)
     if place is None:
         return Damage(name, "bytes", tensor, begin, end, start + begin)
-    at = begin + place[0]
-    return Damage(name, "bit", tensor, at, at + 1, start + at, place[1])
+    at = begin + place.byte
+    return Damage(name, "bit", tensor, at, at + 1, start + at, place.bit)

@@ -1,4 +1,4 @@
-"""The checksums of the files that are there: read once, by several threads, through a few reusable buffers."""
+"""Computes the checksums of the files in a model folder: several threads read each byte once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ..system.faults import problem, reading_failed, remedy
 from .accumulator import Accumulator, Extent, Layout
 from .record import NAME, FileSum, Record, ShardSum
 
-_CHUNK = 1 << 20  # what is read is summed while the second-level cache holds it
-_SPARE_WORKERS = 4  # so that cores sum while others wait for the disk
+_CHUNK = 1 << 20  # small enough to stay in the L2 cache until its CRC is computed
+_SPARE_WORKERS = 4  # extra threads, because some wait for the disk
 
 OnBytes = Callable[[int], None]
 
@@ -25,10 +25,15 @@ OnBytes = Callable[[int], None]
 def record_folder(
     root: str | os.PathLike[str], threads: int | None = None, on_bytes: OnBytes = lambda n: None
 ) -> Record:
-    """The checksums of a model folder as it is now, whoever made it.
+    """Computes the checksums of all files in a model folder. The folder can be from any program.
+
+    Args:
+        root: the model folder.
+        threads: number of threads; None chooses it.
+        on_bytes: called with each number of bytes that were read.
 
     Raises:
-        CheckpointError: it cannot be listed, a file in it cannot be read, or a shard is not valid safetensors.
+        CheckpointError: the folder cannot be listed, a file cannot be read, or a shard is not valid safetensors.
     """
     sizes = file_sizes(os.fspath(root))
     layouts = [_layout(os.fspath(root), name, sizes[name]) for name in sorted(sizes) if name != NAME]
@@ -38,10 +43,10 @@ def record_folder(
 
 
 def file_sizes(root: str) -> dict[str, int]:
-    """The files of a model folder and their sizes. Subfolders and hidden files are no part of the model.
+    """Returns the sizes of the files in a model folder by name. Subfolders and hidden files are skipped.
 
     Raises:
-        CheckpointError: it cannot be listed.
+        CheckpointError: the folder cannot be listed.
     """
     try:
         found = {e.name: e.stat() for e in os.scandir(root) if not e.name.startswith(".") and os.path.exists(e.path)}
@@ -53,10 +58,12 @@ def file_sizes(root: str) -> dict[str, int]:
 def measure(
     root: str, layouts: Sequence[Layout], threads: int | None = None, on_bytes: OnBytes = lambda n: None
 ) -> list[ShardSum]:
-    """The checksums of files in `root`, in the order of `layouts`; of what each layout describes, wherever a file ends.
+    """Computes the checksums of files in the folder `root`, in the order of `layouts`.
+
+    Reads only the bytes that a layout describes; a file may be longer.
 
     Raises:
-        CheckpointError: a file cannot be read, or has become shorter.
+        CheckpointError: a file cannot be read, or it is shorter than its layout.
     """
     work = _Work(root, layouts, on_bytes)
     count = min(cpu.checked_threads(threads) + _SPARE_WORKERS, max(1, sum(y.size for y in layouts) // _CHUNK))
@@ -67,7 +74,7 @@ def measure(
         work.run()
         for helper in helpers:
             helper.join()
-    except BaseException as interruption:  # Ctrl-C lands in the main thread, here
+    except BaseException as interruption:  # Ctrl-C arrives here, in the main thread
         work.fail(interruption)
         for helper in helpers:
             if helper.ident is not None:
@@ -131,7 +138,7 @@ class _Work:
                 if not count:
                     raise CheckpointError(
                         f"{self._path(number)}: has become shorter while it was read",
-                        "Run the command again when nothing writes to it.",
+                        "Run the same command again when no other program writes to the file.",
                     )
                 done += count
         except OSError as error:

@@ -1,7 +1,7 @@
-"""mi_kernels.checksums.json: the checksums of a model folder, as a file in it. docs/verify.md specifies it.
+"""Reads and writes mi_kernels.checksums.json, the checksums of a model folder. docs/verify.md specifies the format.
 
-The last line holds the CRC of everything above it, twice: so a damaged bit of the record itself is told from damage to
-the model, and found, wherever it is.
+The last line holds the CRC of everything above it, twice. So a flipped bit in the record itself can be located, and it
+is not mistaken for damage to the model.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
-from .crc import crc32c, flipped_bit
+from .crc import FlippedBit, crc32c, flipped_bit
 
 NAME = "mi_kernels.checksums.json"
-BLOCK = 16 << 20  # bytes of a tensor under one CRC
+BLOCK = 16 << 20  # bytes of a tensor for each CRC
 _VERSION = 1
 _HEAD = {"format": "mi_kernels.checksums", "version": _VERSION, "algorithm": "CRC-32C", "block": BLOCK}
 _LAST_LINE = re.compile(rb'"self": \["([0-9a-f]{8})", "\1"\]\n}\n')
 
 
 class FileSum(NamedTuple):
-    """A file, or a range of bytes: its size and its CRC-32C."""
+    """The size in bytes and the CRC-32C of a file or a byte range."""
 
     size: int
     crc: int
 
 
 class TensorSum(NamedTuple):
-    """A tensor: its first byte in the shard, its bytes, and a CRC for each block of 16 MiB of them.
+    """A tensor: the offset of its first byte in the shard, its size in bytes, and one CRC-32C for each 16 MiB block.
 
-    Blocks count from the tensor's own first byte; the last one is what is left.
+    The first block starts at the first byte of the tensor. The last block can be shorter.
     """
 
     begin: int
@@ -41,7 +41,7 @@ class TensorSum(NamedTuple):
 
 
 class ShardSum(NamedTuple):
-    """A shard: its size, the CRC of all of it, its header (length prefix included), its tensors in file order."""
+    """A shard: size and CRC-32C of the file, of its header (length prefix included) and of its tensors."""
 
     size: int
     crc: int
@@ -51,13 +51,13 @@ class ShardSum(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """The checksums of a model folder: of its shards, and of the other files in it, by name."""
+    """The checksums of a model folder: of its shards and of its other files, by name."""
 
     shards: Mapping[str, ShardSum]
     files: Mapping[str, FileSum]
 
     def encode(self) -> bytes:
-        """The content of the file: equal records give equal bytes."""
+        """Returns the content of the file. Equal records give equal bytes."""
         head = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in _HEAD.items())
         shards = ",\n".join(f"{json.dumps(name)}: {_shard_text(shard)}" for name, shard in self.shards.items())
         files = ",\n".join(f"{json.dumps(name)}: {{{_sum_text(file)}}}" for name, file in sorted(self.files.items()))
@@ -66,10 +66,13 @@ class Record:
 
     @classmethod
     def decode(cls, content: bytes, path: str) -> Record:
-        """The record in `content`, whose own checksum must be right: see `mended`.
+        """Parses `content`. The caller checks the checksum of the record itself: see `repaired`.
+
+        Args:
+            path: the file that `content` was read from, for messages.
 
         Raises:
-            CheckpointError: it is not such a record, or of another version.
+            CheckpointError: `content` is not a valid record, or it has another version.
         """
         try:
             values = json.loads(content)
@@ -79,21 +82,22 @@ class Record:
             return cls(shards, {name: _sum_of(file) for name, file in values["files"].items()})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
-                f"{path}: is not a record of checksums of version {_VERSION}", "Was it made by a newer mi_kernels?"
+                f"{path}: is not a record of checksums of version {_VERSION}",
+                "If a newer mi_kernels wrote it, upgrade. Otherwise remove it and run `mi-kernels verify --record`.",
             ) from error
 
 
 def last_line(crc: int) -> bytes:
-    """The end of a record: the CRC of what is above, twice."""
+    """Returns the last line of a record: the CRC of everything above it, twice."""
     return f'"self": ["{crc:08x}", "{crc:08x}"]\n}}\n'.encode()
 
 
-class Mended(NamedTuple):
-    """A record whose own checksum was wrong.
+class Repaired(NamedTuple):
+    """The result of `repaired` for a record whose own checksum is wrong.
 
     Attributes:
-        content: as it was before one bit flipped; None where more is damaged than that.
-        byte, bit: which one.
+        content: the record before one bit flipped; None if a single bit does not explain the damage.
+        byte, bit: the flipped bit; bit 0 is the least significant.
     """
 
     content: bytes | None
@@ -101,8 +105,8 @@ class Mended(NamedTuple):
     bit: int = 0
 
 
-def mended(content: bytes) -> Mended | None:
-    """What is wrong with a record by its own checksum; None where nothing is."""
+def repaired(content: bytes) -> Repaired | None:
+    """Checks a record with its own checksum and repairs a single flipped bit. Returns None if nothing is wrong."""
     length = len(last_line(0))
     body, end = content[:-length], content[-length:]
     true = crc32c(body)
@@ -111,20 +115,21 @@ def mended(content: bytes) -> Mended | None:
         return None
     if match := _LAST_LINE.fullmatch(end):
         place = flipped_bit(int(match[1], 16) ^ true, len(body))
-    else:  # the damage is in the last line, and the rest is right
+    else:  # the last line is damaged and the rest is correct
         place = _only_difference(end, right)
-        place = place and (len(body) + place[0], place[1])
+        place = place and place._replace(byte=len(body) + place.byte)
     if place is None:
-        return Mended(None)
+        return Repaired(None)
     byte, bit = place
-    return Mended(content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :], byte, bit)
+    return Repaired(content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :], byte, bit)
 
 
-def _only_difference(found: bytes, right: bytes) -> tuple[int, int] | None:
+def _only_difference(found: bytes, right: bytes) -> FlippedBit | None:
     changes = [(i, x ^ y) for i, (x, y) in enumerate(zip(found, right)) if x != y]
-    if len(found) != len(right) or len(changes) != 1 or changes[0][1].bit_count() != 1:
+    if len(found) != len(right) or len(changes) != 1:
         return None
-    return changes[0][0], changes[0][1].bit_length() - 1
+    [(byte, difference)] = changes
+    return FlippedBit(byte, difference.bit_length() - 1) if difference.bit_count() == 1 else None
 
 
 def _sum_text(file: FileSum) -> str:

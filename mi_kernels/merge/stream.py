@@ -24,7 +24,7 @@ from ..checkpoint.tensor import TensorInfo
 from ..checksums.accumulator import Accumulator
 from ..checksums.record import ShardSum
 from ..dtypes import item_size
-from ..output.layout import stretches
+from ..output.layout import checksum_layout
 from ..output.writer import ShardFile
 from ..system import interrupts
 from ..system.calls import PAGE, io_buffer
@@ -163,7 +163,7 @@ class _Work:
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
         self._left = [-(-s.size // buffers.chunk) if to else 0 for s, to in zip(plan.shards, files.wanted)]
-        self._sums = [Accumulator(map(stretches, plan.shards)) for _ in range(len(files))]
+        self._sums = [Accumulator(map(checksum_layout, plan.shards)) for _ in range(len(files))]
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._running = 0

@@ -1,1 +1,1 @@
-"""A model folder to be written: its layout, its shards, its small files, and the one rename that publishes it."""
+"""Writes a model folder: layout, shards, small files, and the single rename that publishes it."""

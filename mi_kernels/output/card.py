@@ -1,7 +1,7 @@
-"""The model card: what the Hub reads about a merge, and what people do.
+"""Writes the model card (README.md) of a merge, with metadata for the Hub and text for readers.
 
-What both models' cards say alike (licence, language, task) is carried over. Where licences differ, or one model states
-none, nobody can say in one word what holds for the merge: the card says `other`, and what each of them said.
+Licence, language and task are copied if the cards of all models agree. If licences differ, or if a model states none,
+no single licence is correct for the merge: the card has licence `other` and lists the licence of each model.
 """
 
 from __future__ import annotations
@@ -16,15 +16,22 @@ from ..checkpoint.record import Checkpoint
 from ..errors import printable
 from .sidefiles import RECORD, hub_id, origin_id
 
-_MAX_FRONT = 128 << 10  # of a card's characters; front matter has a few kB, and YAML is slow to read
+_MAX_FRONT = 128 << 10  # characters; front matter has a few kB, and parsing YAML is slow
 _MAX_LICENCE = 1 << 20
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 _LICENCE = ("license", "license_name", "license_link")
 
 
 class Facts(NamedTuple):
-    """What the card says of a merge: two sentences for people, the version that made it; and where they are known, the
-    command line and the distance of the two models."""
+    """The contents of the card.
+
+    Attributes:
+        summary: one sentence on the method.
+        numerics: one sentence on the precision.
+        version: the version of mi_kernels.
+        command: the shell command of the merge, if it is known.
+        sigma: the distance of the two models, if it is known.
+    """
 
     summary: str
     numerics: str
@@ -34,7 +41,7 @@ class Facts(NamedTuple):
 
 
 def model_card(models: Sequence[Checkpoint], facts: Facts, name: str) -> bytes:
-    """README.md of the merge of `models`; `name` is the output's."""
+    """Returns the README.md for the merge of `models`. `name`: the name of the output."""
     ids = [[printable(i) for i in (hub_id(m), *([origin_id(*m.adapter)] if m.adapter else []))] for m in models]
     roots = [root for m in models for root in (m.root, *([m.adapter.root] if m.adapter else []))]
     flat = [i for parts in ids for i in parts]
@@ -57,7 +64,7 @@ def model_card(models: Sequence[Checkpoint], facts: Facts, name: str) -> bytes:
 
 
 def front_matter(root: str) -> dict[str, Any]:
-    """The metadata of the card in the folder `root`; nothing where there is no card, or none that can be read."""
+    """Returns the metadata of the model card in the folder `root`; empty if there is no readable card."""
     path = os.path.join(root, "README.md")
     if not os.path.isfile(path):
         return {}
@@ -80,13 +87,13 @@ def front_matter(root: str) -> dict[str, Any]:
 
 
 def _common(cards: Sequence[dict[str, Any]], key: str) -> list[str]:
-    """The front matter's line for `key`, where all cards have the same value."""
+    """Returns the line of the front matter for `key` if all cards have the same value."""
     values = [_plain(card.get(key)) for card in cards]
     return [f"{key}: {json.dumps(values[0])}"] if values[0] and all(v == values[0] for v in values) else []
 
 
 def _plain(value: Any) -> str | list[str] | None:
-    """A word or a list of words; anything else counts as not said. YAML reads the language `no` as false."""
+    """Returns a word or a list of words; None for other values. YAML parses the language `no` as false."""
     value = "no" if value is False else value
     if isinstance(value, str) and 0 < len(value) <= 200:
         return value
@@ -97,18 +104,18 @@ def _plain(value: Any) -> str | list[str] | None:
 
 
 def _licence(ids: Sequence[str], roots: Sequence[str], cards: Sequence[dict[str, Any]]) -> tuple[list[str], list[str]]:
-    """The front matter's lines and the paragraphs about licences."""
+    """Returns the lines of the front matter and the paragraphs about licences."""
     stated = [{key: _plain(card.get(key)) for key in _LICENCE} for card in cards]
     texts = {_licence_file(root) for root in roots} - {None}
-    note = " Their LICENSE files are not the same; the one here came with the config." if len(texts) > 1 else ""
+    note = " The LICENSE files of the models differ; this one came with config.json." if len(texts) > 1 else ""
     if all(s["license"] and s == stated[0] for s in stated):
         lines = [f"{key}: {json.dumps(value)}" for key, value in stated[0].items() if value]
         return lines, [note[1:]] if note else []
     said = "; ".join(f"{_text(i)}: {_shown(s)}" for i, s in zip(ids, stated))
     if not any(s["license"] for s in stated):
-        return [], [f"The models' cards state no licence.{note}"]
+        return [], [f"The cards of the models state no licence.{note}"]
     return ["license: other"], [
-        f"The models' licences differ ({said}): what holds for the merge is yours to find.{note}"
+        f"The licences of the models differ ({said}). Check which terms apply to the merge.{note}"
     ]
 
 
@@ -128,7 +135,7 @@ def _licence_file(root: str) -> bytes | None:
 
 
 def _sigma(sigma: float) -> str:
-    return f"Distance of the two models' weights: sigma = {sigma:.4g}, that is sum |a - b| / (sum |a| + sum |b|)."
+    return f"Distance of the two models: sigma = {sigma:.4g}, where sigma = sum |a - b| / (sum |a| + sum |b|)."
 
 
 def _command(command: str) -> str:
@@ -138,5 +145,5 @@ def _command(command: str) -> str:
 
 
 def _text(name: str) -> str:
-    """A name as Markdown that shows just that: folders may be called anything."""
+    """Escapes a name for Markdown. The name of a folder can contain any character."""
     return re.sub(r"[\\`<>\[\]&|]", r"\\\g<0>", printable(name))

@@ -1,4 +1,4 @@
-"""A folder that appears by one rename after everything in it is written and synced, or not at all."""
+"""Publishes an output folder atomically: by one rename, after all of its files are written and synced."""
 
 from __future__ import annotations
 
@@ -21,32 +21,46 @@ _STAGED, _ASIDE, _JOURNAL = "model", "old", "journal"
 
 
 class OutputFolder:
-    """Context manager: a hidden work folder beside `out`, in which the model is made that `publish` turns into `out`.
+    """Context manager: writes a model in a hidden work folder beside `out`; `publish` moves it to `out`.
 
-        .NAME.mi-kernels-work/     locked while it is in use, so that two processes cannot write one `out`
+        .NAME.mi-kernels-work/     locked while in use, so that two processes cannot write the same `out`
             model/                 becomes `out`
-            journal                what of it is finished, see `mi_kernels.merge.journal`
+            journal                lists the finished parts, see `mi_kernels.merge.journal`
 
-    Leaving the context removes the work folder and, unless `out` was published, any parent made for it. What a killed
-    process left stays as it was found until `prepare` is called, so that a refusal loses nothing of it.
+    At the end of the context the work folder is removed. If `out` was not published, parent folders that were created
+    for it are removed too. The work folder of a killed process stays unchanged until `prepare` is called, so that an
+    error before that loses no finished work.
 
     Args:
-        out: the folder to make.
-        inputs: folders and files that must survive: `out` may be neither one of them, nor within one, nor around one.
-        overwrite: allow replacing a model folder that is there already. It stays in place until the new one is whole.
+        out: the folder to create.
+        inputs: folders and files to protect: `out` must not be one of them, inside one, or contain one.
+        overwrite: allow replacing an existing model folder. It stays in place until the new one is complete.
 
     Attributes:
-        work, staged, journal: the paths of the three.
-        published: whether the model stands at `out`.
+        work, staged, journal: the paths of the work folder, `model/` and the journal.
+        published: True if the model is at `out`.
 
     Raises:
-        OutputError: `out` cannot or must not be written.
+        OutputError: `out` cannot be written, or writing it is not allowed.
+
+    Example:
+        >>> import os, tempfile
+        >>> from mi_kernels.output.folder import OutputFolder
+        >>> out = os.path.join(tempfile.mkdtemp(), "out")
+        >>> with OutputFolder(out) as folder:
+        ...     folder.prepare()
+        ...     folder.write_file("config.json", b"{}")
+        ...     print(os.path.exists(out))
+        ...     folder.publish()
+        False
+        >>> os.listdir(out)
+        ['config.json']
     """
 
     def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> None:
         self.given = os.fspath(out)
         if not self.given or not _can_be(self.given):
-            raise OutputError(f"the output {self.given!r} is not a path", "Name the folder to make.")
+            raise OutputError(f"the output {self.given!r} is not a valid path", "Give the path of a new folder.")
         self.path = os.path.realpath(self.given)
         parent, name = os.path.split(self.path)
         self.work = os.path.join(parent, f".{name}{_WORK_SUFFIX}")
@@ -54,37 +68,37 @@ class OutputFolder:
         self._overwrite = overwrite
         self._made_parent: str | None = None
         self._lock = -1
-        self._found = False  # the work folder is a killed process's, and not yet taken over
-        self._was_empty = False  # `out` is an empty folder that publishing replaces
+        self._found = False  # the work folder is from a killed process, and `prepare` has not been called
+        self._was_empty = False  # publishing replaced an empty folder at `out`
         self._replaced = False
         self.published = False
         self.protect(inputs)
-        if not os.path.exists(self.journal):  # with one, what stands at `out` may be this very merge, see `adopt`
+        if not os.path.exists(self.journal):  # with a journal, `out` may be the result of this merge, see `adopt`
             self.check_target()
 
     def protect(self, inputs: Iterable[str]) -> None:
-        """Refuses an output that touches one of `inputs`."""
-        for item in filter(_can_be, inputs):  # opening it refuses what is no path
+        """Raises OutputError if the output is one of `inputs`, is inside one, or contains one."""
+        for item in filter(_can_be, inputs):  # opening the input reports invalid paths
             real = os.path.realpath(item)
             if real == self.path:
                 raise OutputError(
-                    f"{self.given}: is the input {item}", "Inputs are never written: choose another output."
+                    f"{self.given}: is the input {item}", "Choose another output: inputs are never written."
                 )
             if _within(self.path, real):
-                raise OutputError(f"{self.given}: lies inside the input {item}", "Choose an output outside the inputs.")
+                raise OutputError(f"{self.given}: is inside the input {item}", "Choose an output outside the inputs.")
             if _within(real, self.path):
-                raise OutputError(f"{self.given}: holds the input {item}", "Choose an output outside the inputs.")
+                raise OutputError(f"{self.given}: contains the input {item}", "Choose an output outside the inputs.")
 
     def holds(self, path: str) -> bool:
-        """Whether `path` is the output or the work folder, or lies in one of them."""
+        """Returns True if `path` is the output or the work folder, or inside one of them."""
         return any(path == root or _within(path, root) for root in (self.path, self.work))
 
     def check_target(self) -> None:
-        """Refuses what stands at `out`, unless it is an empty folder or a model that may be overwritten."""
+        """Raises OutputError if `out` exists, unless it is an empty folder or a model that may be overwritten."""
         if self.published:
             return
         if os.path.islink(self.given) and not os.path.exists(self.given):
-            raise OutputError(f"{self.given}: is a link that leads nowhere", "Remove it or choose another output.")
+            raise OutputError(f"{self.given}: is a broken link", "Remove it or choose another output.")
         if not os.path.lexists(self.path):
             return
         if not os.path.isdir(self.path):
@@ -100,20 +114,20 @@ class OutputFolder:
         if not any(n == RECORD or n.endswith(".safetensors") for n in present):
             raise OutputError(
                 f"{self.given}: does not look like a model folder, so it is not overwritten",
-                "Choose another output, or empty it yourself.",
+                "Choose another output, or remove the folder yourself.",
             )
 
     def free_space(self) -> int:
-        """Bytes an ordinary user may still write where `out` will be."""
+        """Returns the free space of the file system of `out`, in bytes, without blocks reserved for root."""
         return shutil.disk_usage(self._existing_parent()).free
 
     def used_space(self) -> int:
-        """Bytes on disk of what a killed process left: they will be used again, or freed."""
+        """Returns the bytes on disk in the work folder of a killed process. They will be reused or freed."""
         files = (os.path.join(at, name) for at, _, names in os.walk(self.work) for name in names)
         return sum(os.lstat(path).st_blocks * 512 for path in files)
 
     def device(self) -> int:
-        """The number of the file system where `out` will be."""
+        """Returns the device number of the file system of `out`."""
         return os.stat(self._existing_parent()).st_dev
 
     def _existing_parent(self) -> str:
@@ -123,10 +137,10 @@ class OutputFolder:
         return parent
 
     def __enter__(self) -> OutputFolder:
-        """Makes the work folder, or takes the one that is there, and locks it.
+        """Creates the work folder, or uses an existing one, and locks it.
 
         Raises:
-            OutputError: it cannot be made, or another process has it.
+            OutputError: the work folder cannot be created, or another process has locked it.
         """
         try:
             with interrupts.held():
@@ -134,7 +148,7 @@ class OutputFolder:
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             if isinstance(error, OSError):
-                raise OutputError(f"{self.given}: cannot be made: {problem(error)}", remedy(error)) from error
+                raise OutputError(f"{self.given}: cannot be created: {problem(error)}", remedy(error)) from error
             raise
         return self
 
@@ -153,7 +167,7 @@ class OutputFolder:
             os.mkdir(self.staged)
 
     def _restore(self) -> None:
-        """Puts an old model back that `_exchange` left aside: it was killed, or failed and could not undo it."""
+        """Restores an old model that `_exchange` left in the work folder because it was killed or failed."""
         aside = os.path.join(self.work, _ASIDE)
         if not os.path.isdir(aside) or os.path.lexists(self.path):
             return
@@ -161,12 +175,12 @@ class OutputFolder:
             os.rename(aside, self.path)
         except OSError as error:
             raise OutputError(
-                f"{self.given}: the old model is in {aside} and cannot be put back: {problem(error)}",
-                "Rename it yourself, or run the command again.",
+                f"{self.given}: the old model is in {aside} and cannot be moved back: {problem(error)}",
+                "Move it back yourself, or run the same command again.",
             ) from error
 
     def _acquire(self) -> bool:
-        """Locks the work folder. False when it went away meanwhile, with the process that had it."""
+        """Creates and locks the work folder. Returns False if another process removed it in the meantime."""
         found = False
         try:
             os.mkdir(self.work)
@@ -176,7 +190,7 @@ class OutputFolder:
             return self._take(found)
         except OSError:
             if not found:
-                with contextlib.suppress(OSError):  # another process may have taken it
+                with contextlib.suppress(OSError):  # another process may use it now
                     os.rmdir(self.work)
             raise
 
@@ -185,7 +199,7 @@ class OutputFolder:
         try:
             if not _lock(lock):
                 raise OutputError(
-                    f"{self.given}: another process is writing it", "Wait for it to end, or choose another output."
+                    f"{self.given}: another process is writing it", "Wait until it ends, or choose another output."
                 )
             try:
                 current = os.path.samestat(os.fstat(lock), os.lstat(self.work))
@@ -199,10 +213,10 @@ class OutputFolder:
                 _close(lock)
 
     def prepare(self, finished: Collection[str] = ()) -> None:
-        """Takes the work folder over: removes what a killed process left in it, but for `finished` and the journal.
+        """Removes everything that a killed process left in the work folder, except finished files and the journal.
 
         Args:
-            finished: names of files of the model. Where there are none, the journal goes as well.
+            finished: names of finished files of the model. If it is empty, the journal is removed too.
         """
         self._found = False
         kept = {_STAGED, _JOURNAL} if finished else {_STAGED}
@@ -211,7 +225,7 @@ class OutputFolder:
         system.sync_folder(os.path.dirname(self.work))
 
     def write_file(self, name: str, content: bytes) -> None:
-        """A small file of the model, synced."""
+        """Writes and syncs a small file of the model."""
         path = os.path.join(self.staged, name)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         with naming(path), open(fd, "wb") as file:
@@ -220,10 +234,10 @@ class OutputFolder:
             os.fsync(fd)
 
     def publish(self) -> None:
-        """Makes the model `out`: atomically, also in place of an old one, which goes when the context is left.
+        """Moves the model to `out` atomically. An old model at `out` is removed at the end of the context.
 
         Raises:
-            OutputError: something that must not be overwritten has come into being at `out`.
+            OutputError: another program has created files at `out` that must not be overwritten.
         """
         if self.published:
             return
@@ -240,7 +254,7 @@ class OutputFolder:
         system.sync_folder(os.path.dirname(self.path))
 
     def withdraw(self) -> None:
-        """Undoes `publish`: whatever stood at `out` before stands there again."""
+        """Undoes `publish` and restores the previous state of `out`."""
         if not self.published or self._found:
             return
         if self._replaced:
@@ -253,16 +267,16 @@ class OutputFolder:
         system.sync_folder(os.path.dirname(self.path))
 
     def adopt(self) -> None:
-        """Takes what stands at `out` for published: a killed process got that far, and its files are the right ones."""
+        """Marks `out` as published. The caller has checked that a killed process published it with the right files."""
         self.published = True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with interrupts.held():
-            # An adopted output is finished only with the others of its sweep: until then its journal is wanted.
+            # An adopted output still needs its journal until all other outputs of the sweep are published.
             kept = self._found and (kind is not None or not self.published)
-            # A cluster that fails is no one's decision to stop: as after a kill, the same command goes on.
+            # The user did not decide to stop when a cluster fails, so the same command can resume, as after a kill.
             if kind is not None and issubclass(kind, ClusterError):
                 kept = kept or os.path.exists(self.journal)
             try:
@@ -276,12 +290,12 @@ class OutputFolder:
                 self._remove_parents()
 
     def clean(self) -> None:
-        """Removes what is in the work folder (the old model, for one), but for the journal, as far as possible.
+        """Removes everything in the work folder, such as the old model, except the journal.
 
-        The journal goes last of all: until then the same command knows what it finds.
+        The journal is removed last, so that the same command can resume until then.
 
         Raises:
-            OutputError: it cannot be removed.
+            OutputError: a file cannot be removed. All others are removed.
         """
         with self._naming_what_stays():
             _clear(self.work, {_JOURNAL})
@@ -293,7 +307,7 @@ class OutputFolder:
             with self._naming_what_stays():
                 _remove_folder(self.work)
         except OutputError:
-            if not failed:  # else what ended the merge is what the user should read
+            if not failed:  # otherwise the user should see the error that ended the merge
                 raise
 
     @contextlib.contextmanager
@@ -302,8 +316,8 @@ class OutputFolder:
             yield
         except OSError as error:
             raise OutputError(
-                f"{self.given}: is made and whole, but {self.work} cannot be removed: {problem(error)}",
-                "Remove it yourself, or run the same command again.",
+                f"{self.given}: is complete, but {self.work} cannot be removed: {problem(error)}",
+                "Remove the work folder yourself, or run the same command again.",
             ) from error
 
     def _remove_parents(self) -> None:
@@ -311,27 +325,30 @@ class OutputFolder:
             return
         folder = os.path.dirname(self.path)
         while _within(folder, self._made_parent) or folder == self._made_parent:
-            with contextlib.suppress(OSError):  # others use it by now; or it was the one that could not be made
+            with contextlib.suppress(OSError):  # another program uses it now, or it could not be created
                 os.rmdir(folder)
             folder = os.path.dirname(folder)
 
 
 def _lock(fd: int) -> bool:
-    """Takes the exclusive lock of an open folder. False when another process holds it."""
+    """Locks an open folder exclusively. Returns False if another process has locked it."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # a file system without locks: go on without
+        return error.errno not in (
+            errno.EWOULDBLOCK,
+            errno.EACCES,
+        )  # a file system without locks: continue without a lock
     return True
 
 
 def _close(lock: int) -> None:
-    with contextlib.suppress(OSError):  # it was only locked
+    with contextlib.suppress(OSError):  # nothing was written, so the error does not matter
         os.close(lock)
 
 
 def _can_be(path: str) -> bool:
-    """Whether a file can have this name."""
+    """Returns True if `path` is a valid path for the operating system."""
     try:
         return b"\0" not in os.fsencode(path)
     except UnicodeEncodeError:  # a lone surrogate
@@ -354,10 +371,10 @@ def _remove(path: str) -> None:
 
 
 def _remove_folder(path: str) -> None:
-    """As far as possible.
+    """Removes a folder and its content as far as possible.
 
     Raises:
-        OSError: some of it stays; what kept the first file of that from being removed.
+        OSError: the first error, if a file could not be removed.
     """
     try:
         shutil.rmtree(path)
@@ -368,7 +385,7 @@ def _remove_folder(path: str) -> None:
 
 
 def _clear(folder: str, kept: Collection[str]) -> None:
-    """Removes what is in `folder`, but for `kept`, as far as possible; raises as `_remove_folder`."""
+    """Removes everything in `folder` except the names `kept`, as far as possible. Raises as `_remove_folder`."""
     first: OSError | None = None
     for name in os.listdir(folder):
         if name not in kept:
@@ -381,7 +398,7 @@ def _clear(folder: str, kept: Collection[str]) -> None:
 
 
 def _exchange(one: str, other: str, aside: str) -> None:
-    """Swaps two folders: in one step, or by three renames by way of `aside` where the system has no such step."""
+    """Swaps two folders atomically, or with three renames through `aside` if the system cannot swap."""
     if system.exchange(one, other):
         return
     os.rename(other, aside)
@@ -390,5 +407,5 @@ def _exchange(one: str, other: str, aside: str) -> None:
     except BaseException:
         os.rename(aside, other)
         raise
-    with contextlib.suppress(OSError):  # it is as well where it is
+    with contextlib.suppress(OSError):  # leaving it at `aside` is fine
         os.rename(aside, one)

@@ -1,4 +1,4 @@
-"""Which tensor goes where in the output: shards, headers and the index, all known before the first byte is written."""
+"""Plans the shards, headers and index of the output before the first byte is written."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..checksums.accumulator import Extent, Layout
 from ..dtypes import code_of, is_known, item_size
 from ..errors import CheckpointError
 
-# Data starts on a page, so that every tensor of a later memory map is as aligned as its offset is.
+# The data starts on a page boundary, so that in a memory map a tensor is as aligned as its offset in the data.
 _DATA_ALIGNMENT = 4096
 
 
 class OutputTensor(NamedTuple):
-    """A tensor to be written: `shard` is the input shard whose place in the layout it takes."""
+    """A tensor to write. `nbytes`: its size. `shard`: the number of the shard of the input that holds it."""
 
     name: str
     dtype: str
@@ -30,7 +30,7 @@ class OutputTensor(NamedTuple):
 
 
 class OutputShard(NamedTuple):
-    """One file: its name, its encoded header (length prefix included), its tensors in file order, its size."""
+    """A shard to write: file name, encoded header (length prefix included), tensors in file order, size in bytes."""
 
     name: str
     header: bytes
@@ -41,12 +41,15 @@ class OutputShard(NamedTuple):
 def plan_shards(
     tensors: Iterable[OutputTensor], like: Checkpoint, max_shard_size: int | None = None
 ) -> tuple[list[OutputShard], dict[str, object] | None]:
-    """Lays `tensors` out as `like` does, or anew in shards of at most `max_shard_size` bytes of data.
+    """Plans shards like those of the checkpoint `like`, or new ones with at most `max_shard_size` bytes of data each.
 
-    A single tensor larger than `max_shard_size` gets a shard of its own.
+    A single tensor larger than `max_shard_size` gets its own shard.
 
     Returns:
-        The shards, and the content of the index (None when there is one file and `like` had no index either).
+        The shards, and the content of the index (None if the output is the single file model.safetensors).
+
+    Raises:
+        CheckpointError: a header would be larger than the safetensors library allows.
     """
     groups = _by_size(tensors, max_shard_size) if max_shard_size else _like(tensors, like)
     names = (
@@ -54,7 +57,7 @@ def plan_shards(
         if max_shard_size or len(like.shards) == 1
         else [os.path.basename(path) for path in like.shards]
     )
-    metadata = {"format": "pt", **like.metadata}  # transformers refuses a file that does not say its format
+    metadata = {"format": "pt", **like.metadata}  # transformers rejects files without a format
     shards = [_shard(name, group, number, metadata) for number, (name, group) in enumerate(zip(names, groups))]
     if names == [SINGLE]:
         return shards, None
@@ -63,14 +66,14 @@ def plan_shards(
     return shards, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def stretches(shard: OutputShard) -> Layout:
-    """What is summed of `shard`, and where values are looked at."""
+def checksum_layout(shard: OutputShard) -> Layout:
+    """Returns the layout of `shard` for its checksums and for the check for NaN and inf."""
     tensors = [Extent(t.name, t.begin, t.end, code_of(t.dtype)) for t in shard.tensors]
     return Layout(shard.name, shard.size, len(shard.header), tensors)
 
 
 def encode_index(index: dict[str, object] | None) -> dict[str, bytes]:
-    """The index as a file to write: none where there is no index."""
+    """Returns the index as a file to write, by name; empty if `index` is None."""
     if index is None:
         return {}
     return {INDEX: (json.dumps(index, indent=2) + "\n").encode()}
@@ -96,14 +99,14 @@ def _by_size(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTen
 
 
 def shard_names(count: int) -> list[str]:
-    """The usual names of `count` shards."""
+    """Returns the standard names of `count` shards."""
     if count == 1:
         return [SINGLE]
     return [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
 
 
 def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: dict[str, str]) -> OutputShard:
-    # Widest elements first, as safetensors itself writes: every tensor is then aligned to its element.
+    # Widest dtypes first, as the safetensors library does, so that every tensor is aligned to its element size.
     tensors = sorted(tensors, key=lambda t: -(item_size(t.dtype) if is_known(t.dtype) else 0))
     entries: dict[str, object] = {"__metadata__": metadata}
     offset = 0
@@ -111,11 +114,11 @@ def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: dict[s
         entries[t.name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": [offset, offset + t.nbytes]}
         offset += t.nbytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % _DATA_ALIGNMENT)  # the format allows spaces behind the JSON
+    text += b" " * (-(8 + len(text)) % _DATA_ALIGNMENT)  # the format allows trailing spaces
     if len(text) > MAX_HEADER:
         raise CheckpointError(
-            f"{name}: its header would have {len(text):,} bytes, and readers take at most {MAX_HEADER:,}",
-            "Give a smaller --max-shard-size; names and metadata of this length are no model's.",
+            f"{name}: the header would have {len(text):,} bytes, more than the limit of {MAX_HEADER:,}",
+            "Use a smaller --max-shard-size, or models with shorter tensor names and metadata.",
         )
     start = 8 + len(text)
     placed = []

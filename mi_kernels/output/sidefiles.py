@@ -1,4 +1,4 @@
-"""The small files of the output: config, tokenizer, chat template, licences."""
+"""Collects the small files of the output: config, tokenizer, chat template, licences."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RECORD = "mi_kernels.json"  # `merge.record` writes and reads it
 _KEPT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 _NEVER = (".safetensors.index.json", ".bin.index.json")
 _OURS = (RECORD, CHECKSUMS)
-_MAX_SIZE = 256 << 20  # of all of them; a tokenizer of 250,000 words is 20 MB
+_MAX_SIZE = 256 << 20  # bytes of all small files; a tokenizer with 250,000 tokens has 20 MB
 
 
 def collect(source: Checkpoint) -> dict[str, bytes]:
-    """The files that make `source` a model besides its weights and its card, by name.
+    """Returns the small files of `source` by name: everything that belongs to a model except weights and model card.
 
     Raises:
-        CheckpointError: one of them cannot be read, is a link out of the model's folder, or they are far too large.
+        CheckpointError: a file cannot be read, a file is a link out of the folder, or the files are too large.
     """
     files: dict[str, bytes] = {}
     left = _MAX_SIZE
@@ -42,19 +42,22 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
         left -= len(files[name])
         if left < 0:
             raise CheckpointError(
-                f"{path}: with it the small files are larger than {_MAX_SIZE >> 20} MiB", "Remove what is no model's."
+                f"{path}: the small files up to this one have more than {_MAX_SIZE >> 20} MiB",
+                "Remove files that do not belong to the model.",
             )
     return files
 
 
 def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> bytes:
-    """config.json as the new weights need it; the very same bytes where nothing changes.
+    """Returns config.json adjusted to the new weights, or the same bytes if nothing changes.
+
+    Removes quantization_config, because the output is never quantised.
 
     Args:
-        untied: the output stores an lm_head of its own, so the config must not tie it to the embedding.
-        dtype: the dtype asked for, by safetensors' name.
-
-    The output is never quantised, so quantization_config goes.
+        config: the content of config.json.
+        path: the file that `config` was read from, for messages.
+        untied: the output stores its own lm_head, so the config must not tie it to the embedding.
+        dtype: the safetensors name of the requested dtype; None keeps the dtype.
     """
     quantised = b'"quantization_config"' in config
     if not untied and dtype is None and not quantised:
@@ -70,22 +73,22 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
             if dtype is not None and key in part:
                 part[key] = TORCH_NAMES[dtype]
     if untied:
-        content["tie_word_embeddings"] = False  # where it is absent, some architectures tie
+        content["tie_word_embeddings"] = False  # some architectures tie if it is missing
     if content == before:
         return config
     return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def hub_id(model: Checkpoint) -> str:
-    """The model's Hub id where it is known (given as one, or lying in the Hub's cache), else the folder's name.
+    """Returns the Hub id of the model if it was given as one or is in the Hub cache, otherwise the name of its folder.
 
-    That of its base, where there is an adapter.
+    With an adapter, returns the id of the base.
     """
     return origin_id(model.base, model.root, model.revision)
 
 
 def origin_id(source: str, root: str, revision: str | None) -> str:
-    """`hub_id` of a model or an adapter."""
+    """As `hub_id`, for a model or an adapter."""
     if revision is not None:
         return source.split("@")[0]
     cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(root) + "/")

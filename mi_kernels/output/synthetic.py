@@ -1,4 +1,4 @@
-"""Made-up checkpoints with a real model's layout: for the demo, the tests and the benchmarks."""
+"""Writes synthetic checkpoints with the layout of a real model, for the demo, the tests and the benchmarks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def qwen3_shapes(
     experts: int = 0,
     expert_ffn: int = 0,
 ) -> Shapes:
-    """Names and shapes of a Qwen3 (dense, or mixture of experts when `experts`), in the order of its files."""
+    """Returns names and shapes of a Qwen3 model in file order: dense, or a mixture of experts if `experts` > 0."""
     shapes: Shapes = {"model.embed_tokens.weight": (vocab, hidden)}
     if not tied:
         shapes["lm_head.weight"] = (vocab, hidden)
@@ -55,7 +55,7 @@ def qwen3_shapes(
 
 
 def qwen3_like(nbytes: int) -> Shapes:
-    """A small Qwen3 of about `nbytes` bytes in bf16: real proportions, as many layers as fit."""
+    """Returns names and shapes of a small Qwen3 model of about `nbytes` bytes in bf16, with realistic proportions."""
     vocab, hidden = 16_384, 1024
 
     def model(layers: int) -> Shapes:
@@ -66,7 +66,7 @@ def qwen3_like(nbytes: int) -> Shapes:
 
 
 def qwen3_config(shapes: Shapes) -> dict[str, Any]:
-    """The config.json that belongs to `shapes` of `qwen3_shapes`."""
+    """Returns the config.json for the result of `qwen3_shapes`."""
     vocab, hidden = shapes["model.embed_tokens.weight"]
     attention = "model.layers.0.self_attn."
     head_dim = shapes[attention + "q_norm.weight"][0]
@@ -94,10 +94,10 @@ def qwen3_config(shapes: Shapes) -> dict[str, Any]:
 def write_checkpoint(
     folder: Path, shapes: Shapes, *, seed: int, shards: int = 1, config: dict[str, Any] | None = None
 ) -> None:
-    """Writes bf16 tensors of `shapes` to `folder`, in `shards` files with an index (one file without).
+    """Writes bf16 tensors with the given `shapes` to `folder`, in `shards` files with an index (one file: no index).
 
-    Values are normal with standard deviation 0.02, drawn from a pool of 2^22 at a random place for each tensor: quick
-    to make, and no two tensors are alike.
+    The values are normal with standard deviation 0.02. Each tensor takes them from a pool of 2^22 values, starting at
+    a random position: this is fast, and all tensors differ.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)

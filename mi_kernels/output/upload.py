@@ -1,4 +1,4 @@
-"""A finished model folder, uploaded to the Hub in one commit."""
+"""Uploads a finished model folder to the Hub in one commit."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-# What another layout of the same model may have left in the repository; loaders would read both.
+# Deleted by the upload: loaders would also read the shards of an earlier version with another layout.
 _WEIGHTS = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def checked_repo(repo: str) -> str:
-    """Raises: ArgumentError: not the id of a repository."""
+    """Returns `repo` if it is a valid id ORG/NAME.
+
+    Raises:
+        ArgumentError: `repo` is not a valid id.
+    """
     if not _REPO.fullmatch(repo) or ".." in repo:
-        raise ArgumentError(f"{repo!r} is not the id of a model on the Hub", "Write it as ORG/NAME.")
+        raise ArgumentError(f"{repo!r} is not a valid Hub id", "Write it as ORG/NAME.")
     return repo
 
 
 def check_access(repo: str) -> None:
-    """Asks the Hub who we are, so that a merge of hours does not end in a missing token.
+    """Checks the Hub token before a merge, so that a long merge does not fail at the upload.
 
     Raises:
-        OutputError: nobody it knows, offline, or it does not answer.
+        OutputError: there is no valid token, the process is offline, or the Hub does not respond.
     """
     try:
         _api().whoami()
@@ -39,27 +43,32 @@ def check_access(repo: str) -> None:
 
 
 def push(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
-    """Uploads the model in `folder` to the Hub, into `repo`, which is made where there is none.
+    """Uploads the model in `folder` to the repository `repo` on the Hub. Creates the repository if it does not exist.
 
-    All files appear by one commit; weights that the repository held before and the folder does not are removed by it.
-    The folder stays. Calling again after a failure goes on with what has not arrived.
+    All files are uploaded in one commit. The commit deletes older weights in the repository that are not in `folder`.
+    After a failure, calling `push` again uploads only the data that is missing.
 
     Args:
-        repo: ORG/NAME.
-        private: the repository must be private; made so where it is new.
+        folder: the model folder. It is not changed.
+        repo: the id of the repository, ORG/NAME.
+        private: require a private repository. A new repository is created as private.
 
     Returns:
-        The address of the model.
+        The URL of the repository.
 
     Raises:
-        ArgumentError: `repo` is no id.
-        OutputError: no such folder, no token, no permission, a repository that is public though `private` was asked
-            for, or the Hub failed.
+        ArgumentError: `repo` is not a valid id.
+        OutputError: `folder` is not a model folder, there is no valid token, the token has no write permission, the
+            repository is public although `private` is True, or the Hub failed.
+
+    Example:
+        >>> mi_kernels.push("merged", "my-org/merged-model", private=True)  # doctest: +SKIP
+        'https://huggingface.co/my-org/merged-model'
     """
     path = os.fspath(folder)
     checked_repo(repo)
     if not glob.glob(os.path.join(glob.escape(path), "*.safetensors")):
-        raise OutputError(f"{path}: is not a model folder: it holds no safetensors", "Give the folder of a merge.")
+        raise OutputError(f"{path}: has no safetensors weights", "Give the folder of a finished merge.")
     api = _api()
     try:
         address = str(api.create_repo(repo, private=private, exist_ok=True))
@@ -68,10 +77,10 @@ def push(folder: str | os.PathLike[str], repo: str, *, private: bool = False) ->
             api.upload_folder(
                 repo_id=repo, folder_path=path, commit_message="Upload the merge", delete_patterns=_WEIGHTS
             )
-    except Exception as error:  # the library raises a dozen kinds
+    except Exception as error:  # the library raises many classes
         raise _refusal(repo, error, path) from error
     if public:
-        raise OutputError(f"{repo}: is public, and private was asked for", "Nothing was uploaded: use another name.")
+        raise OutputError(f"{repo}: is public, but private was requested", "Use another name. Nothing was uploaded.")
     return address
 
 
@@ -85,16 +94,14 @@ def _refusal(repo: str, error: Exception, folder: str | None = None) -> OutputEr
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
     status = getattr(getattr(error, "response", None), "status_code", None)
-    later = f" {folder} is whole: `hf upload {repo} {folder}` sends it later." if folder else ""
+    later = f" {folder} is complete: upload it with `hf upload {repo} {folder}`." if folder else ""
     if isinstance(error, OfflineModeIsEnabled):
-        return OutputError(f"{repo}: HF_HUB_OFFLINE is set, and an upload was asked for", f"Unset it.{later}")
+        return OutputError(f"{repo}: cannot upload while HF_HUB_OFFLINE is set", f"Unset it.{later}")
     if isinstance(error, LocalTokenNotFoundError) or status == 401:
-        return OutputError(
-            f"{repo}: the Hub does not know who you are", f"Run `hf auth login`, or set HF_TOKEN.{later}"
-        )
+        return OutputError(f"{repo}: no valid Hub token", f"Run `hf auth login`, or set HF_TOKEN.{later}")
     if status == 403:
         return OutputError(
-            f"{repo}: the Hub does not let you write there: {first_line(error)}",
-            f"Use a token with write permission, or a name of your own.{later}",
+            f"{repo}: no write permission: {first_line(error)}",
+            f"Use a token with write permission, or a repository that you own.{later}",
         )
     return OutputError(f"{repo}: the Hub failed: {first_line(error)}", f"Try again.{later}")

@@ -1,4 +1,4 @@
-"""Positional writes into one shard: direct (past the page cache) where the file system can, else buffered."""
+"""Writes one shard at given offsets: with direct I/O if the file system supports it, otherwise buffered."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ _DIRECT = getattr(os, "O_DIRECT", 0)  # not on macOS
 
 
 class ShardFile:
-    """A new file of `size` bytes; chunks may be written in any order, from several threads.
+    """A new file of `size` bytes. Several threads can write chunks in any order.
 
-    `io` is "direct" (or fail), "buffered", or "auto": direct where the file system can.
+    Direct writes bypass the page cache: nothing is copied, nothing waits for write-back, and the inputs of the merge
+    stay in the cache. They are the default because the time of buffered writes depends on the state of the page cache
+    (measured in bench/README.md).
 
-    Direct writes skip the page cache: nothing is copied, nothing waits for write-back, and a merge does not push
-    the inputs out of memory. They are the default because the time of buffered ones depends on the state of the page
-    cache (bench/README.md has the measurement).
+    Args:
+        path: the file to create. It must not exist.
+        size: bytes.
+        io: "direct"; "buffered"; or "auto": direct if the file system supports it, otherwise buffered.
+
+    Raises:
+        OutputError: `io` is "direct" and the file system does not support it.
+        OSError: the file cannot be created, or the disk is full.
     """
 
     def __init__(self, path: str, size: int, io: str = "auto") -> None:
@@ -46,7 +53,7 @@ class ShardFile:
             raise
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Writes all of `data` at `offset`. Data reaching beyond the file's end is cut off by `close`."""
+        """Writes all of `data` at `offset`. `close` cuts off data after the end of the file."""
         while len(data):
             try:
                 with naming(self._path):
@@ -54,16 +61,16 @@ class ShardFile:
             except OSError as error:
                 if error.errno != errno.EINVAL or not self._direct:
                     raise
-                self._leave_direct()  # some file systems accept the flag and refuse the write
+                self._leave_direct()  # some file systems accept O_DIRECT at open but reject the write
                 continue
             if written == 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO), self._path)
             data, offset = data[written:], offset + written
             if len(data) and written % PAGE and self._direct:
-                self._leave_direct()  # a short write left us unaligned
+                self._leave_direct()  # after a short write the offset is not aligned
 
     def close(self, sync: Callable[[int], None] = os.fsync) -> None:
-        """Sets the exact size, makes the file durable and closes it."""
+        """Truncates the file to its exact size, syncs it with `sync` and closes it."""
         with naming(self._path):
             try:
                 os.ftruncate(self._fd, self._size)
@@ -72,15 +79,15 @@ class ShardFile:
                 self.abandon()
 
     def abandon(self) -> None:
-        """Closes without any of it; harmless when closed already."""
+        """Closes the file without truncating or syncing it. Does nothing if it is closed."""
         if self._fd >= 0:
-            fd, self._fd = self._fd, -1  # first: closing may fail, and closes all the same
+            fd, self._fd = self._fd, -1  # first: a failing close still closes the descriptor
             os.close(fd)
 
     def _check_may_buffer(self) -> None:
         if self._io == "direct":
             raise OutputError(
-                "direct writes were asked for, and this file system does not take them", "Use io 'auto' or 'buffered'."
+                "the file system of the output does not support direct writes", "Use --io auto or --io buffered."
             )
 
     def _leave_direct(self) -> None:

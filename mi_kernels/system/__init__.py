@@ -1,1 +1,1 @@
-"""The operating system: calls that Python lacks, what its failures mean, Ctrl-C, the progress bar."""
+"""Operating system: system calls that Python does not offer, their errors, signals, the progress bar."""

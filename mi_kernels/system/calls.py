@@ -1,4 +1,4 @@
-"""The few system calls Python's library does not offer. Each has a way out where the system lacks it."""
+"""System calls that Python's standard library does not offer. Each has a fallback for systems without it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PAGE = 4096
 _HUGE_PAGE = 2 << 20
 
 
-# Without declared types ctypes passes an integer as a C int, which cuts off the upper half of an offset.
+# Without declared types, ctypes passes integers as C int and truncates 64-bit offsets.
 _FD, _PATH, _OFFSET = ctypes.c_int, ctypes.c_char_p, ctypes.c_int64
 _ARGUMENTS = {
     "fallocate": (_FD, ctypes.c_int, _OFFSET, _OFFSET),
@@ -38,12 +38,12 @@ def _failed(path: str | None = None) -> OSError:
 
 
 def preallocate(fd: int, size: int) -> None:
-    """Reserves `size` bytes on disk: a full disk is found out now, and direct writes need not allocate one by one.
+    """Reserves `size` bytes on disk. A full disk is detected early, and direct writes do not allocate block by block.
 
-    Not posix_fallocate, which writes to every block of a file system that cannot reserve; there, this does nothing.
+    Does nothing on file systems that cannot reserve space. (posix_fallocate would write to every block there.)
 
     Raises:
-        OSError: no space, or another failure of the disk.
+        OSError: the disk is full, or it fails.
     """
     if not hasattr(_libc(), "fallocate") or size == 0:  # macOS
         return
@@ -51,15 +51,18 @@ def preallocate(fd: int, size: int) -> None:
         error = _failed()
         if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENODEV):
             return
-        if error.errno != errno.EINTR:  # a signal came first
+        if error.errno != errno.EINTR:  # EINTR: a signal interrupted the call
             raise error
 
 
 def exchange(one: str, other: str) -> bool:
-    """Swaps two paths in one step (Linux's renameat2). False where the system cannot.
+    """Swaps two paths atomically with Linux's renameat2.
+
+    Returns:
+        False if the system or the file system does not support it.
 
     Raises:
-        OSError: it can, and it failed.
+        OSError: the exchange is supported but failed.
     """
     at_fdcwd, rename_exchange = -100, 2
     if not hasattr(_libc(), "renameat2"):
@@ -73,10 +76,10 @@ def exchange(one: str, other: str) -> bool:
 
 
 def sync_folder(path: str) -> None:
-    """Makes the names in a folder durable.
+    """Makes the directory entries of a folder durable (fsync).
 
     Raises:
-        OSError: they may not be; names the folder.
+        OSError: the sync failed. `filename` is the folder.
     """
     with naming(path):
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -87,12 +90,13 @@ def sync_folder(path: str) -> None:
 
 
 def io_buffer(size: int) -> memoryview:
-    """`size` bytes of anonymous memory on a page boundary, in huge pages where the system grants them.
+    """Returns `size` bytes of page-aligned anonymous memory, in huge pages if the system provides them.
 
-    A direct write hands the disk a list of physically contiguous pieces, and drivers limit its length: with 4 KiB pages
-    a write is cut into many requests, with 2 MiB pages it is not (a third less time for writing, measured).
+    A direct write passes a list of physically contiguous pieces to the disk, and drivers limit the length of the list.
+    With 4 KiB pages the driver splits one write into many requests; with 2 MiB pages it does not. Measured: writing
+    takes one third less time.
     """
-    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # Python's default is shared memory, which gets no huge pages
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # not the default MAP_SHARED, which gets no huge pages
     if size < _HUGE_PAGE:
         return memoryview(mmap.mmap(-1, size, flags=private))
     memory = mmap.mmap(-1, size + _HUGE_PAGE, flags=private)

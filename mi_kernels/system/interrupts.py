@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM kept waiting for the short steps that must not stop halfway."""
+"""Delays Ctrl-C and SIGTERM during short steps that must not be interrupted."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _HELD = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Context: SIGINT and SIGTERM that arrive within it take effect at its end. May be nested.
+    """Context: a SIGINT or SIGTERM that arrives inside takes effect at the end of the context. Can be nested.
 
-    Python runs handlers in the main thread only, so in other threads there is nothing to hold.
+    Does nothing outside the main thread, because Python runs signal handlers only there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -26,7 +26,7 @@ def held() -> Iterator[None]:
         pending.append(number)
 
     previous = {number: signal.getsignal(number) for number in _HELD}
-    # A handler that was not set from Python cannot be put back: leave it where it is.
+    # None: the handler was not set from Python and could not be restored, so leave it in place.
     mine = [number for number, handler in previous.items() if handler is not None]
     try:
         for number in mine:

@@ -1,4 +1,4 @@
-"""The progress bar: bytes written, on a terminal's stderr, or a function of the caller's."""
+"""Progress of a merge in bytes: a bar on stderr, or calls of a user function."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(progress: bool | Callable[[int, int], None], total: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with each number of bytes done, from any thread.
+    """Context: yields a function that takes a number of newly finished bytes. Any thread may call it.
 
     Args:
-        progress: False for none; True for a bar where stderr is a terminal; or a function that is called with
-            (bytes done so far, `total`).
+        progress: False: show nothing. True: show a bar if stderr is a terminal. A function: call it with
+            (bytes finished so far, `total`).
+        total: bytes in total.
     """
     if callable(progress):
         done, lock = 0, threading.Lock()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.files import read_file
 from ..checksums.damage import Damage, differences, layout_within
 from ..checksums.folder import file_sizes, measure, record_folder
-from ..checksums.record import NAME, Record, ShardSum, mended
+from ..checksums.record import NAME, Record, ShardSum, repaired
 from ..errors import CheckpointError, MIKernelsError, OutputError
 from ..system.faults import problem, remedy
 from ..system.progress import progress_bar
@@ -162,7 +162,7 @@ def _check(root: str, path: str, threads: int | None, progress: Progress) -> Ver
 def _read_record(path: str, found: Verification) -> Record | None:
     """The record, mended where one bit of it is wrong; None where more is."""
     content = read_file(path, _MAX_RECORD)
-    wrong = mended(content)
+    wrong = repaired(content)
     if wrong is None:
         return Record.decode(content, path)
     if wrong.content is not None:

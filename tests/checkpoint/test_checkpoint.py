@@ -1,4 +1,4 @@
-"""Opening checkpoints: every layout that is valid, Hub ids, and the oddities that are handled."""
+"""Opens checkpoints: all valid layouts, Hub ids, and irregularities that are handled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ..support.models import (
 
 
 def assert_describes(model: Checkpoint, tensors: Tensors) -> None:
-    """Every tensor by name, with dtype and shape, and a byte range that holds exactly its bytes."""
+    """Asserts that the model lists every tensor with its dtype, its shape and the byte range of its data."""
     assert sorted(model.tensors) == sorted(tensors)
     files = [Path(path).read_bytes() for path in model.shards]
     for name, tensor in tensors.items():
@@ -154,7 +154,7 @@ def test_files_that_the_index_does_not_list_are_not_opened(tmp_path: Path) -> No
 
 
 def test_eighteen_thousand_tensors(tmp_path: Path) -> None:
-    """As many names as a 94-layer mixture of 128 experts, cut to 48 layers; one element each."""
+    """The names of a mixture of 128 experts with 48 layers. Each tensor has one element."""
     shapes = qwen3_shapes(
         hidden=1, layers=48, ffn=1, heads=1, kv_heads=1, head_dim=1, vocab=1, tied=False, experts=128, expert_ffn=1
     )
@@ -256,7 +256,7 @@ def test_a_folder_comes_before_a_hub_id(tmp_path: Path, hub: ModuleType, monkeyp
     assert open_checkpoint("org/name").revision is None
 
 
-def test_offline_is_a_refusal_of_two_lines(hub: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_offline_error_has_two_lines(hub: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     def download(*_: object, **__: object) -> str:
         raise hub.errors.LocalEntryNotFoundError("Cannot find the snapshot\non the disk\nand outgoing traffic is off")
 
@@ -269,13 +269,13 @@ def test_offline_is_a_refusal_of_two_lines(hub: ModuleType, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("text", ["", "name", "a/b/c", "org/na me", "/no/such", "org/name@", "\0"])
-def test_what_is_no_folder_and_no_hub_id(hub: ModuleType, text: str) -> None:
+def test_neither_a_folder_nor_a_hub_id(hub: ModuleType, text: str) -> None:
     with pytest.raises(CheckpointError, match="no such folder") as caught:
         open_checkpoint(text)
     assert caught.value.remedy
 
 
-def test_errors_keep_to_one_line_whatever_a_name_holds(tmp_path: Path) -> None:
+def test_messages_escape_control_characters_in_names(tmp_path: Path) -> None:
     name = "bad\nTraceback\x1b[31m\u2028name"
     text = json.dumps(name) + ': {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     write_raw(tmp_path / SINGLE, f"{{{text}, {text}}}".encode(), bytes(4))

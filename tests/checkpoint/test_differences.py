@@ -1,4 +1,4 @@
-"""What differs beside the weights is told, in a line each, naming both values and the side that is used."""
+"""Each difference besides the weights is reported in one line with both values and the one that the output has."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENIZER: dict[str, Any] = {
 
 
 def world(root: Path, a: dict[str, Any] | None = None, b: dict[str, Any] | None = None) -> World:
-    """Two models; `a` and `b`: small files by name, as text or JSON; those of config.json are added to it."""
+    """Two models. `a` and `b`: small files by name, as text or JSON. Entries for config.json are added to CONFIG."""
     made = World(root)
     for side, files in ((made.instruct, a or {}), (made.thinking, b or {})):
         for name, content in files.items():
@@ -47,7 +47,7 @@ THINK = {"id": 4, "content": "<think>", "special": False}
 OLD_ROPE = {"rope_theta": 1e6, "rope_scaling": {"type": "yarn", "factor": 4.0}}
 NEW_ROPE = {"rope_parameters": {"rope_theta": 1000000, "rope_type": "yarn", "factor": 4.0}}
 
-# Files of INSTRUCT, files of THINKING, words of the one note that is told (none: nothing), and whether strict refuses.
+# Files of INSTRUCT, files of THINKING, words of the only note (none: no note), and whether a strict merge is rejected.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] = {
     "nothing": ({"tokenizer.json": TOKENIZER}, {"tokenizer.json": json.dumps(TOKENIZER)}, (), False),
     "tokenizer written anew": (
@@ -56,7 +56,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] =
     ),
     "a token's id": (
         {"tokenizer.json": TOKENIZER}, {"tokenizer.json": changed(added_tokens=[THINK])},
-        ("1 token has other ids", '"<think>" is 4 in T, 3 in I'), True,
+        ("1 token has different ids", '"<think>" is 4 in T, 3 in I'), True,
     ),
     "a token on one side": (
         {"tokenizer.json": TOKENIZER}, {"tokenizer.json": changed(added_tokens=[])},
@@ -64,9 +64,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] =
     ),
     "a token's flags": (
         {"tokenizer.json": TOKENIZER}, {"tokenizer.json": changed(added_tokens=[{**THINK, "id": 3, "special": True}])},
-        ("flags of added tokens", "T's"), False,
+        ("flags of added tokens", "those of T"), False,
     ),
-    "merges": ({"tokenizer.json": TOKENIZER}, {"tokenizer.json": model(merges=[])}, ("other merges",), True),
+    "merges": ({"tokenizer.json": TOKENIZER}, {"tokenizer.json": model(merges=[])}, ("different merges",), True),
     "how text is split": (
         {"tokenizer.json": TOKENIZER}, {"tokenizer.json": changed(pre_tokenizer=None)},
         ("differ in pre_tokenizer",), True,
@@ -76,15 +76,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] =
     ),
     "unigram": (
         {"tokenizer.json": model(vocab=[["a", -1.0], ["b", -2.0]], merges=None)},
-        {"tokenizer.json": model(vocab=[["b", -1.0], ["a", -2.0]], merges=None)}, ("2 tokens have other ids",), True,
+        {"tokenizer.json": model(vocab=[["b", -1.0], ["a", -2.0]], merges=None)}, ("2 tokens have different",), True,
     ),
     "a tokenizer nobody knows": (
-        {"tokenizer.json": {"model": 1}}, {"tokenizer.json": {"model": 2}}, ("unknown form",), True,
+        {"tokenizer.json": {"model": 1}}, {"tokenizer.json": {"model": 2}}, ("unknown format",), True,
     ),
     "a broken tokenizer": (
         {"tokenizer.json": "{"}, {"tokenizer.json": TOKENIZER}, ("not valid JSON", "not compared"), False,
     ),
-    "a tokenizer on one side": ({"tokenizer.json": TOKENIZER}, {}, ("only I has a tokenizer.json",), False),
+    "a tokenizer on one side": ({"tokenizer.json": TOKENIZER}, {}, ("only I has tokenizer.json",), False),
     "old tokenizers": ({"vocab.json": {"a": 0}}, {"vocab.json": {"b": 0}}, ("vocab.json of T and of I",), True),
     "templates": (
         {"chat_template.jinja": "{{x}}"}, {"tokenizer_config.json": {"chat_template": "{{y}}"}},
@@ -99,7 +99,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] =
     "generation": (
         {"generation_config.json": {"temperature": 0.7, "top_k": 20, "transformers_version": "4"}},
         {"generation_config.json": {"temperature": 0.6, "top_k": 20, "transformers_version": "5"}},
-        ("(T / I): temperature 0.6 / 0.7; the output has the first",), False,
+        ("(T / I): temperature 0.6 / 0.7; the output has those of T",), False,
     ),
     "rope": (
         {"config.json": {"rope_theta": 1e6}}, {"config.json": {"rope_theta": 5e6}},
@@ -133,7 +133,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] =
     ),
     "architecture": (
         {"config.json": {"architectures": ["Qwen2ForCausalLM"]}}, {},
-        ('architectures is ["Qwen3ForCausalLM"] in T, ["Qwen2ForCausalLM"] in I; its tensors fit',), True,
+        ('architectures is ["Qwen3ForCausalLM"] in T, ["Qwen2ForCausalLM"] in I; the tensors match',), True,
     ),
 }  # fmt: skip
 
@@ -156,14 +156,16 @@ def test_differences(tmp_path: Path, case: str) -> None:
         assert cli.main(made.argv("--strict", "--dry-run", "--overwrite")) == 0
 
 
-def test_the_other_side_is_named_where_it_is_copied_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_name_the_model_of_copy_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = world(tmp_path, {"chat_template.jinja": "x"}, {"chat_template.jinja": "y"})
     assert cli.main(made.argv("--copy-from", "instruct", "--dry-run")) == 0
     assert f"the output has that of {made.instruct}, not of {made.thinking}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["lerp", "sweep", "merge", "dry-run"])
-def test_every_command_tells_them_once(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+def test_every_command_reports_each_difference_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
     made = World(tmp_path, tiny(1, dtype=torch.float16), tiny(2, tied=True))
     (made.thinking / "config.json").write_text(json.dumps({**CONFIG, "tie_word_embeddings": True, "rope_theta": 7}))
     recipe = tmp_path / "recipe.yml"
@@ -177,7 +179,7 @@ def test_every_command_tells_them_once(tmp_path: Path, capsys: pytest.CaptureFix
     }
     assert cli.main(argv[command]) == 0
     out = capsys.readouterr().out
-    for word in ("rope_theta is 7", "several dtypes", "ties it, so its model.embed_tokens.weight stands for it"):
+    for word in ("rope_theta is 7", "different dtypes", "so its model.embed_tokens.weight is used"):
         assert sum(line.startswith("note: ") and word in line for line in out.splitlines()) == 1, word
     assert "config: tie_word_embeddings" not in out
 
@@ -185,9 +187,13 @@ def test_every_command_tells_them_once(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("files", "configs", "words"),
     [
-        (({"tokenizer.json": TOKENIZER},) * 2, ({}, {}), ("Rows from 4 on are padding", "(64)")),
-        (({}, {"tokenizer.json": TOKENIZER}), ({}, {}), ("Rows from 4 on are padding", "(64)")),
-        (({}, {}), ({"vocab_size": 50}, {"vocab_size": 50}), ("config.json says 50 and 50", "padding", "(64)")),
+        (({"tokenizer.json": TOKENIZER},) * 2, ({}, {}), ("4 tokens, so the rows after them are padding", "(64)")),
+        (({}, {"tokenizer.json": TOKENIZER}), ({}, {}), ("4 tokens, so the rows after them are padding", "(64)")),
+        (
+            ({}, {}),
+            ({"vocab_size": 50}, {"vocab_size": 50}),
+            ("vocab_size in config.json is 50 and 50", "padding", "(64)"),
+        ),
         (({}, {}), ({"vocab_size": 50}, {"vocab_size": 64}), ("The vocabularies differ", "(64)")),
         (({"tokenizer.json": model(vocab={"a": 55})},) * 2, ({}, {}), ("The vocabularies differ",)),
     ],

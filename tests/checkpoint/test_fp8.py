@@ -1,4 +1,4 @@
-"""FP8 checkpoints are read as float32(weight) * float32(scale), to torch's bits; others are refused by name."""
+"""FP8 checkpoints give float32(weight) * float32(scale) with torch's bits. Other quantisations are rejected by name."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from ..support.fp8_models import (
 )
 
 
-def test_every_bit_pattern_is_torchs_on_every_isa(isa: str) -> None:
+def test_every_bit_pattern_matches_torch_on_every_isa(isa: str) -> None:
     codes = torch.arange(256, dtype=torch.uint8)
     for scale in (1.0, 0.0, -3.7e-5, 2.0**-126, 1e38, float("inf"), float("nan")):
         out = np.full(256, np.nan, np.float32)
@@ -55,7 +55,7 @@ def test_every_bit_pattern_is_torchs_on_every_isa(isa: str) -> None:
 
 
 def test_flush_to_zero_of_the_caller_changes_nothing(isa: str, request: pytest.FixtureRequest) -> None:
-    """Subnormals of E4M3 are one of float32 on the way, and a small scale makes them of the result."""
+    """Subnormals of E4M3 become normal in float32, and a small scale makes the result subnormal."""
     codes = torch.arange(256, dtype=torch.uint8)
     scales = [1.0, 2.0**-125]
     expected = [codes.view(torch.float8_e4m3fn).float() * scale for scale in scales]
@@ -99,7 +99,7 @@ def test_the_binding_refuses_ranges_beyond_the_memory() -> None:
 
 @pytest.mark.parametrize("scale_dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("both", [True, False])
-def test_merges_are_torchs_bits(tmp_path: Path, both: bool, scale_dtype: torch.dtype) -> None:
+def test_merges_match_torch_bit_for_bit(tmp_path: Path, both: bool, scale_dtype: torch.dtype) -> None:
     a, b = fp8_model(1, scale_dtype), fp8_model(2, scale_dtype)
     plain_b = {name: t.bfloat16() for name, t in dequantised(b).items()}
     instruct = quantised(tmp_path / "a", a, shards=2)
@@ -125,7 +125,7 @@ def test_bits_depend_neither_on_chunks_nor_on_threads(tmp_path: Path, memory: in
 
 
 def test_blocks_of_large_tensors_meet(tmp_path: Path) -> None:
-    """More elements than are computed at a time, on both sides."""
+    """More elements than one step computes, in both models."""
     shape = (520, 1030)
     sides, values = [], []
     for seed in (1, 2):
@@ -150,7 +150,7 @@ def test_sweeps_have_the_bits_of_their_merges_and_the_ends_are_the_models(tmp_pa
 
 @pytest.mark.parametrize("chunk", [4096, 1 << 20])
 def test_formulas_over_several_models_take_virtual_tensors(tmp_path: Path, chunk: int) -> None:
-    """x0 / 2 + x1 / 4 - x2: halving and quartering are exact here, so each addition is one rounding in torch too."""
+    """x0 / 2 + x1 / 4 - x2: the divisions are exact here, so torch also rounds once for each addition."""
     a, b = fp8_model(7), fp8_model(8)
     values = dequantised(a), {name: t.bfloat16().float() for name, t in dequantised(b).items()}, dequantised(b)
     plain = {name: t.bfloat16() for name, t in values[1].items()}
@@ -186,7 +186,7 @@ def test_similarity_is_that_of_the_values(tmp_path: Path) -> None:
 
 
 def test_scratch_memory_counts_as_memory(tmp_path: Path) -> None:
-    """One page for the output and one for what is computed are the least; two outputs need three."""
+    """One output needs at least two pages: one for the output and one for scratch. Two outputs need three."""
     folder = quantised(tmp_path / "a", fp8_model(1))
     with pytest.raises(mi_kernels.ArgumentError, match="at least 8192"):
         mi_kernels.lerp_checkpoint(folder, folder, tmp_path / "o", 0.5, max_memory=8191, progress=False)
@@ -195,7 +195,7 @@ def test_scratch_memory_counts_as_memory(tmp_path: Path) -> None:
 
 
 def test_one_scale_a_tensor_and_activation_scales(tmp_path: Path) -> None:
-    """As Mistral publishes FP8: no block size, scalars, static activation scales that are left out."""
+    """FP8 as Mistral publishes it: no block size, scalar scales, static activation scales that are dropped."""
     name = LAYER + "self_attn.q_proj."
     codes = torch.arange(256, dtype=torch.uint8).reshape(8, 32).view(torch.float8_e4m3fn)
     for shape in ((), (1,)):
@@ -218,7 +218,7 @@ def test_one_scale_a_tensor_and_activation_scales(tmp_path: Path) -> None:
         ({"quant_method": "mxfp4"}, "mxfp4"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "modelopt NVFP4"),
         ({"quant_method": "compressed-tensors", "format": "float-quantized"}, "compressed-tensors float-quantized"),
-        ({"bits": 3}, "by an unnamed method"),
+        ({"bits": 3}, "without quant_method"),
         ({**QUANTISED, "fmt": "e5m2"}, "fp8 in e5m2"),
         ({**QUANTISED, "activation_scheme": "odd"}, "fp8 with activation_scheme odd"),
     ],
@@ -237,11 +237,11 @@ def test_other_quantisations_are_refused_by_name(
             assert lines[0] == f"mi-kernels: {bad}: is quantised ({named})"
             assert "bf16 version" in lines[1]
     assert not (tmp_path / "o").exists()
-    assert main(["inspect", str(bad)]) == 0  # looking at it is no merge
+    assert main(["inspect", str(bad)]) == 0  # inspect does not merge
 
 
 def refused(tmp_path: Path, instruct: Path, thinking: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The two lines that a merge of the two ends in."""
+    """Asserts that the merge is rejected, and returns the two lines of the message."""
     assert main(["lerp", str(instruct), str(thinking), "-o", str(tmp_path / "o"), "--lam", "0.5"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -260,12 +260,12 @@ def test_fp8_without_scales_is_refused_by_tensor(tmp_path: Path, capsys: pytest.
     assert "F8_E5M2 without weight_scale_inv" in refused(tmp_path, other, other, capsys)
 
 
-def test_fp8_that_no_config_speaks_of_is_refused_by_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Scales alone do not say how they are meant. Where both models hold the same bytes, these are copied."""
+def test_fp8_without_a_config_is_rejected_by_tensor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scales have no meaning without a config. (If both models have the same bytes, the merge copies them.)"""
     one, other = write(tmp_path / "a", fp8_model(1)), write(tmp_path / "b", fp8_model(2))
     text = refused(tmp_path, one, other, capsys)
-    assert "F8_E4M3 tensors differ" in text
-    assert "dequantise" in text
+    assert "F8_E4M3 values differ" in text
+    assert "Dequantise" in text
 
 
 def replaced(shape: Sequence[int], dtype: torch.dtype) -> Tensors:
@@ -304,7 +304,7 @@ def test_lengths_and_read_ahead_take_in_the_scales(tmp_path: Path, monkeypatch: 
     assert all(any(first <= begin and end <= last for first, last in asked) for begin, end in wanted)
 
 
-def test_the_checkpoint_says_what_it_reads(tmp_path: Path) -> None:
+def test_notes_report_dequantised_tensors(tmp_path: Path) -> None:
     tensors = fp8_model(1)
     model = open_checkpoint(quantised(tmp_path / "a", tensors))
     assert model.tensors.keys() == {NORM, *SHAPES}
@@ -347,7 +347,7 @@ def test_transformers_loads_the_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_has_the_bits_of_the_same_merge_dequantised_first(tmp_path: Path, method: str) -> None:
-    """Also where a method reads the tensors beforehand: a threshold or an angle off by a bit would show."""
+    """Includes methods that read the tensors first: a threshold or an angle with one wrong bit fails here."""
     with_base = METHODS[method].base == "required"
     models, plain = [], []
     for seed in (1, 2, 3)[: 2 + with_base]:

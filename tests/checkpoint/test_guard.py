@@ -1,4 +1,4 @@
-"""Mapped inputs that shrink, change or cannot be read while they are merged: refused, never the end of a process."""
+"""Mapped inputs that shrink, change or become unreadable during a merge: it is rejected, and the process survives."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safete
 
 
 def world_of(root: Path, elements: int = 20_000) -> World:
-    """Two shards of some pages each, in many tensors."""
+    """Models of two shards, each of several pages and many tensors."""
     a, b = (
         {f"model.layers.0.mlp.{i}.weight": random_bits((elements,), torch.bfloat16, seed + i) for i in range(6)}
         for seed in (1, 100)
@@ -78,13 +78,13 @@ def test_a_shard_that_shrinks(
 
 
 def shrink_within_the_last_page(shard: Path) -> None:
-    """Raises no signal: the kernel keeps the page, and its end reads as zeros."""
+    """Causes no signal: the kernel keeps the page, and the end of it reads as zeros."""
     assert shard.stat().st_size % PAGE > 1
     os.truncate(shard, shard.stat().st_size - 1)
 
 
 def replace(shard: Path) -> None:
-    """As an editor or a download does it: the old file stays whole for who has it open."""
+    """Replaces the file as an editor or a download does: a program that has opened the old file still reads it."""
     copy = shard.with_name("copy")
     copy.write_bytes(shard.read_bytes())
     times = shard.stat()
@@ -95,10 +95,10 @@ def replace(shard: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (shrink_within_the_last_page, "bytes, since it was opened|has become shorter"),
+        (shrink_within_the_last_page, "bytes since it was opened|has become shorter"),
         (write_one_byte, "has been written"),
         (replace, "replaced by another file"),
-        (os.unlink, "is gone|No such file"),
+        (os.unlink, "no longer readable|No such file"),
     ],
 )
 @pytest.mark.parametrize("reader", [lerp, ties, compare])
@@ -119,7 +119,7 @@ def test_an_input_that_changes_without_a_signal(
 
 
 def test_an_input_that_is_replaced_after_its_header_was_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The map is of another file then, and nothing that is read of it raises a signal."""
+    """The map is a map of the new file then, and reading it causes no signal."""
     world, real = world_of(tmp_path), Inputs.__init__
 
     def opened(self: Inputs, models: list[list[str]]) -> None:
@@ -133,7 +133,7 @@ def test_an_input_that_is_replaced_after_its_header_was_read(tmp_path: Path, mon
 
 
 def test_an_input_that_is_written_while_its_header_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What counts is how the file was before: nobody knows of which state the header is."""
+    """The state before reading the header counts, because the header may be from the old or the new state."""
     world, real = world_of(tmp_path), header._read
     shard = world.thinking / FIRST
 
@@ -151,7 +151,7 @@ def test_an_input_that_is_written_while_its_header_is_read(tmp_path: Path, monke
 
 @pytest.mark.parametrize("way", ["truncate", "rewrite", "replace"])
 def test_inputs_changed_at_any_moment(tmp_path: Path, way: str) -> None:
-    """A thread changes a shard somewhere in the merge: refused, or whole because it came too late."""
+    """A thread changes a shard at a random time: the merge is rejected, or complete because the change was too late."""
     world = world_of(tmp_path, 60_000)
     shard = world.thinking / FIRST
     content, expected = shard.read_bytes(), merge_reference(world.a, world.b, 0.5)
@@ -194,8 +194,8 @@ def mapped(path: Path, pages: int = 4) -> MappedFile:
     return MappedFile(str(path))
 
 
-def test_a_read_error_is_told_from_a_change(tmp_path: Path) -> None:
-    """The file is back at its size and time when it is asked for them, as it would be after an error of the disk."""
+def test_a_read_error_is_distinguished_from_a_change(tmp_path: Path) -> None:
+    """The file has its old size and time again when they are checked, as after an error of the disk."""
     path = tmp_path / "f"
     with mapped(path) as file:
         file.check_length(TensorInfo("first", "U8", (PAGE,), 0, 0, PAGE))
@@ -206,12 +206,12 @@ def test_a_read_error_is_told_from_a_change(tmp_path: Path) -> None:
         assert bytes(file.data[3 * PAGE :]) == bytes(PAGE)
         os.truncate(path, status.st_size)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        with pytest.raises(CheckpointError, match=f"reading in second failed at byte {2 * PAGE}, .*the disk"):
+        with pytest.raises(CheckpointError, match=f"reading in second failed at byte {2 * PAGE}: the disk"):
             file.check()
 
 
-def test_damage_is_told_to_everyone_who_asks(tmp_path: Path) -> None:
-    """Workers share the maps of a merge, and merges in memory those of the one before: zeros stay zeros."""
+def test_every_check_reports_damage(tmp_path: Path) -> None:
+    """Workers share the maps of a merge, and later merges in memory use them again: the mark must stay."""
     path = tmp_path / "f"
     path.write_bytes(os.urandom(4 * PAGE))
     tensor = TensorInfo("tensor", "U8", (4 * PAGE,), 0, 0, 4 * PAGE)
@@ -227,7 +227,7 @@ def test_damage_is_told_to_everyone_who_asks(tmp_path: Path) -> None:
 
 
 def test_maps_have_marks_of_their_own(tmp_path: Path) -> None:
-    """Two merges in one process: the one whose input is sound goes on. Numbers are used again, and are clean then."""
+    """Two merges in one process: the one with an intact input continues. A reused slot starts without a mark."""
     with mapped(tmp_path / "a") as sound, mapped(tmp_path / "b") as broken:
         content = bytes(sound.data)
         os.truncate(tmp_path / "b", PAGE + 1)
@@ -243,7 +243,7 @@ def test_maps_have_marks_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_guard_ends_where_its_map_does(tmp_path: Path) -> None:
-    """Zeros are laid over the rest of a broken map, and not over the map behind it."""
+    """The guard maps zeros over the rest of a damaged map, but not over the next map."""
     files = [mapped(tmp_path / str(number), 1) for number in range(64)]
     by_place = {address(file.data): file for file in files}
     below = next(place for place in by_place if place + PAGE in by_place)
@@ -278,7 +278,7 @@ def is_mapped(path: Path) -> bool:
 
 
 def page_at(place: int) -> memoryview | None:
-    """A fresh page of memory at just that address, never unmapped; None where something else is mapped."""
+    """Maps a new page at exactly that address and never unmaps it. Returns None if the address is in use."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
@@ -290,10 +290,10 @@ def page_at(place: int) -> memoryview | None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc and MAP_FIXED_NOREPLACE")
-def test_a_map_that_is_dropped_takes_its_guard_along(tmp_path: Path) -> None:
-    """Otherwise the next fault in memory that it had writes zeros over whatever lies there by then.
+def test_dropping_a_map_ends_its_guard(tmp_path: Path) -> None:
+    """Otherwise the next fault at the old addresses maps zeros over other memory that is there now.
 
-    It did, and a thread's Python frames lay there: the interpreter crashed in another test.
+    This happened: the memory held Python frames of a thread, and the interpreter crashed in another test.
     """
     path = tmp_path / "f"
     for pages in range(100, 1000, 9):
@@ -301,11 +301,11 @@ def test_a_map_that_is_dropped_takes_its_guard_along(tmp_path: Path) -> None:
         end = address(dropped.data) + len(dropped.data)
         del dropped
         assert not is_mapped(path)
-        # Another page takes the end of the gap, and the same file, a page shorter, goes where most of it was.
+        # A new page takes the end of the gap. The same file, one page shorter, is mapped into the rest of it.
         neighbour = page_at(end - PAGE)
         with mapped(path, pages - 1) as file:
             if neighbour is None or address(file.data) + len(file.data) != end - PAGE:
-                continue  # another thread was faster, or there was a better gap
+                continue  # another thread took the address, or the kernel chose another gap
             neighbour[:] = b"\xa5" * PAGE
             os.truncate(path, 0)
             assert file.data[-1] == 0
@@ -327,7 +327,7 @@ def test_a_view_may_outlive_its_file(tmp_path: Path) -> None:
 
 
 def test_a_closed_file_is_unmapped_whoever_refers_to_it(tmp_path: Path) -> None:
-    """As the frames of an error's traceback do: a disk could not be unmounted until the error was forgotten."""
+    """Frames of a traceback can refer to it. The disk could not be unmounted while the error was alive."""
     with mapped(tmp_path / "f") as file:
         data = file.data
     with pytest.raises(ValueError, match="released"):
@@ -362,7 +362,7 @@ def read(data): return memoryview(data)[9]
 foreign = shrunk(lambda fd: mmap.mmap(fd, 0, prot=mmap.PROT_READ))
 """
 
-# What a process does, its exit status, and a word of what it says.
+# What a process does, its exit status, and a word of its output.
 PROCESSES = {
     "ours": ("n = ours(); read(n); print(n.damage)", 0, "0"),
     "ours, faulthandler": ("faulthandler.enable(); read(ours()); print('fine')", 0, "fine"),
@@ -406,7 +406,7 @@ PROCESSES = {
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the numbers of signals are Linux's")
 @pytest.mark.parametrize("case", PROCESSES)
-def test_the_handler_among_others(case: str) -> None:
+def test_signal_handlers_of_other_libraries(case: str) -> None:
     code, status, word = PROCESSES[case]
     done = subprocess.run([sys.executable, "-c", SETUP + code], capture_output=True, text=True)
     assert done.returncode == status, done.stderr
@@ -414,7 +414,7 @@ def test_the_handler_among_others(case: str) -> None:
     assert status == 0 or "alive" not in done.stdout
 
 
-def test_a_merge_goes_on_beside_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_merge_continues_while_another_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sound").mkdir()
     (tmp_path / "broken").mkdir()
     sound, broken = world_of(tmp_path / "sound"), world_of(tmp_path / "broken")

@@ -1,4 +1,4 @@
-"""Models by id, down and up, against a Hub of our own: the real huggingface_hub on both sides of the wire."""
+"""Downloads and uploads models by id with the real huggingface_hub, against a stub of the Hub."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hub() -> Iterator[StubHub]:
 
 
 def call(hub: StubHub, root: Path, *argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The program with a Hub and a cache of its own, and no token."""
+    """Runs the program with the stub, an empty cache and no token."""
     ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     ours |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(root / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
     words = [*PROGRAM, *map(str, argv)]
@@ -46,7 +46,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: Path) -> None:
-    # More than the 10 MB that huggingface_hub writes at a time, so that half a file is worth going on from.
+    # More than the 10 MB that huggingface_hub writes at a time, so that a partial file can be resumed.
     wide = {"model.embed_tokens.weight": torch.ones(1 << 10, 11 << 10, dtype=torch.bfloat16)}
     world = World(tmp_path / "w", a={**tiny(1), **wide}, b={**tiny(2), **wide})
     hub.repos["org/a"] = Repo()
@@ -59,9 +59,9 @@ def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: 
     hub.cut, hub.failing = large, small
     failed = call(hub, tmp_path, *argv)
     assert failed.returncode == 2
-    assert "org/a@v1: no such folder, and the Hub did not give it" in failed.stderr
+    assert "org/a@v1: no such folder, and the download from the Hub failed" in failed.stderr
     assert not world.out.exists()
-    # The large one, broken off once, had arrived all the same: it is not fetched again.
+    # The large file was interrupted once, but resumed and completed: it is not downloaded again.
     hub.failing = None
     first = call(hub, tmp_path, "inspect", "org/a@v1")
     assert first.returncode == 0, first.stderr
@@ -91,12 +91,12 @@ def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: 
 
 
 @pytest.mark.parametrize(("source", "words"), [("org/nobody", "org/nobody"), ("org/a@v9", "org/a@v9")])
-def test_what_the_hub_does_not_have(hub: StubHub, tmp_path: Path, source: str, words: str) -> None:
+def test_unknown_ids_and_revisions(hub: StubHub, tmp_path: Path, source: str, words: str) -> None:
     hub.repos["org/a"] = Repo()
     hub.repos["org/a"].add({"config.json": b"{}"})
     done = call(hub, tmp_path, "inspect", source)
     assert done.returncode == 2
-    assert_message(done.stderr, words, "the Hub did not give it")
+    assert_message(done.stderr, words, "the download from the Hub failed")
 
 
 def test_push(hub: StubHub, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_push(hub: StubHub, tmp_path: Path) -> None:
     sigma = similarity(tmp_path / "a", tmp_path / "b", progress=False).overall.sigma
     assert f"sigma = {sigma:.4g}," in readme
 
-    # Another layout of the same model: what the first one left is gone, in the same commit.
+    # Another layout of the same model: the same commit deletes the files of the first one.
     second = call(hub, tmp_path, *argv, "--overwrite", "--max-shard-size", "20KB", "--json", HF_TOKEN=TOKEN)
     assert second.returncode == 0, second.stderr
     assert json.loads(second.stdout)["pushed"] == f"{hub.address}/me/merge"
@@ -153,11 +153,11 @@ def test_push_of_a_sweep(hub: StubHub, tmp_path: Path) -> None:
 
 
 PUSH_REFUSALS = {
-    "no token": ({}, ["me/x"], ["does not know who you are", "hf auth login"], False),
-    "a wrong token": ({"HF_TOKEN": "hf_wrong"}, ["me/x"], ["does not know who you are"], False),
+    "no token": ({}, ["me/x"], ["no valid Hub token", "hf auth login"], False),
+    "a wrong token": ({"HF_TOKEN": "hf_wrong"}, ["me/x"], ["no valid Hub token"], False),
     "offline": ({"HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "1"}, ["me/x"], ["HF_HUB_OFFLINE"], False),
     "no id": ({"HF_TOKEN": TOKEN}, ["x"], ["ORG/NAME"], False),
-    "no permission": ({"HF_TOKEN": READER}, ["me/x"], ["does not let you write", "is whole", "hf upload me/x"], True),
+    "no permission": ({"HF_TOKEN": READER}, ["me/x"], ["no write permission", "is complete", "hf upload me/x"], True),
     "public": ({"HF_TOKEN": TOKEN}, ["me/public", "--private"], ["is public", "Nothing was uploaded"], True),
 }
 
@@ -175,8 +175,8 @@ def test_refused_pushes(hub: StubHub, tmp_path: Path, case: str) -> None:
     assert len(hub.repos) == 1
 
 
-def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="holds no safetensors"):
+def test_a_folder_without_weights_is_not_pushed(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="has no safetensors weights"):
         push(tmp_path, "me/x")
 
 

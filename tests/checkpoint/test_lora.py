@@ -1,4 +1,4 @@
-"""LoRA adapters: BASE+ADAPTER is read as fma(scale, delta, W), to the bits of a chain of exact fma in NumPy."""
+"""LoRA: BASE+ADAPTER gives fma(scale, delta, W), with the bits of a chain of exact fma in NumPy."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_merges_have_the_bits_of_the_chain(tmp_path: Path, side: int, dtype: tor
     report = mi_kernels.lerp_checkpoint(*sides, tmp_path / "o", 0.4, progress=False)
     values = [merged(pair, PLAIN), {name: t.float() for name, t in other.items()}]
     assert_same(tmp_path / "o", lerp(values[side], values[1 - side], 0.4))
-    assert f"{pair.name}: LoRA on 2 tensors, added to the base as they are read" in report.notes
+    assert f"{pair.name}: LoRA on 2 tensors, added to the base while they are read" in report.notes
 
 
 def test_both_sides_may_share_a_base(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_pieces_on_every_isa_have_the_bits_of_the_chain(isa: str, rank: int, tra
 
 
 def test_nan_and_inf_pass_through_as_ieee_has_them(isa: str) -> None:
-    """A NaN anywhere makes the canonical NaN; 0 * inf within the chain does too."""
+    """Any NaN gives the canonical NaN. So does 0 * inf inside the chain."""
     a = np.array([[0, 1, np.inf, 1]], np.float32)
     b = np.array([[0], [1]], np.float32)
     w = np.array([[1, np.nan, 1, np.inf], [-np.inf, 2, 3, 4]], np.float32)
@@ -139,14 +139,14 @@ def test_the_binding_refuses_ranges_beyond_the_memory() -> None:
         ({"lora_alpha": -2.5}, {Q: -2.5 / 4, UP: -2.5 / 4}),
     ],
 )
-def test_the_scale_is_pefts(tmp_path: Path, changes: dict[str, Any], scales: dict[str, float]) -> None:
+def test_the_scale_matches_peft(tmp_path: Path, changes: dict[str, Any], scales: dict[str, float]) -> None:
     pair = make_pair(tmp_path, **changes)
     mi_kernels.lerp_checkpoint(pair.name, pair.folder, tmp_path / "o", 0, progress=False)
     assert_same(tmp_path / "o", {n: t.bfloat16() for n, t in merged(pair, scales).items()})
 
 
 def test_weights_stored_transposed_and_embeddings(tmp_path: Path) -> None:
-    """GPT-2's Conv1D keeps W as [in, out]; an embedding's A is [rank, words], its B [width, rank]."""
+    """GPT-2's Conv1D stores W as [in, out]. For an embedding, A is [rank, tokens] and B is [hidden, rank]."""
     base = make_base(1)
     folder = write(tmp_path / "base", base)
     a, b = factors(1, SHAPES[Q][::-1], 4, torch.float32)
@@ -161,8 +161,8 @@ def test_weights_stored_transposed_and_embeddings(tmp_path: Path) -> None:
     assert_same(tmp_path / "o", lerp(one, two, 0.5))
 
 
-def test_saved_modules_take_the_place_of_the_bases(tmp_path: Path) -> None:
-    """Whole tensors in the adapter's file, with and without a LoRA on top; written in the base's dtype."""
+def test_saved_modules_replace_those_of_the_base(tmp_path: Path) -> None:
+    """Complete tensors in the adapter's file, with and without a LoRA on them. The output has the dtype of the base."""
     pair = make_pair(tmp_path, modules_to_save=["input_layernorm"])
     norm, up = torch.randn(20), torch.randn(SHAPES[UP]).half()
     extra = {f"{NORM}.weight": norm, f"{UP}.base_layer.weight": up}
@@ -188,9 +188,9 @@ def test_a_quantised_base(tmp_path: Path) -> None:
 
 
 def test_peft_itself_agrees(tmp_path: Path) -> None:
-    """Within rounding: each of the two computes W + scale * (B A) with at most r + 2 roundings of a partial result.
+    """Equal within rounding: both compute W + scale * (B A) with at most r + 2 roundings of a partial result.
 
-    A rounding errs by 2^-24 of that, which is at most |W| + scale * |B| |A|; r is at most 6.
+    The error of one rounding is at most 2^-24 of the partial result, which is at most |W| + scale * |B| |A|. r <= 6.
     """
     peft = pytest.importorskip("peft")
     from transformers import Qwen3ForCausalLM
@@ -267,7 +267,7 @@ def test_transformers_loads_what_the_command_line_makes(tmp_path: Path, capsys: 
     assert "Models: 0+adapter, 1." in card
 
 
-def test_another_base_than_the_adapters_is_a_note(tmp_path: Path) -> None:
+def test_a_different_base_gives_a_note(tmp_path: Path) -> None:
     for name, noted in (
         ("org/base1", False),
         ("/elsewhere/base1/", False),
@@ -277,10 +277,8 @@ def test_another_base_than_the_adapters_is_a_note(tmp_path: Path) -> None:
     ):
         pair = make_pair(tmp_path / str(name).strip("/").replace("/", "-"), base_model_name_or_path=name)
         notes = open_checkpoint(pair.name).notes
-        assert any("names" in note for note in notes) == noted, name
-        assert (
-            not noted or f"{pair.name}: the adapter names org/base2 as its base, and is added to {pair.folder}" in notes
-        )
+        assert any("trained on" in note for note in notes) == noted, name
+        assert not noted or f"{pair.name}: the adapter was trained on org/base2, but is added to {pair.folder}" in notes
 
 
 def test_a_folder_with_a_plus_in_its_name_is_a_folder(tmp_path: Path) -> None:
@@ -327,7 +325,7 @@ def test_read_ahead_covers_what_is_computed_from(tmp_path: Path, monkeypatch: py
     with Inputs([model.files]) as inputs:
         inputs.read_ahead([(0, tensor, 10, 20)])
     begin = tensor.base.begin
-    # Both factors lie side by side in the adapter's file: one call.
+    # Both factors are adjacent in the adapter's file: one call.
     assert asked == [(begin + 20, begin + 60), (tensor.a.begin, tensor.b.end)]
 
 

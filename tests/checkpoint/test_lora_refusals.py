@@ -1,4 +1,4 @@
-"""What is refused of adapters: by name, in two lines, before any work."""
+"""Adapters that are rejected before any work, with a message of two lines that names the problem."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..support.fp8_models import write
 
 
 def refused(tmp_path: Path, model: str, other: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The two lines that a merge of `model` ends in."""
+    """Asserts that a merge of `model` is rejected, and returns the two lines of the message."""
     assert main(["lerp", model, str(other), "-o", str(tmp_path / "o"), "--lam", "0.5"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
@@ -55,15 +55,15 @@ def test_other_kinds_of_adapters_are_refused_by_name(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({f"{Q}.lora_magnitude_vector": torch.ones(70)}, f"{PREFIX}{Q}.lora_magnitude_vector belong to no weight"),
-        ({"lm_head.lora_A.weight": torch.ones(4, 20)}, f"{PREFIX}lm_head.lora_A.weight belong to no weight"),
-        ({"model.other.weight": torch.ones(4)}, f"{PREFIX}model.other.weight belong to no weight"),
-        ({f"{NORM}.weight": torch.ones(20, dtype=torch.int32)}, f"{PREFIX}{NORM}.weight belong to no weight"),
-        ({f"{EMBED}.weight": torch.ones(40, 20)}, f"{EMBED}.weight has shape [40, 20], [33, 20] in the base"),
-        ({f"{EMBED}.lora_embedding_A": torch.ones(4, 33)}, f"half of the LoRA of {EMBED} is missing"),
-        ({f"{Q}.lora_embedding_A": torch.ones(4, 300)}, f"{PREFIX}{Q}.lora_embedding_A belong to no weight"),
-        ({f"{Q}.lora_A.weight": torch.ones(5, 300)}, f"{Q} has factors of [5, 300] and [70, 4] for a weight of"),
-        ({f"{Q}.lora_A.weight": torch.ones(4, 301)}, f"{Q} has factors of [4, 301] and [70, 4] for a weight of"),
+        ({f"{Q}.lora_magnitude_vector": torch.ones(70)}, f"for {PREFIX}{Q}.lora_magnitude_vector"),
+        ({"lm_head.lora_A.weight": torch.ones(4, 20)}, f"for {PREFIX}lm_head.lora_A.weight"),
+        ({"model.other.weight": torch.ones(4)}, f"for {PREFIX}model.other.weight"),
+        ({f"{NORM}.weight": torch.ones(20, dtype=torch.int32)}, f"for {PREFIX}{NORM}.weight"),
+        ({f"{EMBED}.weight": torch.ones(40, 20)}, f"{EMBED}.weight has shape [40, 20], but [33, 20] in the base"),
+        ({f"{EMBED}.lora_embedding_A": torch.ones(4, 33)}, f"lacks lora_A or lora_B of {EMBED}"),
+        ({f"{Q}.lora_embedding_A": torch.ones(4, 300)}, f"for {PREFIX}{Q}.lora_embedding_A"),
+        ({f"{Q}.lora_A.weight": torch.ones(5, 300)}, f"{Q} has lora_A [5, 300] and lora_B [70, 4] for a weight of"),
+        ({f"{Q}.lora_A.weight": torch.ones(4, 301)}, f"{Q} has lora_A [4, 301] and lora_B [70, 4] for a weight of"),
         ({f"{NORM}.lora_A.weight": torch.ones(4, 20), f"{NORM}.lora_B.weight": torch.ones(20, 4)}, "a weight of [20]"),
     ],
 )
@@ -77,7 +77,7 @@ def test_tensors_that_do_not_fit_are_refused(
     assert said in text
 
 
-def test_what_is_no_pair_of_base_and_adapter_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_pairs_of_base_and_adapter_are_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = make_pair(tmp_path)
 
     def ask(model: str) -> str:
@@ -85,13 +85,13 @@ def test_what_is_no_pair_of_base_and_adapter_is_refused(tmp_path: Path, capsys: 
 
     assert f"{pair.adapter_folder}: is an adapter, not a model" in ask(str(pair.adapter_folder))
     assert f"Write BASE+{pair.adapter_folder}" in ask(str(pair.adapter_folder))
-    assert "no such folder, and not BASE+ADAPTER either" in ask(f"{pair.folder}+{tmp_path}/nowhere")
+    assert "no such folder, and not BASE+ADAPTER" in ask(f"{pair.folder}+{tmp_path}/nowhere")
     assert f"{pair.folder}/adapter_config.json: missing" in ask(f"{pair.folder}+{pair.folder}")
     gptq = write(tmp_path / "gptq", pair.base, {"quantization_config": {"quant_method": "gptq"}})
     assert f"{gptq}: is quantised (gptq)" in ask(f"{gptq}+{pair.adapter_folder}")
     empty = write_adapter(tmp_path / "empty", {f"{NORM}.weight": torch.ones(20)})
-    assert "holds no LoRA" in ask(f"{pair.folder}+{empty}")
+    assert "has no LoRA weights" in ask(f"{pair.folder}+{empty}")
     (pair.adapter_folder / "adapter_model.safetensors").rename(pair.adapter_folder / "adapter_model.bin")
-    assert "is pickled, and pickles are never opened" in ask(pair.name)
+    assert "is a pickle, and pickles are never opened" in ask(pair.name)
     (pair.adapter_folder / "adapter_model.bin").unlink()
     assert "adapter_model.safetensors: missing" in ask(pair.name)

@@ -1,4 +1,4 @@
-"""Modules and layers, proved on the tensor names of real architectures."""
+"""Modules and layers of the tensor names of real architectures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LISTS = sorted((Path(__file__).parent / "architectures").glob("*.txt"))
 
 
 def rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(module, where, pattern) of a list made by architectures/make.py, or written from published checkpoints."""
+    """Yields (module, where, pattern) of a list from architectures/make.py or from published checkpoints."""
     for line in path.read_text().splitlines():
         if line and not line.startswith("#"):
             module, where, pattern = line.split()
@@ -33,7 +33,7 @@ def test_architecture(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [p for p in LISTS if p.stem != "published"], ids=lambda p: p.stem)
-def test_text_models_have_nothing_other(path: Path) -> None:
+def test_text_models_have_no_module_other(path: Path) -> None:
     others = {pattern for module, _, pattern in rows(path) if module == OTHER}
     assert all("{layer}" not in p for p in others)
     assert all(any(w in p for w in ("visual", "vision_", "multi_modal_projector", "encoder")) for p in others)

@@ -1,4 +1,4 @@
-"""Whatever a header, an index, a config, a recipe or an argument holds: a refusal of two lines, or what is right."""
+"""Any header, index, config, recipe or argument is either parsed correctly or rejected in two lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_seeds(target: str) -> None:
 
 @st.composite
 def mutated(draw: st.DrawFn, target: str) -> bytes:
-    """A seed, with a few pieces cut out, replaced, or taken from another seed."""
+    """A seed in which a few pieces are removed, replaced, or copied from another seed."""
     seeds = SEEDS[target]
     data = draw(st.sampled_from(seeds))
     for _ in range(draw(st.integers(0, 3))):

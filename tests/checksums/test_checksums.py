@@ -1,4 +1,4 @@
-"""CRC-32C on every ISA, joined from pieces; and the record that holds the checksums of a model."""
+"""CRC-32C on every ISA and joined from pieces, and the record of the checksums of a model."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from mi_kernels import _cpu
 from mi_kernels.checksums.accumulator import Accumulator, Extent, Layout
 from mi_kernels.checksums.crc import combine, crc32c, flipped_bit
-from mi_kernels.checksums.record import BLOCK, FileSum, Record, ShardSum, TensorSum, last_line, mended
+from mi_kernels.checksums.record import BLOCK, FileSum, Record, ShardSum, TensorSum, last_line, repaired
 from mi_kernels.errors import CheckpointError
 
-# RFC 3720, B.4; the last one is the check value of every catalogue of CRCs.
+# RFC 3720, B.4. "123456789" is the usual check value of CRC catalogues.
 VECTORS = [
     (bytes(32), 0x8A9136AA),
     (b"\xff" * 32, 0x62A8AB43),
@@ -42,7 +42,7 @@ def test_published_values(isa: str, message: bytes, expected: int) -> None:
 
 def test_every_isa_gives_the_serial_one_at_any_size_and_offset(isa: str) -> None:
     data = random.Random(1).randbytes(60_000)
-    # Around the steps of 8, 64 and 256 bytes, and of three times 8 KiB.
+    # Sizes around the steps of the kernels: 8, 64 and 256 bytes, and three times 8 KiB.
     sizes = [*range(70), 127, 128, 255, 256, 257, 319, 320, 321, 511, 513, 24_575, 24_576, 24_577, 24_593, 50_001]
     for size in sizes:
         for offset in (0, 1, 7, 8, 63):
@@ -64,7 +64,7 @@ def test_ranges_outside_the_buffer_and_unknown_isas_are_refused(isa: str) -> Non
 
 @pytest.mark.parametrize("place", [0, 8191, 8192, 16_383, 16_384, 20_000])
 def test_a_value_that_is_not_finite_is_found_in_any_block_of_a_piece(isa: str, place: int) -> None:
-    """Pieces are looked at in blocks of 16 KiB."""
+    """The kernels check pieces in blocks of 16 KiB."""
     data = np.zeros(20_005, np.uint16)
     data[4 + place] = 0x7F80  # inf in bf16
     lengths = [8, 2 * 20_001]
@@ -82,7 +82,7 @@ def test_the_crc_of_a_whole_follows_from_its_parts(first: bytes, second: bytes) 
 
 
 def test_x_has_the_order_that_makes_positions_unique() -> None:
-    """2^31 - 1 is prime: a power of x that is 1 there is 1 nowhere before."""
+    """2^31 - 1 is prime and x to this power is 1, so no smaller power of x is 1."""
     order = 2**31 - 1
     assert combine(0x12345678, 0, order) == 0x12345678
     assert combine(0x12345678, 0, 2 * order + 3) == combine(0x12345678, 0, 3)
@@ -103,13 +103,13 @@ def test_the_last_and_the_first_bit_of_a_block_are_found_and_two_bits_are_not() 
     first, last = combine(crc32c(b"\1") ^ crc32c(b"\0"), 0, BLOCK - 1), crc32c(b"\x80") ^ crc32c(b"\0")
     assert flipped_bit(first, BLOCK) == (0, 0)
     assert flipped_bit(last, BLOCK) == (BLOCK - 1, 7)
-    assert flipped_bit(first ^ last, BLOCK) is None  # an even number of bits is never one bit: x + 1 divides P
+    assert flipped_bit(first ^ last, BLOCK) is None  # two flipped bits never look like one, because x + 1 divides P
     assert flipped_bit(first, BLOCK - 1) is None
     assert flipped_bit(0, BLOCK) is None
 
 
 class File:
-    """A shard of a header, four tensors (one of them empty, one of several blocks) and the CRCs that slicing gives."""
+    """A shard with four tensors, one of them empty and one of several blocks. `sums` computes the CRCs by slicing."""
 
     def __init__(self, seed: int) -> None:
         rng = random.Random(seed)
@@ -162,16 +162,16 @@ def test_pieces_in_any_order_from_any_thread(
     assert [sums.shard(i) for i in range(len(files))] == [file.sums() for file in files]
 
 
-def test_bytes_that_are_missing_or_given_twice_are_no_checksum(files: list[File]) -> None:
+def test_missing_or_duplicate_bytes_are_rejected(files: list[File]) -> None:
     data = files[0].data
     sums = Accumulator([files[0].layout])
     sums.add(0, 0, memoryview(data)[:-1])
-    with pytest.raises(ValueError, match="1 bytes have not been given"):
+    with pytest.raises(ValueError, match="1 bytes were not added"):
         sums.shard(0)
-    with pytest.raises(ValueError, match="given twice or not at all"):
+    with pytest.raises(ValueError, match="added twice or not at all"):
         sums.add(0, len(data) - 2, memoryview(data)[-2:-1])
-    shifted = Accumulator([files[0].layout])  # as many bytes as there are, one byte too far on
-    with pytest.raises(ValueError, match="bytes 0 to 1 were given twice or not at all"):
+    shifted = Accumulator([files[0].layout])  # the right number of bytes, at an offset that is one too large
+    with pytest.raises(ValueError, match="bytes 0 to 1 were added twice or not at all"):
         shifted.add(0, 1, data)
 
 
@@ -191,7 +191,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
     text = RECORD.encode()
     assert Record.decode(text, "x") == RECORD
     assert text == Record.decode(text, "x").encode()
-    assert mended(text) is None
+    assert repaired(text) is None
 
 
 def test_every_flipped_bit_of_a_record_is_found() -> None:
@@ -200,16 +200,16 @@ def test_every_flipped_bit_of_a_record_is_found() -> None:
         for bit in range(8):
             damaged = bytearray(text)
             damaged[byte] ^= 1 << bit
-            assert mended(bytes(damaged)) == (text, byte, bit)
+            assert repaired(bytes(damaged)) == (text, byte, bit)
 
 
-def test_more_damage_to_a_record_is_not_mended() -> None:
+def test_more_damage_to_a_record_is_not_repaired() -> None:
     text = RECORD.encode()
     twice = bytearray(text)
     twice[3] ^= 1
     twice[300] ^= 4
     for damaged in (text[:-1], text[: len(text) // 2], b"", bytes(twice), text + b"\n"):
-        found = mended(damaged)
+        found = repaired(damaged)
         assert found is not None
         assert found.content is None
 
@@ -226,11 +226,11 @@ def test_more_damage_to_a_record_is_not_mended() -> None:
         (b'"files"', b'"flies"'),
     ],
 )
-def test_what_is_not_a_record_is_refused(old: bytes, new: bytes) -> None:
+def test_invalid_records_are_rejected(old: bytes, new: bytes) -> None:
     body = RECORD.encode()[: -len(last_line(0))]
     assert body.count(old) >= 1
     body = body.replace(old, new, 1)
     text = body + last_line(crc32c(body))
-    assert mended(text) is None
+    assert repaired(text) is None
     with pytest.raises(CheckpointError, match=r"OUT/record: is not a record of checksums"):
         Record.decode(text, "OUT/record")

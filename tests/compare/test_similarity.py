@@ -275,7 +275,7 @@ def test_a_head_that_one_model_ties_meets_its_embedding(tmp_path: Path) -> None:
     for found in (similarity(one, two), similarity(two, one)):
         assert_close(found.modules["head"], exact([(a[HEAD], b[EMBED])]))
         assert_close(found.modules["embed"], exact([(a[EMBED], b[EMBED])]))
-        assert any("ties it" in note for note in found.notes)
+        assert any("tied in" in note for note in found.notes)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -1,4 +1,4 @@
-"""Every attack ends as it must: no crash, no hang, no code run, nothing outside the folders read or written."""
+"""Every attack has the required outcome: no crash, no hang, no code run, no file outside the folders touched."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="de
 
 
 def attacked(*arguments: str) -> dict[str, Any]:
-    """In a process of its own, without torch and its threads: each attack is a fork of it."""
+    """Runs the attacks in a process without torch and its threads, because each attack is a fork of it."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.hostile.attacks", "--json", *arguments],
         cwd=ROOT,
@@ -49,7 +49,7 @@ def test_attacks(results: dict[str, Any], family: str) -> None:
     assert not wrong, json.dumps(wrong, indent=2)
 
 
-# Programs that do what must not be done: the judge has to see it.
+# Programs that do harm. The judge must detect it.
 CULPRITS = {
     "harm": ("file/tokenizer.json_is_secret", "shutil.copytree(b, out)"),
     "hang": ("file/config.json_is_fifo", "open(b + '/config.json').read()"),
@@ -60,20 +60,20 @@ CULPRITS = {
 
 
 @pytest.mark.parametrize("verdict", CULPRITS)
-def test_the_judge_sees_what_another_program_does(verdict: str) -> None:
+def test_the_judge_detects_harm_by_another_program(verdict: str) -> None:
     name, code = CULPRITS[verdict]
     command = f'{sys.executable} -c "import os, shutil, sys; b, out = sys.argv[1:]; {code}" {{b}} {{out}}'
     (outcome,) = attacked(f"^{name}$", "--command", command, "--wait", "5", "--memory", "400").values()
     assert outcome["verdict"] == verdict, outcome
 
 
-def test_the_judge_sees_work_without_end() -> None:
+def test_the_judge_detects_a_hang() -> None:
     command = f'{sys.executable} -c "while True: pass" {{b}} {{out}}'
     (outcome,) = attacked("^shard/empty_file$", "--command", command, "--seconds", "1").values()
     assert outcome["verdict"] == "hang", outcome
 
 
-def test_the_judge_sees_a_pickle_run() -> None:
+def test_the_judge_detects_a_pickle_that_runs() -> None:
     code = "import pickle, sys; pickle.load(open(sys.argv[1] + '/model.safetensors', 'rb'))"
     (outcome,) = attacked("pickle_called", "--command", f'{sys.executable} -c "{code}" {{b}} {{out}}').values()
     assert (outcome["verdict"], outcome["detail"]) == ("harm", "code from an input ran")

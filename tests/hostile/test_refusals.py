@@ -1,4 +1,4 @@
-"""Broken checkpoints: each is refused in at most three lines, whichever side it is on, and nothing is touched."""
+"""Broken checkpoints are rejected in at most three lines, as INSTRUCT and as THINKING, and no file changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..support.models import INDEX, SINGLE, save, tiny, write_in_order, write_in
 
 Break = Callable[[Path], None]
 
-# Breaks a model folder of two shards; the message must hold the words.
+# (name, function that breaks a model folder of two shards, words that the message must contain)
 BROKEN: list[tuple[str, Break, tuple[str, ...]]] = []
 
 
@@ -30,7 +30,7 @@ def broken(*words: str) -> Callable[[Break], Break]:
 
 
 def single(content: Callable[[Path], object]) -> Break:
-    """A break that leaves one file, which `content` writes."""
+    """Returns a break that leaves a single file, which `content` writes."""
 
     def change(folder: Path) -> None:
         for path in folder.glob("model*"):
@@ -90,13 +90,13 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
 BROKEN += [(name, single(content), (SINGLE, "is not a valid")) for name, content in BAD_FILES.items()]
 
 
-@broken(SINGLE, "names w twice")
+@broken(SINGLE, "has the name w twice")
 def name_twice(folder: Path) -> None:
     text = b'"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
     single(lambda p: write_raw(p, b"{" + text + b", " + text + b"}", bytes(4)))(folder)
 
 
-@broken("holds no tensors")
+@broken("no tensors in")
 def no_tensors(folder: Path) -> None:
     single(lambda p: write_raw(p, {"__metadata__": {"format": "pt"}}))(folder)
 
@@ -272,7 +272,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
 def test_an_index_that_names_a_pickle(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """The name decides before the file is opened: here it even holds valid safetensors."""
+    """The name is checked before the file is opened, even if its content is valid safetensors."""
     world = World(tmp_path)
     second = "model-00002-of-00002.safetensors"
     (world.thinking / second).rename(world.thinking / name)
@@ -286,7 +286,7 @@ def test_an_index_that_names_a_pickle(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("name", [SINGLE, "config.json", INDEX])
 def test_a_fifo_does_not_hang(tmp_path: Path, name: str) -> None:
-    """In a process of its own, which a time limit can end: opening a FIFO waits for a writer for ever."""
+    """Runs in its own process with a time limit, because opening a FIFO blocks until there is a writer."""
     folder = save(tmp_path / "m", tiny(1))
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -304,14 +304,14 @@ def test_a_source_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert_refused(capsys, tmp_path, argv, str(file), "is a file")
 
 
-def test_a_source_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(tmp_path)
     argv = ["lerp", str(world.instruct), str(tmp_path / "none"), "-o", str(world.out), "--lam", "0.5"]
     assert_refused(capsys, tmp_path, argv, "none: no such folder", "Hub id")
 
 
-def test_one_shard_of_several_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both sides alike, so that pairing cannot notice: the shard's own name says that others are missing."""
+def test_one_shard_of_several_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both models lack the same shard, so only the name of the remaining shard shows that one is missing."""
     world = World(tmp_path)
     for folder in (world.instruct, world.thinking):
         (folder / INDEX).unlink()
@@ -321,7 +321,7 @@ def test_one_shard_of_several_is_no_model(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
 def test_a_small_file_that_is_a_dangling_link(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """As an interrupted download leaves it: the output would lack the file, and nobody would know."""
+    """An interrupted download leaves such a link. Without the check, the file would be missing in the output."""
     world = World(tmp_path, shards=1)
     (world.thinking / name).unlink(missing_ok=True)
     (world.thinking / name).symlink_to("../../blobs/none")

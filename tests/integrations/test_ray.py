@@ -277,9 +277,9 @@ def test_an_interruption_ends_the_workers_and_leaves_nothing(stage: Stage, numbe
 
 
 REFUSED = {
-    "no storage": ("does not see", "share the storage"),
-    "other storage": ("is not to be seen here", "share the storage"),
-    "other input": ("is another file on", "mtime_ns"),
+    "no storage": ("does not see", "share"),
+    "other storage": ("is not to be seen here", "share"),
+    "other input": ("is a different file on", "mtime_ns"),
     "other version": ("has mi_kernels", "runs 0.0.1"),
 }
 

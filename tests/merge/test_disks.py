@@ -85,7 +85,7 @@ def test_a_disk_that_cannot_read_what_is_mapped(dying_disk: World, tmp_path: Pat
     with pytest.raises(CheckpointError) as refusal:
         reader()
     assert "model.safetensors: reading in w." in refusal.value.problem
-    assert "has kept its size: the disk" in refusal.value.problem
+    assert "the disk or its network connection failed" in refusal.value.problem
     assert not (tmp_path / "out").exists()
 
 
@@ -161,7 +161,7 @@ def test_no_right_to_it(closed: str) -> None:
         argv = [sys.executable, "-c", AS_NOBODY, *world.argv("--quiet", "-o", home / "out")]
         done = subprocess.run(argv, capture_output=True, text=True)
         assert done.returncode == 2, done.stderr
-        assert_message(done.stderr, str(path), os.strerror(errno.EACCES), "Get the right to")
+        assert_message(done.stderr, str(path), os.strerror(errno.EACCES), "Get permission to")
         assert snapshot(root) == before
     finally:
         shutil.rmtree(root)

@@ -163,7 +163,7 @@ def test_mixed_dtypes(tmp_path: Path, to: torch.dtype, lam: float) -> None:
     report = merge(world, lam, device="cpu")
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, lam))
     mixed = to != torch.bfloat16
-    assert [("BF16" in note and "several dtypes" in note) for note in handled(report.notes)] == [True] * mixed
+    assert [("BF16" in note and "different dtypes" in note) for note in handled(report.notes)] == [True] * mixed
 
 
 def test_equal_tensors_of_other_dtypes_are_copied(tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_a_sweep_that_fails_after_it_was_resumed_can_still_be_finished(
     with monkeypatch.context() as patched:
         patched.setattr(OutputFolder, "write_file", fail)
         assert run_cli(argv) == 2
-    words = f"{tmp_path}/mi-0.5: writing failed (", f"Published and whole: {tmp_path}/mi-0.25."
+    words = f"{tmp_path}/mi-0.5: writing failed (", f"Already published and complete: {tmp_path}/mi-0.25."
     assert_message(capsys.readouterr().err, *words)
     assert run_cli(argv) == 0
     for lam in lams:

@@ -1,4 +1,4 @@
-"""The model card: what it carries over, and that nothing a model brings gets out of its place."""
+"""The model card: which metadata it copies, and that text of a model cannot break out of its field."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..support.checks import World
 
 
 def card(tmp_path: Path, a: str | None, b: str | None, files: tuple[str, str] = ("", "")) -> tuple[dict[str, Any], str]:
-    """(front matter, text) of the merge of two models with these cards and LICENSE files."""
+    """Merges two models with these cards and LICENSE files. Returns (front matter, text) of the card."""
     world = World(tmp_path)
     for folder, text, licence in ((world.instruct, a, files[0]), (world.thinking, b, files[1])):
         if text is not None:
@@ -39,7 +39,7 @@ def stated(**fields: Any) -> str:
             stated(license="mit"),
             ("x", "y"),
             {"license": "mit"},
-            ["LICENSE files are not the same"],
+            ["LICENSE files of the models differ"],
         ),
         (
             stated(license="other", license_name="q", license_link="LICENSE"),
@@ -63,15 +63,21 @@ def stated(**fields: Any) -> str:
             {"license": "other"},
             ["(instruct: other q; thinking: other r)"],
         ),
-        (None, "no front matter", ("x", ""), {}, ["cards state no licence"]),
+        (None, "no front matter", ("x", ""), {}, ["cards of the models state no licence"]),
         (stated(language="en"), stated(language=["en"]), ("", ""), {}, []),
         (stated(language=["no", "en"]), "---\nlanguage: [no, en]\n---\n", ("", ""), {"language": ["no", "en"]}, []),
         (stated(pipeline_tag="x"), stated(pipeline_tag="y"), ("", ""), {}, []),
-        ("---\nlicense: [\n---\n", "---\n- a\n---\n", ("", ""), {}, ["cards state no licence"]),
-        ("---\nlicense: {a: 1}\n---\n", "---\nlicense: {a: 1}\n---\n", ("", ""), {}, ["cards state no licence"]),
+        ("---\nlicense: [\n---\n", "---\n- a\n---\n", ("", ""), {}, ["cards of the models state no licence"]),
+        (
+            "---\nlicense: {a: 1}\n---\n",
+            "---\nlicense: {a: 1}\n---\n",
+            ("", ""),
+            {},
+            ["cards of the models state no licence"],
+        ),
     ],
 )
-def test_what_is_carried_over(
+def test_copied_metadata(
     tmp_path: Path, a: str | None, b: str | None, files: tuple[str, str], front: dict[str, Any], words: list[str]
 ) -> None:
     found, text = card(tmp_path, a, b, files)
@@ -92,7 +98,7 @@ def test_values_stay_values(tmp_path: Path) -> None:
     assert "mit\ntags" not in text
 
 
-def test_sigma_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_sigma_is_written_on_request(tmp_path: Path) -> None:
     from ..support.models import qwen3_model
 
     for seed, name in enumerate("ab"):

@@ -1,4 +1,4 @@
-"""The output appears by one rename or not at all: failures, interruptions, kills, and two processes at once."""
+"""The output appears by one rename or not at all, with failures, signals, kills and two processes at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def work_folder(world: World) -> Path:
 
 
 def fail_after(monkeypatch: pytest.MonkeyPatch, writes: int, error: BaseException) -> None:
-    """The write after so many raises `error`."""
+    """Makes all writes after the first `writes` raise `error`."""
     real, lock, left = ShardFile.write, threading.Lock(), [writes]
 
     def write(self: ShardFile, data: memoryview, offset: int) -> None:
@@ -71,7 +71,7 @@ def test_a_full_disk(
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(1), MemoryError()])
-def test_whatever_ends_a_merge_cleans_up(world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+def test_every_failure_cleans_up(world: World, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     save(world.out, tiny(3))
     before = snapshot(world.root)
     fail_after(monkeypatch, 1, error)
@@ -96,7 +96,7 @@ def test_a_small_file_that_cannot_be_written(world: World, monkeypatch: pytest.M
     assert snapshot(world.root) == before
 
 
-def test_parents_that_were_made_go_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_created_parents_are_removed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(world.root)
     fail_after(monkeypatch, 1, NO_SPACE)
     with pytest.raises(OutputError):
@@ -104,7 +104,7 @@ def test_parents_that_were_made_go_again(world: World, monkeypatch: pytest.Monke
     assert snapshot(world.root) == before
 
 
-def test_parents_that_others_use_stay(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parents_in_use_are_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(self: ShardFile, data: memoryview, offset: int) -> None:
         (world.root / "a" / "others.txt").write_text("")
         raise NO_SPACE
@@ -132,7 +132,7 @@ def test_the_same_command_again_after_a_failure(world: World, monkeypatch: pytes
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
 
 
-def test_what_a_killed_process_left_is_taken_over(world: World) -> None:
+def test_the_work_folder_of_a_killed_process_is_reused(world: World) -> None:
     work = work_folder(world)
     (work / "sub").mkdir(parents=True)
     (work / "model-00001-of-00002.safetensors").write_bytes(b"half")
@@ -145,7 +145,7 @@ def test_what_a_killed_process_left_is_taken_over(world: World) -> None:
     assert_same_tensors(load(world.instruct), world.a)
 
 
-def test_what_a_killed_process_left_takes_space(world: World) -> None:
+def test_the_work_folder_of_a_killed_process_needs_space(world: World) -> None:
     work = work_folder(world)
     (work / "model").mkdir(parents=True)
     files = [work / "journal", work / "model" / "model-00001-of-00002.safetensors"]
@@ -156,8 +156,8 @@ def test_what_a_killed_process_left_takes_space(world: World) -> None:
 
 
 @pytest.mark.parametrize("target", ["file", "link"])
-def test_what_is_no_work_folder_is_not_taken_over(world: World, target: str) -> None:
-    """Something of another kind under that name is not ours: a link could lead anywhere."""
+def test_another_file_named_like_the_work_folder_is_rejected(world: World, target: str) -> None:
+    """A file or link with the name of the work folder is not ours: a link could point anywhere."""
     work = work_folder(world)
     if target == "file":
         work.write_text("precious")
@@ -184,7 +184,7 @@ def test_a_second_process_with_the_same_output(world: World, capsys: pytest.Capt
 def test_a_work_folder_that_is_removed_while_it_is_locked(
     world: World, monkeypatch: pytest.MonkeyPatch, another: bool
 ) -> None:
-    """By the process that had it. The lock of a folder that is gone keeps nobody out: it is made and locked again."""
+    """The process that used it removes it. A lock on a removed folder protects nothing: create and lock a new one."""
     real, work = publish._lock, work_folder(world)
 
     def lock(fd: int) -> bool:
@@ -214,7 +214,7 @@ def test_a_file_system_without_locks(world: World, monkeypatch: pytest.MonkeyPat
 
 
 def test_overwriting_exchanges_old_and_new(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every moment either the old model or the new one stands there, whole."""
+    """At every moment, OUT is the complete old model or the complete new one."""
     save(world.out, tiny(3), files={"stale.txt": "old"})
     old_inode = world.out.stat().st_ino
     removed: list[int] = []
@@ -264,7 +264,7 @@ def test_the_old_model_returns_when_the_second_rename_fails(world: World, monkey
 def test_the_old_model_returns_at_once_when_the_second_rename_fails(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only when the work folder is removed: a kill before that would leave OUT empty."""
+    """Not only when the work folder is removed: a kill before that would leave no model at OUT."""
     save(world.out, tiny(3))
     before = snapshot(world.out)
     with OutputFolder(world.out, [], overwrite=True) as folder:
@@ -299,7 +299,7 @@ def test_an_old_model_that_cannot_return_is_kept(world: World, monkeypatch: pyte
         with pytest.raises(OutputError, match="the old model is in"):
             merge(world, overwrite=True)
     assert_same_tensors(load(work / "old"), old)
-    with pytest.raises(OutputError, match="not empty"):  # and it is put back before anything else
+    with pytest.raises(OutputError, match="not empty"):  # and it is restored before anything else
         merge(world)
     assert_same_tensors(load(world.out), old)
     merge(world, overwrite=True)
@@ -307,7 +307,7 @@ def test_an_old_model_that_cannot_return_is_kept(world: World, monkeypatch: pyte
     assert not work.exists()
 
 
-def test_overwriting_what_is_not_there(world: World) -> None:
+def test_overwrite_without_an_old_model(world: World) -> None:
     merge(world, overwrite=True)
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
 
@@ -326,7 +326,7 @@ def test_a_link_to_an_empty_folder_is_followed(world: World) -> None:
     assert_same_tensors(load(world.root / "elsewhere"), merge_reference(world.a, world.b, 0.5))
 
 
-def test_an_output_that_came_into_being_meanwhile(world: World) -> None:
+def test_an_output_that_appears_during_the_merge(world: World) -> None:
     with OutputFolder(world.out, []) as folder:
         save(world.out, tiny(3))
         before = snapshot(world.out)
@@ -356,7 +356,7 @@ def test_a_second_process_while_the_old_model_is_removed(world: World, monkeypat
 
 
 def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The work folder's name; files at their final size; the folder that names them; after the rename, its own name."""
+    """Syncs, in order: the work folder's entry, the files at their final size, their folder, and the entry of OUT."""
     synced: list[str] = []
     real_sync, real_cut, real_rename = os.fsync, os.ftruncate, os.rename
 
@@ -393,7 +393,7 @@ def test_everything_is_synced_before_it_is_published(world: World, monkeypatch: 
 
 
 def test_a_signal_while_outputs_are_published_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them or none: the interruption takes effect, but only after the last one is published."""
+    """All outputs are published or none: the signal takes effect after the last one."""
     real = OutputFolder.publish
 
     def publish(self: OutputFolder) -> None:
@@ -412,7 +412,7 @@ def test_a_signal_while_outputs_are_published_waits(world: World, monkeypatch: p
 
 SLOW = """
 import sys, time
-from mi_kernels.checkpoint.writer import ShardFile
+from mi_kernels.output.writer import ShardFile
 from mi_kernels.cli import main
 real = ShardFile.write
 def write(self, data, offset):
@@ -426,7 +426,7 @@ sys.exit(main())
 
 @pytest.fixture
 def slow(world: World) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a merge that would take very long, and returns when it has begun to write."""
+    """Starts a slow merge and returns when it has started to write."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*extra: str) -> subprocess.Popen[str]:
@@ -460,7 +460,7 @@ def test_signals(
     assert snapshot(world.root) == before
 
 
-def test_a_kill_leaves_what_the_next_run_takes_over(
+def test_the_next_run_reuses_the_work_of_a_killed_one(
     world: World, slow: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     process = slow()
@@ -470,7 +470,7 @@ def test_a_kill_leaves_what_the_next_run_takes_over(
     process.wait()
     assert work_folder(world).is_dir()
     assert not world.out.exists()
-    deadline = time.monotonic() + 30  # the kernel lets go of a dead process's lock soon, not at once
+    deadline = time.monotonic() + 30  # the kernel releases the lock of a dead process after a short time
     while (status := run_cli(world.argv("--quiet"))) == 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert status == 0

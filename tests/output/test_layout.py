@@ -1,4 +1,4 @@
-"""Where tensors go in the output: shards, headers and the index, judged by the safetensors library."""
+"""Shards, headers and index of the output, validated by the safetensors library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tensor(name: str, count: int = 1, dtype: str = "BF16", shard: int = 0) -> Ou
 
 
 def written(folder: Path, shard: OutputShard) -> Path:
-    """The shard as a file; every byte of data is zero."""
+    """Writes the shard to a file with zeros as data."""
     path = folder / shard.name
     path.write_bytes(shard.header + bytes(shard.size - len(shard.header)))
     return path
@@ -71,7 +71,7 @@ def test_a_single_file_gets_the_name_that_loaders_look_for(name: str) -> None:
     ],
 )
 def test_a_limit_on_the_size_of_shards(limit: int, expected: list[list[str]]) -> None:
-    """Sizes are 4, 2, 6 and 2 bytes; what is larger than the limit stands alone."""
+    """The sizes are 4, 2, 6 and 2 bytes. A tensor larger than the limit gets its own shard."""
     tensors = [tensor("a", 2), tensor("b", 1), tensor("c", 3), tensor("d", 1)]
     shards, index = plan_shards(tensors, like("x.safetensors", "y.safetensors"), limit)
     assert names(shards) == expected
@@ -85,7 +85,7 @@ def test_names_of_shards() -> None:
 
 
 def test_metadata_is_kept_and_says_the_format(tmp_path: Path) -> None:
-    """transformers refuses a file whose metadata does not say its format."""
+    """transformers rejects a file without a format in its metadata."""
     for given_metadata, expected in (
         ({}, {"format": "pt"}),
         ({"format": "mlx", "note": "x"}, {"format": "mlx", "note": "x"}),
@@ -111,10 +111,10 @@ def test_the_index_is_sorted_json() -> None:
     assert content.endswith(b"\n")
 
 
-def test_a_header_that_no_reader_takes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_above_the_limit_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mi_kernels.output.layout.MAX_HEADER", 8192)
     plan_shards([tensor("n" * 8000)], like("m.safetensors"))
-    with pytest.raises(CheckpointError, match=r"header would have 12,280 bytes, and readers take at most 8,192"):
+    with pytest.raises(CheckpointError, match=r"header would have 12,280 bytes, more than the limit of 8,192"):
         plan_shards([tensor("n" * 8192)], like("m.safetensors"))
 
 
@@ -130,7 +130,7 @@ LAYOUTS = st.lists(
 def test_any_layout_is_valid(
     tmp_path_factory: pytest.TempPathFactory, layout: list[tuple[str, int, str, int]], limit: int | None
 ) -> None:
-    """The library accepts every shard, and reads each tensor where the plan says it is."""
+    """The library accepts every shard and reads each tensor at the planned position."""
     folder = tmp_path_factory.mktemp("layout")
     tensors = [tensor(name, count, dtype, shard) for name, count, dtype, shard in layout]
     shards, index = plan_shards(tensors, like("x.safetensors", "y.safetensors", "z.safetensors"), limit)

@@ -1,4 +1,4 @@
-"""What stands beside the tensors of a merge: index, config, tokenizer, card, record; and that transformers loads it."""
+"""The other files of a merge: index, config, tokenizer, card and record. transformers loads the result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_index_is_right(tmp_path: Path, max_shard_size: int | None) -> None:
     index = json.loads((world.out / INDEX).read_text())
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in world.a.values())
     assert set(index["weight_map"].values()) == {path.name for path in world.out.glob("*.safetensors")}
-    model = open_checkpoint(world.out)  # it checks that index and shards agree
+    model = open_checkpoint(world.out)  # also checks that index and shards agree
     assert len(model.tensors) == len(world.a)
     assert len(model.shards) == report.shards
     assert model.notes == []
@@ -205,7 +205,7 @@ def test_the_report(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report.as_dict()))["gigabytes_per_second"] == round(speed, 3)
 
 
-def test_progress_is_told_up_to_the_last_byte(tmp_path: Path) -> None:
+def test_progress_reaches_the_last_byte(tmp_path: Path) -> None:
     world = World(tmp_path)
     calls: list[tuple[int, int]] = []
     report = lerp_checkpoint(
@@ -229,7 +229,7 @@ def test_a_progress_function_that_fails_ends_the_merge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("bf16", "bfloat16"), ("float16", "float16"), ("fp32", "float32")])
-def test_the_config_says_the_new_dtype(tmp_path: Path, name: str, expected: str) -> None:
+def test_the_config_has_the_new_dtype(tmp_path: Path, name: str, expected: str) -> None:
     world = World(tmp_path)
     given = {**CONFIG, "text_config": {"dtype": "bfloat16", "hidden_size": 16}}
     (world.thinking / "config.json").write_text(json.dumps(given))
@@ -242,7 +242,7 @@ def test_the_config_says_the_new_dtype(tmp_path: Path, name: str, expected: str)
 
 
 def with_tied(tmp_path: Path, tied_side: str, **tied_config: Any) -> World:
-    """A world whose one side ties lm_head and does not store it."""
+    """Two models. One of them ties lm_head and does not store it."""
     world = World(tmp_path)
     side = world.thinking if tied_side == "thinking" else world.instruct
     for path in side.iterdir():
@@ -271,7 +271,7 @@ def test_a_head_tied_on_one_side(tmp_path: Path, tied_side: str, copy_from: str)
 
 @pytest.mark.parametrize("tied_side", ["thinking", "instruct"])
 def test_a_head_tied_beside_an_embedding_of_positions(tmp_path: Path, tied_side: str) -> None:
-    """Which comes first in the file, and has as many columns."""
+    """The position embedding comes first in the file and has the same number of columns."""
     positions = "model.embed_positions.weight"
     a, b = ({**tiny(seed), positions: random_bits((7, 16), torch.bfloat16, seed)} for seed in (1, 2))
     tied = b if tied_side == "thinking" else a
@@ -284,11 +284,11 @@ def test_a_head_tied_beside_an_embedding_of_positions(tmp_path: Path, tied_side:
     tied[HEAD] = tied[EMBED]
     assert_same_tensors(load(world.out), merge_reference(a, b, 0.8))
     (note,) = [note for note in handled(report.notes) if HEAD in note]
-    assert note.endswith(f"so its {EMBED} stands for it")
+    assert note.endswith(f"so its {EMBED} is used")
 
 
 def test_a_config_that_does_not_say_whether_it_ties(tmp_path: Path) -> None:
-    """Some architectures tie unless told otherwise, so the output says it."""
+    """Some architectures tie by default, so the output sets tie_word_embeddings to false."""
     world = with_tied(tmp_path, "thinking")
     (world.instruct / "config.json").write_text('{"model_type": "gemma"}')
     merge(world, 0.8, copy_from="instruct")
@@ -314,7 +314,7 @@ def test_heads_tied_on_both_sides_stay_tied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tied_side", ["thinking", "instruct"])
 def test_a_stored_head_that_only_one_config_ties(tmp_path: Path, tied_side: str) -> None:
-    """Loaders would drop the merged head for the embedding, which is another tensor."""
+    """Loaders would replace the merged head by the embedding, which is a different tensor."""
     world = World(tmp_path)
     tensors: Tensors = world.b if tied_side == "thinking" else world.a
     tensors[HEAD] = tensors[EMBED].clone()
@@ -330,7 +330,7 @@ def test_a_stored_head_that_only_one_config_ties(tmp_path: Path, tied_side: str)
 
 @pytest.mark.parametrize(("tied_a", "tied_b"), [(False, False), (True, True), (False, True), (True, False)])
 def test_transformers_loads_the_merge(tmp_path: Path, tied_a: bool, tied_b: bool) -> None:
-    """And its logits are those of a model whose weights torch interpolated."""
+    """The logits are those of a model whose weights torch interpolated."""
     from transformers import AutoModelForCausalLM
 
     models = [qwen3_model(1, tied=tied_a), qwen3_model(2, tied=tied_b)]

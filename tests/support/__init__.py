@@ -1,4 +1,4 @@
-"""What tests of several folders share. No test module imports another test module."""
+"""Helpers that tests of several folders share. No test module imports another test module."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Bases with LoRA adapters, and the chain of float32 operations that a merge must give."""
+"""Base models with LoRA adapters, and the chain of float32 operations that a merge must match."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Q, UP, NORM, EMBED = (
     "model.layers.0.input_layernorm",
     "model.embed_tokens",
 )
-# Rows and columns that end within a register, within a strip of 128 columns, within a group of 64 rows.
+# Shapes that end inside a register, inside a strip of 128 columns and inside a group of 64 rows.
 SHAPES = {Q: (70, 300), UP: (9, 5), EMBED: (33, 20)}
 CONFIG = {"peft_type": "LORA", "r": 4, "lora_alpha": 7, "target_modules": ["q_proj", "up_proj"], "bias": "none"}
 
 
 class Pair(NamedTuple):
-    """A base, an adapter, and the folders that hold them."""
+    """A base and an adapter, and their folders."""
 
     base: Tensors
     adapter: Tensors
@@ -49,7 +49,7 @@ def make_base(seed: int) -> Tensors:
 
 
 def factors(seed: int, shape: tuple[int, int], rank: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [rank, columns] and B [rows, rank]."""
+    """Returns A [rank, columns] and B [rows, rank]."""
     rng = torch.Generator().manual_seed(seed)
     a, b = torch.randn(rank, shape[1], generator=rng), torch.randn(shape[0], rank, generator=rng)
     return a.to(dtype), b.to(dtype)
@@ -72,7 +72,7 @@ def make_pair(tmp_path: Path, seed: int = 1, dtype: torch.dtype = torch.float32,
 
 
 def chain(w: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-    """The contract: fma over the rank, ascending, from 0; one more fma onto W. Row by row, every fma exact."""
+    """The definition: a chain of fma over k = 0 .. rank - 1, then one fma with W. Every fma is exact."""
     wide = [t.float().numpy() for t in (w, a, b)]
     rows = []
     for w_row, b_row in zip(wide[0], wide[2]):
@@ -84,7 +84,7 @@ def chain(w: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> to
 
 
 def merged(pair: Pair, scales: dict[str, float]) -> Tensors:
-    """The model that a Pair stands for, in float32."""
+    """Returns the float32 weights of base + adapter."""
     values = {name: t.float() for name, t in pair.base.items()}
     for module, scale in scales.items():
         a, b = pair.adapter[f"{module}.lora_A.weight"], pair.adapter[f"{module}.lora_B.weight"]

@@ -1,4 +1,4 @@
-"""Bit patterns of the three dtypes, and torch's answer for them: what every kernel is compared with."""
+"""Bit patterns of the three dtypes, and torch's result for them, which every kernel must match."""
 
 from __future__ import annotations
 
@@ -46,31 +46,31 @@ FORMATS = (BF16, F16, F32)
 
 
 def specials(fmt: Format) -> Bits:
-    """The magnitudes of `fmt` with both signs."""
+    """Returns the special values of `fmt` with both signs."""
     magnitudes = np.array(fmt.magnitudes, fmt.uint)
     sign = fmt.uint(1 << (8 * magnitudes.itemsize - 1))
     return np.concatenate([magnitudes, magnitudes | sign])
 
 
 def special_pairs(a: Format, b: Format) -> tuple[Bits, Bits]:
-    """Every special value of `a` with every one of `b`."""
+    """Returns all pairs of special values of `a` and `b`."""
     x, y = np.meshgrid(specials(a), specials(b))
     return np.ascontiguousarray(x.ravel()), np.ascontiguousarray(y.ravel())
 
 
 def random_bits(fmt: Format, n: int, seed: int) -> Bits:
-    """n patterns, all equally likely: every exponent, and some NaN and inf."""
+    """Returns n uniformly random bit patterns: all exponents, some NaN and inf."""
     return np.random.default_rng(seed).integers(0, 1 << (8 * np.dtype(fmt.uint).itemsize), n, dtype=fmt.uint)
 
 
 def to_torch(fmt: Format, bits: Bits) -> torch.Tensor:
-    """`bits` as a tensor of the dtype, over a copy."""
+    """Returns a copy of `bits` as a tensor of the dtype."""
     signed = bits.astype(bits.dtype, copy=True).view(f"i{bits.itemsize}")
     return torch.from_numpy(signed).view(fmt.dtype)
 
 
 def to_bits(tensor: torch.Tensor, fmt: Format) -> Bits:
-    """The bits of `tensor`, every NaN made the canonical one: torch's own payload depends on its vector path."""
+    """Returns the bits of `tensor` with canonical NaN, because the NaN payload of torch depends on its vector path."""
     values = tensor.contiguous()
     bits = values.view(torch.int32 if fmt is F32 else torch.int16).numpy().view(fmt.uint).copy()
     bits[values.isnan().numpy()] = fmt.nan
@@ -78,9 +78,9 @@ def to_bits(tensor: torch.Tensor, fmt: Format) -> Bits:
 
 
 def torch_lerp(out: Format, a: Format, a_bits: Bits, b: Format, b_bits: Bits, lam: float) -> Bits:
-    """The contract's right-hand side, by torch itself.
+    """Returns torch.lerp(a.float(), b.float(), lam).to(dtype), as in the numerics contract.
 
-    torch fuses the multiplication and the addition wherever the processor can; an x86 without FMA (or
-    ATEN_CPU_CAPABILITY=default) rounds twice, and its torch is no oracle.
+    torch fuses multiplication and addition if the processor supports FMA. On x86 without FMA (or with
+    ATEN_CPU_CAPABILITY=default) it rounds twice and cannot be used as an oracle.
     """
     return to_bits(torch.lerp(to_torch(a, a_bits).float(), to_torch(b, b_bits).float(), lam).to(out.dtype), out)

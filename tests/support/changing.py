@@ -13,7 +13,7 @@ from mi_kernels.checkpoint.inputs import Inputs
 
 
 def at_operand(monkeypatch: pytest.MonkeyPatch, number: int, change: Callable[[], object]) -> None:
-    """Runs `change` when the kernels are about to be given their operand of that number."""
+    """Runs `change` just before the kernels get the operand with this number."""
     calls, real = itertools.count(), Inputs.operand
 
     def operand(self: Inputs, *arguments: object) -> object:
@@ -28,4 +28,4 @@ def write_one_byte(shard: Path) -> None:
     with open(shard, "r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
-    os.utime(shard, ns=(0, 1))  # clocks of file systems are coarse: a write at once may show the same time
+    os.utime(shard, ns=(0, 1))  # file system clocks are coarse: an immediate write can have the same time

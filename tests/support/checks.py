@@ -1,4 +1,4 @@
-"""What several test files assert: that a refusal is one, and that nothing was touched or left behind."""
+"""Shared assertions: a command is rejected correctly, and no file was changed or left behind."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mi_kernels.cli import program as cli
 
 from .models import Tensors, save, tiny
 
-# The installed program, whatever it is called where the tests run.
+# The command that runs the installed program.
 PROGRAM = [sys.executable, "-c", "import sys; from mi_kernels.cli import main; sys.exit(main())"]
 
 
 @dataclass
 class World:
-    """A folder with two models that can be merged, and a place for the output."""
+    """A folder with two models that can be merged, and a path for the output."""
 
     root: Path
     a: Tensors = field(default_factory=lambda: tiny(1))
@@ -49,13 +49,13 @@ class World:
         return self.root / "out"
 
     def argv(self, *extra: object) -> list[str]:
-        """The arguments of a merge; options in `extra` win over the same ones here."""
+        """Returns the arguments of a merge. Options in `extra` take precedence."""
         words = ["lerp", self.instruct, self.thinking, "--out", self.out, "--lam", "0.5", "--threads", "1", *extra]
         return [str(w) for w in words]
 
 
 def snapshot(root: Path) -> dict[str, object]:
-    """Everything under `root`: kinds, link targets, and each file's bytes, mode, links and time of change."""
+    """Returns the state of all files under `root`: kind, link target, bytes, mode, link count and mtime."""
     found: dict[str, object] = {}
     for path in sorted(root.rglob("*")):
         status = path.lstat()
@@ -70,7 +70,7 @@ def snapshot(root: Path) -> dict[str, object]:
 
 
 def run_cli(argv: list[str]) -> int:
-    """`main` as the installed program runs it: argparse's exits become statuses."""
+    """Runs `main` and returns its exit status, also when argparse exits."""
     try:
         return cli.main(argv)
     except SystemExit as end:
@@ -78,7 +78,7 @@ def run_cli(argv: list[str]) -> int:
 
 
 def assert_refused(capsys: pytest.CaptureFixture[str], root: Path, argv: list[str], *words: str) -> None:
-    """Status 2, one to three lines on stderr that hold `words`, no traceback, and nothing under `root` changed."""
+    """Asserts exit status 2, a message of one to three lines with `words`, and that no file under `root` changed."""
     before = snapshot(root)
     capsys.readouterr()
     status = run_cli(argv)
@@ -90,7 +90,7 @@ def assert_refused(capsys: pytest.CaptureFixture[str], root: Path, argv: list[st
 
 
 def handled(notes: list[str]) -> list[str]:
-    """The notes on oddities that were handled: those on values are left out, as tensors of random bits hold NaN."""
+    """Returns the notes without those on NaN and inf, which random bits contain."""
     return [note for note in notes if not re.search(r"\d (NaN|inf) in |overflow|identical", note)]
 
 
@@ -106,7 +106,7 @@ _IN_OPEN, _IN_CLOSE_WRITE, _IN_MODIFY, _IN_ATTRIB = 0x20, 0x8, 0x2, 0x4
 
 
 class FileEvents:
-    """What inotify saw while it watched: names of files opened, and of files written, in the folders watched."""
+    """Names of files that were opened and of files that were written, as reported by inotify."""
 
     def __init__(self) -> None:
         self.opened: set[str] = set()
@@ -115,7 +115,7 @@ class FileEvents:
 
 @contextlib.contextmanager
 def watched(*folders: Path) -> Iterator[FileEvents]:
-    """Watches `folders` from the kernel's side, so that what compiled code opens is seen as well."""
+    """Context: watches `folders` with inotify, which also reports files that compiled code opens."""
     if not sys.platform.startswith("linux"):
         pytest.skip("inotify is Linux's")
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,4 +1,4 @@
-"""FP8 checkpoints to merge, and what torch makes of them."""
+"""FP8 checkpoints to merge, and their weights dequantised by torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 Tensors = dict[str, torch.Tensor]
 QUANTISED = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
 LAYER = "model.layers.0."
-# Rows and columns that are no multiple of 128, that fit in one block, that are a whole number of blocks.
+# Shapes that are not multiples of 128, that fit in one block, and that are multiples of 128.
 SHAPES = {
     LAYER + "self_attn.q_proj.weight": (300, 200),
     LAYER + "self_attn.o_proj.weight": (7, 5),
@@ -23,7 +23,7 @@ NORM = LAYER + "input_layernorm.weight"
 
 
 def fp8_model(seed: int, scale_dtype: torch.dtype = torch.float32) -> Tensors:
-    """All 256 bit patterns of E4M3 at random places, scales over many binades, a bf16 norm."""
+    """Returns FP8 weights with all 256 bit patterns, scales of many magnitudes, and a bf16 norm."""
     rng = torch.Generator().manual_seed(seed)
     tensors: Tensors = {NORM: torch.randn(200, generator=rng).bfloat16()}
     for name, (rows, columns) in SHAPES.items():
@@ -55,7 +55,7 @@ def quantised(folder: Path, tensors: Tensors, shards: int = 1, **changes: object
 
 
 def dequantised(tensors: Tensors) -> Tensors:
-    """The reference: every scale repeated over its block, one multiplication in float32."""
+    """The reference: repeats every scale over its block and multiplies once in float32."""
     plain = {}
     for name, t in tensors.items():
         scales = tensors.get(name + "_scale_inv")
@@ -69,7 +69,7 @@ def dequantised(tensors: Tensors) -> Tensors:
 
 
 def bits(t: torch.Tensor) -> torch.Tensor:
-    """The bits of `t`, with every NaN the canonical one."""
+    """Returns the bits of `t` with canonical NaN."""
     t = torch.where(t.isnan(), torch.full_like(t, float("nan")), t)
     return t.view(torch.int16 if t.itemsize == 2 else torch.int32)
 

@@ -1,4 +1,4 @@
-"""A Hub of one's own: as much of its HTTP interface as huggingface_hub needs to download and upload models."""
+"""A stub of the Hub: the part of its HTTP interface that huggingface_hub uses to download and upload models."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_right"
-READER = "hf_reader"  # a token that may not write
+READER = "hf_reader"  # a token without write permission
 
 
 @dataclass
 class Repo:
-    """Revisions by commit, branches and tags by name."""
+    """A repository: files by commit, and commits by branch or tag."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -34,12 +34,12 @@ class Repo:
 
 
 class StubHub(ThreadingHTTPServer):
-    """Listens on a free port of this machine.
+    """Serves the stub on a free local port.
 
     Attributes:
-        repos: by id. requests: "METHOD path" of all there were. ranges: (path, first byte) of each download.
-        cut: the name of a file whose next download breaks off after half of it.
-        failing: the name of a file that this Hub fails to give.
+        repos: repositories by id. requests: "METHOD path" of each request. ranges: (path, first byte) of each download.
+        cut: the name of a file whose next download stops after half of the file.
+        failing: the name of a file whose download fails.
     """
 
     daemon_threads = True

@@ -1,7 +1,7 @@
-"""Runs the command line in forks of one warm process, each stopped at a chosen event: a test of hundreds in seconds.
+"""Runs the program in forks of one warm process and stops each at a chosen event: hundreds of runs in seconds.
 
-An event is a call that changes the file system, counted through all threads: so every gap between two changes is a
-place to stop at, also those that a later change of the code adds. The program itself knows nothing of this.
+An event is a call that changes the file system, counted over all threads. So a run can be stopped between any two
+changes, also between changes that future code adds. The program itself does not take part in this.
 
     python -m tests.support.kills      reads a `Run` as JSON a line, answers with an `Outcome` as JSON a line
 """
@@ -30,12 +30,12 @@ class Run(NamedTuple):
     """A command and where to stop it.
 
     Attributes:
-        argv: of the command line.
-        event: before which event a signal arrives, counting from 0; None for no event.
-        signal: which one.
-        torn: half of a write is done when the signal arrives.
-        seconds: after how long the signal arrives, instead of at an event.
-        exchange: whether the system can swap two folders in one step.
+        argv: the arguments.
+        event: the signal arrives before the event with this number, counted from 0; None: no event.
+        signal: the number of the signal.
+        torn: the signal arrives when half of the write is done.
+        seconds: the signal arrives after this time instead of at an event.
+        exchange: True if the system can swap two folders atomically.
     """
 
     argv: Sequence[str]
@@ -47,7 +47,7 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a run ended: its exit status (minus the signal that killed it), its stderr, the names of its events."""
+    """How a run ended: exit status (or minus the signal), stderr, and the names of its events."""
 
     status: int
     err: str
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
 
 
 class Runner:
-    """The warm process, from the test's side."""
+    """Starts and controls the warm process."""
 
     def __init__(self) -> None:
         pipe = subprocess.PIPE
@@ -85,7 +85,7 @@ def runner() -> Iterator[Runner]:
 
 
 def _events(run: Run, log: int) -> None:
-    """Patches every call of this process that changes the file system. Names go to the descriptor `log`."""
+    """Patches every call that changes the file system. Writes the names of the calls to descriptor `log`."""
     from mi_kernels.output import writer
     from mi_kernels.system import calls as system
 
@@ -115,7 +115,7 @@ def _events(run: Run, log: int) -> None:
 
     for name in _CALLS:
         patch(os, name)
-    # The page cache survives a kill: waiting for the disk would make the test slow, not sharper.
+    # The page cache survives a kill, so waiting for the disk would only make the test slower.
     patch(os, "fsync", instead=lambda fd: None)
     patch(os, "open", lambda path, flags, *_: bool(flags & os.O_CREAT))
     patch(writer, "preallocate")
@@ -149,7 +149,7 @@ def _run(run: Run) -> Outcome:
             _child(run, log.fileno(), err.fileno())
         if run.seconds is not None:
             time.sleep(run.seconds)
-            os.kill(child, run.signal)  # it is there until it is waited for
+            os.kill(child, run.signal)  # a zombie until it is waited for
         _, status = os.waitpid(child, 0)
         log.seek(0)
         err.seek(0)
@@ -158,7 +158,7 @@ def _run(run: Run) -> Outcome:
 
 def _serve() -> None:
     for name in ("safetensors", "mi_kernels._cpu", "mi_kernels.cli.merging", "mi_kernels.methods.statistics"):
-        import_module(name)  # here, so that no fork has to
+        import_module(name)  # imported here, so that the forks need not import it
     assert threading.active_count() == 1, "a fork keeps no other threads"
     for line in sys.stdin:
         print(json.dumps(_run(Run(**json.loads(line)))._asdict()), flush=True)

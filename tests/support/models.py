@@ -1,4 +1,4 @@
-"""Tiny checkpoints: valid ones of any layout and dtype, broken ones byte by byte, and a real Qwen3 to load."""
+"""Tiny checkpoints: valid ones of any layout and dtype, broken ones, and a Qwen3 model that transformers can load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def random_bits(shape: Sequence[int], dtype: torch.dtype, seed: int) -> torch.Tensor:
-    """Every bit pattern of `dtype` alike: NaN payloads, infinities, subnormals and -0 among them."""
+    """Returns uniformly random bit patterns of `dtype`, including NaN payloads, inf, subnormals and -0."""
     generator = torch.Generator().manual_seed(seed)
     size = torch.empty(0, dtype=dtype).element_size()
     count = int(torch.Size(shape).numel())
@@ -37,7 +37,7 @@ def random_bits(shape: Sequence[int], dtype: torch.dtype, seed: int) -> torch.Te
 
 
 def tiny(seed: int, *, layers: int = 2, tied: bool = False, dtype: torch.dtype = torch.bfloat16) -> Tensors:
-    """A Qwen3 of `layers` layers and a few thousand parameters, of random bits."""
+    """Returns the tensors of a Qwen3 with `layers` layers and a few thousand parameters of random bits."""
     shapes = qwen3_shapes(hidden=16, layers=layers, ffn=24, heads=2, kv_heads=1, head_dim=8, vocab=50, tied=tied)
     return {name: random_bits(shape, dtype, seed * 1000 + i) for i, (name, shape) in enumerate(shapes.items())}
 
@@ -52,9 +52,9 @@ def save(
     """Writes a valid checkpoint with the safetensors library.
 
     Args:
-        shards: how many files to share the tensors among, in turns; or the names that each file holds. One file has no
-            index, several have one.
-        config: the content of config.json; None for none.
+        shards: the number of files, which get the tensors in turn; or the names in each file. Several files have an
+            index, a single one has not.
+        config: the content of config.json; None writes no config.json.
         files: further small files, by name.
     """
     folder.mkdir(parents=True)
@@ -79,7 +79,7 @@ def write_index(folder: Path, weight_map: object) -> None:
 
 
 def write_raw(path: Path, header: object, data: bytes = b"", length: int | None = None) -> Path:
-    """A shard by hand: `header` as bytes or as a JSON value, `length` as the prefix says (None: the truth)."""
+    """Writes a shard by hand. `header`: bytes or a JSON value. `length`: the length prefix (None: the correct one)."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
@@ -87,10 +87,10 @@ def write_raw(path: Path, header: object, data: bytes = b"", length: int | None 
 
 
 def write_in_order(path: Path, tensors: Mapping[str, torch.Tensor], lead: int = 0) -> Path:
-    """A valid shard that holds `tensors` in the order given, without any alignment.
+    """Writes a valid shard with `tensors` in the given order, without alignment.
 
     Args:
-        lead: spaces behind the JSON, so that the data may start at any byte.
+        lead: number of spaces after the JSON, so that the data can start at any byte.
     """
     header: dict[str, Any] = {}
     data = b""
@@ -123,7 +123,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def load(folder: Path) -> Tensors:
-    """Every tensor of every shard, read by the safetensors library."""
+    """Reads all tensors of all shards with the safetensors library."""
     tensors: Tensors = {}
     for path in sorted(folder.glob("*.safetensors")):
         for name, tensor in load_file(path).items():
@@ -133,10 +133,10 @@ def load(folder: Path) -> Tensors:
 
 
 def lerp_reference(a: torch.Tensor, b: torch.Tensor, lam: float, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """The contract: torch.lerp in float32, rounded once to `dtype` (None: that of `a`).
+    """The numerics contract: torch.lerp in float32, rounded once to `dtype` (None: the dtype of `a`).
 
-    0 and 1 copy, and so do dtypes that cannot be interpolated. Any other NaN is the canonical one here: which one torch
-    leaves (0x7FC0, 0xFFFF) depends on whether it took a vector path.
+    lam 0, lam 1 and dtypes that cannot be interpolated copy. All other NaN are canonical here, because the NaN of torch
+    (0x7FC0 or 0xFFFF) depends on its vector path.
     """
     if a.dtype not in FLOATS:
         return a.clone()
@@ -158,7 +158,7 @@ def merge_reference(
 
 
 def assert_same_tensors(actual: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
-    """Names, dtypes, shapes and every bit."""
+    """Asserts that names, dtypes, shapes and all bits are equal."""
     assert sorted(actual) == sorted(expected)
     for name, tensor in expected.items():
         assert actual[name].dtype == tensor.dtype, name
@@ -171,7 +171,7 @@ def assert_same_tensors(actual: Mapping[str, torch.Tensor], expected: Mapping[st
 
 
 def as_hub_cache(model: Path, cache: Path, repo: str = "org/name", revision: str = "0123abcd") -> Path:
-    """`model` moved into a cache as huggingface_hub lays it out. Returns the snapshot: a folder of links into blobs."""
+    """Moves `model` into a Hub cache. Returns the snapshot, a folder of links to blobs."""
     home = cache / f"models--{repo.replace('/', '--')}"
     blobs, snapshot = home / "blobs", home / "snapshots" / revision
     blobs.mkdir(parents=True)
@@ -184,7 +184,7 @@ def as_hub_cache(model: Path, cache: Path, repo: str = "org/name", revision: str
 
 
 def qwen3_model(seed: int, *, tied: bool, **config: Any) -> Any:
-    """A transformers Qwen3ForCausalLM with random weights, in bf16. `config` goes before the sizes here."""
+    """Returns a Qwen3ForCausalLM with random bf16 weights. `config` overrides the default sizes."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     sizes = {

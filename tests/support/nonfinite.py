@@ -1,4 +1,4 @@
-"""Models of ordinary numbers, with NaN and infinity put in."""
+"""Models with ordinary numbers, and with NaN and inf at chosen places."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UP, DOWN, EMBED = (
 
 
 def finite(seed: int, dtype: torch.dtype = torch.bfloat16) -> Tensors:
-    """As `tiny`, of numbers as a model has them."""
+    """As `tiny`, but with numbers as in a real model."""
     generator = torch.Generator().manual_seed(seed)
     return {n: torch.randn(t.shape, generator=generator).to(dtype) for n, t in tiny(seed).items()}
 

@@ -1,6 +1,6 @@
-"""Model folders of published sizes that take no room: real headers, an index, and shards of holes.
+"""Model folders of published sizes that need no disk space: real headers, an index, and sparse shards.
 
-The layouts are those of the published configurations and weights: names, shapes, dtypes, numbers of files.
+Names, shapes, dtypes and numbers of files are those of the published models.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK = 128
 
 
 def qwen3_235b(folder: Path, layers: int = 94, shards: int = 118) -> Path:
-    """Qwen3-235B-A22B: 94 layers, 128 experts each, in bf16."""
+    """Qwen3-235B-A22B: 94 layers with 128 experts each, in bf16."""
     shapes = qwen3_shapes(
         hidden=4096,
         layers=layers,
@@ -80,7 +80,7 @@ def _fp8(name: str, rows: int, columns: int) -> Iterator[Entry]:
 
 
 def write(folder: Path, entries: list[Entry], shards: int, config: dict[str, Any]) -> Path:
-    """Writes headers, index and config; the data are holes, so the folder takes as much as its headers."""
+    """Writes headers, index and config. The data are holes, so only the headers need disk space."""
     folder.mkdir(parents=True)
     sizes = [_SIZE[dtype] * math.prod(shape) for _, dtype, shape in entries]
     total, done = sum(sizes), 0

@@ -1,6 +1,6 @@
-"""What the workers of a cluster do in place of `ray_merge.write_shard` and `eval.cluster.evaluate`.
+"""Functions that workers of a cluster run instead of `ray_merge.write_shard` and `eval.cluster.evaluate`.
 
-Imported by the workers. The deed of shard i, if any, is the content of the file `deed-i` beside the output.
+The workers import this module. The file `deed-i` beside the output, if any, says what the worker of shard i does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _WRITE, _EVALUATE = ray_merge.write_shard, cluster.evaluate
 
 
 class SlowFile(ShardFile):
-    """Takes a second for each chunk."""
+    """Needs one second for each chunk."""
 
     def write(self, data: memoryview, offset: int) -> None:
         time.sleep(1)
@@ -79,7 +79,7 @@ _CHANGED = {
 
 
 class _DyingEngine(FakeEngine):
-    """Takes its process with it after three responses."""
+    """Kills its process after three responses."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         for number, completion in enumerate(super().generate(requests)):
@@ -89,7 +89,7 @@ class _DyingEngine(FakeEngine):
 
 
 def evaluate(point: Point, choices: Choices, options: engines.Options) -> str:
-    """With the engine that answers at once; adds the GPUs that it was given to `deed-0`."""
+    """Evaluates with an engine that responds immediately. Appends the assigned GPUs to `deed-0`."""
     name = driver.named(point.benchmark).name
     first = not os.path.exists(os.path.join(point.out, f"{name}.jsonl"))
     dies = first and name == "more" and point.out.endswith("lam-0.5")

@@ -1,4 +1,4 @@
-"""Merges to be killed: what is there before, and what must be there after."""
+"""Merges to kill: the files before, and the files that must exist afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Content = dict[str, bytes]
 
 
 class Scenario(NamedTuple):
-    """A command, what it makes, and what stood there before."""
+    """A command, its outputs, and the models at these paths before it."""
 
     options: Sequence[str] = ()
     lams: Sequence[str] = ("0.5",)
@@ -34,7 +34,7 @@ SCENARIOS = {
 
 
 class Stage:
-    """A scenario's folders: the inputs stay, the outputs are put back before each run."""
+    """The folders of a scenario. Inputs stay, outputs are restored before each run."""
 
     def __init__(self, root: Path, scenario: Scenario, run: Runner) -> None:
         self.scenario, self._run = scenario, run
@@ -61,7 +61,7 @@ class Stage:
             shutil.copytree(self._old, out)
 
     def stop(self, **where: object) -> Outcome:
-        """Runs the command, and stops it as `Run` says."""
+        """Runs the command and stops it as `Run` describes."""
         command = "sweep" if len(self.outs) > 1 else "lerp"
         out = self.runs / ("mi-{lam}" if len(self.outs) > 1 else self.outs[0].name)
         words = [command, self.world.instruct, self.world.thinking, "-o", out, "--lam", ",".join(self.scenario.lams)]
@@ -71,23 +71,23 @@ class Stage:
         return self._run(Run(argv, exchange=self.scenario.exchange, **where))  # type: ignore[arg-type]
 
     def contents(self) -> list[Content | None]:
-        """What stands at each output."""
+        """Returns the files at each output."""
         return [{p.name: p.read_bytes() for p in out.iterdir()} if out.exists() else None for out in self.outs]
 
     def _snapshot(self) -> list[object]:
         return [snapshot(folder) for folder in (self.world.instruct, self.world.thinking)]
 
     def check_whole(self) -> None:
-        """Each output is as before or as after, the inputs are as they were, and nothing else is there but our work."""
+        """Asserts that outputs are as before or as after, inputs are unchanged, and only work folders are left."""
         assert self._snapshot() == self._inputs
         for found, before, after, out in zip(self.contents(), self.before, self.after, self.outs):
-            between = not self.scenario.exchange and found is None  # the old one waits in the work folder
+            between = not self.scenario.exchange and found is None  # the old model is in the work folder
             assert found in (before, after) or between, f"{out.name} is neither the old model nor the new one"
         works = {f".{out.name}.mi-kernels-work" for out in self.outs}
         assert {path.name for path in self.runs.iterdir()} <= works | {out.name for out in self.outs}
 
     def check_finishes(self, where: object) -> None:
-        """The same command again finishes, with the same bytes; or says that all is there, where all is."""
+        """Asserts that the same command again finishes with the same bytes, or reports that all outputs exist."""
         journals = [(self.runs / f".{out.name}.mi-kernels-work" / "journal").exists() for out in self.outs]
         tidied = self.contents() == self.after and not all(journals)
         again = self.stop()
@@ -99,5 +99,5 @@ class Stage:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """So many of range(count), evenly, and the last ones, where models are published."""
+    """Returns evenly selected numbers of range(count), and the last ones, where models are published."""
     return sorted({*range(0, count, -(-count // most)), *range(max(0, count - 10), count)})

@@ -1,9 +1,9 @@
 """Makes the lists of tensor names in this folder: `python make.py`, with torch and transformers installed.
 
-Each architecture is built on torch's meta device, small, by transformers' own code. A tensor's module is then told from
-the classes it sits in (Qwen3MoeAttention, LlamaRMSNorm, JambaMambaMixer), never from its name, so the lists are an
-oracle independent of `checkpoint.names`. Where transformers stores other names than it has in memory (fused experts),
-its own conversion gives the stored ones as well.
+transformers builds a small model of each architecture on torch's meta device. The module of a tensor is decided by the
+classes that contain it (Qwen3MoeAttention, LlamaRMSNorm, JambaMambaMixer), never by its name, so the lists are an
+oracle independent of `checkpoint.names`. If transformers stores other names than it has in memory (fused experts), its
+own conversion provides the stored names as well.
 
 A line is MODULE WHERE PATTERN. WHERE: "memory", "stored" or "both". In a pattern {layer} is the number of a decoder
 layer and {n} any other number; a pattern without {layer} belongs to no decoder layer.
@@ -80,7 +80,7 @@ ARCHITECTURES: list[tuple[str, str, dict[str, Any]]] = [
     ("t5", "T5ForConditionalGeneration", {"num_layers": 3, "num_decoder_layers": 4}),
 ]
 
-# The classes a tensor sits in. Attention keeps all it holds; elsewhere the innermost class that matches decides.
+# Classes by module. Everything inside an attention class is attn; otherwise the innermost matching class decides.
 _TOWER = re.compile(r"Vision|Visual|Audio|Encoder(?!Decoder)|Projector|Merger|Siglip|Pixtral|^T5Stack$")
 _ATTENTION = re.compile(r"(?<!LayerSelf)(?<!LayerCross)Attention|Mixer|MambaLayer|GatedDeltaNet|ShortConv")
 _CLASSES = (
@@ -99,7 +99,7 @@ def build(kind: str, name: str, settings: dict[str, Any]) -> nn.Module:
 
 
 def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
-    """The list of decoder layers, by its place and its length in the text model's config."""
+    """Finds the list of decoder layers by its path and its length in the config of the text model."""
     text = model.config.get_text_config(decoder=True)
     count = getattr(text, "num_decoder_layers", None) or getattr(text, "decoder_layers", text.num_hidden_layers)
     found = [(p, m) for p, m in model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == count]
@@ -108,7 +108,7 @@ def decoder_layers(model: Any) -> tuple[str, nn.ModuleList]:
 
 
 def label(model: Any, name: str, layers: str) -> str:
-    """The module of the tensor `name`, from the classes around it."""
+    """Returns the module of the tensor `name`, from the classes that contain it."""
     inside = name.startswith(layers + ".")
     words = name.split(".")[:-1]
     start = len(layers.split(".")) + 1 if inside else 0
@@ -125,7 +125,7 @@ def label(model: Any, name: str, layers: str) -> str:
         if owners[-1].out_features == 1:
             return "router"  # the gate of a shared expert
         if len(owners) == 1:
-            return "ffn"  # Whisper and OPT keep their two projections in the layer itself
+            return "ffn"  # Whisper and OPT have their two projections directly in the layer
     for module in reversed(owners):
         for kind, pattern in _CLASSES:
             if pattern.search(type(module).__name__):
@@ -134,7 +134,7 @@ def label(model: Any, name: str, layers: str) -> str:
 
 
 def patterns(model: Any) -> dict[str, tuple[str, set[str]]]:
-    """For each pattern of names its module, and where it occurs."""
+    """Returns for each pattern of names its module and where it occurs."""
     layers, _ = decoder_layers(model)
     stack = layers.split(".")[-1]
     found: dict[str, tuple[str, set[str]]] = {}

@@ -1,7 +1,7 @@
-"""Attacks: model folders, adapters and recipes made by somebody who means harm, built by code, and what must happen.
+"""Attacks: malicious model folders, adapters and recipes, built by code, and the required outcome of each.
 
     python -m tests.hostile.attacks [NAME ...] [--json]                         against mi-kernels
     python -m tests.hostile.attacks --command 'TOOL {config} {out}' [--json]    against any other merging program
 
-`case` says what an attack is, the modules beside it hold them by class, `run` runs one and judges the outcome.
+`case` defines what an attack is, the other modules contain the attacks by class, and `run` runs and judges one.
 """

@@ -1,4 +1,4 @@
-"""Runs the attacks and prints what came of each."""
+"""Runs the attacks and prints the outcome of each."""
 
 from __future__ import annotations
 

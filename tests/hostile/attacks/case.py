@@ -1,4 +1,4 @@
-"""What an attack is, and the scene it is set in: two good models, a secret that is none of their business."""
+"""Defines attacks and their scene: two valid models, and a secret file that no merge may read."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ MODEL: Tensors = {name: ("BF16", shape) for name, shape in SHAPES.items()}
 
 
 def raw(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    """A shard: `header` as bytes or as a JSON value, `length` as the prefix says (None: the truth)."""
+    """Returns a shard. `header`: bytes or a JSON value. `length`: the length prefix (None: the correct one)."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
 def shard(tensors: Tensors, metadata: object = None) -> bytes:
-    """A valid shard of `tensors`, every byte of their data 0x3f."""
+    """Returns a valid shard of `tensors`. Every byte of the data is 0x3f."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -49,7 +49,7 @@ def shard(tensors: Tensors, metadata: object = None) -> bytes:
 
 @dataclass(frozen=True)
 class Scene:
-    """The folders of one attack. Only what lies in `root / "in"`, `root / "disk"` and `root / "work"` may be opened."""
+    """The folders of one attack. Only files in `root / "in"`, `root / "disk"` and `root / "work"` may be opened."""
 
     root: Path
 
@@ -67,12 +67,12 @@ class Scene:
 
     @property
     def recipe(self) -> Path:
-        """A recipe or a mergekit configuration: of a and b, unless the attack writes another."""
+        """The recipe or mergekit configuration. It merges a and b unless the attack replaces it."""
         return self.root / "in" / "recipe.yml"
 
     @property
     def disk(self) -> Path:
-        """Another disk, where a user may keep weights."""
+        """A folder that stands for another disk with weights."""
         return self.root / "disk"
 
     @property
@@ -81,7 +81,7 @@ class Scene:
 
     @property
     def marker(self) -> Path:
-        """What code makes that must never run."""
+        """The file that malicious code creates if it runs."""
         return self.root / "marker"
 
     @property
@@ -89,7 +89,7 @@ class Scene:
         return self.root / "work" / "out"
 
     def build(self) -> None:
-        """The scene before the attack: a in two shards, b in one file, both good."""
+        """Builds the scene before the attack: valid models a (two shards) and b (one file)."""
         for folder in (self.a, self.b, self.disk, self.secret.parent, self.out.parent):
             folder.mkdir(parents=True)
         self.secret.write_bytes(SECRET)
@@ -114,7 +114,7 @@ class Scene:
         (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map, **others}))
 
     def weights(self, folder: Path, content: bytes) -> None:
-        """Makes `content` the only weights of `folder`."""
+        """Replaces the weights of `folder` by `content`."""
         for path in folder.glob("model*"):
             path.unlink()
         (folder / SINGLE).write_bytes(content)
@@ -129,12 +129,12 @@ class Attack:
 
     Attributes:
         family: the class it belongs to.
-        make: turns a scene that was built into the attack.
-        harmless: it must be accepted; otherwise it must be refused.
-        words: what the refusal must name.
-        command: what is run: see `COMMANDS`.
-        ours: it is about a format that is only this package's.
-        looks: a file that is parsed and never copied is a link to the secret; it may be opened, and not shown.
+        make: changes a valid scene into the attack.
+        harmless: True if it must be accepted, False if it must be rejected.
+        words: words that the message of the rejection must contain.
+        command: the command to run, see `COMMANDS`.
+        ours: it attacks a format that only this package has.
+        looks: a file that is parsed but never copied is a link to the secret. Opening it is allowed, showing it is not.
     """
 
     name: str
@@ -171,7 +171,7 @@ class Family:
         self.attacks.append(Attack(name, self.name, make, words, **options))
 
     def attack(self, *words: str, **options: Any) -> Callable[[Make], Make]:
-        """The decorator of a function that makes an attack and gives it its name."""
+        """Returns a decorator for a function that makes an attack. The function gives the attack its name."""
 
         def register(make: Make) -> Make:
             self.add(getattr(make, "__name__"), make, *words, **options)  # noqa: B009

@@ -1,4 +1,4 @@
-"""Attacks in the other JSON of a model: config.json, FP8 scales, adapters, and the record that inspect shows."""
+"""Attacks in the other JSON files of a model: config.json, FP8 scales, adapters, and mi_kernels.json."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BROKEN = {
 for _name, _text in _BROKEN.items():
     FAMILY.add(f"config_{_name}", lambda s, text=_text: _config(s, text), "config.json")
 
-# To untie the head and to drop a quantisation, config.json is parsed, copied and written again.
+# If the head is untied or a quantisation is removed, config.json is parsed, copied and written again.
 for _depth in (400, 600, 800):
     FAMILY.add(
         f"config_depth_of_{_depth}_rewritten",
@@ -103,7 +103,7 @@ FAMILY.add("fp8_weight_of_one_dimension", lambda s: _fp8(s, [2, 2], ("F32", (3,)
 
 
 def _adapter(scene: Scene, config: object = None, factors: dict[str, Any] | None = None, **others: Any) -> None:
-    """A LoRA of rank 2 on one weight of a, with `others` in its config, or all of it replaced."""
+    """Writes a LoRA of rank 2 on one weight of a. `others` are added to its config or replace it."""
     module = "base_model.model." + UP.removesuffix(".weight")
     good = {f"{module}.lora_A.weight": ("F32", (2, 4)), f"{module}.lora_B.weight": ("F32", (6, 2))}
     scene.adapter.mkdir()

@@ -1,4 +1,4 @@
-"""Attacks by what a file is: links, loops, devices, FIFOs, sockets, files of a gigabyte, pickles."""
+"""Attacks by the type of a file: links, loops, devices, FIFOs, sockets, huge files, pickles."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _fifo(path: Path, scene: Scene) -> None:
 
 def _socket(path: Path, scene: Scene) -> None:
     with socket.socket(socket.AF_UNIX) as server:
-        # The path of a socket may be a hundred bytes long, and a temporary folder's is longer on some systems.
+        # The path of a socket is limited to about 100 bytes, and temporary folders have longer paths on some systems.
         here = os.open(path.parent, os.O_RDONLY)
         try:
             server.bind(f"/proc/self/fd/{here}/{path.name}")
@@ -67,7 +67,7 @@ def _becomes(scene: Scene, name: str, kind: str) -> None:
 
 for _kind in KINDS:
     for _file in _READ:
-        # A folder that is called like a small file is none, and is left where it is.
+        # A folder with the name of a small file is ignored.
         _other = _kind == "folder" and _file not in (SINGLE, INDEX, "config.json")
         FAMILY.add(
             f"{_file}_is_{_kind}",
@@ -84,7 +84,7 @@ for _kind in KINDS:
         ours=True,
         looks=_kind == "secret",
     )
-    if _kind != "secret":  # where the checksums are wrong, verify says so and has another status
+    if _kind != "secret":  # if checksums are wrong, verify reports them and exits with another status
         FAMILY.add(
             f"{CHECKSUMS}_is_{_kind}",
             lambda scene, kind=_kind: _becomes(scene, CHECKSUMS, kind),
@@ -92,7 +92,7 @@ for _kind in KINDS:
             command="verify",
             ours=True,
         )
-    if _kind != "secret":  # a recipe is the user's own, and may lie anywhere
+    if _kind != "secret":  # a recipe is from the user and can be anywhere
         FAMILY.add(
             f"recipe_is_{_kind}",
             lambda scene, kind=_kind: (scene.recipe.unlink(), KINDS[kind](scene.recipe, scene)),
@@ -109,7 +109,7 @@ def small_files_that_add_up(scene: Scene) -> None:
 
 
 def _hub_cache(scene: Scene) -> None:
-    """b as a snapshot of the Hub's cache: every file a link into blobs."""
+    """Makes b a snapshot in a Hub cache, in which every file is a link to a blob."""
     blobs = scene.root / "in" / "models--org--b" / "blobs"
     blobs.mkdir(parents=True)
     (scene.b / "tokenizer.json").write_text("{}")
@@ -127,7 +127,7 @@ FAMILY.add("hub_cache", _hub_cache, harmless=True)
 
 @FAMILY.attack(harmless=True)
 def hub_cache_linked_file_by_file(scene: Scene) -> None:
-    """As huggingface_hub laid out a local folder until 0.23."""
+    """A local folder as huggingface_hub before 0.23 wrote it."""
     _hub_cache(scene)
     snapshot = scene.b.resolve()
     scene.b.unlink()
@@ -196,7 +196,7 @@ FAMILY.add(
 
 
 class _Runs:
-    """Unpickled, it makes the file `marker`."""
+    """Creates the file `marker` when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker

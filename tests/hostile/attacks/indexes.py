@@ -1,4 +1,4 @@
-"""Attacks in an index: where its names lead, what it repeats, how much it names."""
+"""Attacks in an index: names outside the folder, duplicate names, too many names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEAD = "lm_head.weight"
 
 
 def indexed(scene: Scene, weight_map: object = None, **others: object) -> None:
-    """b as two shards like a, with `weight_map` in place of the right one."""
+    """Gives b two shards like a, with `weight_map` instead of the correct one."""
     (scene.b / SINGLE).unlink()
     for file in (*SHARDS, INDEX):
         (scene.b / file).write_bytes((scene.a / file).read_bytes())
@@ -26,7 +26,7 @@ def good(scene: Scene) -> dict[str, Any]:
 
 
 def head_in(scene: Scene, place: object) -> None:
-    """The shard that holds the head is copied to `root / "secret"`; the index says that it is at `place`."""
+    """Copies the shard with the head to `root / "secret"`. The index lists `place` for it."""
     (scene.secret.parent / "w.safetensors").write_bytes((scene.a / SHARDS[0]).read_bytes())
     weight_map = {name: place if file == SHARDS[0] else file for name, file in good(scene).items()}
     indexed(scene, weight_map)

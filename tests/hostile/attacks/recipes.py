@@ -1,4 +1,4 @@
-"""Attacks in YAML: what would run code, what unfolds without end, what is no recipe; ours and mergekit's."""
+"""Attacks in YAML recipes and mergekit configurations: code, endless expansion, invalid content."""
 
 from __future__ import annotations
 

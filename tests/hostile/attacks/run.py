@@ -1,4 +1,4 @@
-"""Runs attacks, each in a process of its own with limits on time and memory, and judges what came of it."""
+"""Runs each attack in its own process with limits on time and memory, and judges the outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATTACKS: list[Attack] = [
     for attack in family.attacks
 ]
 
-# Runs in the child and returns its status; None as status means that the tool has no use for this attack.
+# Runs in the child and returns its exit status. None: the tool does not support this attack.
 Tool = Callable[[Attack, Scene], "list[str] | None"]
 
 
@@ -33,9 +33,9 @@ _HANGS = (signal.SIGXCPU, signal.SIGALRM)
 
 @dataclass(frozen=True)
 class Limits:
-    """What one attack may take: seconds of processor time and of waiting, and bytes of memory at the peak.
+    """Limits for one attack: seconds of processor time and of wall time, and peak memory in bytes.
 
-    Processor time, because a busy machine takes several times as long for the same work; the wait is for what blocks.
+    Processor time does not depend on the load of the machine. The limit on wall time detects blocking calls.
     """
 
     seconds: int = 30
@@ -45,13 +45,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an attack came to.
+    """The outcome of an attack.
 
     Attributes:
-        verdict: "accepted" or "refused"; or what must never be: "harm" (code ran, something outside was read or
-            written), "hang", "crash", "bloat" (memory), "traceback", "rude" (a refusal without our form).
-        detail: a line on it.
-        seconds, resident: what it took.
+        verdict: "accepted" or "refused"; or a failure: "harm" (code ran, or a file outside was read or written),
+            "hang", "crash", "bloat" (memory), "traceback", "rude" (rejected, but not with a message of two lines).
+        detail: one line that explains the verdict.
+        seconds, resident: processor time and peak memory in bytes.
     """
 
     verdict: str
@@ -61,13 +61,13 @@ class Outcome:
 
 
 def ours(attack: Attack, scene: Scene) -> list[str]:
-    """The arguments of mi-kernels."""
+    """Returns the arguments of mi-kernels."""
     places = {"a": scene.a, "b": scene.b, "adapter": scene.adapter, "config": scene.recipe, "out": scene.out}
     return [part.format(**places) for part in COMMANDS[attack.command].split()]
 
 
 def foreign(template: str) -> Tool:
-    """The command line of another program, from a template with {a}, {b}, {config} and {out}."""
+    """Returns the command line of another program from a template with {a}, {b}, {config} and {out}."""
 
     def command(attack: Attack, scene: Scene) -> list[str] | None:
         if attack.ours or attack.command not in ("lerp", "merge") or (attack.command == "merge" and "{a}" in template):
@@ -79,7 +79,7 @@ def foreign(template: str) -> Tool:
 
 
 def run(attack: Attack, tool: Tool = ours, limits: Limits = Limits()) -> Outcome | None:
-    """What `attack` does to `tool`; None where the tool has no use for it."""
+    """Runs `attack` against `tool`. Returns None if the tool does not support it."""
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         scene = Scene(Path(os.path.realpath(folder)))
         scene.build()
@@ -126,7 +126,7 @@ def _become(argv: list[str], in_process: bool, scene: Scene, limits: Limits, loo
         os.environ.update(HF_HUB_OFFLINE="1", HF_HOME=str(scene.root / "work" / "hub"))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
-        # The default action of both signals ends a process whatever it is doing, and both limits outlive exec.
+        # The default action of both signals always ends the process, and both limits survive exec.
         for number in _HANGS:
             signal.signal(number, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds, limits.seconds + 5))
@@ -154,7 +154,7 @@ def _main(argv: list[str], scene: Scene, looks: bool) -> int:
         return end.code if isinstance(end.code, int) else 1
 
 
-# What a merge may open besides its inputs and its output: the interpreter, its libraries, and facts about the machine.
+# What a merge may open besides inputs and output: the interpreter, libraries, and information about the machine.
 _LIBRARIES = tuple(
     os.path.realpath(p) for p in {sys.prefix, sys.base_prefix, os.path.dirname(os.__file__), *sys.path} if p
 )
@@ -162,8 +162,8 @@ _MACHINE = ("/proc/", "/sys/", "/usr/", "/lib", "/etc/ld.so", "/dev/null", "/dev
 
 
 def _record_opens(scene: Scene, looks: bool) -> None:
-    """From here on, every path that this process opens, lists or makes outside its places, and every program it runs,
-    goes to a log."""
+    """Starts to log every path outside the allowed places that this process opens, lists or creates, and every program
+    that it runs."""
     log = os.open(scene.root / "log" / "opened", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     allowed = tuple(
         os.path.join(scene.root, part, "") for part in ("in", "disk", "work", *(["secret"] if looks else []))
@@ -181,7 +181,7 @@ def _record_opens(scene: Scene, looks: bool) -> None:
             follows = event in ("os.listdir", "os.scandir") or (event == "open" and not arguments[2] & os.O_NOFOLLOW)
             folder, name = (path, "") if follows else os.path.split(path)
             real = os.path.join(os.path.realpath(folder), name, "")
-            # The names of the devices tell whether there is a GPU.
+            # Names of devices: to detect a GPU.
             if not real.startswith(allowed) and (event, real) not in (("os.scandir", "/dev/"), ("os.listdir", "/dev/")):
                 os.write(log, f"{event} {path!r}\n".encode(errors="replace"))
 
@@ -193,7 +193,7 @@ def _read(path: Path) -> str:
 
 
 def _tree(scene: Scene) -> dict[str, object]:
-    """Everything in the scene but the output and the log: kinds, targets, sizes and times; no file is read."""
+    """Returns kinds, link targets, sizes and times of all files except the output and the log. Reads no file."""
     found: dict[str, object] = {}
     for folder, folders, names in os.walk(scene.root):
         if folder == str(scene.root):
@@ -212,7 +212,7 @@ def _tree(scene: Scene) -> dict[str, object]:
 
 
 def _harm(scene: Scene, before: dict[str, object], opened: str) -> Iterable[str]:
-    """What should never have happened, in words."""
+    """Returns a description of the harm that was done, if any."""
     if scene.marker.is_dir():
         yield "code from an input ran"
     if opened:
@@ -286,10 +286,10 @@ def expected(attack: Attack) -> str:
 
 
 def as_expected(attack: Attack, outcome: Outcome) -> bool:
-    """The verdict of mi-kernels is right, and a refusal names what it must."""
+    """Returns True if the verdict is as required, and the message of a rejection has all required words."""
     return outcome.verdict == expected(attack) and all(word in outcome.detail for word in attack.words)
 
 
 def chosen(names: Sequence[str]) -> list[Attack]:
-    """The attacks whose "family/name" holds one of `names`; all of them without any."""
+    """Returns the attacks whose "family/name" contains one of `names`; all attacks if there are no names."""
     return [a for a in ATTACKS if not names or any(re.search(n, f"{a.family}/{a.name}") for n in names)]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from .case import MODEL, SINGLE, Family, Scene, raw, shard
 
 FAMILY = Family("shard")
-_LIMIT = 100_000_000  # of a header: the library's own
+_LIMIT = 100_000_000  # the library's limit for a header
 
 
 def entry(dtype: object = "F32", shape: object = (1,), offsets: object = (0, 4)) -> dict[str, object]:
@@ -16,7 +16,7 @@ def entry(dtype: object = "F32", shape: object = (1,), offsets: object = (0, 4))
 
 
 def one(**changes: object) -> bytes:
-    """A file of one tensor, with a changed entry."""
+    """Returns a file with one tensor and a changed entry."""
     return raw({"w": entry(**changes)}, bytes(4))
 
 
@@ -186,7 +186,7 @@ FAMILY.add(
 
 
 def many(count: int, width: int = 0) -> bytes:
-    """A valid file of `count` tensors of one element, their names padded to `width`; its JSON has no spaces."""
+    """Returns a valid file of `count` one-element tensors with names padded to `width`. Its JSON has no spaces."""
     entries = (
         f'"{i:0{width}}":{{"dtype":"BF16","shape":[1],"data_offsets":[{2 * i},{2 * i + 2}]}}' for i in range(count)
     )
@@ -198,7 +198,7 @@ FAMILY.add("a_hundred_thousand_tensors", lambda s: _both(s, many(100_000)), harm
 
 
 def _headers_that_add_up(scene: Scene) -> None:
-    """Two headers within the limit, of files that become one, which would be beyond it: unreadable for everybody."""
+    """Two files whose headers are within the limit. Merged into one file, the header would exceed the limit."""
     names = {file: {c * 55_000_000: ("BF16", (2,))} for c, file in zip("ab", ("a.safetensors", "b.safetensors"))}
     for folder in (scene.a, scene.b):
         scene.weights(folder, b"")

@@ -1,5 +1,5 @@
-"""Merges on a disk that fails: inject.c makes calls fail, server.py runs a command under it, table.py has the cases.
+"""Merges on a failing disk: inject.c makes system calls fail, server.py runs commands, table.py has the cases.
 
-python -m tests.hostile.faults            # every case; a summary
-python -m tests.hostile.faults --json     # the same, to be read by programs
+python -m tests.hostile.faults            # runs all cases and prints a summary
+python -m tests.hostile.faults --json     # the same as JSON
 """

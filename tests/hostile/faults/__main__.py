@@ -1,4 +1,4 @@
-"""Runs every case and counts: see the package."""
+"""Runs every case and counts the outcomes, see the package."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .table import Disk, Tally, campaign
 
 
 def count(every_errno: bool = True) -> Tally:
-    """What came of every fault of every command.
+    """Returns the outcome of every fault of every command.
 
     Raises:
-        Unavailable: faults cannot be injected here.
+        Unavailable: faults cannot be injected on this system.
     """
     tally = Tally(Counter(), Counter(), [])
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Runs the program's commands in forks of one process that has imported everything: milliseconds each, not a second.
+"""Runs commands of the program in forks of one process that has imported everything, which takes milliseconds each.
 
-Reads one JSON object a line: {"argv": [...], "faults": {variable: value}, "stderr": path}, and answers with
-{"status": exit status, or minus the signal, "hit": how many calls were made to fail}. With faults, inject.c must have
-been preloaded.
+Reads one JSON object per line: {"argv": [...], "faults": {variable: value}, "stderr": path}. Answers with
+{"status": exit status or minus the signal, "hit": number of calls that were made to fail}. Faults require that inject.c
+is preloaded.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WARM = ("cli.merging", "cli.compare", "compare.similarity", "merge.sources", "re
 
 
 def run(request: dict[str, Any], report: int) -> None:
-    """In the child: one command, under its faults."""
+    """Runs one command with its faults, in the child."""
     with open(request["stderr"], "wb") as file:
         os.dup2(file.fileno(), 2)
     os.dup2(2, 1)

@@ -1,4 +1,4 @@
-"""The layer, compiled; and the server that runs commands under it."""
+"""Compiles inject.c and runs commands of the program with it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...support import ROOT
 
 
 class Unavailable(Exception):
-    """The layer cannot be built or preloaded here; says why."""
+    """inject.c cannot be compiled or preloaded on this system. The text is the reason."""
 
 
 class Outcome(NamedTuple):
-    """Of one command: `status` is minus the signal where one ended it, `hit` the number of calls made to fail."""
+    """Outcome of one command. `status`: exit status or minus the signal. `hit`: number of calls that failed."""
 
     status: int
     stderr: str
@@ -27,10 +27,10 @@ class Outcome(NamedTuple):
 
 
 def build(folder: Path) -> Path:
-    """inject.c as a shared library in `folder`.
+    """Compiles inject.c to a shared library in `folder`.
 
     Raises:
-        Unavailable: no Linux, no compiler.
+        Unavailable: the system is not Linux, or it has no compiler.
     """
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
     if not sys.platform.startswith("linux") or compiler is None:
@@ -54,7 +54,7 @@ class Session:
             **os.environ,
             "LD_PRELOAD": str(build(folder)),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            "OPENBLAS_NUM_THREADS": "1",  # no threads that a fork would lose
+            "OPENBLAS_NUM_THREADS": "1",  # a fork would lose threads
         }
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.hostile.faults.server"],

@@ -1,4 +1,4 @@
-"""Every system call of a command, failed once: what the user must find afterwards, whichever it was."""
+"""Makes every system call of a command fail once, and checks what the user finds afterwards."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...support.checks import World, snapshot
 from ...support.models import save, tiny
 from .session import Outcome, Session
 
-# What each call answers on disks that are full, dying, read-only, foreign or odd.
+# Errors of each call on a disk that is full, failing, read-only, remote or unusual.
 CALLS = {
     "create": (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO, errno.EDQUOT, errno.EMFILE, errno.ENAMETOOLONG),
     "open": (errno.EIO, errno.EACCES, errno.EMFILE, errno.ENOENT, errno.EINTR),
@@ -38,7 +38,7 @@ CALLS = {
     "stat": (errno.EIO, errno.EACCES),
 }
 
-# What a disk refuses again and again once it has begun.
+# Errors that a disk repeats after the first one.
 LASTING = {
     "create": (errno.ENOSPC, errno.EROFS),
     "pwrite": (errno.ENOSPC, errno.EIO),
@@ -54,18 +54,18 @@ LASTING = {
 }
 
 _NEEDED_TO_CLEAN_UP = ("unlink", "readdir", "open", "stat")
-_WHOLE = "is made and whole"
+_WHOLE = "is complete, but"
 
 
 class Command(NamedTuple):
-    """Arguments, and whether an old model stands at OUT."""
+    """The arguments, and whether OUT contains an old model."""
 
     argv: list[str]
     old: bool
 
 
 class Tally(NamedTuple):
-    """What came of the faults injected: {call: times} for each end, and what should not have happened."""
+    """Outcomes of the injected faults: {call: count} for each outcome, and a list of violations."""
 
     refused: Counter[str]
     survived: Counter[str]
@@ -86,12 +86,12 @@ class Tally(NamedTuple):
 
 
 class Disk:
-    """Two models to merge under `root`/world, and the output that every command must give in the end."""
+    """Two models to merge in `root`/world, and the output that every command must finally produce."""
 
     def __init__(self, root: Path, session: Session) -> None:
         self._session, self.root, self._old = session, root / "world", root / "old"
         self.root.mkdir()
-        ids = {"model.position_ids": torch.arange(3000)}  # read twice before anything is merged
+        ids = {"model.position_ids": torch.arange(3000)}  # its tensors are read twice before the merge starts
         self.world = World(self.root, {**tiny(1), **ids}, {**tiny(2), **ids})
         save(self._old, tiny(3), files={"stale.txt": "old"})
         self._inputs = snapshot(self.root)
@@ -103,7 +103,7 @@ class Disk:
             f"merge_method: ties\nbase_model: {self.world.instruct}\nmodels:\n"
             f"  - model: {self.world.thinking}\n    parameters: {{weight: 1.0, density: 0.5}}\ndtype: bfloat16\n"
         )
-        # One worker and the smallest chunk: every run makes the same calls in the same order.
+        # One worker and the smallest chunk, so that every run makes the same calls in the same order.
         common = ["--quiet", "--threads", "1", "--max-memory", "4096", "--overwrite"]
         out = ["--out", str(self.world.out)]
         return {
@@ -125,10 +125,10 @@ class Disk:
     def fail_each(
         self, name: str, call: str, codes: Sequence[int], tally: Tally, lasting: bool = False, **odd: object
     ) -> None:
-        """Runs the command until it makes fewer than n such calls, n = 1, 2, ...; one of `codes` in turn each time.
+        """For n = 1, 2, ... makes the n-th such call fail with the next of `codes`, until there are fewer than n calls.
 
         Args:
-            odd: what else is odd about the disk: `lacks` names a call that it cannot do.
+            odd: further settings of the disk. `lacks` names a call that it does not support.
         """
         n = 1
         while self.inject(
@@ -137,7 +137,7 @@ class Disk:
             n += 1
 
     def inject(self, name: str, faults: Mapping[str, object], tally: Tally) -> bool:
-        """One run under `faults`, and one more without. False where none of them was met."""
+        """Runs the command with `faults`, then without. Returns False if no fault occurred."""
         command = self.commands()[name]
         self._reset(command)
         before = self._state()
@@ -178,7 +178,7 @@ class Disk:
             yield f"{outcome}; not as it should be: {sorted(_differing(state, wanted))}"
 
     def _expected(self, name: str, command: Command) -> dict[str, object]:
-        """What a run without faults leaves."""
+        """Returns the files after a run without faults."""
         if name not in self._whole:
             self._reset(command)
             outcome = self._session.run(command.argv)
@@ -187,7 +187,7 @@ class Disk:
         return self._whole[name]
 
     def _state(self) -> dict[str, object]:
-        """All but the inputs: kinds and bytes."""
+        """Returns kinds and contents of all files except the inputs."""
         return {
             path: value[0] if isinstance(value, tuple) else value
             for path, value in snapshot(self.root).items()
@@ -219,14 +219,14 @@ def _differing(state: Mapping[str, object], wanted: Mapping[str, object]) -> Ite
 
 
 def odd_disks() -> Iterator[dict[str, object]]:
-    """Disks that do what they are asked for, in their own way: little at a time, slowly."""
+    """Disks that are slow, or that read and write only a few bytes at a time."""
     for seed in range(1, 6):
         yield {"short": seed}
     yield {"delay": 500}
 
 
 def campaign(disk: Disk, commands: Sequence[str], tally: Tally, every_errno: bool) -> None:
-    """Every call of every command, failed once each (with `every_errno`: by each errno), then for good; odd disks."""
+    """Makes every call of every command fail once (`every_errno`: with each errno), then permanently; odd disks."""
     for name in commands:
         for call, codes in CALLS.items():
             for some in [(code,) for code in codes] if every_errno else [codes]:

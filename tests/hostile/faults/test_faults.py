@@ -1,4 +1,4 @@
-"""No system call of a merge can fail in a way that harms: see table.py."""
+"""A failing system call of a merge never damages anything, see table.py."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tally() -> Tally:
     return Tally(Counter(), Counter(), [])
 
 
-# "rename": where two folders can be exchanged, replacing a model makes none; see the next test but one.
+# Not "rename": replacing a model needs no rename if two folders can be exchanged; tested separately below.
 @pytest.mark.parametrize("call", [call for call in CALLS if call not in ("stat", "readdir", "rename")])
 def test_each_call_of_an_overwriting_merge_fails_once(disk: Disk, tally: Tally, call: str) -> None:
     disk.fail_each("overwrite", call, CALLS[call], tally)
@@ -44,16 +44,16 @@ def test_each_call_of_a_merge_into_a_new_folder_fails_once(disk: Disk, tally: Ta
 
 
 def test_each_rename_fails_once_where_two_folders_cannot_be_exchanged(disk: Disk, tally: Tally) -> None:
-    """Three renames replace a model: the old one aside, the new one in its place, the old one into the work folder.
+    """Three renames replace a model: old model aside, new model to OUT, old model into the work folder.
 
-    The last one may fail: the new model is published by then.
+    The last one may fail, because the new model is already published.
     """
     disk.fail_each("overwrite", "rename", CALLS["rename"], tally, lacks="exchange")
     assert not tally.violations
     assert (tally.refused["rename"], tally.survived["rename"]) == (2, 1)
 
 
-def test_a_sweep_of_which_one_rename_fails_is_taken_back(disk: Disk, tally: Tally) -> None:
+def test_a_sweep_is_undone_if_one_rename_fails(disk: Disk, tally: Tally) -> None:
     disk.fail_each("sweep", "rename", CALLS["rename"], tally)
     assert not tally.violations
     assert tally.refused["rename"] == 2
@@ -69,14 +69,14 @@ def test_a_sweep_of_which_one_rename_fails_is_taken_back(disk: Disk, tally: Tall
         ("exchange", errno.EINVAL),
     ],
 )
-def test_what_a_disk_cannot_do_is_done_without(disk: Disk, tally: Tally, call: str, code: int) -> None:
+def test_a_merge_works_without_features_that_a_disk_lacks(disk: Disk, tally: Tally, call: str, code: int) -> None:
     assert disk.inject("overwrite", {"call": call, "nth": 1, "errno": code, "sticky": 1}, tally)
     assert not tally.violations
     assert tally.survived[call] == 1
 
 
 @pytest.mark.parametrize("call", ["create", "pwrite", "write", "fsync", "read"])
-def test_a_disk_that_goes_on_failing(disk: Disk, tally: Tally, call: str) -> None:
+def test_a_disk_that_fails_permanently(disk: Disk, tally: Tally, call: str) -> None:
     disk.inject("overwrite", {"call": call, "nth": 2, "errno": LASTING[call][0], "sticky": 1}, tally)
     assert not tally.violations
     assert tally.refused[call] == 1

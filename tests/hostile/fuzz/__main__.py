@@ -1,4 +1,4 @@
-"""Fuzzes one target for a while, from its seeds; a fault ends it with a traceback and the input in a file."""
+"""Fuzzes one target for a given time. A failure prints a traceback and saves the input to a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What fuzzing starts from: valid input of every kind, and words that mean something to the parsers."""
+"""Initial inputs for fuzzing: valid input of every kind, and keywords of the parsers."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ SEEDS: dict[str, list[bytes]] = {
 
 
 def words(target: str) -> Iterable[bytes]:
-    """Words of the target's language, for the mutator's dictionary."""
+    """Returns keywords of the target for the dictionary of the mutator."""
     texts = b" ".join(SEEDS[target]).replace(b"\0", b" ").split(b'"')
     return sorted({word for word in texts if 1 < len(word) < 30 and word.isascii()})[:400]

@@ -1,4 +1,4 @@
-"""What is fuzzed: functions of bytes that return nothing, and raise nothing but for a fault."""
+"""The fuzz targets: functions that take bytes and raise an exception only for a defect."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mi_kernels.checkpoint.record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapte
 from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.checkpoint.virtual import LoraTensor, ScaledTensor
 from mi_kernels.checksums.record import NAME as CHECKSUMS
-from mi_kernels.checksums.record import Record, mended
+from mi_kernels.checksums.record import Record, repaired
 from mi_kernels.cli.text import parse_count, parse_lams, parse_size
 from mi_kernels.dtypes import is_known, item_size
 from mi_kernels.errors import MIKernelsError
@@ -39,7 +39,7 @@ _UP = "model.layers.0.mlp.up_proj"
 
 @contextlib.contextmanager
 def _refusal() -> Any:
-    """Any refusal is fine, and is two short lines."""
+    """Context: allows any MIKernelsError with a message of two short lines."""
     try:
         yield
     except MIKernelsError as error:
@@ -50,7 +50,7 @@ def _refusal() -> Any:
 
 @cache
 def _folder() -> str:
-    """A folder for the inputs of this process, in memory where there is such a place."""
+    """Returns a folder for the inputs of this process, in memory if possible."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = tempfile.mkdtemp(prefix="fuzz-", dir=memory)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -65,7 +65,7 @@ def _write(name: str, data: bytes) -> str:
 
 
 def header(data: bytes) -> None:
-    """A shard. What is accepted is what the safetensors library reads, and every byte of data has one owner."""
+    """A shard. If it is accepted, the safetensors library reads the same, and each data byte is in one tensor."""
     from safetensors import safe_open
 
     data = _whole(data)
@@ -83,7 +83,7 @@ def header(data: bytes) -> None:
 
 
 def _whole(data: bytes) -> bytes:
-    """A bare header gets its length and as much data as it speaks of: few mutations hit upon both."""
+    """Adds the length and the data to a bare header. Mutations rarely find both."""
     if not data.startswith(b"{"):
         return data
     ends = [int(n) for n in re.findall(rb",\s*(\d{1,4})\s*\]", data)]
@@ -101,7 +101,7 @@ def _check_ranges(tensors: list[TensorInfo], data: bytes) -> None:
 
 
 def index(data: bytes) -> None:
-    """An index beside two good shards. What is accepted names each of their tensors, and no file elsewhere."""
+    """An index of two valid shards. If it is accepted, it lists all their tensors and no file outside the folder."""
     if not os.path.exists(os.path.join(_folder(), "m", INDEX)):
         os.makedirs(os.path.join(_folder(), "m"), exist_ok=True)
         for i, name in enumerate(SHARDS):
@@ -115,7 +115,7 @@ def index(data: bytes) -> None:
 
 
 def json(data: bytes) -> None:
-    """The JSON of a small file: what is accepted can be written again, and has the same value."""
+    """The JSON of a small file. If it is accepted, it can be written again and has the same value."""
     import json as library
 
     with _refusal():
@@ -148,7 +148,7 @@ def _use(found: MergeRecipe) -> None:
 
 
 def adapter(data: bytes) -> None:
-    """An adapter_config.json beside good factors: what is accepted is a LoRA that fits."""
+    """An adapter_config.json with valid factors. If it is accepted, it is a LoRA that fits."""
     factors = {
         f"base_model.model.{_UP}.lora_A.weight": ("F32", (2, 4)),
         f"base_model.model.{_UP}.lora_B.weight": ("F32", (6, 2)),
@@ -166,7 +166,7 @@ def adapter(data: bytes) -> None:
 
 
 def fp8_config(data: bytes) -> None:
-    """A config.json of a model with an FP8 weight: what is dequantised has as many scales as its blocks."""
+    """A config.json of a model with an FP8 weight. If it is dequantised, it has one scale for each block."""
     with _refusal():
         model = _model(parse_json(data, "config.json"))
         model.tensors[f"{_UP}.weight"] = TensorInfo(f"{_UP}.weight", "F8_E4M3", (6, 4), 0, 0, 24)
@@ -204,16 +204,16 @@ def masks(data: bytes) -> None:
 
 
 def checksums(data: bytes) -> None:
-    """A record of checksums: what is accepted can be written again, and is the same record."""
-    wrong = mended(data)
-    assert wrong is None or wrong.content is None or mended(wrong.content) is None
+    """A record of checksums. If it is accepted, it can be written again and is the same record."""
+    wrong = repaired(data)
+    assert wrong is None or wrong.content is None or repaired(wrong.content) is None
     with _refusal():
         found = Record.decode(data, CHECKSUMS)
         assert Record.decode(found.encode(), CHECKSUMS) == found
 
 
 def journal(data: bytes) -> None:
-    """What a killed merge left, or a disk made of it: it counts up to where it is torn."""
+    """The journal of a killed merge, perhaps damaged by the disk. It is valid up to the first damage."""
     state = read_journal(_write("journal", data))
     assert 0 <= state.length <= len(data)
     again = read_journal(_write("journal", data[: state.length]))

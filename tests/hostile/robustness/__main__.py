@@ -1,4 +1,4 @@
-"""Runs all of it and prints the table of docs/safety.md."""
+"""Runs all cases and prints the table of docs/safety.md."""
 
 from __future__ import annotations
 

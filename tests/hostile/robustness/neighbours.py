@@ -1,4 +1,4 @@
-"""The same done to other programs, as far as it can be: kills at random times, a failing disk, hostile inputs."""
+"""Runs the cases on other programs where possible: kills at random times, a failing disk, hostile inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..attacks.run import ATTACKS, Limits, Outcome, foreign, run
 from ..faults.session import build
 from .row import Row
 
-_SECONDS = 120  # at most for one run
+_SECONDS = 120  # limit for one run
 _FAULTS = {
     "create": (errno.ENOSPC, errno.EROFS),
     "write": (errno.ENOSPC, errno.EIO),
@@ -49,7 +49,7 @@ def tool(name: str) -> Tool:
 
 
 class Stage:
-    """Two models, and what the tool makes of them undisturbed."""
+    """Two models, and the result of an undisturbed run of the tool."""
 
     def __init__(self, root: Path, tool: Tool) -> None:
         self.world, self._tool = World(root), tool
@@ -67,7 +67,7 @@ class Stage:
         self.whole = self.weights()
 
     def run(self, variables: Mapping[str, str] | None = None, seconds: float | None = None) -> tuple[int, str]:
-        """One run without an OUT; killed `seconds` after OUT has appeared. Its status and stderr."""
+        """Runs the tool without an existing OUT and kills it `seconds` after OUT appears. Returns status and stderr."""
         shutil.rmtree(self.world.out, ignore_errors=True)
         places = {"a": self.world.instruct, "b": self.world.thinking, "config": self.config, "out": self.world.out}
         process = subprocess.Popen(
@@ -90,13 +90,13 @@ class Stage:
         return process.returncode, err
 
     def weights(self) -> dict[str, bytes]:
-        """The files that make OUT a model: other ones may name dates."""
+        """Returns the files that make OUT a model. Other files may contain dates."""
         out = self.world.out
         kept = (".safetensors", "index.json", "config.json")
         return {p.name: p.read_bytes() for p in out.iterdir() if p.name.endswith(kept)} if out.is_dir() else {}
 
     def judge(self, row: Row, what: str, status: int, err: str) -> None:
-        """OUT whole, or not there at all; or half-made, for whoever looks next."""
+        """Decides whether OUT is complete, missing or partial."""
         found = self.weights()
         row.inputs_changed += self._snapshot() != self._inputs
         if found == self.whole:
@@ -106,7 +106,7 @@ class Stage:
                 "wrong", f"{what}: OUT holds {len(found)} of {len(self.whole)} files or other bytes, status {status}"
             )
         elif status < 0:
-            row.add("survived")  # killed before it made anything
+            row.add("survived")  # killed before it created a file
         else:
             row.add("traceback" if "Traceback" in err else "refused")
 
@@ -115,7 +115,7 @@ class Stage:
 
 
 def kills(tool: Tool, count: int = 10) -> Row:
-    """SIGKILL within 10 ms from when OUT appears: at a random time of the whole run most would hit imports."""
+    """SIGKILL within 10 ms after OUT appears. At a random time of the whole run, most kills would hit imports."""
     row, chance = Row(tool.name, "killed once OUT is there"), random.Random(1)
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder), tool)
@@ -126,7 +126,7 @@ def kills(tool: Tool, count: int = 10) -> Row:
 
 
 def faults(tool: Tool, most: int = 2) -> Row:
-    """The first calls of each kind on OUT fail, `most` at most: once, as a full or a dying disk does."""
+    """Makes each of the first `most` calls of each kind on OUT fail once, as on a full or failing disk."""
     row = Row(tool.name, "a system call fails")
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder), tool)
@@ -142,7 +142,7 @@ def faults(tool: Tool, most: int = 2) -> Row:
 
 
 def attacks(tool: Tool, count: int) -> Row:
-    """`count` of the attacks on the inputs of a merge, evenly spread over the families."""
+    """Runs `count` of the attacks on the inputs of a merge, evenly selected from the families."""
     row, program = Row(tool.name, "hostile or broken inputs"), foreign(tool.command)
     commands = ("lerp",) if "{a}" in tool.command else ("lerp", "merge")
     fit = [a for a in ATTACKS if not a.ours and a.command in commands]
@@ -165,12 +165,12 @@ def attacks(tool: Tool, count: int) -> Row:
 
 
 def _accepted(outcome: Outcome) -> bool:
-    """The card is judged by rules that are ours: others link to their papers in it."""
+    """The card is not judged, because our rules do not apply to it: other programs link to their papers in it."""
     return outcome.verdict == "accepted" or "got into the card" in outcome.detail
 
 
 def _understood(attack: case.Attack) -> case.Attack:
-    """The scene's models have too few tensors for a Qwen3; of an unknown architecture mergekit takes what is there."""
+    """The models of the scene have too few tensors for Qwen3. mergekit takes any tensors of an unknown architecture."""
 
     def make(scene: case.Scene) -> None:
         for model in (scene.a, scene.b):

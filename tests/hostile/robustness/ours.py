@@ -1,4 +1,4 @@
-"""What the tests do to mi_kernels, counted: every kill, every error, every attack, and bits flipped in what it made."""
+"""Counts the outcomes of the tests of mi_kernels: kills, errors, attacks, and flipped bits in its output."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 
 
 def kills(most: int) -> Row:
-    """A signal before each change of the file system, at most `most` of each kind, and the same command again."""
+    """Sends a signal before each change of the file system (`most` of each kind), then runs the same command again."""
     row = Row(NAME, "killed or interrupted, then run again")
     with runner() as run, tempfile.TemporaryDirectory() as folder:
         for number, scenario in enumerate(SCENARIOS.values()):
@@ -44,7 +44,7 @@ def kills(most: int) -> Row:
 
 
 def faults(quick: bool) -> Row:
-    """Every system call of three merges, failed once with every errno: `python -m tests.hostile.faults`."""
+    """Makes every system call of three merges fail once with every errno: `python -m tests.hostile.faults`."""
     from ..faults.__main__ import count
 
     found = count(not quick)
@@ -56,7 +56,7 @@ def faults(quick: bool) -> Row:
 
 
 def attacks() -> Row:
-    """`python -m tests.hostile.attacks` in a process without torch: each attack is a fork of it."""
+    """Runs `python -m tests.hostile.attacks` in a process without torch, because each attack is a fork of it."""
     command = [sys.executable, "-m", "tests.hostile.attacks", "--json"]
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -69,7 +69,7 @@ def attacks() -> Row:
 
 
 def flips(count: int = 2000) -> Row:
-    """Single bits of a merged model's files, flipped one at a time: verify names the file, the byte and the bit."""
+    """Flips single bits in the files of a merged model. verify must name the file, the byte and the bit."""
     row = Row(NAME, "a bit of OUT flips, then verify")
     chance = random.Random(1)
     with tempfile.TemporaryDirectory() as folder:

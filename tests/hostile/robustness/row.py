@@ -1,4 +1,4 @@
-"""A row of the table, and the table."""
+"""The table and its rows."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Row:
-    """What one program made of one kind of case.
+    """The outcomes of one program for one kind of case.
 
     Attributes:
-        cases: how many were run. Each one is counted in one of the next five.
-        survived: done, and right; for a kill or an error of the disk also: OUT as it was before.
-        refused: a message in two lines, for the neighbours in any words, and nothing made.
-        traceback: an error that only a programmer can read, and nothing made.
-        accepted: a hostile or broken input that mi_kernels refuses was merged, or ignored.
-        wrong: anything else, such as a half-made OUT, a crash, a hang: see `examples`.
-        inputs_changed: cases after which an input was not what it was.
+        cases: number of cases. Each is counted in exactly one of the next five.
+        survived: finished with the correct result; after a kill or disk error also: OUT is unchanged.
+        refused: rejected with a message of two lines (other programs: any message), and no output.
+        traceback: failed with a traceback, and no output.
+        accepted: merged or ignored a hostile or broken input that mi_kernels rejects.
+        wrong: all other outcomes, such as a partial OUT, a crash or a hang; see `examples`.
+        inputs_changed: number of cases that changed an input.
     """
 
     tool: str
@@ -32,7 +32,7 @@ class Row:
     examples: list[str] = field(default_factory=list)
 
     def add(self, verdict: str, example: str = "") -> None:
-        """One case more, with the name of an attribute for `verdict`."""
+        """Counts one case. `verdict` is the name of an attribute."""
         self.cases += 1
         setattr(self, verdict, getattr(self, verdict) + 1)
         if verdict in ("accepted", "wrong") and len(self.examples) < 20:
@@ -40,7 +40,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """In Markdown."""
+    """Returns the table as Markdown."""
     lines = [
         "| done to | what | cases | right, or as before | refused | traceback | bad input merged "
         "| half-made, crash, hang |",

@@ -88,7 +88,7 @@ FAULTS: list[Fault] = [
             for file in (file for maps in self._maps for file in maps):
                 file.check()
 """,
-        tests=("tests/checkpoint/test_guard.py::test_damage_is_told_to_everyone_who_asks",),
+        tests=("tests/checkpoint/test_guard.py::test_every_check_reports_damage",),
         ci=True,
     ),
     Fault(
@@ -108,8 +108,8 @@ FAULTS: list[Fault] = [
     Fault(
         "map-stays-while-an-error-is-remembered",
         "mi_kernels/checkpoint/mapped.py",
-        old="            self.data.release()  # at once:",
-        new="            pass  # at once:",
+        old="            self.data.release()  # now:",
+        new="            pass  # now:",
         tests=("tests/checkpoint/test_guard.py::test_a_closed_file_is_unmapped_whoever_refers_to_it",),
         ci=True,
     ),

@@ -54,7 +54,7 @@ FAULTS = [
         "mi_kernels/output/folder.py",
         old="for at, _, names in os.walk(self.work) for name in names)",
         new="for at, _, names in [*os.walk(self.work)][:1] for name in names)",
-        tests=("tests/output/test_folder.py::test_what_a_killed_process_left_takes_space",),
+        tests=("tests/output/test_folder.py::test_the_work_folder_of_a_killed_process_needs_space",),
     ),
     Fault(
         "taken-over-before-the-space-is-checked",
@@ -238,7 +238,7 @@ FAULTS = [
     Fault(
         "third-rename-of-an-exchange-must-work",
         "mi_kernels/output/folder.py",
-        old="    with contextlib.suppress(OSError):  # it is as well where it is\n        os.rename(aside, one)\n",
+        old="    with contextlib.suppress(OSError):  # leaving it at `aside` is fine\n        os.rename(aside, one)\n",
         new="    os.rename(aside, one)\n",
         tests=(
             "tests/hostile/faults/test_faults.py::test_each_rename_fails_once_where_two_folders_cannot_be_exchanged",
@@ -258,7 +258,7 @@ FAULTS = [
         "mi_kernels/output/folder.py",
         old="            self.check_target()\n            _exchange(",
         new="            _exchange(",
-        tests=("tests/output/test_folder.py::test_an_output_that_came_into_being_meanwhile",),
+        tests=("tests/output/test_folder.py::test_an_output_that_appears_during_the_merge",),
     ),
     Fault(
         "journal-of-an-adopted-output-dropped",
@@ -336,14 +336,14 @@ FAULTS = [
         "mi_kernels/output/card.py",
         old='if all(s["license"] and s == stated[0] for s in stated):',
         new='if all(s["license"] and s["license"] == stated[0]["license"] for s in stated):',
-        tests=("tests/output/test_card.py::test_what_is_carried_over",),
+        tests=("tests/output/test_card.py::test_copied_metadata",),
     ),
     Fault(
         "header-too-long-for-readers",
         "mi_kernels/output/layout.py",
         old="    if len(text) > MAX_HEADER:",
         new="    if len(text) > 2 * MAX_HEADER:",
-        tests=("tests/output/test_layout.py::test_a_header_that_no_reader_takes_is_refused",),
+        tests=("tests/output/test_layout.py::test_a_header_above_the_limit_is_rejected",),
     ),
     # Verifying.
     Fault(
@@ -379,6 +379,6 @@ FAULTS = [
         "mi_kernels/checksums/accumulator.py",
         old="            if offset != position:",
         new="            if offset < position:",
-        tests=("tests/checksums/test_checksums.py::test_bytes_that_are_missing_or_given_twice_are_no_checksum",),
+        tests=("tests/checksums/test_checksums.py::test_missing_or_duplicate_bytes_are_rejected",),
     ),
 ]
