@@ -81,7 +81,7 @@ def test_the_stream_of_the_upload_has_nothing_to_wait_for() -> None:
     assert device.memory.readers == []
 
 
-def test_a_graph_finds_its_table_for_ever(capturing: list[bool]) -> None:
+def test_the_table_of_a_graph_is_kept_until_the_process_ends(capturing: list[bool]) -> None:
     """The upload is no part of the graph: it is done before, and the memory is never anyone else's."""
     device = Device()
     capturing[0] = True
@@ -94,7 +94,7 @@ def test_a_graph_finds_its_table_for_ever(capturing: list[bool]) -> None:
     assert kept() is not None
 
 
-def test_tables_that_repeat_are_built_once() -> None:
+def test_repeated_tables_are_built_once() -> None:
     """Everything that a table follows from tells two of them apart."""
     cpu = torch.device("cpu")
     arguments = {
