@@ -145,7 +145,7 @@ def read(folder: Path) -> dict[str, Array]:
 # The figures.
 
 
-def test_every_figure_equals_the_formula(pair: tuple[Path, Path]) -> None:
+def test_every_measure_equals_the_formula(pair: tuple[Path, Path]) -> None:
     found = similarity(*pair)
     assert_all_close(found, read(pair[0]), read(pair[1]))
     assert list(found.modules) == ["attn", "ffn", "norm", "embed"]
@@ -154,7 +154,7 @@ def test_every_figure_equals_the_formula(pair: tuple[Path, Path]) -> None:
     assert not found.left_out
 
 
-def test_where_every_sum_is_exact_so_is_the_result(tmp_path: Path) -> None:
+def test_results_are_exact_if_all_sums_are(tmp_path: Path) -> None:
     """Multiples of 1/128 below 2: no sum of theirs, or of their products, needs more than 53 bits."""
     rng = np.random.default_rng(5)
     a, b = ({EMBED: (rng.integers(-255, 256, (1_200_000, 2)) / 128).astype(BF16)} for _ in range(2))
@@ -236,14 +236,14 @@ def test_swapping_the_models_changes_no_bit(rounded_pair: tuple[Path, Path]) -> 
         assert getattr(one, name) == getattr(two, name), name
 
 
-def test_where_a_tensor_lies_changes_no_bit(tmp_path: Path) -> None:
+def test_the_alignment_of_tensors_changes_no_bit(tmp_path: Path) -> None:
     """A byte before it puts every element of the second file off its natural boundary."""
     a, b = normal((700, 3), 1, np.float32), normal((700, 3), 2, np.float32)
     byte = {"flag": np.array([7], np.uint8)}
     plain = similarity(write(tmp_path / "a", {NORM: a}), write(tmp_path / "b", {NORM: b}))
     shifted = similarity(write(tmp_path / "c", {NORM: a} | byte), write(tmp_path / "d", byte | {NORM: b}))
     assert shifted.overall == plain.overall
-    assert shifted.left_out == {"flag": "U8, not floating"}
+    assert shifted.left_out == {"flag": "U8 is not a floating-point dtype"}
 
 
 # Tied heads, and what is left out.
@@ -267,7 +267,7 @@ def test_a_tied_head_is_counted_once(tmp_path: Path) -> None:
         assert (found.overall, found.modules, found.cells) == (plain.overall, plain.modules, plain.cells)
 
 
-def test_a_head_that_one_model_ties_meets_its_embedding(tmp_path: Path) -> None:
+def test_a_head_is_compared_with_the_embedding_of_a_model_that_ties_it(tmp_path: Path) -> None:
     a = {EMBED: normal((50, 8), 1), HEAD: normal((50, 8), 2)}
     b = {EMBED: normal((50, 8), 3)}
     one = write(tmp_path / "a", a, tie_word_embeddings=False)
@@ -291,7 +291,7 @@ def test_tensors_that_are_not_finite_are_left_out_and_listed(
         found = similarity(
             write(tmp_path / f"c{number}", {EMBED: x, NORM: a}), write(tmp_path / f"d{number}", {EMBED: y, NORM: b})
         )
-        assert found.left_out == {EMBED: "holds NaN or inf"}
+        assert found.left_out == {EMBED: "contains NaN or inf"}
         assert (found.overall, list(found.tensors)) == (good.overall, [NORM])
 
 
@@ -299,7 +299,7 @@ def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", {"steps": np.array([3], np.int64)})
     with pytest.raises(mi_kernels.MismatchError, match="no tensor that can be compared") as caught:
         similarity(folder, folder)
-    assert "steps: I64, not floating" in caught.value.remedy
+    assert "steps: I64 is not a floating-point dtype" in caught.value.remedy
 
 
 # Running.
