@@ -124,7 +124,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(tmp_path_factory.mktemp("pair"), request.param)
 
 
-def test_lam_as_a_knob_answers_as_the_merge_on_disk(pair: Pair) -> None:
+def test_changing_lam_gives_the_answers_of_the_merge_on_disk(pair: Pair) -> None:
     lams = (0.8, 0.3, 0.0, 1.0)
     expected = {lam: pair.expected(lam) for lam in lams}
     assert len({str(e) for e in expected.values()}) == len(lams)
