@@ -1,4 +1,4 @@
-"""The chunk table against a plain loop that cuts the same tensors, and the layout of its packed bytes."""
+"""Compares the chunk table with a plain loop over the same tensors, and checks the layout of its packed bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint is merged, on machines that are made up; and whole merges on a GPU that is one only in name."""
+"""The choice of the device for a merge, with fake hardware; and whole merges on a fake GPU."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_found_gpus(monkeypatch: pytest.MonkeyPatch, cuda: str | None, available
 
 
 class Gpus:
-    """The devices that `gpu_runner` makes, FakeGpus all."""
+    """Replaces the devices that `gpu_runner` creates by FakeGpus."""
 
     def __init__(self) -> None:
         self.made: list[FakeGpu] = []
@@ -159,7 +159,7 @@ def test_a_merge_on_a_gpu_is_bit_identical_to_the_cpu(
     assert ours == theirs
     assert verify_checkpoint(world.out, progress=False).right
     assert [(gpu.name, gpu.backend) for gpu in gpus.made] == [("cuda:0", "triton"), ("cuda:1", "triton")]
-    assert any(gpu.launches for gpu in gpus.made)  # which worker gets a chunk is chance
+    assert any(gpu.launches for gpu in gpus.made)  # which worker gets a chunk is random
     assert all(gpu.idle for gpu in gpus.made)
 
 

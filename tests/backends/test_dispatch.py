@@ -1,4 +1,4 @@
-"""Who serves a call: a pure function of the request and of the machine, tested on machines that are not there."""
+"""The choice of the backend, a pure function of the request and of the machine, with fake machines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_an_unknown_backend_is_an_error_that_lists_the_known() -> None:
 
 @pytest.mark.parametrize("backend", [None, "cpu"])
 def test_a_missing_extension_is_an_error_that_says_how_to_build_it(backend: str | None) -> None:
-    """Nothing slow takes its place, not even when the caller named no backend."""
+    """No slow backend replaces it, even if the caller named none."""
     with pytest.raises(mi_kernels.BackendError, match="available: reference") as caught:
         dispatch.choose(Request(backend), WITHOUT)
     assert "pip install" in caught.value.remedy

@@ -1,4 +1,4 @@
-"""The choice among backends, on machines that are made up; and what looking at the real one costs."""
+"""The choice among GPU backends on fake machines; and the cost of examining the real machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans on a GPU that runs late: the CPU's bits, whatever order the streams take; bounded memory; failures that end."""
+"""Spans on a fake GPU that runs late: the bits of the CPU for every order of the streams, bounded memory, failures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Case:
     ) -> None:
         rng = np.random.default_rng(seed)
         sizes = CODE_SIZES
-        # Maps start anywhere, as tensors in files do.
+        # Maps start at any offset, like tensors in files.
         total = sum(n * 4 + 7 for n, _ in groups) + 64
         self.inputs = []
         for _ in range(2):
@@ -81,7 +81,7 @@ class Case:
 
 
 BF16, F32, MIXED, RAW = (0, 0, 0), (2, 2, 2), (0, 2, 1), (BYTES, BYTES, BYTES)
-# Tiny tensors, one that fills many pieces, bytes, mixed dtypes, nothing.
+# Tiny tensors, one that fills many pieces, bytes, mixed dtypes, and no tensor.
 GROUPS = [*[(n, BF16) for n in range(12)], (30_001, BF16), (77, RAW), (900, MIXED), (0, F32), (5000, F32), (1, BF16)]
 
 
@@ -98,7 +98,7 @@ def test_results_are_bit_identical_to_the_cpu_in_any_order_of_the_streams(
 
 @pytest.mark.parametrize("stream", ["compute", "copy_out"])
 def test_a_missing_wait_changes_the_result(stream: str) -> None:
-    """What the test above is worth: some order gives other bits when a stream does not wait."""
+    """Shows that the test above can fail: without a wait, some order gives other bits."""
     found = []
     for order in ORDERS:
         case = Case(GROUPS, (0.8,), 1)
@@ -119,7 +119,7 @@ def test_reading_a_slot_before_its_copy_changes_the_result(
 
 
 def test_several_pieces_are_in_flight() -> None:
-    """While one piece is packed the others wait for the device: nothing runs before the ring is full."""
+    """While one piece is packed, the others wait for the device: nothing is forced to run before the ring is full."""
     gpu = FakeGpu()
     depth: list[int] = []
     original = gpu.run_until
@@ -210,7 +210,7 @@ def test_a_failed_launch_names_the_device_and_leaves_no_pending_work() -> None:
         case.run(gpu)
     assert "more lines" not in str(failure.value)
     assert gpu.idle
-    for data in case.inputs:  # no view of a map is left in the error's frames
+    for data in case.inputs:  # the frames of the error hold no view of a map
         data.close()
 
 
@@ -241,7 +241,7 @@ def test_a_device_without_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Recorder:
-    """What torch.cuda is asked for, with the stream that is current: CPU tensors stand for all others."""
+    """Records the calls of torch.cuda with the current stream. CPU tensors replace CUDA tensors."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now: list[Any] = []

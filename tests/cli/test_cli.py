@@ -1,4 +1,4 @@
-"""The command line: what it prints where, its statuses, and that it starts without heavy imports."""
+"""The command line: its output, its exit statuses, and its light imports."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_overwriting(tmp_path: Path) -> None:
 
 
 def test_the_progress_bar_needs_a_terminal(tmp_path: Path) -> None:
-    """stderr is a pseudo-terminal of 80 columns; on one of none, tqdm draws nothing."""
+    """stderr is a pseudo-terminal of 80 columns. With 0 columns, tqdm draws nothing."""
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     world = World(tmp_path)
     seen = {}
@@ -157,7 +157,7 @@ def test_a_merge_needs_no_torch(tmp_path: Path) -> None:
 
 
 def test_a_closed_pipe() -> None:
-    """As `mi-kernels env | true`: no traceback, and no complaint at exit either."""
+    """Like `mi-kernels env | true`: no traceback, also not at exit."""
     read, write = os.pipe()
     os.close(read)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

@@ -1,4 +1,4 @@
-"""The compare command: its tables, its JSON, its refusals and its pictures."""
+"""The compare command: its tables, JSON, errors and plots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def normal(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.bfloat1
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
-    """Two Qwen3 of three layers."""
+    """Two models like Qwen3 with three layers."""
     shapes = qwen3_shapes(hidden=32, layers=3, ffn=48, heads=2, kv_heads=1, head_dim=16, vocab=50)
     a, b = ({n: normal(s, seed + i) for i, (n, s) in enumerate(shapes.items())} for seed in (1, 900))
     return save(tmp_path / "a", a), save(tmp_path / "b", b)
@@ -70,7 +70,7 @@ def test_the_text_shows_100_percent_only_if_exact(tmp_path: Path, capsys: pytest
 
 
 def test_tables_of_large_models_fit_100_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """94 layers with every module a layer can have, and one layer without a router."""
+    """A model of 94 layers with all modules, except for one layer without a router."""
     names = ("self_attn.q_proj", "mlp.experts.0.up_proj", "mlp.gate", "input_layernorm", "unheard_of")
     tensors = {f"model.layers.{i}.{name}.weight": normal((2, 2), i) for i in range(94) for name in names}
     del tensors["model.layers.7.mlp.gate.weight"]
@@ -113,7 +113,7 @@ def test_json_holds_everything(pair: tuple[Path, Path], capsys: pytest.CaptureFi
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command says on stderr when it refuses: two lines, status 2, nothing on stdout."""
+    """Returns the error message of the command, after checking: two lines on stderr, status 2, nothing on stdout."""
     assert main(["compare", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -135,13 +135,13 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "'many' is not an integer" in refusal(capsys, str(a), str(a), "--threads", "many")
 
 
-# The picture.
+# The plot.
 
 
 def test_plots_that_cannot_be_written_are_rejected_before_the_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither model exists: the refusal is the picture's."""
+    """Neither model exists, so the error must be about the plot."""
     assert "sigma.jpg: unknown image format" in refusal(capsys, "a", "b", "--plot", "sigma.jpg")
     pytest.importorskip("matplotlib")
     assert "cannot be written" in refusal(capsys, "a", "b", "--plot", str(tmp_path / "none" / "sigma.png"))
@@ -154,7 +154,7 @@ def test_without_matplotlib_the_refusal_names_the_extra(
 ) -> None:
     for name in [m for m in sys.modules if m == "matplotlib" or m.startswith("matplotlib.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what import finds for a package that is not there
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # makes the import fail
     told = refusal(capsys, "a", "b", "--plot", str(tmp_path / "sigma.png"))
     assert "needs matplotlib" in told
     assert "pip install 'mi_kernels[plots]'" in told
@@ -162,7 +162,7 @@ def test_without_matplotlib_the_refusal_names_the_extra(
 
 @pytest.fixture
 def uneven(tmp_path: Path) -> tuple[Path, Path]:
-    """A model whose second layer alone has a router."""
+    """A model in which only the second layer has a router."""
     folders = []
     for seed in (1, 2):
         tensors = {f"model.layers.{i}.self_attn.q_proj.weight": normal((4, 4), seed + i) for i in range(3)}

@@ -1,4 +1,4 @@
-"""The other commands: inspect, env and demo."""
+"""The commands inspect, env and demo."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_env_imports_no_torch() -> None:
 
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's smallest model is 34 MB of embedding; a tiny one shows the same."""
+    """Replaces the smallest model of the demo, whose embedding has 34 MB, by a tiny one."""
     from mi_kernels.output.synthetic import qwen3_shapes
 
     def shapes(nbytes: int) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Merges on a Ray cluster of several node processes: the same bytes as one machine's, whoever dies on the way."""
+"""Merges on a Ray cluster of several node processes: the same bytes as on one machine, even if processes die."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PROGRAM = (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that lends nothing, and three nodes of a CPU and what they call a GPU; this process is connected to it."""
+    """A head node without resources, and three nodes with a CPU and a fake GPU each. This process is connected."""
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 80 << 20}
@@ -62,7 +62,7 @@ def cluster() -> Iterator[Any]:
 
 
 class Stage(World):
-    """A world whose merge runs on the cluster; `deed` says what goes wrong with which shard."""
+    """A world whose merge runs on the cluster. `deed` defines the failure, and the shard that it affects."""
 
     cluster: Any
 
@@ -87,7 +87,7 @@ class Stage(World):
         return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def assert_right(self) -> None:
-        """Every file of the output has the bytes that one machine writes, and nothing else is left."""
+        """Checks that every file of the output has the bytes that one machine writes, and that there is no other file."""
         assert_same_tensors(load(self.out), merge_reference(self.a, self.b, 0.5))
         alone = self.root / "alone" / "out"
         assert run_cli(self.argv("--quiet", "-o", alone)) == 0
@@ -97,7 +97,7 @@ class Stage(World):
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Every file but the model card, which tells the command; so its checksum and the record's own are left out."""
+    """Returns all files except the model card, which contains the command, and the checksums that depend on it."""
     found: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
     record = json.loads((folder / CHECKSUMS).read_bytes())
     assert {"self", "files", "shards"} <= record.keys()
@@ -184,7 +184,7 @@ def test_a_sweep_resumes_outputs_with_missing_shards(stage: Stage) -> None:
     staged = stage.root / "runs" / ".mi-0.25.mi-kernels-work"
     finished = sorted(read(str(staged / "journal")).shards)
     assert 1 <= len(finished) < SHARDS
-    (staged / "model" / finished[0]).unlink()  # this output lacks it, the other one has it
+    (staged / "model" / finished[0]).unlink()  # only the other output has it
     assert run_cli([*words("runs"), "--quiet", "--ray", stage.cluster.address]) == 0
     for lam in ("0.25", "0.5"):
         assert contents(stage.root / "runs" / f"mi-{lam}") == contents(stage.root / "alone" / f"mi-{lam}")
@@ -314,7 +314,7 @@ def test_a_dry_run_shows_the_nodes(stage: Stage, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("keep", ["none", "all"])
 def test_a_sweep_is_evaluated_by_lam_and_benchmark(stage: Stage, monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
-    """As without a cluster, though a worker dies in the middle of its responses."""
+    """The results are those without a cluster, although a worker dies during its work."""
     monkeypatch.setattr(eval_cluster, "evaluate", ray_deeds.evaluate)
     monkeypatch.setattr("eval.grading.grade", grade_here)
     for folder in (stage.instruct, stage.thinking):

@@ -1,4 +1,4 @@
-"""The plan of a merge on a cluster: from headers alone, at published sizes, and as the merge itself then does it."""
+"""The plan of a merge on a cluster: from headers alone, at published sizes, and compared with the merge itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..support.published_sizes import deepseek_671b, qwen3_235b
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        # 470,187,269,120 bytes of tensors is what the published index says.
+        # The published index says 470,187,269,120 bytes of tensors.
         (qwen3_235b, ("118 shards by 8 workers of 16 threads: 940 GB read, 470 GB written",)),
         # FP8 read, bf16 written: twice the bytes.
         (deepseek_671b, ("163 shards by 8 workers of 16 threads: 1.35 TB read, 1.34 TB written", "FP8 tensors")),

@@ -1,4 +1,4 @@
-"""lam as a knob on a loaded module: the bits of lerp_checkpoint, in place, and back."""
+"""Changing lam of a loaded module in place gives the bits of lerp_checkpoint, and can be reversed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Plain(torch.nn.Module):
-    """Ties, buffers of every kind, dtypes side by side, a scalar and an empty parameter."""
+    """A module with tied parameters, all kinds of buffers, several dtypes, a scalar and an empty parameter."""
 
     def __init__(self, seed: int, tied: bool = True) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ def test_a_file_that_shrinks_changes_nothing(tmp_path: Path) -> None:
 
 
 def mapped_pair(tmp_path: Path) -> tuple[torch.nn.Module, live.Knob]:
-    """A model whose two sides are read from tmp_path/a and tmp_path/b at every change."""
+    """A model that reads tmp_path/a and tmp_path/b at every change."""
     for name, seed in (("a", 1), ("b", 2)):
         qwen3_model(seed, tied=False).save_pretrained(tmp_path / name)
     model = qwen3_model(1, tied=False)
@@ -298,7 +298,7 @@ def test_a_file_written_before_a_change_is_an_error_and_the_model_still_works(tm
 def test_a_file_that_is_written_during_a_change_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
-    """It is not known which tensors are of which file then, so the model does not run either."""
+    """It is unknown then which tensors come from which version of the file, so the model does not run either."""
     model, knob = mapped_pair(tmp_path)
     real = live_sides.fill_tensor
 
@@ -337,7 +337,7 @@ def test_a_detached_knob_keeps_no_file_open(tmp_path: Path) -> None:
 def test_models_in_host_memory_are_copied_in_stages(
     monkeypatch: pytest.MonkeyPatch, weight: float, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
-    """As for a tensor on a GPU: the last stage is a part of one, and a side may be of another dtype."""
+    """Like a tensor on a GPU. The last stage is partial, and the models may have different dtypes."""
     monkeypatch.setattr(live_sides, "_STAGE", 64)
     a, b = (torch.randn(7, 15, generator=torch.Generator().manual_seed(k)).to(dtypes[k]) for k in range(2))
     live = torch.full((7, 15), float("nan"), dtype=torch.bfloat16)
@@ -375,7 +375,7 @@ def module_of(tensors: Tensors) -> torch.nn.Module:
 @pytest.mark.parametrize("resident", [True, "host", False])
 @pytest.mark.parametrize("kind", ["fp8", "adapter"])
 def test_computed_tensors_give_the_bits_of_a_merge(tmp_path: Path, kind: str, resident: bool | str) -> None:
-    """Neither FP8's scales nor an adapter are rounded to bf16 on the way."""
+    """FP8 values and adapters are not rounded to bf16 before the interpolation."""
     if kind == "fp8":
         tensors = {name: t.bfloat16() for name, t in fp8_models.dequantised(fp8_models.fp8_model(1)).items()}
         other = str(fp8_models.quantised(tmp_path / "b", fp8_models.fp8_model(2)))
@@ -392,7 +392,7 @@ def test_computed_tensors_give_the_bits_of_a_merge(tmp_path: Path, kind: str, re
 
 
 class Failing:
-    """Sides that fail at the given writes, after they have spoilt a parameter."""
+    """Sides that fail at the given writes, after they have overwritten a parameter."""
 
     def __init__(self, sides: Any, at: set[int]) -> None:
         self.sides, self.at, self.calls = sides, at, 0

@@ -1,4 +1,4 @@
-"""Merges in memory have the bits of merges on disk."""
+"""Merges in memory are bit-identical to merges on disk."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_file_that_shrinks_is_an_error_and_not_read_as_zeros(tmp_path: Path, c
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_a_resident_that_is_garbage_collected_releases_its_files(tmp_path: Path) -> None:
-    """Neither a map nor a descriptor: a notebook's cell that is run again is how people close things."""
+    """No map and no descriptor stays open, because users of notebooks run a cell again instead of calling close()."""
     a, b = (models.save(tmp_path / str(seed), models.tiny(seed)) for seed in range(2))
     weights = Resident([a, b]).lerp(Recipe(0.5))
     next(weights)

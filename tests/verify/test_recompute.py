@@ -1,4 +1,4 @@
-"""`mi-kernels verify --recompute`: a merge of any kind is proved by doing it again, and one wrong element is named."""
+"""`mi-kernels verify --recompute`: it computes every kind of merge again, and names a single wrong element."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rules(a: Path, b: Path, out: Path) -> object:
 
 
 def sweep(a: Path, b: Path, out: Path) -> object:
-    """`out` is the middle one of three."""
+    """A merge with three outputs. `out` is the middle one."""
     pattern = str(out.parent / "sweep-{lam}")
     done = mi_kernels.sweep_checkpoint(a, b, pattern, [0.25, 0.4, 1.0], modules="attn", progress=False)
     return Path(pattern.replace("{lam}", "0.4")).rename(out), done
@@ -130,7 +130,7 @@ def merged(tmp_path: Path) -> Merged:
 
 
 def flip_element(out: Path, seed: int) -> Difference:
-    """Flips a bit of one element of one tensor, and says what must be found."""
+    """Flips a bit of one element of one tensor, and returns the expected difference."""
     rng = random.Random(seed)
     shard = rng.choice(sorted(out.glob("*.safetensors")))
     tensor = rng.choice([t for t in read_header(str(shard), 0).tensors if t.elements])
@@ -174,7 +174,7 @@ def test_a_head_that_one_side_ties(tmp_path: Path) -> None:
 
 
 def test_adapters_and_quantised_models(tmp_path: Path) -> None:
-    """What is computed as it is read, and models that are named as BASE+ADAPTER."""
+    """Tensors that are computed while they are read, and models named BASE+ADAPTER."""
     adapted = make_pair(tmp_path / "lora")
     plain = save(tmp_path / "plain", make_base(9))
     lerp()(Path(adapted.name), plain, tmp_path / "out")
@@ -202,7 +202,7 @@ def test_chunks_are_joined_into_one_difference(tmp_path: Path) -> None:
 
 
 def test_the_last_bytes_of_a_shard_count(tmp_path: Path) -> None:
-    """Also where they do not fill eight, which are compared at a time."""
+    """Also if they are fewer than eight, the number of bytes that are compared at a time."""
     a, b = ({"w": random_bits((5,), torch.bfloat16, seed)} for seed in (1, 2))
     world = World(tmp_path, a, b, shards=1)
     lerp()(world.instruct, world.thinking, world.out)
@@ -227,7 +227,7 @@ def test_a_model_that_changes_while_it_is_read_is_an_error(merged: Merged, monke
 
 
 def test_another_commit_of_a_model_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its tensors have the same names and shapes, so nothing else shows it."""
+    """Its tensors have the same names and shapes, so only the commit differs."""
     world = World(tmp_path)
     commits = iter(["1" * 40, "2" * 40])
 
@@ -336,7 +336,7 @@ def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[
     argv = ["verify", str(merged.out), "--recompute"]
     assert_refused(capsys, tmp_path, [*argv, str(merged.world.instruct)], "2 models, and 1 are given", "in this order")
     assert_refused(capsys, tmp_path, [*argv, "nowhere", "nothing"], "nowhere: no such folder")
-    (merged.out / CHECKSUMS).unlink()  # else the changed record is damage, which is told before
+    (merged.out / CHECKSUMS).unlink()  # otherwise the changed record is reported as damage
     merged.change_record(method="magic")
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "unknown method 'magic'")
     merged.change_record(method="lerp", copy_from=7)

@@ -1,4 +1,4 @@
-"""`mi-kernels verify`: a flipped bit of any file is named, and so is what is missing, extra, shorter or longer."""
+"""`mi-kernels verify`: it names every flipped bit, and files that are missing, extra, shorter or longer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 
 def expected(path: Path, byte: int, bit: int) -> Damage:
-    """Where a flipped bit of an intact file is, by the file's own header."""
+    """Returns the place of a flipped bit of a file, from the header of the intact file."""
     if path.suffix == ".safetensors":
         for t in read_header(str(path), 0).tensors:
             if t.begin <= byte < t.end:
@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_named_wherever_it_is(model: Path) -> None:
         path = model / name
         size = path.stat().st_size
         places = {0, 8 * size - 1, *(rng.randrange(8 * size) for _ in range(25))}
-        if name in SHARDS:  # the prefix, the header, and the first and last bit of each tensor besides
+        if name in SHARDS:  # also the prefix, the header, and the first and last bit of each tensor
             places |= {63, 64, *(rng.randrange(512) for _ in range(10))}
             tensors = [t for t in read_header(str(path), 0).tensors if t.nbytes]
             places |= {p for t in tensors for p in (8 * t.begin, 8 * t.end - 1)}
@@ -178,9 +178,9 @@ def test_a_shortened_record_is_named_and_nothing_else_is_guessed(model: Path) ->
 
 
 def test_damage_that_looks_like_one_bit_of_the_record_is_not_corrected(model: Path) -> None:
-    """A burst whose CRC is that of a single bit: the polynomial's own bits, moved by one flipped bit elsewhere."""
+    """Several flipped bits that have the CRC of a single one: the bits of the polynomial, and one bit elsewhere."""
     content = bytearray((model / NAME).read_bytes())
-    polynomial = 1 | 0x82F63B78 << 1  # x^32 first, as reflected bits lie in a file
+    polynomial = 1 | 0x82F63B78 << 1  # x^32 first, in the reflected order of bits in a file
     for i in range(5):
         content[100 + i] ^= polynomial >> 8 * i & 0xFF
     content[3] ^= 2
@@ -260,7 +260,7 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(model: Path, monkeyp
 
 
 def test_a_merge_of_merges_has_checksums_of_its_own(tmp_path: Path) -> None:
-    """Those of its inputs are not among the small files that it takes over."""
+    """It does not copy the checksums of its inputs."""
     world = World(tmp_path)
     pair = [tmp_path / "first", tmp_path / "second"]
     for lam, out in zip((0.25, 0.75), pair):

@@ -1,4 +1,4 @@
-"""What vLLM is told and started with: no vLLM is needed to check it."""
+"""The options and the command line for vLLM, checked without vLLM."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_other_plugins_of_vllm_are_still_loaded(monkeypatch: pytest.MonkeyPatch)
 
 
 class Engine:
-    """Records what is asked of it, in order, as LLM and as AsyncLLM."""
+    """Records its calls in order, with the interfaces of LLM and AsyncLLM."""
 
     def __init__(self, *answers: dict[str, Any]) -> None:
         self.answers, self.calls = list(answers), []
