@@ -133,7 +133,7 @@ def _launch(device: torch.device, part: DeviceTable, triple: Triple) -> None:
         chunk_start=base + at.chunk_start,
         chunks=part.chunks,
         chunk=part.chunk,
-        out_dtype=triple[0],
-        a_dtype=triple[1],
-        b_dtype=triple[2],
+        out_dtype=triple.out,
+        a_dtype=triple.a,
+        b_dtype=triple.b,
     )

@@ -20,7 +20,13 @@ from . import chunk_table as table
 if TYPE_CHECKING:
     import torch
 
-Triple = tuple[int, int, int]  # dtype codes of out, a and b
+
+class Triple(NamedTuple):
+    """The dtype codes of out, a and b."""
+
+    out: int
+    a: int
+    b: int
 
 
 class DeviceTable(NamedTuple):
@@ -59,11 +65,11 @@ def by_dtypes(
     kinds = [{x.dtype for x in tensors} for tensors in (outs, a, b)]
     if all(len(kind) == 1 for kind in kinds):  # the usual case: a loop over thousands of tensors is slow
         o, x, y = (codes[kind.pop()] for kind in kinds)
-        return {(o, x, y): np.arange(len(outs))}
+        return {Triple(o, x, y): np.arange(len(outs))}
     groups: dict[Triple, list[int]] = {}
     for i, triple in enumerate(zip(outs, a, b)):
         o, x, y = (codes[tensor.dtype] for tensor in triple)
-        groups.setdefault((o, x, y), []).append(i)
+        groups.setdefault(Triple(o, x, y), []).append(i)
     return {triple: np.array(rows, dtype=np.intp) for triple, rows in groups.items()}
 
 

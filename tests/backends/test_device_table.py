@@ -56,7 +56,7 @@ class Device:
 
 @pytest.fixture
 def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """A list whose only element says whether the current stream is captured. The test then frees the tables of graphs."""
+    """A list whose only element says whether the current stream is captured. Frees the tables of graphs at the end."""
     state = [False]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state[0])
     monkeypatch.setattr(device_table, "_captured", [])

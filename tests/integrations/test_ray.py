@@ -87,7 +87,7 @@ class Stage(World):
         return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def assert_right(self) -> None:
-        """Checks that every file of the output has the bytes that one machine writes, and that there is no other file."""
+        """Checks that every output file has the bytes that one machine writes, and that there is no other file."""
         assert_same_tensors(load(self.out), merge_reference(self.a, self.b, 0.5))
         alone = self.root / "alone" / "out"
         assert run_cli(self.argv("--quiet", "-o", alone)) == 0

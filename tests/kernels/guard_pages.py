@@ -37,7 +37,7 @@ class Guarded:
         self._bytes = memoryview(self._map)[PAGE : PAGE + inner]
 
     def take(self, nbytes: int, at_end: bool, fill: np.random.Generator | None = None) -> memoryview:
-        """Returns `nbytes` bytes next to the guard page behind or before them, with random content if `fill` is given."""
+        """Returns `nbytes` bytes next to the guard page behind or before them; with `fill`, their content is random."""
         part = self._bytes[len(self._bytes) - nbytes :] if at_end else self._bytes[:nbytes]
         part[:] = fill.bytes(nbytes) if fill else b"\xa5" * nbytes
         return part

@@ -71,7 +71,7 @@ def test_chunks_are_bit_identical_to_the_cpu_kernels(run: Run, triple: tuple[int
 @pytest.mark.parametrize("code", [0, 1, 2])
 @pytest.mark.parametrize("weight", [0.3, 0.8, 0.0, 1.0])
 def test_vectors_reach_every_part_of_a_chunk(run: Run, code: int, weight: float) -> None:
-    """Equal addresses modulo 16: single elements, full iterations of vectors, single vectors, and remaining elements."""
+    """Equal addresses modulo 16: first elements, full iterations of vectors, single vectors, remaining elements."""
     skews = [(skew, skew, skew) for skew in range(8)]
     counts = [16384 + 2048 + 8 * skew + 3 for skew in range(8)]
     check(run, make_pairs((code,) * 3, counts, [weight] * 8, code, skews), 16384)
