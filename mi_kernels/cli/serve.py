@@ -24,7 +24,7 @@ def add(p: Parser) -> None:
     add_pair(p)
     p.add_argument("--lam", required=True, help="initial weight of THINKING, from 0 to 1")
     add_masks(p)
-    how = p.add_argument_group("how")
+    how = p.add_argument_group("server")
     how.add_argument(
         "--host",
         default="127.0.0.1",

@@ -30,7 +30,7 @@ def add(p: Parser) -> None:
     p.add_argument("--record", action="store_true", help="record the checksums of the current files")
     p.add_argument("--overwrite", action="store_true", help="with --record: replace recorded checksums")
     p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
-    p.add_argument("-q", "--quiet", action="store_true", help="print only errors")
+    p.add_argument("-q", "--quiet", action="store_true", help="print only problems")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
