@@ -64,9 +64,9 @@ def test_the_plan_matches_the_merge(tmp_path: Path) -> None:
     [
         (["--nodes", "0", "--dry-run"], ("--nodes is 0",)),
         (["--nodes", "many", "--dry-run"], ("--nodes 'many' is not an integer",)),
-        (["--node-speed", "1GB", "--dry-run"], ("--node-speed plans", "--ray ADDRESS, or --nodes N")),
+        (["--node-speed", "1GB", "--dry-run"], ("--node-speed without a cluster", "--ray ADDRESS or --nodes N")),
         (["--node-speed", "fast", "--nodes", "2", "--dry-run"], ("--node-speed 'fast' is not a size",)),
-        (["--nodes", "4"], ("--nodes and --node-speed plan a merge", "--dry-run")),
+        (["--nodes", "4"], ("--nodes and --node-speed only plan a merge", "--dry-run")),
         (["--ray", "ray://host:10001"], ("Ray client", "--ray auto")),
         (["--ray", "nowhere"], ("--ray 'nowhere' is not a valid address", "HOST:PORT")),
         (["--ray", "127.0.0.1:1"], ("cannot connect", "--ray local")),
@@ -92,4 +92,4 @@ def test_workers_reject_a_gpu(
     world = World(tmp_path)
     monkeypatch.setattr(Options, "place", Place("cuda", ("cuda:0",)))
     monkeypatch.setattr("mi_kernels.cli.ray.Cluster.__enter__", lambda self: self)
-    assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "workers compute on the CPU", "Leave --device")
+    assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "workers compute on the CPU", "Leave out --device")
