@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import mi_kernels
 from mi_kernels import _cpu
 from mi_kernels.backends import dispatch
-from mi_kernels.ops import linear
+from mi_kernels.ops import eager
 from mi_kernels.ops.overlap import find_overlap
 
 torch = pytest.importorskip("torch")
@@ -51,7 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(dispatch, "backend_for", lambda backend, device: "reference")
 
     def call(a: list[Any], b: list[Any], outs: list[Any] | None = None, single: bool = True) -> list[Any]:
-        return linear._run_cuda(a, b, [0.8] * len(a), outs, None, linear.names(single))
+        return eager._run_cuda(a, b, [0.8] * len(a), outs, None, eager.names(single))
 
     return call
 

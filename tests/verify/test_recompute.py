@@ -334,7 +334,9 @@ def test_a_model_that_is_not_the_recorded_one_is_reported_first(merged: Merged) 
 
 def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["verify", str(merged.out), "--recompute"]
-    assert_refused(capsys, tmp_path, [*argv, str(merged.world.instruct)], "2 models, and 1 are given", "in this order")
+    assert_refused(
+        capsys, tmp_path, [*argv, str(merged.world.instruct)], "2 models, but --recompute got 1", "in this order"
+    )
     assert_refused(capsys, tmp_path, [*argv, "nowhere", "nothing"], "nowhere: no such folder")
     (merged.out / CHECKSUMS).unlink()  # otherwise the changed record is reported as damage
     merged.change_record(method="magic")

@@ -214,7 +214,7 @@ def test_refusals(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert_refused(capsys, tmp_path, ["verify", str(tmp_path / "none")], "none: no such folder")
     assert_refused(capsys, tmp_path, ["verify", str(model), "--record"], NAME, "already exists")
     assert_refused(capsys, tmp_path, ["verify", str(model), "--overwrite"], "--record")
-    assert_refused(capsys, tmp_path, ["verify", str(model), "--record", "--recompute"], "two things")
+    assert_refused(capsys, tmp_path, ["verify", str(model), "--record", "--recompute"], "exclude each other")
     assert_refused(capsys, tmp_path, ["verify", str(model), "--threads", "0"], "threads")
     (model / NAME).unlink()
     assert_refused(capsys, tmp_path, ["verify", str(model)], NAME, "missing", "--record")
