@@ -4,10 +4,10 @@
 
 namespace mi {
 
-// float32 -> bf16 to nearest even, the result in the upper 16 bits of each lane; the lower ones hold no meaning.
-// Adding 0x7FFF, and one more when the last kept bit is odd, carries into the kept bits exactly when rounding must go
-// up. A carry out of the mantissa lands in the exponent: that is how the largest finite values become inf, and why
-// subnormals need no case of their own.
+// Converts float32 to bf16, to nearest even. The result is in the upper 16 bits of each lane; the lower 16 are undefined.
+// Adding 0x7FFF, plus one if the last kept bit is odd, carries into the kept bits exactly when the value must be rounded
+// up. A carry out of the mantissa increments the exponent. So the largest finite values become inf, and subnormals need
+// no special case.
 template <class L>
 MI_INLINE typename L::I round_to_bf16_high(typename L::F r) {
     typename L::I x = L::bits(r);

@@ -5,8 +5,9 @@
 
 namespace mi {
 
-// Widening is exact, and in two steps. Shifted into a float32's place the value is too small by 2^(127 - 7), subnormals
-// included; a multiplication by that power of two mends both at once, provided that subnormals are not flushed.
+// Widening is exact, and takes two steps. Shifted into the position of a float32, the value is too small by a factor of
+// 2^(127 - 7), including subnormals. Multiplying by this power of two corrects normal and subnormal values, provided that
+// subnormals are not flushed.
 MI_INLINE std::uint32_t e4m3_shifted(std::uint8_t x) {
     const std::uint32_t magnitude = x & 0x7Fu, sign = std::uint32_t(x & 0x80u) << 24;
     return magnitude == 0x7Fu ? kNanF32 : sign | (magnitude << 20);

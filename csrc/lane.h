@@ -1,4 +1,4 @@
-// What a lane type is, and the constants every backend shares.
+// The interface of a lane type, and the constants that every backend shares.
 //
 // The formulas (lerp.h) and the conversions (bf16.h, f16.h) name no instruction set. A lane type L supplies the
 // primitive operations (one float on the scalar CPU and on a GPU, a register of floats with SIMD), and the templates
@@ -12,8 +12,8 @@
 //     L::shr16(i)        logical shift right by 16     L::if_nan(f, x, y) per lane: f is NaN ? x : y
 //     L::if_greater(u, v, x, y)                        per lane: u > v ? x : y (y when either is NaN)
 //
-// Everything is a template on L, or always inlined, for a reason of its own: each ISA is compiled with its own flags,
-// and an ordinary inline function would be merged by the linker, lending AVX-512 code to a machine without it.
+// Everything is a template on L or always inlined, because each ISA is compiled with its own flags. The linker merges the
+// copies of an ordinary inline function, so a machine without AVX-512 could run AVX-512 code.
 #pragma once
 #include <cstdint>
 
@@ -25,12 +25,12 @@
 
 namespace mi {
 
-// A NaN result is always this one, whatever the NaN that caused it: hardware disagrees on which payload survives,
-// and the promise is equal bits everywhere.
+// Every NaN result is this one, whatever NaN caused it: hardware differs in which payload it keeps, and the contract
+// requires equal bits everywhere.
 constexpr std::uint32_t kNanF32 = 0x7FC00000u;
 constexpr std::uint16_t kNanF16 = 0x7E00u;
 
-// The result of float32 arithmetic that stays float32: rounded already, only its NaNs are made equal.
+// For a result that stays float32: it is already rounded, and only a NaN is replaced by the canonical one.
 template <class L>
 MI_INLINE typename L::F canonical(typename L::F r) {
     return L::floats(L::if_nan(r, L::splat(kNanF32), L::bits(r)));

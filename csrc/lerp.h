@@ -9,7 +9,7 @@
 
 namespace mi {
 
-// lam as the arithmetic sees it. Which form applies depends on lam alone, so it is settled once per call.
+// lam in the form that the arithmetic uses. The choice of the formula depends only on lam, so it is made once per call.
 // w - 1 is exact in float32 for 0.5 <= w <= 2 (Sterbenz), and rounds once beyond, as in torch.
 template <class L>
 struct Weight {

@@ -1,5 +1,5 @@
-// The lane type of one float: the scalar CPU code and the GPU's threads. fma is asked for by name, never left to a
-// compiler's contraction.
+// The lane type of one float, for the scalar CPU code and for GPU threads. fma is always an explicit call, and never the
+// result of a compiler's contraction.
 #pragma once
 #include "lane.h"
 

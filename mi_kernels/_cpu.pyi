@@ -1,10 +1,10 @@
-"""The compiled CPU kernels (csrc/cpu). Buffers are anything with the buffer protocol; nothing is copied."""
+"""The compiled CPU kernels (csrc/cpu). A buffer is any object with the buffer protocol. Buffers are not copied."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypedDict
 
 # (out, out_offset, a, a_offset, b, b_offset, count, weight, out_dtype, a_dtype, b_dtype): offsets in bytes, count in
-# elements, dtypes 0 bf16, 1 float16, 2 float32, 3 bytes (copied only, weight 0 or 1).
+# elements, dtypes 0 bf16, 1 float16, 2 float32, 3 bytes (only copied, with weight 0 or 1).
 Span = tuple[Any, int, Any, int, Any, int, int, float, int, int, int]
 
 class _Formulas(type):
@@ -18,8 +18,8 @@ class Formula(int, metaclass=_Formulas):
 class Combine(TypedDict, total=False):
     """How K tensors become one: a formula of csrc/combine.h and its numbers (`struct Combine` there).
 
-    Lists have an entry for each tensor, the base's among them. Where there are thresholds or densities, the formula may
-    leave elements of a tensor out.
+    Lists have one entry for each tensor, including the base. With thresholds or densities, the formula may leave out
+    elements of a tensor.
     """
 
     formula: Formula
@@ -32,7 +32,7 @@ class Combine(TypedDict, total=False):
 
 Operand = tuple[Any, int, int]  # (buffer, offset in bytes, dtype)
 
-# (out, out_offset, out_dtype, operands, count, first, combine): `first` is the place of the elements in their tensor.
+# (out, out_offset, out_dtype, operands, count, first, combine): `first` is the first element's index in its tensor.
 CombineSpan = tuple[Any, int, int, Sequence[Operand], int, int, Combine]
 
 class Stores:
@@ -57,10 +57,13 @@ def lerp_pair(
     isa: str,
     threads: int = 1,
 ) -> bool:
-    """As `lerp_addresses` for one pair; False, with nothing done, where `out` overlaps an input without being it."""
+    """Interpolates one pair like `lerp_addresses`.
+
+    Returns False, and writes nothing, if `out` partly overlaps an input.
+    """
 
 def prefer_huge_pages(address: int, bytes: int) -> None:
-    """Asks the system for huge pages under memory that has not been touched yet; does nothing where it has none."""
+    """Requests huge pages for memory that has not been used yet. Does nothing if the system does not support them."""
 
 def lerp_groups(spans: Sequence[Span], group: int, isa: str) -> None: ...
 def combine_spans(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None: ...
@@ -79,9 +82,9 @@ def scaled(
     count: int,
     isa: str,
 ) -> None:
-    """out[:count] in float32 = elements `first` onwards of E4M3 `weight` * `scales`, one scale for each `block`.
+    """Computes elements `first` to `first + count` of E4M3 `weight` * `scales`, as float32, with one scale per `block`.
 
-    The offset of `weight` is that of element `first`, the offset of `scales` that of the whole tensor's first scale.
+    The offset of `weight` is that of element `first`. The offset of `scales` is that of the first scale of the tensor.
     """
 
 def low_rank(
@@ -97,42 +100,49 @@ def low_rank(
     count: int,
     isa: str,
 ) -> None:
-    """out[:count] in float32 = elements `first` onwards of w + scale * (b @ a); of w + scale * (b @ a).T if transposed.
+    """Computes elements `first` to `first + count` of w + scale * (b @ a), as float32; of (b @ a).T if `transposed`.
 
-    The offset of `w` is that of element `first`, the others' are the whole tensors'. `w` may be `out`.
+    The offset of `w` is that of element `first`. The offsets of `a` and `b` are those of the whole tensors. `w` may be
+    `out`.
     """
 
 def crc32c(buffer: Any, offset: int, count: int, isa: str, crc: int = 0) -> int:
-    """CRC-32C of `count` bytes; of a message that ends with them, where `crc` is that of what comes before."""
+    """Returns the CRC-32C of `count` bytes; with `crc`, the checksum of preceding bytes, that of both together."""
 
 def crc32c_pieces(buffer: Any, lengths: Sequence[int], dtypes: Sequence[int], isa: str) -> tuple[list[int], list[bool]]:
-    """CRC-32C of each of several pieces in a row, the first one at the start of the buffer; and whether any element of
-    it is NaN or infinite. Pieces that are bytes are not asked for that, and none is where `dtypes` is empty."""
+    """Returns the CRC-32C of each of several consecutive pieces, and whether any element of a piece is NaN or infinite.
+
+    The first piece is at the start of the buffer. For pieces of bytes, and if `dtypes` is empty, the second value is
+    always False.
+    """
 
 def crc32c_combine(first: int, second: int, length: int) -> int:
-    """CRC-32C of two messages in a row from theirs; `length` is the second one's in bytes."""
+    """Returns the CRC-32C of two consecutive messages from their checksums. `length` is the second one's, in bytes."""
 
 def any_nonfinite(buffer: Any, offset: int, count: int, dtype: int, isa: str) -> bool:
-    """Whether any of `count` elements is NaN or infinite."""
+    """Returns whether any of `count` elements is NaN or infinite."""
 
 def count_nonfinite(out: Operand, operands: Sequence[Operand], count: int) -> tuple[list[tuple[int, int]], int]:
-    """How many of each operand's `count` elements are NaN, and how many infinite; and how many of `out` are not finite
-    where those of all operands are."""
+    """Counts values that are not finite.
+
+    Returns the numbers of NaN and of infinite elements of each operand; and how many elements of `out` are not finite
+    although those of all operands are finite.
+    """
 
 def same_bytes(a: Any, a_offset: int, b: Any, b_offset: int, bytes: int) -> bool:
-    """Whether two ranges of as many bytes are the same; stops at the first difference."""
+    """Returns whether two ranges of `bytes` bytes are equal. Stops at the first difference."""
 
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...
 
 class GuardedMap:
-    """A read-only map of the whole file `fd`, as a buffer of bytes: see csrc/cpu/guard.h.
+    """A read-only map of the whole file `fd`, as a buffer of bytes; see csrc/cpu/guard.h.
 
-    It is unmapped when the last reference to it or to one of its buffers is gone. `fd` is duplicated.
+    The file is unmapped when the last reference to the map or to one of its buffers ends. `fd` is duplicated.
 
     Raises:
-        OSError: the system refuses.
-        ValueError: the file is empty, or there are 65,536 maps already.
+        OSError: the system cannot map the file.
+        ValueError: the file is empty, or there are already 65,536 maps.
     """
 
     def __init__(self, fd: int) -> None: ...
@@ -140,7 +150,7 @@ class GuardedMap:
     def fileno(self) -> int: ...
     @property
     def damage(self) -> int | None:
-        """Where the first page begins that could not be read: from there on the map reads as zeros. None: intact."""
+        """The offset of the first page that could not be read, from which the map reads as zeros; None if intact."""
 
 def guard_faults() -> int:
-    """How many faults there have been so far in all maps of the process: unchanged means no damage since."""
+    """Returns the number of faults so far in all maps of the process. It is unchanged while no map is damaged."""

@@ -1,15 +1,15 @@
-"""The compiled CUDA kernels (csrc/cuda), in wheels for a CUDA version only. Importing needs no driver; calling does."""
+"""The compiled CUDA kernels (csrc/cuda), in wheels for a version of CUDA. Importing does not need a driver."""
 
-CUDA_VERSION: str  # what the kernels were compiled with: "cu128"
+CUDA_VERSION: str  # the version of CUDA that compiled the kernels, such as "cu128"
 
 class CudaError(RuntimeError):
-    """The driver refused, or is missing: the call, the error's name and its meaning."""
+    """The driver reported an error, or is missing. The message has the call, the name of the error and its meaning."""
 
 def driver_version() -> int: ...
 def device_count() -> int: ...
 def compute_capability(device: int) -> tuple[int, int]: ...
 def prepare(device: int) -> None:
-    """Loads the kernels onto a device; does nothing the second time. Not in a stream capture."""
+    """Loads the kernels onto a device, if they are not yet loaded. Do not call it during a stream capture."""
 
 def launch(
     device: int,
@@ -25,10 +25,17 @@ def launch(
     a_dtype: int,
     b_dtype: int,
 ) -> None:
-    """One launch over a table (backends/table.py) in the device's memory: the addresses of its sections, the number of
-    chunks and the elements in one, dtypes 0 bf16, 1 float16, 2 float32. Asynchronous; the table stays the caller's.
+    """Launches the kernels over a table (backends/chunk_table.py) in device memory, asynchronously.
+
+    The caller keeps the table alive until the work is done.
+
+    Args:
+        tensors, weights, chunk_tensor, chunk_start: device addresses of the sections of the table.
+        chunks: the number of chunks.
+        chunk: the elements in a chunk.
+        out_dtype, a_dtype, b_dtype: 0 bf16, 1 float16, 2 float32.
 
     Raises:
-        ValueError: an argument out of range, or a device that was not prepared.
+        ValueError: an argument is out of range, or the device was not prepared.
         CudaError: the launch failed.
     """

@@ -1,4 +1,4 @@
-// What the binding files share: buffers, dtypes, ISAs by name.
+// Shared by the binding files: buffers, dtypes, ISAs by name.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -8,7 +8,7 @@
 
 namespace mi::cpu {
 
-// A contiguous Python buffer, held for as long as this object lives.
+// A contiguous Python buffer, held for the lifetime of this object.
 class Buffer {
     Py_buffer view_{};
 

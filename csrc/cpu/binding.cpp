@@ -1,5 +1,5 @@
-// Python sees buffers, counts and dtype codes; everything else stays on the C++ side. No interpreter lock is held
-// while arithmetic runs.
+// The Python interface: it takes buffers, counts and dtype codes, and everything else stays on the C++ side. The
+// interpreter lock is released during arithmetic.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -54,8 +54,8 @@ struct Work {
     std::vector<Span> spans;
 };
 
-// One tuple a span: (out, out_offset, a, a_offset, b, b_offset, count, weight, out_dtype, a_dtype, b_dtype), offsets
-// in bytes, count in elements.
+// One tuple for each span: (out, out_offset, a, a_offset, b, b_offset, count, weight, out_dtype, a_dtype, b_dtype), with
+// offsets in bytes and the count in elements.
 Work parse(py::sequence spans) {
     DefaultFloatEnvironment environment;  // a weight may be subnormal, and is rounded to float32 here
     Work work;
@@ -91,8 +91,9 @@ void lerp_spans(py::sequence spans, const std::string& isa, int threads, Stores 
     run(work.spans.data(), work.spans.size(), kernels, threads, stores);
 }
 
-// The same for memory that the caller vouches for, since an object for each of tens of thousands of small tensors would
-// cost more than their arithmetic: table is int64 [T, 4] of (out, a, b, count), weights float64 [T], one dtype throughout.
+// The same for addresses that the caller guarantees to be valid, because one object for each of tens of thousands of small
+// tensors would cost more than their arithmetic. table is int64 [T, 4] of (out, a, b, count), and weights is float64 [T].
+// All tensors have the same dtypes.
 void lerp_addresses(py::object table, py::object weights, py::object out_type, py::object a_type, py::object b_type,
                     const std::string& isa, int threads) {
     const Kernels& kernels = kernels_named(isa);
@@ -112,7 +113,7 @@ void lerp_addresses(py::object table, py::object weights, py::object out_type, p
     run(spans.data(), count, kernels, threads, Stores::kAuto);
 }
 
-// The same for one pair, addresses as numbers; false, with nothing done, where out overlaps an input without being it.
+// The same for one pair, with addresses as numbers. Returns false, and writes nothing, if out partly overlaps an input.
 bool lerp_pair(std::uintptr_t out, std::uintptr_t a, std::uintptr_t b, std::size_t count, double weight, int out_type,
                int a_type, int b_type, const std::string& isa, int threads) {
     const Kernels& kernels = kernels_named(isa);
@@ -140,8 +141,8 @@ void lerp_groups(py::sequence spans, std::size_t group, const std::string& isa) 
     run_groups(work.spans.data(), work.spans.size(), group, kernels);
 }
 
-// The first output that overlaps something it must not, as (index of the output, name, index of the other), or None.
-// Exactly in place (same start, same element size) is allowed.
+// Returns the first output with a forbidden overlap, as (index of the output, name, index of the other tensor), or None.
+// An output that is exactly an input (same start, same element size) is allowed.
 py::object find_overlap(py::sequence spans) {
     Work work = parse(spans);
     struct Range {
@@ -178,10 +179,10 @@ py::object find_overlap(py::sequence spans) {
     return py::none();
 }
 
-// Asks for huge pages under fresh memory: a first touch of each 2 MiB instead of each 4 KiB. A wish, never an error.
+// Requests huge pages for new memory, so that it takes a page fault per 2 MiB instead of one per 4 KiB. Ignores errors.
 void prefer_huge_pages(std::uintptr_t address, std::size_t bytes) {
 #ifdef MADV_HUGEPAGE
-    constexpr std::uintptr_t kPage = 4096;  // where pages are larger, the kernel refuses an address between two
+    constexpr std::uintptr_t kPage = 4096;  // with larger pages, the kernel rejects an address inside a page
     const std::uintptr_t begin = (address + kPage - 1) / kPage * kPage, end = (address + bytes) / kPage * kPage;
     if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else

@@ -1,4 +1,4 @@
-// One byte after the other: the oracle the other ISAs are tested against. And which of them this machine has.
+// The serial CRC-32C, one byte at a time, which is the reference for tests of the other ISAs; and the choice of the ISA.
 #include "crc32c.h"
 
 #include "../crc32c.h"
@@ -27,14 +27,14 @@ Crc32c crc32c_of(const std::string& isa) {
 #elif defined(__aarch64__) && defined(__linux__)
     if (isa != "scalar" && (getauxval(AT_HWCAP) & HWCAP_CRC32)) return crc32c_arm;
 #elif defined(__aarch64__)
-    if (isa != "scalar") return crc32c_arm;  // every Apple chip has them
+    if (isa != "scalar") return crc32c_arm;  // every Apple chip has the CRC32 instructions
 #endif
     return crc32c_serial;
 }
 
 std::uint32_t crc32c_combined(std::uint32_t first, std::uint32_t second, std::uint64_t length) {
     static constexpr mi::crc::Powers powers;
-    // The order of x divides 2^31 - 1, so no exponent need overflow.
+    // The order of x divides 2^31 - 1, so exponents can be reduced before they overflow.
     constexpr std::uint64_t order = (std::uint64_t(1) << 31) - 1;
     return mi::crc::multiply(first, mi::crc::power(powers, 8 * (length % order))) ^ second;
 }

@@ -1,4 +1,4 @@
-// What an ISA offers for CRC-32C: one function, from the state before n bytes to the state after them (../crc32c.h).
+// CRC-32C on each ISA: one function, from the state before n bytes to the state after them (../crc32c.h).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -16,11 +16,11 @@ std::uint32_t crc32c_vpclmul(std::uint32_t state, const void* data, std::size_t 
 std::uint32_t crc32c_arm(std::uint32_t state, const void* data, std::size_t n);
 #endif
 
-// The best one of an ISA by its name in isa.h. Its instructions are an extension of their own, so it is asked for here:
-// where the processor lacks it, the next best one serves.
+// Returns the best function for an ISA, by its name in isa.h. The instructions are a separate extension of the ISA, so
+// this function checks for them, and falls back to the next best one if the processor lacks them.
 Crc32c crc32c_of(const std::string& isa);
 
-// The checksum of two messages in a row from theirs; `length` is the second one's in bytes.
+// The checksum of two consecutive messages, from their checksums. `length` is the length of the second one in bytes.
 std::uint32_t crc32c_combined(std::uint32_t first, std::uint32_t second, std::uint64_t length);
 
 }  // namespace mi::cpu

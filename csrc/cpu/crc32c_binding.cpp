@@ -15,7 +15,7 @@ namespace mi::cpu {
 namespace {
 
 Crc32c named(const std::string& isa) {
-    kernels_named(isa);  // refuses what this machine does not have
+    kernels_named(isa);  // throws if this machine does not have the ISA
     return crc32c_of(isa);
 }
 
@@ -28,8 +28,8 @@ std::uint32_t crc32c(py::object buffer, std::size_t offset, std::size_t count, c
     return ~update(~crc, data, count);
 }
 
-// Also whether a piece of floating dtype holds a value that is not finite: one pass, as a block is looked at again while the
-// first cache holds it.
+// Also checks whether a piece of a floating-point dtype has a value that is not finite. This takes one pass over memory,
+// because each block is checked while it is in the first-level cache.
 std::pair<std::vector<std::uint32_t>, std::vector<bool>> crc32c_pieces(py::object buffer,
                                                                      const std::vector<std::size_t>& lengths,
                                                                      const std::vector<int>& dtypes,

@@ -1,11 +1,11 @@
-// CRC-32C with an instruction that takes a word: it has a latency of about three cycles and starts one each cycle, so three
-// neighbouring stretches are worked on at once, and their states joined afterwards.
+// CRC-32C with an instruction that takes a word. Its latency is about three cycles, and one can start in each cycle. So
+// the loop works on three neighbouring stretches at once, and joins their states afterwards.
 #pragma once
 #include "../crc32c.h"
 
 namespace mi::cpu {
 
-constexpr std::size_t kStretch = 8192;  // bytes: joining then costs a few per cent
+constexpr std::size_t kStretch = 8192;  // bytes: joining then costs a few percent
 constexpr std::uint32_t kPastStretch = mi::crc::power(8 * kStretch);
 
 MI_INLINE std::uint64_t word_at(const unsigned char* p) {

@@ -1,9 +1,10 @@
 // Carry-less multiplication, four times 128 bits at once (VPCLMULQDQ with AVX-512: Ice Lake, Zen 4 and later).
 //
 // Folding (Gopal et al., "Fast CRC Computation for Generic Polynomials Using PCLMULQDQ Instruction", 2009): 128 bits of a
-// message may be replaced by any others that are congruent modulo P, such as what they are D bits further on. With H and L
-// the two halves, H * x^64 + L of a lane becomes H * (x^(D + 64) mod P) + L * (x^D mod P), 96 bits, which is added to the
-// lane D bits further on. The product of two reflected halves lacks a factor of x, hence the constants' exponents less 1.
+// message may be replaced by any bits that are congruent to them modulo P, for example by an equivalent value D bits
+// further on. With the two halves H and L of a lane, H * x^64 + L becomes H * (x^(D + 64) mod P) + L * (x^D mod P), which
+// has 96 bits and is added to the lane D bits further on. The product of two reflected halves lacks a factor of x, so the
+// exponents of the constants are smaller by 1.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -16,11 +17,11 @@ namespace {
 template <std::uint64_t Bits>
 MI_INLINE __m128i fold_constants() {
     constexpr std::uint64_t high = mi::crc::power(Bits + 63), low = mi::crc::power(Bits - 1);
-    // A half holds the degrees 63 to 0 from its bit 0 on; a remainder those from 31.
+    // Bit 0 of a half is the degree 63, and bit 63 is the degree 0. Bit 0 of a remainder is the degree 31.
     return _mm_set_epi64x(static_cast<long long>(low << 32), static_cast<long long>(high << 32));
 }
 
-// `lanes` moved on by the constants' distance, and added to `next`. Bit 0 is the highest power: the low half is H.
+// Moves `lanes` by the distance of the constants, and adds them to `next`. Bit 0 is the highest power: the low half is H.
 MI_INLINE __m512i folded(__m512i lanes, __m512i constants, __m512i next) {
     const __m512i high = _mm512_clmulepi64_epi128(lanes, constants, 0x00);
     const __m512i low = _mm512_clmulepi64_epi128(lanes, constants, 0x11);
@@ -45,7 +46,7 @@ std::uint32_t crc32c_vpclmul(std::uint32_t state, const void* data, std::size_t 
     if (n >= kStep) {
         __m512i lanes[kRegisters];
         for (int i = 0; i < kRegisters; ++i) lanes[i] = _mm512_loadu_si512(p + 64 * i);
-        // A state before a message is the same as none and a message whose first four bytes are changed by it.
+        // To start from a state, start from 0 and add the state to the first four bytes of the message.
         lanes[0] = _mm512_xor_si512(lanes[0], _mm512_zextsi128_si512(_mm_cvtsi32_si128(static_cast<int>(state))));
         const __m512i far = everywhere(fold_constants<8 * kStep>()), near = everywhere(fold_constants<512>());
         for (p += kStep, n -= kStep; n >= kStep; p += kStep, n -= kStep)
@@ -58,7 +59,7 @@ std::uint32_t crc32c_vpclmul(std::uint32_t state, const void* data, std::size_t 
         lane = folded(lane, beside, _mm512_extracti32x4_epi32(all, 1));
         lane = folded(lane, beside, _mm512_extracti32x4_epi32(all, 2));
         lane = folded(lane, beside, _mm512_extracti32x4_epi32(all, 3));
-        // What is left is 16 bytes that could have been the whole message.
+        // The remaining 16 bytes are a message that is equivalent to the whole one.
         std::uint64_t word = _mm_crc32_u64(0, static_cast<std::uint64_t>(_mm_cvtsi128_si64(lane)));
         word = _mm_crc32_u64(word, static_cast<std::uint64_t>(_mm_extract_epi64(lane, 1)));
         state = static_cast<std::uint32_t>(word);

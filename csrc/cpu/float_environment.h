@@ -1,4 +1,4 @@
-// The floating-point environment the contract assumes, for as long as an object lives.
+// The floating-point environment that the contract requires, set for the lifetime of an object.
 #pragma once
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -6,8 +6,8 @@
 
 namespace mi::cpu {
 
-// The contract keeps subnormals and rounds to nearest whatever the caller's thread has set (torch can be asked to
-// flush denormals, and that lives in a register of the thread).
+// The contract keeps subnormals and rounds to nearest, whatever the caller's thread has set. (torch.set_flush_denormal
+// changes a register of the thread.)
 class DefaultFloatEnvironment {
 #if defined(__x86_64__)
     unsigned saved_ = _mm_getcsr();

@@ -5,7 +5,7 @@ namespace mi::cpu {
 std::vector<Isa> available_isas() {
     std::vector<Isa> found;
 #if defined(__x86_64__)
-    // The builtin asks cpuid, and whether the operating system saves the wide registers.
+    // The builtin checks cpuid, and whether the operating system saves the wide registers.
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");

@@ -1,8 +1,8 @@
 // The loops, written once over a lane type; each ISA file supplies its lane type and instantiates them.
 //
-// A step handles one pair of registers, 2 * L::kWidth elements. How a dtype fills the pair is its own business (bf16
-// puts even elements in one and odd ones in the other, which needs shifts and masks but no shuffles), as long as
-// load and store agree; so nothing here may move values between lanes.
+// A step handles one pair of registers, 2 * L::kWidth elements. Each dtype chooses how it fills the pair, as long as load
+// and store agree. (bf16 puts even elements into one register and odd ones into the other, which needs shifts and masks
+// but no shuffles.) So nothing here may move values between lanes.
 #pragma once
 #include "../bf16.h"
 #include "../f16.h"
@@ -59,7 +59,7 @@ struct F32 {
 
 // Steps: memory to memory, 2 * L::kWidth elements.
 
-// FromA is Weight::from_a made a constant: GCC does not take the choice out of the loop by itself.
+// FromA is Weight::from_a as a constant, because GCC does not move the choice out of the loop.
 template <class L, class Format, bool FromA>
 struct LerpStep {
     static constexpr std::size_t kSize = Format::kSize;
@@ -81,7 +81,7 @@ struct TouchStep {
     }
 };
 
-// Fewer elements than a step: through a full-size copy on the stack, so that no load or store leaves the arrays.
+// Handles fewer elements than a step, through a full-size copy on the stack, so that no access is outside the arrays.
 template <class L, class Step>
 MI_INLINE void partial(const Step& step, char* out, const char* a, const char* b, std::size_t elements) {
     alignas(64) char pa[2 * L::kWidth * Step::kSize] = {}, pb[sizeof pa] = {}, po[sizeof pa];
@@ -94,8 +94,9 @@ MI_INLINE void partial(const Step& step, char* out, const char* a, const char* b
 template <class L, class Step, bool Stream>
 MI_INLINE void steps(const Step& step, char* out, const char* a, const char* b, std::size_t n) {
     constexpr std::size_t kElements = 2 * L::kWidth, kBytesPerStep = kElements * Step::kSize;
-    // Two steps at a time: enough independent work to hide the fma's latency behind the loads. The hardware prefetchers
-    // stop at each page's end; asking one page ahead keeps the memory busy across it (a tenth of the time, measured).
+    // Two steps at a time are enough independent work to hide the latency of the fma behind the loads. The hardware
+    // prefetchers stop at the end of each page. Prefetching one page ahead keeps the memory busy, which saves a tenth of
+    // the time (measured).
     constexpr std::size_t kPage = 4096, kLine = 64;
     for (; n >= 2 * kElements; n -= 2 * kElements) {
         for (std::size_t ahead = kPage; ahead < kPage + 2 * kBytesPerStep; ahead += kLine) {
@@ -120,7 +121,7 @@ MI_INLINE void loop(const Step& step, void* out_, const void* a_, const void* b_
     constexpr std::size_t kAlign = L::kStreamAlign;
     std::size_t skew = reinterpret_cast<std::uintptr_t>(out) % kAlign;
     if (!stream || skew % Step::kSize != 0) return steps<L, Step, false>(step, out, a, b, n);
-    // Streaming stores must be aligned: bring `out` to a register boundary with one partial step.
+    // Streaming stores must be aligned: one partial step advances `out` to a register boundary.
     std::size_t head = skew == 0 ? 0 : (kAlign - skew) / Step::kSize;
     if (head > n) head = n;
     if (head) partial<L>(step, out, a, b, head);
@@ -143,8 +144,8 @@ void touch_kernel(void* out, const void* a, const void* b, std::size_t n, float,
     loop<L>(TouchStep<L>{}, out, a, b, n, stream);
 }
 
-// Conversions keep element order, so bf16 (whose pair is even and odd) goes one element at a time; the compiler makes
-// registers of it. These serve mixed dtypes only.
+// Conversions keep the order of elements, so bf16 (whose pair is even and odd) is converted one element at a time, and the
+// compiler vectorises the loop. Only mixed dtypes use these.
 
 template <class L, class In, class Out>
 void convert_kernel(void* out_, const void* in_, std::size_t n) {

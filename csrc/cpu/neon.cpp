@@ -10,7 +10,7 @@ namespace {
 struct Neon {
     using F = float32x4_t;
     using I = uint32x4_t;
-    static constexpr std::size_t kWidth = 4, kStreamAlign = 1;  // STNP gains nothing here: no streaming stores
+    static constexpr std::size_t kWidth = 4, kStreamAlign = 1;  // no streaming stores: STNP is not faster here
 
     MI_INLINE F floats(I i) { return vreinterpretq_f32_u32(i); }
     MI_INLINE I bits(F f) { return vreinterpretq_u32_f32(f); }

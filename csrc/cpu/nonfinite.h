@@ -1,5 +1,5 @@
-// Is there a value in a block that is not finite? One pass of three operations a register, fast enough to look at every
-// chunk while the caches hold it.
+// Checks whether a block has a value that is not finite, in one pass with three operations per register. This is fast
+// enough to check every chunk while it is in the cache.
 #pragma once
 #include <cstddef>
 
@@ -21,7 +21,7 @@ bool nonfinite_kernel(const void* data, std::size_t bytes, Exponent e) {
     for (std::uint32_t word : words) any |= word;
     for (std::size_t n; bytes; p += n, bytes -= n) {
         n = bytes < sizeof any ? bytes : sizeof any;
-        std::uint32_t word = 0;  // a half that is not there is finite
+        std::uint32_t word = 0;  // a missing half counts as finite
         __builtin_memcpy(&word, p, n);
         any |= nonfinite<One>(word, e.mask, e.lowest);
     }

@@ -12,15 +12,15 @@
 namespace mi::cpu {
 namespace {
 
-// Elements a thread takes at a time: big enough that taking is free, small enough to share the last tensor fairly.
+// Elements that a thread takes at a time: enough to make the cost of taking negligible, and few enough to balance the load.
 constexpr std::size_t kTask = std::size_t(1) << 18;
-// Below this many elements in all, starting threads costs more than it saves.
+// With fewer elements in total, starting threads costs more than it saves.
 constexpr std::size_t kThreadingPays = std::size_t(1) << 20;
-// Outputs that take this many bytes together would only push everything else out of the cache: write past it. One by one,
-// not those so small that waiting for their stores costs more.
+// Outputs of this many bytes in total would evict everything else from the cache, so their stores bypass it. Smaller single
+// outputs do not use streaming stores, because waiting for these costs more.
 constexpr std::size_t kStreamingPays = std::size_t(1) << 23, kStreamingPaysEach = std::size_t(1) << 14;
 
-// Elements of a block that several outputs share: both inputs stay in the first-level cache.
+// Elements of a block that several outputs share, so that both inputs stay in the first-level cache.
 constexpr std::size_t kShared = std::size_t(1) << 12;
 
 Span part(const Span& s, std::size_t begin, std::size_t n) {
@@ -39,7 +39,7 @@ bool use_streaming(const Span& s, Stores stores, std::size_t written_in_all) {
     return s.out != s.a && s.out != s.b && written_in_all >= kStreamingPays && written(s) >= kStreamingPaysEach;
 }
 
-// Different dtypes: by way of float32 in blocks that stay in the first-level cache.
+// Elements of a block for different dtypes, which are converted to float32 in the first-level cache.
 constexpr std::size_t kBlock = 1024;
 
 void convert(const Span& s, const Kernels& k, const void* in, DType in_type) {
@@ -69,15 +69,15 @@ void copy(const Span& s, const Kernels& k, const void* in, DType in_type) {
 }
 
 void run_span(const Span& s, const Kernels& k, bool stream) {
-    if (s.n == 0) return;  // the pointers of an empty array may be null
+    if (s.n == 0) return;  // pointers to empty arrays may be null
     if (s.w == 0.0f) return copy(s, k, s.a, s.a_type);
     if (s.w == 1.0f) return copy(s, k, s.b, s.b_type);
     if (s.a_type != s.out_type || s.b_type != s.out_type) return lerp_mixed(s, k);
     k.lerp[s.out_type](s.out, s.a, s.b, s.n, s.w, stream);
 }
 
-// Cuts the spans into tasks and lets every thread take the next one until none is left. work(i, begin, n) does elements
-// begin to begin + n of span i.
+// Divides the spans into tasks, and every thread takes the next task until none is left. work(i, begin, n) handles
+// elements begin to begin + n of span i.
 template <class Spans, class Work>
 void share(const Spans* spans, std::size_t count, int threads, const Work& work) {
     std::size_t elements = 0;
@@ -107,7 +107,7 @@ void share(const Spans* spans, std::size_t count, int threads, const Work& work)
     try {
         for (int i = 1; i < threads; ++i) helpers.emplace_back(take);
     } catch (const std::system_error&) {
-        // The machine gives no more threads: those that run do the work.
+        // The system cannot start more threads, so the running ones do the work.
     }
     take();
     for (std::thread& helper : helpers) helper.join();

@@ -1,4 +1,4 @@
-// Runs spans of work with a table of kernels, on one or several threads.
+// Runs spans of work with a table of kernels, on one or more threads.
 #pragma once
 #include <cstddef>
 
@@ -6,8 +6,8 @@
 
 namespace mi::cpu {
 
-// n elements of one tensor. w == 0 and w == 1 copy a's or b's bytes (converting only when the dtypes differ); kBytes
-// spans are always such copies. out may be exactly a or b, and otherwise overlaps nothing.
+// n elements of one tensor. w == 0 copies a and w == 1 copies b: bytes if the dtypes are equal, converted values otherwise.
+// kBytes spans are always copies of bytes. out may be exactly a or b, and must not overlap anything else.
 struct Span {
     void* out;
     const void* a;
@@ -19,26 +19,26 @@ struct Span {
 
 enum class Stores { kAuto, kCached, kStreaming };
 
-// `threads` counts the caller's. Threads live for one call: nothing to leak, nothing for fork() to lose.
+// `threads` includes the calling thread. Threads end with the call, so none can leak or be lost by fork().
 void run(const Span* spans, std::size_t count, const Kernels& kernels, int threads, Stores stores);
 
-// Output `w[0]`, `w[1]`, ... of one pair in one pass: `group` consecutive spans share a, b, n and dtypes. Each block of the
-// inputs is read once and stays in cache for the other outputs; every output has the bits of its own run().
+// Computes several outputs of one pair in one pass: `group` consecutive spans share a, b, n and dtypes, and differ in w and
+// out. Each block of the inputs is read once and stays in the cache for the other outputs. The bits are those of run().
 void run_groups(const Span* spans, std::size_t count, std::size_t group, const Kernels& kernels);
 
-// n elements of K tensors made one (combine.h). out may be exactly one of the inputs.
+// n elements of K tensors that are combined into one (combine.h). out may be exactly one of the inputs.
 struct CombineSpan {
     void* out;
     const void* x[kMaxModels];
     std::size_t n;
-    std::size_t first;  // where these elements stand in their tensor: Dare's random numbers depend on it
+    std::size_t first;  // index of the first element in its tensor, on which Dare's random numbers depend
     DType out_type, types[kMaxModels];
     Combine how;
 };
 
 void run_combine(const CombineSpan* spans, std::size_t count, const Kernels& kernels, int threads);
 
-// What is counted of x - base (or of x itself where base is null), see stats.h.
+// Statistics of x - base, or of x if base is null; see stats.h.
 struct StatsSpan {
     const void *a, *b, *base;
     std::size_t n;
@@ -51,7 +51,7 @@ Selected run_select(const StatsSpan& span, const Kernels& kernels, std::uint32_t
                     std::uint32_t* found, std::size_t room);
 void run_low_histogram(const StatsSpan& span, const Kernels& kernels, std::uint32_t high, std::uint64_t* counts);
 
-// The touch kernel over one span of bytes, threaded the same way: the machine's roofline for run().
+// Runs the touch kernel over one span with the same threads: the roofline of this machine for run().
 void run_touch(const Span& span, const Kernels& kernels, int threads, Stores stores);
 
 }  // namespace mi::cpu

@@ -1,5 +1,5 @@
-// One element after the other, no SIMD, compiled for the oldest machine: the oracle the other ISAs are tested against.
-// Without an FMA instruction the C library's fmaf is used, which is exact.
+// One element at a time, without SIMD, compiled for the oldest machine: the reference for tests of the other ISAs.
+// Without an FMA instruction the compiler calls fmaf of the C library, which is exact.
 #include "table.h"
 
 namespace mi::cpu {

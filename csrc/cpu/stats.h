@@ -1,15 +1,15 @@
-// Statistics of two tensors, block by block, in float64 or in whole counts.
+// Statistics of two tensors, block by block, in float64 or as integer counts.
 //
-// Sums have one order on every ISA: element i goes to accumulator i mod 16, and the accumulators are added in order. The
-// compiler may put accumulators side by side in registers; it may not reorder a sum (no fast-math), so every machine gets
-// the same bits.
+// Sums have the same order on every ISA: element i goes to accumulator i mod 16, and the accumulators are added in order.
+// The compiler may put accumulators side by side into registers, but it may not reorder a sum (no fast-math). So every
+// machine computes the same bits.
 #pragma once
 #include "loop.h"
 
 namespace mi::cpu {
 
-// What moments() adds to `total`: sums of |a|, |b|, |b - a|, a^2, b^2, a b; the count of unequal elements; max |b - a|.
-// The products are exact in float64 for all three dtypes, b - a is for float16 (else rounded once).
+// moments() adds to `total`: sums of |a|, |b|, |b - a|, a^2, b^2, a b; the count of unequal elements; max |b - a|. In
+// float64 the products are exact for all three dtypes. b - a is exact for float16, and otherwise rounded once.
 enum Moment : int { kAbsA, kAbsB, kAbsDifference, kSquareA, kSquareB, kProduct, kUnequal, kLargest, kMoments };
 
 template <class L>
@@ -37,8 +37,9 @@ void moments_kernel(double* total, const float* a, const float* b, std::size_t n
         total[kLargest] = part[kLargest][way] > total[kLargest] ? part[kLargest][way] : total[kLargest];
 }
 
-// The magnitude of x - base as an integer: float32 without its sign orders as its 31 bits do. The upper 16 make the first
-// histogram, the lower 15 of one of its bins the second; together they find any rank exactly.
+// The magnitude of x - base as an integer: without its sign, a float32 has the same order as its 31 bits. The first
+// histogram counts the upper 16 bits, and the second one the lower 15 bits within one bin. Together they find any rank
+// exactly.
 constexpr std::uint32_t kHighBins = 1u << 16, kLowBins = 1u << 15;
 
 template <class L>
@@ -46,7 +47,7 @@ MI_INLINE std::uint32_t difference_magnitude(float x, float base) {
     return One::bits(x - base) & 0x7FFFFFFFu;
 }
 
-// Keeps the magnitudes from `low` to `high`, and counts those above. Kept ones beyond `room` are counted, not written.
+// Writes the magnitudes from `low` to `high`, and counts those above `high`. Those beyond `room` are only counted.
 template <class L>
 Selected select_kernel(std::uint32_t* found, std::size_t room, const float* x, const float* base, std::size_t n,
                        std::uint32_t low, std::uint32_t high) {
@@ -55,11 +56,11 @@ Selected select_kernel(std::uint32_t* found, std::size_t room, const float* x, c
     std::size_t above = 0, kept = 0;
     for (std::size_t at = 0; at < n; at += kPart) {
         const std::size_t m = n - at < kPart ? n - at : kPart;
-        std::uint32_t magnitude[kPart], counts = 0;  // loops the compiler can vectorise first
+        std::uint32_t magnitude[kPart], counts = 0;  // first the loops that the compiler can vectorise
         for (std::size_t i = 0; i < m; ++i) magnitude[i] = difference_magnitude<L>(x[at + i], base[at + i]);
         for (std::size_t i = 0; i < m; ++i) counts += magnitude[i] > high;
         above += counts;
-        if (kept + m > room) {  // never in practice: the caller gives up when there are that many
+        if (kept + m > room) {  // rare: the caller gives up if there are so many
             for (std::size_t i = 0; i < m; ++i) {
                 const bool within = magnitude[i] - low <= width;
                 if (within && kept < room) found[kept] = magnitude[i];
@@ -67,7 +68,7 @@ Selected select_kernel(std::uint32_t* found, std::size_t room, const float* x, c
             }
             continue;
         }
-        for (std::size_t i = 0; i < m; ++i) {  // a store each and no branch: one in forty is kept, at random
+        for (std::size_t i = 0; i < m; ++i) {  // a store without a branch, because about one in forty is kept, at random
             found[kept] = magnitude[i];
             kept += magnitude[i] - low <= width;
         }

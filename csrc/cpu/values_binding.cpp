@@ -1,5 +1,5 @@
-// What the values of tensors are like: finite or not, the same or not. The quick test is each ISA's own; the precise count
-// is plain code, as it runs only where something was found.
+// Checks on the values of tensors: whether they are finite, and whether they are equal. Each ISA has a fast test. The exact
+// count is plain code, because it runs only if the test found a value.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -32,7 +32,7 @@ struct Found {
 
 constexpr std::size_t kPart = 4096;
 
-// Counts in x[0] .. x[n - 1], and marks in `flags` which of them are not finite.
+// Counts the values of x[0] .. x[n - 1] that are not finite, and marks them in `flags`.
 template <class Bits>
 void count_part(const char* data, std::size_t n, Bits exponent, Found& found, std::uint8_t* flags) {
     constexpr Bits kMagnitude = static_cast<Bits>(~Bits(0)) >> 1;
@@ -62,8 +62,8 @@ struct Block {
     }
 };
 
-// Of each operand (buffer, offset, dtype) the number of NaN and of infinities; and how many elements of `out` are not
-// finite where those of all operands are.
+// Returns the numbers of NaN and of infinities for each operand (buffer, offset, dtype), and the number of elements of
+// `out` that are not finite although those of all operands are.
 std::pair<std::vector<std::pair<std::uint64_t, std::uint64_t>>, std::uint64_t> count_nonfinite(py::tuple out,
                                                                                               py::sequence operands,
                                                                                               py::object count) {
@@ -102,7 +102,7 @@ bool same_bytes(py::object a, std::size_t a_offset, py::object b, std::size_t b_
     const Buffer first(a, false), second(b, false);
     const char* x = first.range(a_offset, bytes, "a");
     const char* y = second.range(b_offset, bytes, "b");
-    // Giving the interpreter lock away and waiting for it costs more than what nearly always decides.
+    // The first bytes nearly always decide, and comparing them costs less than releasing the interpreter lock.
     constexpr std::size_t kProbe = 512;
     if (std::memcmp(x, y, std::min(bytes, kProbe)) != 0) return false;
     py::gil_scoped_release unlocked;

@@ -1,5 +1,5 @@
-// Tensors that no file holds: their float32 values are computed, a run of elements at a time, from those that files do
-// hold. virtual_run.cpp finds the runs.
+// Virtual tensors are not stored in a file: their float32 values are computed from stored tensors, one run of elements at a
+// time. virtual_run.cpp finds the runs.
 //
 // Scaled (FP8 with a scale for each block): value = e4m3 * scale, rounded once.
 //
@@ -16,7 +16,7 @@ void scaled_kernel(float* out, const std::uint8_t* in, std::size_t n, float scal
     constexpr std::size_t kElements = 128;  // the usual block: long enough that no load waits for its store
     const typename L::F factor = L::splat_float(scale);
     alignas(64) std::uint32_t shifted[kElements];
-    // No lane type widens bytes: the compiler makes registers of this loop of a fixed length.
+    // No lane type widens bytes, but the compiler vectorises this loop of fixed length.
     auto run = [&](float* to, const std::uint8_t* from) {
         for (std::size_t i = 0; i < kElements; ++i) shifted[i] = e4m3_shifted(from[i]);
         for (std::size_t i = 0; i < kElements; i += L::kWidth) {
@@ -33,14 +33,14 @@ void scaled_kernel(float* out, const std::uint8_t* in, std::size_t n, float scal
     __builtin_memcpy(out, values, n * sizeof(float));
 }
 
-// Columns of A that lie packed together: rank * kStrip floats stay in the first-level cache for the usual ranks.
+// Columns of A that are packed together: for the usual ranks, rank * kStrip floats stay in the first-level cache.
 constexpr std::size_t kStrip = 128;
 
 // w[0 .. n) += low rank, in place, n <= kStrip: part of one row. `left` is that row's `rank` numbers,
 // right[k * kStrip + j] the column's; up to kStrip - 1 floats behind the last one are read, and not used.
 template <class L>
 void low_rank_kernel(float* w, const float* left, const float* right, std::size_t rank, std::size_t n, float scale) {
-    // Eight independent chains hide the fma's latency, and leave registers for the operands.
+    // Eight independent chains hide the latency of the fma, and leave registers for the operands.
     constexpr std::size_t kChains = 8, kStep = kChains * L::kWidth;
     static_assert(kStrip % kStep == 0, "a strip is a whole number of steps");
     const typename L::F of_delta = L::splat_float(scale);

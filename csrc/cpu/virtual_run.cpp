@@ -59,7 +59,7 @@ void run_low_rank(const LowRankSpan& s, const Kernels& kernels) {
             pack(left.data(), 1, s.rank, element(s.a, s.a_type, r), s.a_type, s.rows, s.rank, rows);
         else
             pack(left.data(), s.rank, 1, element(s.b, s.b_type, r * s.rank), s.b_type, s.rank, rows, s.rank);
-        // A single row may be wanted in part; more than one cover all columns between them.
+        // A single row may be partial; several rows together cover all columns.
         const std::size_t begin = rows == 1 ? std::max(s.first, r * s.columns) - r * s.columns : 0;
         const std::size_t stop = rows == 1 ? std::min(end - r * s.columns, s.columns) : s.columns;
         for (std::size_t c = begin; c < stop; c += kStrip) {

@@ -1,4 +1,4 @@
-// Python passes device addresses, sizes and a stream as integers: nothing of torch is needed to compile this.
+// Python passes device addresses, sizes and a stream as integers, so this file compiles without torch.
 #include <pybind11/pybind11.h>
 
 #include <climits>
@@ -11,7 +11,7 @@ using namespace mi::cuda;
 
 namespace {
 
-// The grid's limit in x, and the most that keeps every offset inside a chunk in 32 bits, the loop's stride included.
+// The limit of the grid in x; and the largest chunk whose offsets, including the stride of the loop, fit in 32 bits.
 constexpr std::int64_t kMaxChunks = INT_MAX, kMaxChunk = 1 << 29;
 
 template <class T>
@@ -47,7 +47,7 @@ int query(Result (*Driver::*call)(int*), const char* name) {
     return value;
 }
 
-// (major, minor): which machine code a device runs. Asking makes no context, which would take memory on it.
+// Returns (major, minor), which decides the machine code for a device. Does not create a context, which would use memory.
 py::tuple compute_capability(int ordinal) {
     constexpr int kMajor = 75, kMinor = 76;  // CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_...
     const Driver& d = driver();

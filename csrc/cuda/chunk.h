@@ -1,8 +1,8 @@
-// One chunk of one tensor: what a block of threads does, and all that the kernels hold.
+// The work of a block of threads, one chunk of one tensor; the kernels contain nothing else.
 //
-// A launch works through a table of chunks over all its tensors, one block a chunk, so that ten thousand small tensors
-// cost what one large one does. The code below is told which thread of how many it is and exchanges nothing with the
-// others, so a plain loop over the threads is a faithful run of it on a CPU.
+// A launch works through a table of chunks of all its tensors, with one block for each chunk. So ten thousand small
+// tensors cost as much as one large tensor. The code below gets the index and the number of threads, and threads exchange
+// no data. So a plain loop over the threads runs the same code on a CPU.
 #pragma once
 #include "format.h"
 
@@ -16,17 +16,17 @@
 
 namespace mi::cuda {
 
-// Device memory, filled by the caller (mi_kernels/backends/chunk_table.py). Addresses are aligned to their elements; the
-// output is exactly a or b, or overlaps nothing.
+// Device memory that the caller fills (mi_kernels/backends/chunk_table.py). Addresses are aligned to their elements. The
+// output may be exactly a or b, and must not overlap anything else.
 struct Table {
     const std::int64_t* tensors;       // [T, 4]: the addresses of out, a and b, and the number of elements
     const float* weights;              // [T]
-    const std::int32_t* chunk_tensor;  // [C]: which tensor
-    const std::int64_t* chunk_start;   // [C]: from which element
-    std::int64_t chunk;                // elements in a chunk; fewer are left in a tensor's last one
+    const std::int32_t* chunk_tensor;  // [C]: the tensor of a chunk
+    const std::int64_t* chunk_start;   // [C]: the first element of a chunk
+    std::int64_t chunk;                // elements in a chunk; the last chunk of a tensor may have fewer
 };
 
-// 32 bits suffice inside a chunk; where it lies takes 64, as tensors may have more than 2^31 elements.
+// Offsets inside a chunk fit in 32 bits. Its start needs 64 bits, because tensors may have more than 2^31 elements.
 struct Piece {
     char* out;
     const char *a, *b;
@@ -50,9 +50,9 @@ MI_INLINE Piece piece(const Table& table, std::int64_t index, int out_size, int 
             table.weights[tensor]};
 }
 
-// Operations: from the bits of one element of each input to those of the output; vectors follow from that.
+// Operations: from the bits of one element of each input to the bits of the output. Vectors apply them to each element.
 
-// FromA is Weight::from_a made a constant, which takes the choice out of the loop.
+// FromA is Weight::from_a as a constant, which moves the choice out of the loop.
 template <class Format, bool FromA>
 struct Lerp {
     using Bits = typename Format::Bits;
@@ -92,9 +92,9 @@ MI_INLINE Vector apply(const Vector& a, const Vector& b, float coefficient) {
     return out;
 }
 
-// `n` units (vectors or elements), neighbours going to neighbouring threads. Four of each input are asked for before
-// the first is used: 128 bytes in flight a thread, 160 KiB over the 1280 threads of a multiprocessor. An H100 needs
-// some 20 KiB on each to keep its memory busy (3.35 TB/s, 0.8 us of latency, 132 multiprocessors).
+// Handles `n` units (vectors or elements); neighbouring threads take neighbouring units. A thread loads four units of each
+// input before it uses the first: 128 bytes in flight per thread, 160 KiB with the 1280 threads of a multiprocessor. An
+// H100 needs about 20 KiB per multiprocessor to keep its memory busy (3.35 TB/s, 0.8 us latency, 132 multiprocessors).
 constexpr int kInFlight = 4;
 
 template <class Operation, class Unit>
@@ -119,8 +119,8 @@ MI_INLINE void walk(Unit* out, const Unit* a, const Unit* b, int n, float coeffi
     }
 }
 
-// Elements up to the first 16-byte boundary, vectors, and the elements left. Arrays that lie differently within 16
-// bytes have no common boundary: elements throughout.
+// Handles single elements up to the first 16-byte boundary, then vectors, and then the remaining elements. Arrays with
+// different addresses modulo 16 have no common boundary, so all their elements are handled one by one.
 template <class Operation>
 MI_INLINE void run(char* out_, const char* a_, const char* b_, int n, float coefficient, Worker me) {
     using Bits = typename Operation::Bits;

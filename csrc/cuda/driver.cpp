@@ -52,7 +52,7 @@ const Driver& driver() {
     static std::mutex mutex;
     static const Driver* opened = nullptr;
     std::lock_guard<std::mutex> lock(mutex);
-    if (!opened) opened = new Driver(open());  // for the life of the process
+    if (!opened) opened = new Driver(open());  // never freed
     return *opened;
 }
 

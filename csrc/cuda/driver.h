@@ -1,5 +1,5 @@
-// The CUDA driver API, looked up in libcuda.so.1 when first used. Nothing of CUDA is needed to compile or to import
-// this: no header, no runtime library, no driver. The declarations follow the driver API's reference.
+// The CUDA driver API, looked up in libcuda.so.1 at the first use. Compiling and importing this needs no CUDA header,
+// runtime library or driver. The declarations follow the reference of the driver API.
 #pragma once
 #include <cstddef>
 #include <stdexcept>
@@ -14,7 +14,8 @@ using Module = struct ModuleOpaque*;
 using Function = struct FunctionOpaque*;
 using Stream = struct StreamOpaque*;
 
-// what(): the call, the error's name and its meaning, "cuLaunchKernel: CUDA_ERROR_INVALID_VALUE (invalid argument)".
+// what() has the call, the name of the error and its meaning: "cuLaunchKernel: CUDA_ERROR_INVALID_VALUE (invalid
+// argument)".
 struct Error : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
@@ -32,7 +33,7 @@ struct Driver {
     Result (*load)(Module* module, const void* image);
     Result (*unload)(Module module);
     Result (*function)(Function* function, Module module, const char* name);
-    Result (*function_load)(Function function);  // since CUDA 12.4; null before
+    Result (*function_load)(Function function);  // since CUDA 12.4; null in older drivers
     Result (*launch)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                      unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream, void** parameters,
                      void** extra);
@@ -43,10 +44,11 @@ struct Driver {
     void check(Result result, const char* call) const;
 };
 
-// Loads and initialises the driver. Throws Error when there is none, or no device; asks again the next time.
+// Loads and initialises the driver. Throws Error if there is no driver or no device; the next call tries again.
 const Driver& driver();
 
-// The device's primary context (the one torch uses) made current for this object's life; then what was before.
+// Makes the primary context of a device (which torch uses) current for the lifetime of this object, and then restores the
+// previous context.
 class Current {
     const Driver& driver_;
     bool pushed_;
@@ -55,7 +57,7 @@ public:
     Current(const Driver& driver, Context context);
     Current(const Current&) = delete;
     ~Current();
-    void pop();  // as the destructor, with the error if there is one
+    void pop();  // like the destructor, but throws Error
 };
 
 }  // namespace mi::cuda

@@ -1,5 +1,5 @@
-// MI_FATBIN names the file that tools/fatbin.py made. It goes where nvcc would put it, so that cuobjdump shows the
-// machine code of the finished library.
+// MI_FATBIN is the file that tools/fatbin.py made. It is embedded in the section that nvcc would use, so that cuobjdump
+// shows the machine code of the library.
 #include "fatbin.h"
 
 asm(R"(

@@ -1,6 +1,6 @@
-// bf16, float16 and float32 as a GPU thread meets them: single elements, and 16 bytes at once.
+// How a GPU thread reads and writes bf16, float16 and float32: as single elements, and 16 bytes at once.
 //
-// Everything here also compiles as plain C++, where it gives the same bits: that is how the tests run it without a GPU.
+// Everything here also compiles as plain C++ and gives the same bits, so that tests can run it without a GPU.
 #pragma once
 #include "../bf16.h"
 #include "../f16.h"
@@ -13,13 +13,13 @@ enum Type : int { kBF16 = 0, kF16 = 1, kF32 = 2 };
 
 MI_INLINE int item_size(int type) { return type == kF32 ? 4 : 2; }
 
-// What one instruction moves: 16 bytes, the most a thread can. Words hold elements in memory order.
+// 16 bytes, the most that a thread can move with one instruction. Words hold elements in memory order.
 struct alignas(16) Vector {
     std::uint32_t word[4];
 };
 
-// Every byte is read once and written once, so on the device both go past the caches' favourites (.cs, evict first).
-// Never the read-only path (.nc): the output may be one of the inputs.
+// Every byte is read once and written once, so on the device loads and stores are marked evict-first (.cs). They never use
+// the read-only path (.nc), because the output may be one of the inputs.
 MI_INLINE Vector load(const Vector* p) {
 #if defined(__CUDA_ARCH__)
     uint4 v = __ldcs(reinterpret_cast<const uint4*>(p));
@@ -55,7 +55,7 @@ MI_INLINE void store(Bits* p, Bits bits) {
 #endif
 }
 
-// A format: its bits in memory, and its way to float32 and back (one rounding, NaN canonical).
+// A format defines its bits in memory, and the conversions to float32 and back (one rounding, canonical NaN).
 
 struct BF16 {
     using Bits = std::uint16_t;
@@ -63,8 +63,8 @@ struct BF16 {
     MI_INLINE Bits narrow(float r) { return Bits(round_to_bf16_high<One>(r) >> 16); }
 };
 
-// The device converts float16 itself: to nearest even, subnormals kept, overflow to inf (PTX ISA, cvt). Only its NaN,
-// 0x7FFF, is not the contract's.
+// The device has instructions to convert float16: to nearest even, with subnormals, overflow to inf (PTX ISA, cvt). Only
+// its NaN, 0x7FFF, differs from the contract's.
 struct F16 {
     using Bits = std::uint16_t;
     MI_INLINE float widen(Bits bits) {

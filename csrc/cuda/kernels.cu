@@ -1,13 +1,13 @@
-// The kernels: one block a chunk. Compiled to a fat binary without a host side (tools/fatbin.py) and found by name,
-// hence extern "C".
+// The kernels, with one block for each chunk. They are compiled to a fat binary without host code (tools/fatbin.py) and
+// looked up by name, so they are extern "C".
 #include "mixed.h"
 
 namespace {
 
 using mi::cuda::kThreads;
 
-// Blocks a multiprocessor shall hold at once: 48 registers a thread, which all its loads in flight just fit in. (Turing
-// holds four, and its compiler ignores the wish.)
+// The number of blocks per multiprocessor. It leaves 48 registers for each thread, just enough for its loads in flight.
+// (Turing runs only four blocks, and its compiler ignores the limit.)
 constexpr int kBlocks = 5;
 
 __device__ __forceinline__ mi::cuda::Worker worker() { return {int(threadIdx.x), kThreads}; }

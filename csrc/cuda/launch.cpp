@@ -10,7 +10,7 @@
 namespace mi::cuda {
 namespace {
 
-// Indexed by Type; the last serves any mixture.
+// Indexed by Type; the last kernel handles mixed types.
 constexpr const char* kNames[] = {"mi_lerp_bf16", "mi_lerp_f16", "mi_lerp_f32", "mi_lerp_mixed"};
 constexpr int kMixed = 3;
 
@@ -21,7 +21,7 @@ struct Loaded {
 
 std::mutex mutex;
 std::map<int, Loaded>& loaded() {
-    static auto* devices = new std::map<int, Loaded>;  // never destroyed: the driver may be gone by then
+    static auto* devices = new std::map<int, Loaded>;  // never destroyed, because the driver may be unloaded before
     return *devices;
 }
 
@@ -32,7 +32,7 @@ void load_functions(const Driver& d, Loaded& device) {
     try {
         for (int i = 0; i <= kMixed; ++i) {
             d.check(d.function(&device.functions[i], module, kNames[i]), "cuModuleGetFunction");
-            // The driver loads code when it is first launched, which may wait for the device. Not in a capture.
+            // The driver loads code at its first launch, which may wait for the device and is not allowed in a capture.
             if (d.function_load) d.check(d.function_load(device.functions[i]), "cuFuncLoad");
         }
     } catch (...) {
@@ -73,7 +73,7 @@ void launch(int ordinal, Stream stream, const Table& table, std::int64_t chunks,
         device = found->second;
     }
     bool same = types.a == types.out && types.b == types.out;
-    // The kernels for one format take the table alone; a parameter beyond those of a kernel is not read.
+    // The kernels for one format take only the table. The driver does not read more parameters than a kernel has.
     void* parameters[] = {const_cast<Table*>(&table), &types};
     Current current(d, device.context);
     d.check(d.launch(device.functions[same ? types.out : kMixed], unsigned(chunks), 1, 1, kThreads, 1, 1, 0, stream,

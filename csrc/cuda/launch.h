@@ -8,13 +8,13 @@
 
 namespace mi::cuda {
 
-// Loads the kernels onto device `ordinal` and holds its primary context, both for the life of the process. Does
-// nothing the second time. Throws Error.
+// Loads the kernels onto device `ordinal` and retains its primary context, both until the process ends. Does nothing if
+// they are already loaded. Throws Error.
 void prepare(int ordinal);
 
-// One launch of `chunks` blocks over a table in the device's memory, ordered by `stream`, asynchronous. The device must
-// have been prepared: nothing is loaded, allocated or waited for here, so a stream capture can record it. Throws Error,
-// and std::invalid_argument for an unprepared device.
+// Launches `chunks` blocks over a table in device memory, asynchronously on `stream`. The device must be prepared. This
+// function loads, allocates and waits for nothing, so a stream capture can record it. Throws Error, and
+// std::invalid_argument for a device that is not prepared.
 void launch(int ordinal, Stream stream, const Table& table, std::int64_t chunks, Types types);
 
 }  // namespace mi::cuda

@@ -1,5 +1,5 @@
-// Chunks of mixed formats: rare, so one element at a time and the formats looked up as it goes; a block's threads all
-// take the same way.
+// Chunks of mixed formats. They are rare, so the code handles one element at a time and looks up the formats at run time.
+// All threads of a block take the same branch.
 #pragma once
 #include "chunk.h"
 

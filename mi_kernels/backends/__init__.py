@@ -1,1 +1,1 @@
-"""Backends do arithmetic on memory they are handed. They validate nothing: `ops` has done that."""
+"""Run the kernels on memory that the caller provides. Backends validate nothing: `ops` has validated the arguments."""

@@ -1,12 +1,12 @@
-"""The chunk table: what one GPU launch reads to know its work, whatever the number and the sizes of the tensors.
+"""Describe the work of one GPU launch as a table of chunks, for any number of tensors of any size.
 
-A launch has one program (block) for each chunk. Program i looks up its tensor, `chunk_tensor[i]`, and the element it
-starts at, `chunk_start[i]`, and handles at most `chunk` elements from there. Tensors of all sizes share one launch, and
-no program does more than another. A table holds tensors of one dtype triple (out, a, b), since a kernel is compiled
-for one; its codes are those of `dtypes.CODES`: 0 bf16, 1 float16, 2 float32.
+A launch has one program (block) for each chunk. Program i looks up its tensor, `chunk_tensor[i]`, and its first
+element, `chunk_start[i]`, and handles at most `chunk` elements from there. Tensors of all sizes share one launch, and
+no program does more than another. A table holds tensors of one dtype triple (out, a, b), because a kernel is compiled
+for one triple. The dtype codes are those of `dtypes.CODES`: 0 bf16, 1 float16, 2 float32.
 
-A tensor's weight w is lam: 0 copies a and 1 copies b, bytes where the dtypes agree and converted where they differ;
-any other is interpolated as the contract says (`ops.linear`).
+A tensor's weight w is lam. A weight of 0 copies a and a weight of 1 copies b: bytes if the dtypes are equal, converted
+values otherwise. Any other weight interpolates according to the numerics contract (`ops.linear`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ALIGNMENT = 16  # bytes: every section of a packed table starts at a multiple of
 
 
 class Offsets(NamedTuple):
-    """Where the sections of a packed table start, in bytes, and how long it is."""
+    """The start of each section of a packed table, and the size of the whole table, in bytes."""
 
     tensors: int
     weights: int
@@ -35,9 +35,9 @@ class ChunkTable(NamedTuple):
     Attributes:
         tensors: int64 [T, 4]: addresses of out, a and b, and the number of elements.
         weights: float32 [T].
-        chunk_tensor: int32 [C]: the tensor (row of `tensors`) a chunk belongs to.
-        chunk_start: int64 [C]: a chunk's first element in its tensor.
-        chunk: elements in a chunk; the last one of a tensor may have fewer.
+        chunk_tensor: int32 [C]: the tensor (row of `tensors`) that each chunk belongs to.
+        chunk_start: int64 [C]: the first element of each chunk in its tensor.
+        chunk: elements in a chunk; the last chunk of a tensor may have fewer.
     """
 
     tensors: npt.NDArray[np.int64]
@@ -48,7 +48,7 @@ class ChunkTable(NamedTuple):
 
     @property
     def offsets(self) -> Offsets:
-        """The sections of `pack`, in the order of the fields above, each padded to ALIGNMENT bytes."""
+        """The offsets of the sections in `pack`, in the order of the fields above, each padded to ALIGNMENT bytes."""
         starts, end = [], 0
         for section in self._sections():
             starts.append(end)
@@ -56,7 +56,7 @@ class ChunkTable(NamedTuple):
         return Offsets._make([*starts, end])
 
     def pack(self) -> npt.NDArray[np.uint8]:
-        """The whole table as contiguous bytes, so that it reaches the device in one copy; see `offsets`."""
+        """Packs the table into contiguous bytes, so that one copy moves it to the device; see `offsets`."""
         offsets = self.offsets
         packed = np.zeros(offsets.size, dtype=np.uint8)
         for start, section in zip(offsets, self._sections()):
@@ -70,16 +70,16 @@ class ChunkTable(NamedTuple):
 def build(
     addresses: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], chunk: int
 ) -> ChunkTable:
-    """Cuts T tensors into chunks.
+    """Divides T tensors into chunks.
 
     Args:
         addresses: int64 [T, 3]: device addresses of out, a and b.
-        counts: int64 [T]: elements in each tensor; an empty one owns no chunk.
+        counts: int64 [T]: elements in each tensor; an empty tensor has no chunk.
         weights: float32 [T].
-        chunk: elements in a chunk. A multiple of 16 leaves every chunk of an aligned tensor aligned.
+        chunk: elements in a chunk. With a multiple of 16, every chunk of an aligned tensor is aligned.
 
     Returns:
-        A ChunkTable with sum(ceil(counts / chunk)) chunks, those of a tensor in order and next to each other.
+        A ChunkTable with sum(ceil(counts / chunk)) chunks. The chunks of one tensor are consecutive and in order.
     """
     chunks = -(-counts // chunk)
     chunk_tensor = np.repeat(np.arange(len(counts), dtype=np.int32), chunks)

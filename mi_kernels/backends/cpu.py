@@ -1,4 +1,4 @@
-"""The compiled CPU kernels: which ISA serves, on how many threads."""
+"""Call the compiled CPU kernels (csrc/cpu), and choose their ISA and number of threads."""
 
 from __future__ import annotations
 
@@ -18,23 +18,26 @@ ISA_VARIABLE = "MI_KERNELS_CPU_ISA"
 
 
 def choose_isa(available: Sequence[str], requested: str | None) -> str:
-    """The ISA to use: the best one (`available` is ordered so), or the one asked for.
+    """Returns the ISA to use: `requested`, or the first of `available` if `requested` is None or empty.
+
+    Args:
+        available: the ISAs of this machine, best first.
 
     Raises:
-        BackendError: `requested` is not available; nothing else is used in its place.
+        BackendError: `requested` is not available. No other ISA is used instead.
     """
     if not requested:
         return available[0]
     if requested not in available:
         raise BackendError(
-            f"{ISA_VARIABLE}={requested}: this machine runs {', '.join(available)}",
-            f"Unset {ISA_VARIABLE}, or set it to one of these.",
+            f"{ISA_VARIABLE}={requested}: not available on this machine, which supports {', '.join(available)}",
+            f"Unset {ISA_VARIABLE}, or set it to one of the supported values.",
         )
     return requested
 
 
 def isa() -> str:
-    """The ISA the next call uses: the best of this machine, or the one MI_KERNELS_CPU_ISA names."""
+    """Returns the ISA of the next call: the value of MI_KERNELS_CPU_ISA, or the best ISA of this machine."""
     return choose_isa(_isas(), os.environ.get(ISA_VARIABLE))
 
 
@@ -52,27 +55,27 @@ def _isas() -> list[str]:
 
 
 def default_threads() -> int:
-    """The cores this process may run on."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def checked_threads(threads: int | None) -> int:
-    """`threads`, or the default for None.
+    """Returns `threads`, or `default_threads()` for None.
 
     Raises:
-        ArgumentError: not a whole number from 1 to 1024.
+        ArgumentError: `threads` is not an integer from 1 to 1024.
     """
     if threads is None:
         return default_threads()
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise ArgumentError(f"threads is {threads!r}", "Give a whole number from 1 to 1024.")
+        raise ArgumentError(f"threads is {threads!r}", "Use an integer from 1 to 1024.")
     return threads
 
 
 def run_spans(spans: Sequence[Span], isa: str, threads: int = 1) -> None:
-    """Interpolates (weight 0 or 1: copies) every span; see `spans`."""
+    """Interpolates every span, or copies it if its weight is 0 or 1. `spans.py` defines a span."""
     from .. import _cpu
 
     _cpu.lerp_spans(spans, isa, threads)
@@ -81,22 +84,28 @@ def run_spans(spans: Sequence[Span], isa: str, threads: int = 1) -> None:
 def run_pair(
     addresses: tuple[int, int, int], count: int, weight: float, codes: tuple[int, int, int], isa: str, threads: int
 ) -> bool:
-    """As `run_addresses` for one pair: addresses and dtype codes of out, a and b, and the count of elements.
+    """Interpolates one pair like `run_addresses`.
 
-    False, with nothing done, where out overlaps an input without being it.
+    Args:
+        addresses: of out, a and b.
+        count: elements in each tensor.
+        codes: dtype codes of out, a and b.
+
+    Returns:
+        False if out partly overlaps an input; nothing is written then. True otherwise.
     """
     done: bool = _extension().lerp_pair(*addresses, count, weight, *codes, isa, threads)
     return done
 
 
 def prefer_huge_pages(address: int, nbytes: int) -> None:
-    """Asks for huge pages under fresh memory; without the extension, nothing."""
+    """Asks the system for huge pages under new memory. Does nothing without the compiled extension."""
     with suppress(ImportError):
         _extension().prefer_huge_pages(address, nbytes)
 
 
 def run_groups(spans: Sequence[Span], group: int, isa: str) -> None:
-    """As `run_spans` on one thread; `group` consecutive spans are outputs of one pair, which is then read once."""
+    """Runs spans on one thread. Each `group` consecutive spans are outputs of one pair, which is read only once."""
     from .. import _cpu
 
     if group == 1:
@@ -106,7 +115,7 @@ def run_groups(spans: Sequence[Span], group: int, isa: str) -> None:
 
 
 def run_combine(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None:
-    """Combines several models into one, span by span; see `spans`."""
+    """Combines several models into one, span by span. `spans.py` defines a span."""
     from .. import _cpu
 
     if spans:
@@ -114,12 +123,12 @@ def run_combine(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> Non
 
 
 def run_addresses(table: Any, weights: Any, dtypes: Sequence[str], isa: str, threads: int) -> None:
-    """As `run_spans`, for memory the caller vouches for.
+    """Interpolates tensors like `run_spans`, given their addresses. The caller guarantees that the memory is valid.
 
     Args:
-        table: int64 [T, 4]: addresses of out, a and b, and the count of elements.
+        table: int64 [T, 4]: addresses of out, a and b, and the number of elements.
         weights: float64 [T].
-        dtypes: of out, a and b, by safetensors' names.
+        dtypes: safetensors names of the dtypes of out, a and b.
     """
     from .. import _cpu
 

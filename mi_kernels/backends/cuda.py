@@ -1,4 +1,4 @@
-"""The compiled CUDA backend (csrc/cuda): lists of CUDA tensors, one launch for each combination of dtypes."""
+"""Interpolate lists of CUDA tensors with the compiled CUDA kernels (csrc/cuda), one launch per dtype combination."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from .device_table import DeviceTable, Triple
 if TYPE_CHECKING:
     import torch
 
-# A block goes through 8192 bf16 elements in one round of its loop, so that is the least worth a block. Larger chunks
-# make smaller tables, but a large GPU holds some 700 blocks at a time, and the last of them to finish leave it idle:
-# with 16 rounds of blocks that costs a few per cent at most.
+# A block handles 8192 bf16 elements in one iteration of its loop, so a smaller chunk would waste a block. Larger chunks
+# make smaller tables. But a large GPU runs about 700 blocks at a time, and is partly idle while the last ones finish.
+# With 16 rounds of blocks this costs a few percent at most.
 MIN_CHUNK, MAX_CHUNK, CHUNKS_WANTED = 8192, 65536, 16 * 700
 MINIMUM_CAPABILITY = (7, 5)  # of the PTX in the fat binary (tools/cuda_toolkit.py)
 
 
 def available() -> str | None:
-    """None where CUDA tensors can be served, else why not, in a sentence. Does not import torch."""
+    """Returns None if this backend can serve CUDA tensors, otherwise the reason as a sentence.
+
+    Does not import torch.
+    """
     if find_spec("mi_kernels._cuda") is None:
         return "this build of mi_kernels is for the CPU only."
     try:
@@ -36,7 +39,7 @@ def available() -> str | None:
     except _cuda.CudaError as error:
         return f"{error}."
     if not capabilities:
-        return "the NVIDIA driver shows no device."
+        return "the NVIDIA driver finds no device."
     if max(capabilities) < MINIMUM_CAPABILITY:
         major, minor = max(capabilities)
         return f"the GPU has compute capability {major}.{minor}; 7.5 or higher is needed."
@@ -44,20 +47,23 @@ def available() -> str | None:
 
 
 def too_old(driver: int, wheel: str) -> str | None:
-    """Why a driver for CUDA `driver` (12040 is 12.4) cannot run the kernels of `wheel` ("cu128"), or None.
+    """Returns why a driver for CUDA `driver` (12040 is 12.4) cannot run the kernels of `wheel` ("cu128"), or None.
 
-    Machine code runs on any driver of its major version or later.
+    Machine code runs on drivers of the same major version of CUDA or later.
     """
     if driver // 1000 < int(wheel[2:4]):
         return (
-            f"the NVIDIA driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, "
-            f"this build of mi_kernels for CUDA {wheel[2:4]}.{wheel[4:]}."
+            f"the NVIDIA driver supports CUDA {driver // 1000}.{driver % 1000 // 10}, "
+            f"and this build of mi_kernels needs CUDA {wheel[2:4]}.{wheel[4:]}."
         )
     return None
 
 
 def chunk_for(elements: int) -> int:
-    """Elements in a chunk for so many in all: the largest power of two that makes CHUNKS_WANTED, within the limits."""
+    """Returns the elements in a chunk, for a launch over `elements` in total.
+
+    This is the largest power of two from MIN_CHUNK to MAX_CHUNK that gives at least CHUNKS_WANTED chunks, or MIN_CHUNK.
+    """
     chunk = MAX_CHUNK
     while chunk > MIN_CHUNK and elements < chunk * CHUNKS_WANTED:
         chunk //= 2
@@ -67,18 +73,18 @@ def chunk_for(elements: int) -> int:
 def multi_lerp(
     outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], weights: Sequence[float]
 ) -> None:
-    """outs[i] = lerp(a[i], b[i], weights[i]) in one launch on the current stream; one for each combination of dtypes.
+    """Computes outs[i] = lerp(a[i], b[i], weights[i]) with one launch on the current stream per dtype combination.
+
+    The call is asynchronous, like every CUDA operation of torch. It can be captured in a CUDA graph; the tables of a
+    graph stay on the device until the process ends, 12 bytes per chunk.
 
     Args:
-        outs, a, b: contiguous tensors of one CUDA device, aligned to their elements, equal shapes within a pair; bf16,
-            float16 or float32. An output may be its own input and overlaps nothing else.
+        outs, a, b: contiguous bf16, float16 or float32 tensors on one CUDA device, aligned to their elements. The
+            shapes of a pair are equal. An output may be one of its own inputs, and must not overlap anything else.
         weights: lam of each pair.
 
-    Returns before the work is done, like every operation of torch. Can be captured in a CUDA graph; its tables then
-    stay on the device until the process ends, 12 bytes a chunk.
-
     Raises:
-        BackendError: CUDA reports an error; names the call and the error.
+        BackendError: CUDA reports an error. The message names the call and the error.
     """
     if not outs:
         return
@@ -106,7 +112,7 @@ def multi_lerp(
     except _cuda.CudaError as error:
         raise BackendError(
             f"backend 'cuda' on {device}: {error}",
-            "`mi-kernels env` shows driver and versions; backend='triton' needs no compiled kernels.",
+            "Check driver and versions with `mi-kernels env`, or use backend='triton'.",
         ) from error
 
 
@@ -127,7 +133,7 @@ def _launch(device: torch.device, part: DeviceTable, triple: Triple) -> None:
         chunk_start=base + at.chunk_start,
         chunks=part.chunks,
         chunk=part.chunk,
-        out_dtype=triple[0],
-        a_dtype=triple[1],
-        b_dtype=triple[2],
+        out_dtype=triple.out,
+        a_dtype=triple.a,
+        b_dtype=triple.b,
     )

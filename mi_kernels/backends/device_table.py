@@ -1,6 +1,6 @@
-"""Chunk tables in a CUDA device's memory: built on the host, uploaded without waiting, kept for calls that repeat.
+"""Upload chunk tables to a CUDA device without waiting, and cache them for repeated calls.
 
-For Triton's interpreter the device is the CPU, and nothing has to be uploaded or waited for.
+With Triton's interpreter the device is the CPU, and there is nothing to upload or wait for.
 """
 
 from __future__ import annotations
@@ -20,17 +20,23 @@ from . import chunk_table as table
 if TYPE_CHECKING:
     import torch
 
-Triple = tuple[int, int, int]  # dtype codes of out, a and b
+
+class Triple(NamedTuple):
+    """The dtype codes of out, a and b."""
+
+    out: int
+    a: int
+    b: int
 
 
 class DeviceTable(NamedTuple):
     """A ChunkTable in device memory.
 
     Attributes:
-        packed: uint8, the sections at `offsets`.
-        offsets: where they start, in bytes.
-        chunks, chunk: how many chunks, and the elements in one.
-        stream, ready: the stream that uploads it, and the event that tells when it has; None on the CPU.
+        packed: uint8 tensor with the sections at `offsets`.
+        offsets: the start of each section, in bytes.
+        chunks, chunk: the number of chunks, and the elements in a chunk.
+        stream, ready: the stream that uploads the table, and the event recorded after the upload; None on the CPU.
     """
 
     packed: Any
@@ -41,7 +47,7 @@ class DeviceTable(NamedTuple):
     ready: Any
 
     def sections(self) -> tuple[Any, ...]:
-        """The fields of a ChunkTable, as views of `packed`: int64, float32, int32, int64."""
+        """Returns the fields of a ChunkTable as views of `packed`: int64, float32, int32, int64."""
         import torch
 
         dtypes = (torch.int64, torch.float32, torch.int32, torch.int64)
@@ -52,36 +58,39 @@ class DeviceTable(NamedTuple):
 def by_dtypes(
     outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]
 ) -> dict[Triple, npt.NDArray[np.intp]]:
-    """Which pairs (indices, in order) have which dtypes."""
+    """Returns the indices of the pairs with each dtype triple, in order."""
     import torch
 
     codes = {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
     kinds = [{x.dtype for x in tensors} for tensors in (outs, a, b)]
-    if all(len(kind) == 1 for kind in kinds):  # as checkpoints are; thousands of tensors one by one take their time
+    if all(len(kind) == 1 for kind in kinds):  # the usual case: a loop over thousands of tensors is slow
         o, x, y = (codes[kind.pop()] for kind in kinds)
-        return {(o, x, y): np.arange(len(outs))}
+        return {Triple(o, x, y): np.arange(len(outs))}
     groups: dict[Triple, list[int]] = {}
     for i, triple in enumerate(zip(outs, a, b)):
         o, x, y = (codes[tensor.dtype] for tensor in triple)
-        groups.setdefault((o, x, y), []).append(i)
+        groups.setdefault(Triple(o, x, y), []).append(i)
     return {triple: np.array(rows, dtype=np.intp) for triple, rows in groups.items()}
 
 
 def addresses_of(
     outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]
 ) -> npt.NDArray[np.int64]:
-    """int64 [T, 3]."""
+    """Returns the addresses of out, a and b as int64 [T, 3]."""
     found: npt.NDArray[np.int64] = np.array([[x.data_ptr() for x in tensors] for tensors in (outs, a, b)], np.int64).T
     return found
 
 
 @lru_cache(maxsize=16)
 def upload(device: torch.device, chunk: int, addresses: bytes, counts: bytes, weights: bytes) -> DeviceTable:
-    """The table of these tensors (arrays as `table.build` takes them, as bytes) on its way to `device`.
+    """Builds the table of these tensors and starts its upload to `device`.
 
-    It follows from the arguments alone, so one that is still there from an earlier call is never stale. Uploaded on
-    the current stream, from pinned memory that torch keeps until the copy is done; while that stream is captured, on
-    one of its own, as the table is not the graph's work.
+    The table depends only on the arguments, so a cached one is never stale. The current stream uploads it, from pinned
+    memory that torch keeps until the copy is done. While the current stream is captured, another stream uploads it,
+    because the upload must not become part of the graph.
+
+    Args:
+        addresses, counts, weights: the bytes of the arrays that `chunk_table.build` takes.
     """
     import torch
 
@@ -104,11 +113,11 @@ def upload(device: torch.device, chunk: int, addresses: bytes, counts: bytes, we
     return DeviceTable(packed, built.offsets, len(built.chunk_tensor), chunk, stream, ready)
 
 
-_captured: list[DeviceTable] = []  # nothing tells when a graph is gone, so its tables stay until the process ends
+_captured: list[DeviceTable] = []  # CUDA does not report when a graph is destroyed, so its tables are never freed
 
 
 def acquire(part: DeviceTable, stream: Any) -> None:
-    """Lets work on `stream` read the table, and keeps the memory until that work is done."""
+    """Makes `stream` wait for the upload of the table, and keeps the table's memory until its work is done."""
     import torch
 
     if torch.cuda.is_current_stream_capturing():
@@ -121,10 +130,10 @@ def acquire(part: DeviceTable, stream: Any) -> None:
 
 @contextmanager
 def on_device(device: torch.device) -> Iterator[None]:
-    """Makes `device` current; in a stream capture, also allows this thread to prepare what it captures.
+    """Makes `device` current. During a stream capture, also allows this thread to allocate memory and to wait.
 
-    While a stream is captured CUDA refuses allocations and waits to its thread, on any stream. The driver's relaxed
-    mode allows them.
+    While a thread captures a stream, CUDA rejects its allocations and waits on every stream. The driver's relaxed
+    capture mode allows them.
     """
     if device.type == "cpu":
         yield

@@ -1,6 +1,6 @@
-"""Which backend serves a call: a pure function of what is asked and of what the machine has.
+"""Choose the backend of a call: a pure function of the request and of the installed backends.
 
-`choose` decides; `backend_for` asks it about this process: the environment, and what is installed.
+`choose` decides. `backend_for` calls it with the environment and the installation of this process.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ..errors import BackendError
 NAMES = ("cpu", "cuda", "triton", "reference")
 VARIABLE = "MI_KERNELS_BACKEND"
 
-# Best first, for the tensors of a kind of device.
+# The backends that serve tensors on each type of device, best first.
 _SERVE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 _REMEDIES = {
     "cpu": "The compiled extension is missing: run `python -m pip install .` again, with a C++17 compiler.",
-    "cuda": "Install the wheel of mi_kernels for your CUDA version, or give backend=None.",
-    "triton": "Run `pip install 'mi_kernels[gpu]'` where torch finds an NVIDIA GPU, or give backend=None.",
+    "cuda": "Install the wheel of mi_kernels for your CUDA version, or use backend=None.",
+    "triton": "Run `pip install 'mi_kernels[gpu]'` on a machine where torch finds a GPU, or use backend=None.",
 }
 
 
 class Request(NamedTuple):
-    """What is asked.
+    """The request of a caller.
 
     Attributes:
-        backend: the name a caller gave; None: the best.
-        device: where the tensors lie, as torch writes it.
-        variable: the value of MI_KERNELS_BACKEND, which stands in for `backend=None`.
+        backend: the name that the caller passed, or None for the best available backend.
+        device: the device of the tensors, as torch writes it, such as "cuda:0".
+        variable: the value of MI_KERNELS_BACKEND, which applies if `backend` is None.
     """
 
     backend: str | None
@@ -42,46 +42,47 @@ class Request(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """What there is.
+    """The backends that this machine offers.
 
     Attributes:
         cpu_extension: whether the compiled CPU kernels can be imported.
-        cuda, triton: None where the backend serves CUDA tensors, else why not, in a sentence.
-        interpreter: whether Triton is here and interprets its kernels, which makes it serve torch tensors on the CPU,
-            by name only.
+        cuda, triton: None if the backend serves CUDA tensors, otherwise the reason as a sentence.
+        interpreter: whether Triton is installed and interprets its kernels. It then also serves torch tensors on the
+            CPU, but only if it is requested by name.
     """
 
     cpu_extension: bool = True
-    cuda: str | None = "no GPU was looked for."
-    triton: str | None = "no GPU was looked for."
+    cuda: str | None = "this call did not look for a GPU."
+    triton: str | None = "this call did not look for a GPU."
     interpreter: bool = False
 
 
 @cache
 def choose(request: Request, machine: Machine) -> str:
-    """The name of the backend that runs.
+    """Returns the name of the backend that serves a request.
+
+    A backend is chosen automatically only if neither `backend` nor MI_KERNELS_BACKEND names one.
 
     Raises:
-        BackendError: the backend asked for is unknown or not available, or none serves the device. Only
-            `backend=None` without MI_KERNELS_BACKEND ever picks for itself.
+        BackendError: the requested backend is unknown or not available, or no backend serves the device.
     """
     name = request.backend or request.variable
     origin = f" by {VARIABLE}" if name and not request.backend else ""
     if name is not None and name not in NAMES:
         raise BackendError(
-            f"backend {name!r}{f' requested{origin}' if origin else ''}: unknown",
+            f"backend {name!r}{f' requested{origin}' if origin else ''}: unknown backend",
             f"Use one of {', '.join(NAMES)}, or None.",
         )
     kind = request.device.split(":")[0]
     if kind not in _SERVE:
         raise BackendError(
-            f"tensors on {request.device!r}: no backend of this version serves that device",
-            "Move them to the CPU first.",
+            f"tensors on {request.device!r}: no backend supports this device",
+            "Move the tensors to the CPU first.",
         )
     reasons = {candidate: _unavailable(candidate, kind, machine) for candidate in NAMES}
     available = [candidate for candidate in NAMES if reasons[candidate] is None]
     if name is None:
-        # On the CPU nothing falls back: the reference is a hundred times slower.
+        # There is no fallback on the CPU, because the reference is a hundred times slower.
         name = next(c for c in _SERVE[kind] if c in available or kind == "cpu")
     reason = reasons[name]
     if reason is None:
@@ -97,7 +98,7 @@ def choose(request: Request, machine: Machine) -> str:
 
 
 def _unavailable(name: str, kind: str, machine: Machine) -> str | None:
-    """Why backend `name` cannot serve tensors on a device of this kind, or None."""
+    """Returns why backend `name` cannot serve tensors on a device of type `kind`, or None if it can."""
     if name == "reference":
         return None
     if name == "cpu":
@@ -110,10 +111,12 @@ def _unavailable(name: str, kind: str, machine: Machine) -> str | None:
 
 
 def backend_for(backend: str | None, device: str) -> str:
-    """`choose` for this process. Says so, once, when CUDA tensors are left to the slow reference.
+    """Calls `choose` with the environment and the backends of this process.
+
+    Warns once if only the slow reference can serve CUDA tensors.
 
     Raises:
-        BackendError: as `choose`.
+        BackendError: see `choose`.
     """
     if backend is not None and not isinstance(backend, str):
         raise BackendError(f"backend is {backend!r}", f"Use one of {', '.join(NAMES)}, or None.")
@@ -127,7 +130,10 @@ def backend_for(backend: str | None, device: str) -> str:
 
 @cache
 def this_machine(kind: str) -> Machine:
-    """What serves tensors on a device of this kind, found out once. For "cpu" neither torch nor Triton is imported."""
+    """Returns the backends for tensors on a device of type `kind`, and caches the result.
+
+    For "cpu" it imports neither torch nor Triton.
+    """
     try:
         from .. import _cpu  # noqa: F401
     except ImportError:
@@ -141,7 +147,7 @@ def this_machine(kind: str) -> Machine:
 
 
 def _ask(name: str) -> str | None:
-    """What the GPU backend `name` says of itself: None where it is usable."""
+    """Returns why the GPU backend `name` is not available, or None if it is."""
     try:
         reason: str | None = import_module(f".{name}", __package__).available()
     except ImportError as error:
@@ -152,4 +158,4 @@ def _ask(name: str) -> str | None:
 @cache
 def _warn_of_reference(machine: Machine) -> None:
     reasons = f"cuda: {machine.cuda} triton: {machine.triton}"
-    warnings.warn(f"CUDA tensors are served by the slow reference backend. {reasons}", RuntimeWarning, stacklevel=2)
+    warnings.warn(f"CUDA tensors use the slow reference backend. {reasons}", RuntimeWarning, stacklevel=2)

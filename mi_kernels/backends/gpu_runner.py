@@ -1,14 +1,15 @@
-"""Spans on a GPU: from memory maps through pinned memory to the device and back, a piece at a time.
+"""Run spans on a GPU: from memory maps through pinned memory to the device and back, one piece at a time.
 
     map --worker--> pinned --copy_in--> device --compute--> device --copy_out--> pinned --worker--> slot
 
-A piece is a block of pinned memory and one of the device, of equal size. Inputs are packed from its front, outputs from
-its back, many spans to a piece and a large span over many; so a piece is one copy in, one launch and one copy out
-whatever the sizes of its tensors. Each worker has a ring of a few pieces: while it packs one, others are on their way.
-Both blocks are reused only after the worker has waited for the copy out, which comes after everything else.
+A piece is a block of pinned memory and a block of device memory, of equal size. Inputs are packed from its front and
+outputs from its back. A piece holds many small spans, and a large span uses many pieces. So a piece needs one copy in,
+one launch and one copy out, whatever the sizes of its tensors. Each worker has a ring of a few pieces: while it packs
+one, the others are being copied or computed. The worker reuses both blocks only after it has waited for the copy out,
+which is the last operation on a piece.
 
-The worker's own copies, from the maps (where the disk is read) and into the slots, are the CPU kernels' byte copies:
-they hold no interpreter lock and leave no view of a map behind.
+The worker copies from the maps (which reads the disk) and into the slots with the byte copies of the CPU kernels. They
+hold no interpreter lock and leave no view of a map behind.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ from ..errors import BackendError
 from . import cpu
 from .spans import Operand, Span
 
-PIECES = 3  # one is packed, one is on its way in or computed, one comes back
-PIECE = 4 << 20  # a third of what a chunk of 4 MiB moves; some 200 microseconds of PCIe, against as much for launching
-STAGING = 256 << 20  # pinned memory of all workers together, and as much on the devices
+PIECES = 3  # one is packed, one is copied in or computed, one is copied out
+PIECE = 4 << 20  # bytes: about 200 microseconds of PCIe transfer, as long as the launch of the copies and the kernel
+STAGING = 256 << 20  # bytes of pinned memory of all workers together, and the same amount on the devices
 _ALIGNMENT = 16  # bytes: the kernels' wide accesses
-_SLIVER = 4096  # elements: less is not worth cutting a span for
+_SLIVER = 4096  # elements: a span is not divided to fill less than this
 _PAGE = 4096
 
 
 class Gpu(Protocol):
-    """What a SpanRunner needs of a device; `CudaGpu` is the one there is.
+    """The operations that a SpanRunner needs from a device; implemented by `CudaGpu`.
 
-    `copy` and `multi_lerp` are queued on a stream and return at once. Streams have wait_event(event) and
-    synchronize(), events record(stream) and synchronize(), as torch's have.
+    `copy` and `multi_lerp` queue work on a stream and return immediately. Streams and events have the methods of
+    torch's: wait_event(event) and synchronize() of a stream, record(stream) and synchronize() of an event.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Gpu(Protocol):
 
 
 class CudaGpu:
-    """A CUDA device with a stream for each of its engines: copies in, kernels, copies out. All workers share them."""
+    """A CUDA device with one stream each for copies in, kernels and copies out. All workers share the streams."""
 
     def __init__(self, name: str, backend: str) -> None:
         import torch
@@ -68,16 +69,16 @@ class CudaGpu:
             self.copy_in, self.compute, self.copy_out = (torch.cuda.Stream(self._device) for _ in range(3))
 
     def pinned(self, size: int) -> Any:
-        with self._torch.cuda.device(self._device):  # else the first device gets a context too
+        with self._torch.cuda.device(self._device):  # otherwise torch also creates a context on the first device
             return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
 
     def memory(self, size: int) -> Any:
-        # On the stream that uses it first: torch may hand out memory that earlier work on a stream still uses.
+        # On the stream that uses it first: torch may return memory that earlier work on another stream still uses.
         with self._torch.cuda.stream(self.copy_in):
             return self._torch.empty(size, dtype=self._torch.uint8, device=self._device)
 
     def event(self) -> Any:
-        return self._torch.cuda.Event(blocking=True)  # a worker that waits leaves its core to others
+        return self._torch.cuda.Event(blocking=True)  # a waiting worker releases its core
 
     def copy(self, to: Any, source: Any, stream: Any) -> None:
         with self._torch.cuda.stream(stream):
@@ -86,19 +87,19 @@ class CudaGpu:
     def multi_lerp(
         self, outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any], weights: Sequence[float], stream: Any
     ) -> None:
-        # Triton compiles at the first launch, and not for several threads at once.
+        # Triton compiles at the first launch, which is not thread-safe.
         with self._launching, self._torch.cuda.stream(stream):
             self._kernels.multi_lerp(outs, a, b, weights)
 
 
 class Runners:
-    """Makes a SpanRunner for each worker; the devices take turns.
+    """Creates a SpanRunner for each worker, on the devices in turn.
 
     Args:
-        devices: their names, "cuda:0" and so on.
+        devices: names of the devices, such as "cuda:0".
         backend: "cuda" or "triton".
-        workers: how many there will be.
-        outputs: spans in a group.
+        workers: the number of workers.
+        outputs: the number of spans in a group.
     """
 
     def __init__(self, devices: Sequence[str], backend: str, workers: int, outputs: int = 1) -> None:
@@ -112,13 +113,13 @@ class Runners:
 
 
 def piece_size(workers: int, outputs: int = 1) -> int:
-    """Bytes of a piece: all workers together stay within STAGING, where an element of every output still fits."""
+    """Returns the bytes of a piece: all workers together use at most STAGING, if a group of one element still fits."""
     size = min(PIECE, STAGING // (PIECES * workers)) // _PAGE * _PAGE
     return max(size, (outputs + 2) * 2 * _ALIGNMENT)
 
 
 class _Piece:
-    """One block of the ring, and the spans in it. `low` and `high`: the bytes between them are free."""
+    """One piece of the ring, and the spans in it. The bytes from `low` to `high` are free."""
 
     def __init__(self, gpu: Gpu, size: int) -> None:
         self.host, self.device = gpu.pinned(size), gpu.memory(size)
@@ -135,11 +136,11 @@ class _Piece:
         self.weights: list[float] = []
 
     def room(self, item_sizes: Sequence[int]) -> int:
-        """How many elements of several tensors still fit, each tensor aligned."""
+        """Returns how many elements of each of several tensors still fit, with every tensor aligned."""
         return (self.high - self.low - len(item_sizes) * (_ALIGNMENT - 1)) // sum(item_sizes)
 
     def add(self, group: Sequence[Span], operands: Sequence[Operand], first: int, n: int) -> None:
-        """Elements first to first + n of a group; each of its operands once."""
+        """Adds elements `first` to `first + n` of a group. Each operand is added once."""
         at = {}
         for operand in operands:
             size = CODE_SIZES[operand.dtype]
@@ -163,28 +164,28 @@ class _Piece:
 
 
 class SpanRunner:
-    """Runs the spans of one worker on one device, with the bits of the CPU kernels.
+    """Runs the spans of one worker on one device. The results are bit-identical to those of the CPU kernels.
 
     Args:
         gpu: the device; several workers may share it.
-        piece, pieces: the size of a piece in bytes, and how many there are: as much pinned memory, and as much on the
-            device.
+        piece: the size of a piece in bytes.
+        pieces: the number of pieces. The runner uses `piece * pieces` bytes of pinned memory and of device memory.
     """
 
     def __init__(self, gpu: Gpu, piece: int = PIECE, pieces: int = PIECES) -> None:
         self._gpu, self._isa = gpu, cpu.isa()
         with _named(gpu.name):
             self._pieces = [_Piece(gpu, piece) for _ in range(pieces)]
-        self._next = 0  # the oldest piece, which is the one to be packed
+        self._next = 0  # the oldest piece, which is packed next
 
     def run_groups(self, spans: Sequence[Span], group: int) -> None:
-        """As `cpu.run_groups`; done when it returns. Bytes that are only copied stay on the CPU.
+        """Runs spans like `cpu.run_groups`, and returns when all work is done. The CPU does the byte copies.
 
         Args:
-            group: so many consecutive spans share their inputs, which reach the device once.
+            group: the number of consecutive spans that share their inputs, which are copied to the device once.
 
         Raises:
-            BackendError: the device failed, or its memory is full; names it. Nothing is under way any more.
+            BackendError: the device failed, or its memory is full. The message names the device. No work is pending.
         """
         copies = [span for span in spans if span.copies]
         try:
@@ -216,7 +217,7 @@ class SpanRunner:
             first += n
 
     def _send(self) -> None:
-        """Sends the piece that is being packed on its way, and makes room in the next one."""
+        """Queues the copies and the launch of the current piece, and makes room in the next one."""
         piece, gpu = self._pieces[self._next], self._gpu
         if not piece.fills:
             return
@@ -237,7 +238,7 @@ class SpanRunner:
         self._next = (self._next + 1) % len(self._pieces)
 
     def _receive(self) -> None:
-        """Waits for the piece that is packed next, and takes what came back with it."""
+        """Waits for the piece that is packed next, and copies its outputs to their slots."""
         piece = self._pieces[self._next]
         if piece.drains:
             piece.done.synchronize()
@@ -245,16 +246,16 @@ class SpanRunner:
             piece.clear()
 
     def _abandon(self) -> None:
-        """Waits for what is under way, so that nothing touches memory that its owner takes back."""
+        """Waits for pending work, so that the device does not access memory after its owner has freed it."""
         for stream in (self._gpu.copy_in, self._gpu.compute, self._gpu.copy_out):
-            with suppress(Exception):  # the failure itself is what is told
+            with suppress(Exception):  # the first failure is the one to report
                 stream.synchronize()
         for piece in self._pieces:
             piece.clear()
 
 
 def _key(operand: Operand) -> tuple[int, int, int]:
-    """Equal keys are the same elements."""
+    """Returns a key that is equal for operands with the same elements."""
     return id(operand.buffer), operand.offset, operand.dtype
 
 
@@ -264,7 +265,7 @@ def _aligned(offset: int) -> int:
 
 @contextmanager
 def _named(device: str) -> Iterator[None]:
-    """Errors of torch and CUDA as ours."""
+    """Turns errors of torch and CUDA into BackendError."""
     try:
         yield
     except BackendError:
@@ -273,5 +274,5 @@ def _named(device: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()
         raise BackendError(
             f"merging on {device} failed: {reason[0] if reason else type(error).__name__}",
-            "`mi-kernels env` shows driver and versions; device 'cpu' gives the same bits.",
+            "Check driver and versions with `mi-kernels env`, or use device 'cpu', which gives the same bits.",
         ) from error

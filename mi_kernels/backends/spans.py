@@ -1,7 +1,7 @@
-"""The units of work that a kernel is handed: one span for each run of elements that lie side by side in memory.
+"""Define the units of work of the kernels: one span for each run of consecutive elements in memory.
 
-The compiled extension takes them as plain tuples in this order (`_cpu.pyi`). Offsets are bytes, counts are elements,
-dtypes are the kernels' codes (`dtypes.CODES`, or BYTES for what is copied).
+The compiled extension takes spans as plain tuples in this order (`_cpu.pyi`). Offsets are in bytes and counts in
+elements. Dtypes are the codes of the kernels: `dtypes.CODES`, or BYTES for a copy of bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Operand(NamedTuple):
-    """Elements to read: they start at byte `offset` of `buffer`."""
+    """Elements to read, which start at byte `offset` of `buffer`."""
 
     buffer: Any
     offset: int
@@ -24,7 +24,7 @@ class Operand(NamedTuple):
 
 
 class Span(NamedTuple):
-    """out = lerp(a, b, weight), `elements` of them. Weight 0 or 1 copies, or converts where the dtypes differ."""
+    """`elements` elements of out = lerp(a, b, weight). A weight of 0 or 1 copies, or converts if the dtypes differ."""
 
     out: Any
     out_offset: int
@@ -40,24 +40,24 @@ class Span(NamedTuple):
 
     @classmethod
     def copy(cls, out: Any, out_offset: int, source: Any, offset: int, nbytes: int) -> Span:
-        """A copy of `nbytes` bytes."""
+        """Returns a span that copies `nbytes` bytes."""
         return cls(out, out_offset, source, offset, source, offset, nbytes, 0.0, BYTES, BYTES, BYTES)
 
     @property
     def read(self) -> tuple[Operand, Operand]:
-        """What is read as a and as b. A weight of 0 or 1 reads only one of them, which then stands for both."""
+        """The operands to read as a and b. With a weight of 0 or 1, both are the only operand that is read."""
         a, b = Operand(self.a, self.a_offset, self.a_dtype), Operand(self.b, self.b_offset, self.b_dtype)
         return (b if self.weight == 1 else a), (a if self.weight == 0 else b)
 
     @property
     def copies(self) -> bool:
-        """True when the output has the bytes of an input."""
+        """True if the output is a byte copy of an input."""
         read = self.b_dtype if self.weight == 1 else self.a_dtype
         return BYTES in self[8:] or (self.weight in (0, 1) and self.out_dtype == read)
 
 
 class CombineSpan(NamedTuple):
-    """out = formula(operands), `elements` of them; `first` is the index of the first one in its tensor."""
+    """`elements` elements of out = formula(operands). `first` is the index of the first one in its tensor."""
 
     out: Any
     out_offset: int

@@ -1,6 +1,6 @@
-"""The Triton backend: lists of CUDA tensors, one launch for each combination of dtypes.
+"""Interpolate lists of CUDA tensors with the Triton kernel, one launch per dtype combination.
 
-Under TRITON_INTERPRET=1 the same code runs on CPU tensors.
+With TRITON_INTERPRET=1 the same code runs on CPU tensors.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from .device_table import DeviceTable, Triple
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 32768  # elements: a program's start costs little against it, and a small tensor is still shared by several
-MINIMUM = (3, 2)  # the Triton the kernel was written for
-MINIMUM_CAPABILITY = (8, 0)  # the GPUs Triton supports
+CHUNK = 32768  # elements: large against the cost of starting a program, yet several programs share a small tensor
+MINIMUM = (3, 2)  # the version of Triton that the kernel was written for
+MINIMUM_CAPABILITY = (8, 0)  # of the GPUs that Triton supports
 
 
 def interpreted() -> bool:
-    """Whether TRITON_INTERPRET asks Triton to run its kernels in Python, on CPU tensors."""
+    """Returns whether TRITON_INTERPRET makes Triton run its kernels in Python, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def available() -> str | None:
-    """None where CUDA tensors can be served, else why not, in a sentence. Does not import Triton."""
+    """Returns None if this backend can serve CUDA tensors, otherwise the reason as a sentence.
+
+    Does not import Triton.
+    """
     try:
         import torch
     except ImportError:
@@ -38,7 +41,7 @@ def available() -> str | None:
     if find_spec("triton") is None:
         return "triton is not installed."
     if interpreted():
-        return "TRITON_INTERPRET=1 is set, and the interpreter works on CPU tensors."
+        return "TRITON_INTERPRET=1 is set, and the interpreter supports only CPU tensors."
     version = _version()
     if version is not None and tuple(int(part) for part in version.split(".")[:2]) < MINIMUM:
         return f"triton {version} is installed; {'.'.join(map(str, MINIMUM))} or newer is needed."
@@ -53,7 +56,7 @@ def available() -> str | None:
 
 
 def _version() -> str | None:
-    for package in ("triton", "pytorch-triton"):  # as PyPI and as torch's nightly builds call it
+    for package in ("triton", "pytorch-triton"):  # the names on PyPI and in torch's nightly builds
         try:
             return metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -64,15 +67,15 @@ def _version() -> str | None:
 def multi_lerp(
     outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], weights: Sequence[float]
 ) -> None:
-    """outs[i] = lerp(a[i], b[i], weights[i]) in one launch on the current stream; one for each combination of dtypes.
+    """Computes outs[i] = lerp(a[i], b[i], weights[i]) with one launch on the current stream per dtype combination.
+
+    The call is asynchronous, like every CUDA operation of torch. It can be captured in a CUDA graph; the tables of a
+    graph stay on the device until the process ends, 12 bytes for every CHUNK elements.
 
     Args:
-        outs, a, b: contiguous tensors of one CUDA device, equal shapes within a pair; bf16, float16 or float32. An
-            output may be its own input and overlaps nothing else.
+        outs, a, b: contiguous bf16, float16 or float32 tensors on one CUDA device. The shapes of a pair are equal. An
+            output may be one of its own inputs, and must not overlap anything else.
         weights: lam of each pair.
-
-    Returns before the work is done, like every operation of torch. Can be captured in a CUDA graph; its tables then
-    stay on the device until the process ends, 12 bytes for every CHUNK elements.
     """
     if not outs:
         return

@@ -1,22 +1,22 @@
-"""The Triton kernel: one program interpolates one chunk of the chunk table (`table.py`).
+"""Interpolate on a GPU with Triton: one program handles one chunk of the chunk table (`chunk_table.py`).
 
-The arithmetic is the contract's (`ops.linear`), with nothing left to a compiler's or an interpreter's taste:
+The arithmetic follows the numerics contract (`ops.linear`), and does not depend on the compiler or the interpreter:
 
-- The kernel is compiled without contraction (`OPTIONS`), and its one fused operation is an explicit `tl.fma`.
-  libdevice's `fma_rn` would not do: Triton builds libdevice flushing subnormals.
-- float32 -> bf16 is rounded as integers. Triton's interpreter truncates in its cast.
-- float32 <-> float16 are the hardware's conversions (`cvt.rn.f16.f32`: to nearest even, subnormals kept, overflow to
-  inf) and NumPy's in the interpreter, which agree on everything but NaN.
-- A NaN result is replaced by the contract's, as bits.
-- The interpreter's `tl.fma` rounds the product (Triton 3.9's no longer does). Under it, and only there, `EMULATE_FMA`
+- The kernel is compiled without contraction (`OPTIONS`), and its only fused operation is an explicit `tl.fma`.
+  libdevice's `fma_rn` is not an alternative, because Triton builds libdevice with flushing of subnormals.
+- float32 -> bf16 is rounded with integer operations, because the cast of Triton's interpreter truncates.
+- float32 <-> float16 use the hardware's conversions (`cvt.rn.f16.f32`: to nearest even, subnormals kept, overflow to
+  inf), and NumPy's in the interpreter. Both agree on everything except NaN.
+- A NaN result is replaced by the NaN of the contract, as bits.
+- The interpreter's `tl.fma` rounds the product (before Triton 3.9). In the interpreter, and only there, `EMULATE_FMA`
   computes in float64.
 
-Addresses are 64-bit integers until they are used, and tensors are read and written as integers of their width, so a
-copy is a copy of bytes.
+Addresses are 64-bit integers until they are used. Tensors are read and written as integers of their width, so a copy
+copies bytes.
 """
 
 # mypy: ignore-errors
-# The bodies below are Triton's language, which a type checker for Python does not know.
+# The functions below are in Triton's language, which a type checker for Python does not support.
 from __future__ import annotations
 
 import triton
@@ -29,17 +29,17 @@ F32 = tl.constexpr(2)
 # 128 threads, each with 8 elements: 16 bytes of bf16 or float16, twice 16 of float32.
 WARPS = 4
 STEP = 1024
-# Single elements, where 16 bytes at once are not possible. Not the size of a step: Triton gives accesses of one size
-# one layout, and the wide one spreads single elements badly.
+# Elements per step where 16-byte accesses are not possible. It differs from STEP because Triton gives accesses of one
+# size one layout, and the layout of the wide accesses spreads single elements badly.
 REST = 512
 
-# How it is compiled, for a launch and ahead of time. No loop here feeds a matrix unit, so there is nothing to stage.
+# Compile options, for a launch and ahead of time. No loop feeds a matrix unit, so there is nothing to pipeline.
 OPTIONS = {"num_warps": WARPS, "num_stages": 1, "enable_fp_fusion": False}
 
 
 @triton.jit
 def _pointer(address, DTYPE: tl.constexpr):
-    """An address as a pointer to integers of the dtype's width."""
+    """Converts an address to a pointer to integers of the dtype's width."""
     if DTYPE == F32:
         return address.to(tl.pointer_type(tl.uint32))
     else:
@@ -53,7 +53,7 @@ def _size(DTYPE: tl.constexpr):
 
 @triton.jit
 def _widen(bits, DTYPE: tl.constexpr):
-    """Bits of a dtype -> float32, exactly."""
+    """Converts the bits of a dtype to float32, exactly."""
     if DTYPE == BF16:
         return (bits.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
     elif DTYPE == F16:
@@ -64,10 +64,10 @@ def _widen(bits, DTYPE: tl.constexpr):
 
 @triton.jit
 def _narrow(r, DTYPE: tl.constexpr):
-    """float32 -> bits of a dtype, to nearest even, NaN to the canonical one.
+    """Converts float32 to the bits of a dtype, to nearest even. Every NaN becomes the canonical one.
 
-    bf16 as in csrc/bf16.h: adding 0x7FFF, and one more when the last kept bit is odd, carries into the kept bits
-    exactly when rounding must go up.
+    bf16 is rounded as in csrc/bf16.h: adding 0x7FFF, plus one if the last kept bit is odd, carries into the kept bits
+    exactly when the value must be rounded up.
     """
     bits = r.to(tl.uint32, bitcast=True)
     if DTYPE == BF16:
@@ -82,7 +82,7 @@ def _narrow(r, DTYPE: tl.constexpr):
 
 @triton.jit
 def _fma(x, y, z, EMULATE: tl.constexpr):
-    """x * y + z, rounded once. EMULATE: by way of float64 rounded to odd, as `reference.fma` explains."""
+    """Computes x * y + z, rounded once. With EMULATE, uses float64 rounded to odd, as `reference.lerp.fma` explains."""
     if EMULATE:
         p = x.to(tl.float64) * y.to(tl.float64)
         q = z.to(tl.float64)
@@ -107,7 +107,7 @@ def _lerp(a, b, w, EMULATE: tl.constexpr):
     return _fma(tl.broadcast_to(coefficient, d.shape), d, tl.where(from_a, a, b), EMULATE)
 
 
-# What a program does with its chunk.
+# The operation of a program on its chunk.
 _COPY_A = tl.constexpr(0)
 _COPY_B = tl.constexpr(1)
 _LERP = tl.constexpr(2)
@@ -127,14 +127,14 @@ def _elements(a_bits, b_bits, w, MODE: tl.constexpr, OUT: tl.constexpr, A: tl.co
 @triton.jit
 def _chunk(out, a, b, count, w, MODE: tl.constexpr, OUT: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
            STEP: tl.constexpr, REST: tl.constexpr, EMULATE: tl.constexpr):  # fmt: skip
-    """`count` elements from the addresses out, a and b: whole steps with 16-byte accesses, then single elements.
+    """Handles `count` elements at the addresses out, a and b: whole steps with 16-byte accesses, then single elements.
 
-    Where an address is not a multiple of 16, every element is a single one.
+    If an address is not a multiple of 16, all accesses are to single elements.
     """
     whole = tl.where((out | a | b) % 16 == 0, count // STEP * STEP, 0)
     out, a, b = _pointer(out, OUT), _pointer(a, A), _pointer(b, B)
-    # This loop runs only where the addresses are multiples of 16, and its pointers say so: that is what makes its
-    # accesses wide. (Said of `out`, `a` and `b`, it would hold for the second loop too, and Triton 3.6 would not hear.)
+    # This loop runs only if the addresses are multiples of 16. `multiple_of` on its pointers makes its accesses wide.
+    # (On `out`, `a` and `b` themselves the hint would be wrong for the second loop, and Triton 3.6 would ignore it.)
     for begin in range(0, whole, STEP):
         at = begin + tl.arange(0, STEP)
         a_bits = tl.load(tl.multiple_of(a + at, 16)) if MODE != _COPY_B else 0
@@ -152,7 +152,7 @@ def _chunk(out, a, b, count, w, MODE: tl.constexpr, OUT: tl.constexpr, A: tl.con
 def lerp_chunks(tensors, weights, chunk_tensor, chunk_start, OUT: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
                 CHUNK: tl.constexpr, STEP: tl.constexpr, REST: tl.constexpr,
                 EMULATE_FMA: tl.constexpr):  # fmt: skip
-    """Program i handles chunk i. The first four arguments point to the sections of a ChunkTable; OUT, A and B are
+    """Handles chunk i in program i. The first four arguments point to the sections of a ChunkTable; OUT, A and B are
     dtype codes."""
     chunk = tl.program_id(0)
     tensor = tl.load(chunk_tensor + chunk)
@@ -171,5 +171,5 @@ def lerp_chunks(tensors, weights, chunk_tensor, chunk_start, OUT: tl.constexpr, 
         _chunk(out, a, b, count, w, _LERP, OUT, A, B, STEP, REST, EMULATE_FMA)
 
 
-# What `@triton.jit` makes of a function under TRITON_INTERPRET=1 is no JITFunction.
+# With TRITON_INTERPRET=1, `@triton.jit` does not return a JITFunction.
 INTERPRETED = not isinstance(lerp_chunks, triton.runtime.JITFunction)

@@ -1,4 +1,4 @@
-"""mi-kernels compare: how far apart two checkpoints are, overall, by module and by layer."""
+"""Run `mi-kernels compare`: measure how similar two checkpoints are, overall, by module and by layer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def add(p: Parser) -> None:
     p.add_argument("instruct", metavar="INSTRUCT", help="model folder, or Hub id ORG/NAME[@REVISION]")
     p.add_argument("thinking", metavar="THINKING", help="the other model")
-    p.add_argument("--json", action="store_true", help="print it as JSON, with every tensor's figures")
-    p.add_argument("--plot", metavar="FILE", help="draw sigma by layer and module: a .png or .svg file")
+    p.add_argument("--json", action="store_true", help="print the result as JSON, with the measures of every tensor")
+    p.add_argument("--plot", metavar="FILE", help="draw sigma by layer and module into a .png or .svg file")
     p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
 
 
@@ -42,14 +42,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def describe(found: Similarity) -> str:
-    """Tables for people, at most 100 columns wide; the models' names and the notes may be longer."""
+    """Returns tables of at most 100 columns. The names of the models and the notes may be longer."""
     threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
     lines = [
         f"a: {printable(found.models[0]['source'])}",
         f"b: {printable(found.models[1]['source'])}",
         f"{found.overall.elements:,} elements, {show_bytes(found.bytes_read)} read in {found.seconds:.2f} s "
         f"({found.isa}, {threads})",
-        "sigma = sum |a - b| / (sum |a| + sum |b|); identical = share of elements with a = b",
+        "sigma = sum |a - b| / (sum |a| + sum |b|); identical = fraction of elements with a = b",
         "",
         f"{'module':<8}{_HEADINGS}{'tensors':>10}{'elements':>19}",
     ]
@@ -71,7 +71,7 @@ def _figures(m: Measure) -> str:
 
 
 def _layers(found: Similarity) -> list[str]:
-    """A row for each decoder layer: its figures, and sigma by module."""
+    """Returns a row for each decoder layer: its measures, and sigma by module."""
     numbers = [layer for layer in found.layers if layer is not None]
     if not numbers:
         return []
@@ -94,7 +94,7 @@ def _left_out(found: Similarity) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for name, reason in found.left_out.items():
         reasons.setdefault(reason, []).append(name)
-    return [f"left out: {printable(shortened(names))} ({reason})" for reason, names in reasons.items()]
+    return [f"not compared: {printable(shortened(names))} ({reason})" for reason, names in reasons.items()]
 
 
 def _sigma(value: float) -> str:
@@ -102,6 +102,6 @@ def _sigma(value: float) -> str:
 
 
 def _floored(value: float, digits: int) -> float:
-    """`value` cut to its digits: one that is shown as 1 or 100 % is exactly that."""
+    """Rounds `value` down, so that a value shown as 1 or 100 % is exact."""
     unit: float = 10.0**digits
     return math.floor(value * unit) / unit

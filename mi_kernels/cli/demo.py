@@ -1,4 +1,4 @@
-"""mi-kernels demo: a merge of two made-up checkpoints, proved and timed."""
+"""Run `mi-kernels demo`: merge two generated checkpoints, check every element and measure the speed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .text import parse_size
 
 
 def add(p: Parser) -> None:
-    p.add_argument("--size", metavar="SIZE", default="200MB", help="of each of the two checkpoints (default: 200MB)")
-    p.add_argument("--folder", metavar="DIR", help="where to work (default: the system's temporary folder)")
+    p.add_argument("--size", metavar="SIZE", default="200MB", help="size of each checkpoint (default: 200MB)")
+    p.add_argument("--folder", metavar="DIR", help="folder for the files (default: the system's temporary folder)")
 
 
 def run(arguments: argparse.Namespace) -> int:

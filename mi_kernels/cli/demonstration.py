@@ -1,4 +1,4 @@
-"""A merge from nothing, proved element by element, and timed against copying the same bytes."""
+"""Generate two checkpoints, merge them, check every element, and compare the time with copying the same bytes."""
 
 from __future__ import annotations
 
@@ -27,39 +27,44 @@ _ROUNDS = 3
 
 
 def demonstrate(folder: Path, size: int) -> int:
+    """Runs the demo in `folder` with checkpoints of `size` bytes, prints the results, and returns the exit status.
+
+    Raises:
+        MIKernelsError: an element differs from the reference.
+    """
     instruct, thinking, out = folder / "instruct", folder / "thinking", folder / "merged"
     shapes = qwen3_like(size)
     for seed, path in ((1, instruct), (2, thinking)):
         write_checkpoint(path, shapes, seed=seed, shards=3)
     model = open_checkpoint(instruct)
     print(
-        f"made     2 Qwen3-shaped bf16 checkpoints of {show_bytes(model.nbytes)} in {len(model.shards)} shards, "
-        f"{len(model.tensors)} tensors"
+        f"wrote    2 bf16 checkpoints with the layout of Qwen3, {show_bytes(model.nbytes)} each: "
+        f"{len(model.shards)} shards, {len(model.tensors)} tensors"
     )
     merges, copies = [], []
-    for _ in range(_ROUNDS):  # in turns, so that a change of the machine's speed meets both
+    for _ in range(_ROUNDS):  # alternating, so that a change of the machine's speed affects both
         shutil.rmtree(out, ignore_errors=True)
         report = lerp_checkpoint(instruct, thinking, out, LAM, progress=False)
         merges.append(report.seconds)
         copies.append(_copy_seconds(instruct, thinking, folder / "copy"))
     merge, copy = sorted(merges)[_ROUNDS // 2], sorted(copies)[_ROUNDS // 2]
     moved = report.bytes_read + report.bytes_written
-    print(f"merged   at lam {LAM} ({report.isa}, {report.threads} threads), as `mi-kernels lerp` does")
+    print(f"merged   at lam {LAM} ({report.isa}, {report.threads} threads), like `mi-kernels lerp`")
     different, total = _compare(instruct, thinking, out)
     if different:
         raise MIKernelsError(
             f"demo: {different:,} of {total:,} elements differ from the reference",
-            "This is a bug: please report it with `mi-kernels env`.",
+            "This is a bug in mi_kernels: report it with the output of `mi-kernels env`.",
         )
-    print(f"proved   all {total:,} elements bit-identical to an independent NumPy reference")
-    print(f"timed    {merge:.2f} s, {moved / merge / 1e9:.1f} GB/s read and written, synced (median of {_ROUNDS})")
-    print(f"copying  {copy:.2f} s for the same bytes: copy one checkpoint, sync it, read the other")
-    print(f"ratio    {merge / copy:.2f} of the time of copying")
+    print(f"checked  all {total:,} elements: bit-identical to an independent NumPy reference")
+    print(f"merge    {merge:.2f} s, {moved / merge / 1e9:.1f} GB/s read and written, synced (median of {_ROUNDS})")
+    print(f"copy     {copy:.2f} s for the same bytes: copy one checkpoint, sync it, read the other")
+    print(f"ratio    {merge / copy:.2f} (merge / copy)")
     return 0
 
 
 def _copy_seconds(copied: Path, read: Path, target: Path) -> float:
-    """Copying one checkpoint, syncing the copies, reading the other: the bytes a merge moves, without the merging."""
+    """Returns the time to copy one checkpoint, sync the copy and read the other: a merge moves the same bytes."""
     started = time.perf_counter()
     target.mkdir()
     for file in copied.glob("*.safetensors"):
@@ -79,12 +84,12 @@ def _copy_seconds(copied: Path, read: Path, target: Path) -> float:
 
 
 def _compare(instruct: Path, thinking: Path, out: Path) -> tuple[int, int]:
-    """How many elements of `out` differ from the reference, and how many there are."""
+    """Returns how many elements of `out` differ from the reference, and how many elements it has."""
     models = [open_checkpoint(path) for path in (instruct, thinking, out)]
     maps = [[np.memmap(path, np.uint8, "r") for path in m.shards] for m in models]
 
     def bits(which: int, t: Tensor) -> npt.NDArray[np.uint16]:
-        assert isinstance(t, TensorInfo)  # made here, so neither quantised nor adapted
+        assert isinstance(t, TensorInfo)  # this module wrote the model, so it is not quantised and has no adapter
         return np.asarray(maps[which][t.shard][t.begin : t.end]).view(np.uint16)
 
     def blocks() -> Iterator[tuple[npt.NDArray[np.uint16], ...]]:

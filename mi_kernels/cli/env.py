@@ -1,4 +1,4 @@
-"""mi-kernels env: what this machine offers, and what each missing piece costs."""
+"""Run `mi-kernels env`: show the versions and capabilities of this machine, and the effect of missing packages."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..errors import BackendError
 from .shell import Parser
 
 _COSTS = {
-    "torch": "lerp() takes NumPy arrays only (checkpoints merge without torch); `pip install torch`",
-    "triton": "no Triton kernels; comes with torch for CUDA on Linux",
-    "cuda": "no GPU work in torch; install a torch built for CUDA",
-    "driver": "no NVIDIA driver, so no GPU: everything runs on the CPU",
+    "torch": "lerp() accepts only NumPy arrays, while merging checkpoints works; run `pip install torch`",
+    "triton": "the Triton backend is not available; Triton comes with torch for CUDA on Linux",
+    "cuda": "torch cannot use a GPU; install a torch that is built for CUDA",
+    "driver": "there is no NVIDIA driver, so everything runs on the CPU",
 }
 
 
 def add(p: Parser) -> None:
-    p.add_argument("--json", action="store_true", help="print it as JSON")
+    p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,8 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def gather() -> dict[str, Any]:
-    """Versions and capabilities; None for what is missing. torch is slow to load, and imported only where there is a
-    driver; Triton never is."""
+    """Returns versions and capabilities, with None for what is missing.
+
+    Imports torch only if there is a driver, because torch is slow to load. Never imports Triton.
+    """
     torch = _version("torch")
     facts: dict[str, Any] = {
         "mi_kernels": __version__,
@@ -75,7 +77,7 @@ def _version(package: str) -> str | None:
 
 
 def _torch_cuda() -> str | None:
-    """The CUDA version torch was built for, from the file its build leaves: importing torch takes seconds."""
+    """Returns the CUDA version that torch was built for. Reads it from a file, because importing torch is slow."""
     for file in metadata.files("torch") or ():
         if str(file) == "torch/version.py":
             for line in file.read_text().splitlines():
@@ -86,7 +88,7 @@ def _torch_cuda() -> str | None:
 
 
 def _driver() -> str | None:
-    """The CUDA version the NVIDIA driver supports, asked of the driver itself."""
+    """Returns the CUDA version that the NVIDIA driver reports, or None without a driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
         version = ctypes.c_int()
@@ -98,7 +100,7 @@ def _driver() -> str | None:
 
 
 def _gpu_backends(driver: str | None) -> dict[str, str]:
-    """What each says of itself: "available", or why it is not."""
+    """Returns for each GPU backend "available", or why it is not available."""
     from ..backends import cuda, triton
 
     def shown(reason: str | None) -> str:
@@ -111,6 +113,7 @@ def _gpu_backends(driver: str | None) -> dict[str, str]:
 
 
 def describe(facts: dict[str, Any]) -> str:
+    """Returns the result of `gather` as text."""
     f = facts
     forced = f" (forced by {cpu.ISA_VARIABLE})" if os.environ.get(cpu.ISA_VARIABLE) else ""
     rows = [

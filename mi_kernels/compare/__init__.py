@@ -1,1 +1,1 @@
-"""How far apart two checkpoints are: figures by tensor, module and layer, and their heat map."""
+"""Measure how similar the weights of two checkpoints are, by tensor, module and layer, and draw a heat map."""

@@ -1,4 +1,4 @@
-"""Pictures of what was computed. matplotlib is imported here only, when a picture is asked for (extra: plots)."""
+"""Draw the heat map of a comparison. Only this module imports matplotlib, when it draws (extra: plots)."""
 
 from __future__ import annotations
 
@@ -17,34 +17,35 @@ _HATCHES = {"hatch.color": "0.82", "hatch.linewidth": 0.6}
 
 
 def check(path: str | os.PathLike[str]) -> None:
-    """Refuses before the work what could not be drawn after it.
+    """Checks before the comparison that its heat map can be drawn and written.
 
     Raises:
-        ArgumentError: the name ends in neither .png nor .svg.
-        OutputError: matplotlib is missing, or `path` lies in no folder that may be written.
+        ArgumentError: the file name does not end in .png or .svg.
+        OutputError: matplotlib cannot be imported, or the folder of `path` does not exist or is not writable.
     """
     given = os.fspath(path)
     if os.path.splitext(given)[1].lower() not in FORMATS:
-        raise ArgumentError(f"{given}: pictures are written as PNG or SVG", "Give a name that ends in .png or .svg.")
+        raise ArgumentError(f"{given}: unknown image format", "Use a file name that ends in .png or .svg.")
     folder = os.path.dirname(os.path.abspath(given))
     if os.path.isdir(given) or not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        raise OutputError(f"{given}: cannot be written", "Give a file in a folder that exists and may be written.")
+        raise OutputError(f"{given}: cannot be written", "Use a file in an existing folder that you can write to.")
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise OutputError(
             f"{given}: drawing needs matplotlib, which cannot be imported: {error}",
-            "Run `python -m pip install 'mi_kernels[plots]'`, or leave the picture out.",
+            "Run `python -m pip install 'mi_kernels[plots]'`, or leave out the plot.",
         ) from error
 
 
 def heat_map(found: Similarity, path: str | os.PathLike[str]) -> None:
-    """Draws sigma by layer (across) and module (down), and of the whole model, into a PNG or SVG file.
+    """Draws sigma by layer (columns) and module (rows), and of the whole model, into a PNG or SVG file.
 
-    Cells where the model has no tensor are hatched. The scale is linear from 0.
+    Cells without a tensor are hatched. The color scale is linear and starts at 0.
 
     Raises:
-        ArgumentError, OutputError: see `check`; OutputError also where the disk fails. `path` is then as it was.
+        ArgumentError: see `check`.
+        OutputError: see `check`; or writing failed. An existing file at `path` is unchanged then.
     """
     check(path)
     given = os.fspath(path)
@@ -70,9 +71,10 @@ def _write(path: str, content: bytes) -> None:
 
 
 def _table(found: Similarity) -> tuple[list[int], list[str], Any]:
-    """(layers, modules, sigma): a row for everything and one for each module; a column for each layer, one for all.
+    """Returns (layers, modules, sigma).
 
-    NaN where the model has no tensor. Modules that only lie outside the layers come last.
+    `sigma` has a row for all modules and one for each module, and a column for each layer and one for the whole model.
+    It is NaN where the model has no tensor. Modules that occur only outside the layers come last.
     """
     import numpy as np
 
@@ -94,11 +96,11 @@ def _draw(found: Similarity) -> Any:
     from matplotlib.figure import Figure
 
     layers, modules, table = _table(found)
-    # Inches: a layer is as wide as its number is high while the page has room; the last column holds numbers.
+    # Inches: a column is as wide as its number is high, up to the width of a page. The last column holds numbers.
     across = min(max(4.0, 0.16 * len(layers)), 11.0) if layers else 0.0
     figure = Figure(figsize=(across + 2.6, 0.32 * len(table) + 1.1), layout="constrained")
     axis = figure.subplots()
-    inch = len(layers) / across if layers else 1.0  # the unit across is a layer
+    inch = len(layers) / across if layers else 1.0  # in the unit of the x axis, which is a layer
     left = len(layers) + 0.12 * inch
     right = left + 0.75 * inch
     top = np.nanmax(table) or 1.0
@@ -106,7 +108,7 @@ def _draw(found: Similarity) -> Any:
         _cells(axis, np.arange(len(layers) + 1), table[:, :-1], top)
     image = _cells(axis, np.array([left, right]), table[:, -1:], top)
     _numbers(axis, (left + right) / 2, table[:, -1], image)
-    axis.axhline(1, color="white", linewidth=4)  # sets all apart from the modules it is made of
+    axis.axhline(1, color="white", linewidth=4)  # separates the row "all" from the modules
     axis.set_yticks(np.arange(len(table)) + 0.5, ["all", *modules])
     step = next(step for step in (1, 2, 4, 5, 10, 20, 50, 100, 200, 500) if len(layers) / step <= 26)
     ticks = [(i + 0.5, str(layer)) for i, layer in enumerate(layers) if layer % step == 0]
@@ -122,7 +124,7 @@ def _draw(found: Similarity) -> Any:
 
 
 def _cells(axis: Any, columns: Any, values: Any, top: float) -> Any:
-    """Colours `values`, 0 to `top`; where there is none, the hatched ground shows through."""
+    """Draws `values` as colors, from 0 to `top`. A NaN shows the hatched background."""
     import numpy as np
     from matplotlib.patches import Rectangle
 
@@ -133,7 +135,7 @@ def _cells(axis: Any, columns: Any, values: Any, top: float) -> Any:
 
 
 def _numbers(axis: Any, at: float, values: Any, image: Any) -> None:
-    """Writes the values into their cells, in black where the cell is bright and in white where it is dark."""
+    """Writes the values into their cells, in black on bright cells and in white on dark ones."""
     for row, value in enumerate(values):
         red, green, blue, _ = image.cmap(image.norm(value))
         bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5  # luma, Rec. 709
@@ -142,6 +144,6 @@ def _numbers(axis: Any, at: float, values: Any, image: Any) -> None:
 
 
 def _short(source: str) -> str:
-    """The last part of a path or Hub id, in a length that fits a title."""
+    """Returns the last part of a path or Hub id, shortened for a title."""
     name = printable(source.rstrip("/").rsplit("/", 1)[-1])
     return name if len(name) <= 40 else name[:37] + "..."

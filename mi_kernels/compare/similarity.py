@@ -1,16 +1,16 @@
-"""How far apart two checkpoints are: weight similarity, overall, by layer and by module.
+"""Measure how similar the weights of two checkpoints are: overall, by layer, by module and by tensor.
 
-For tensors a and b of the two models, with every sum over all elements of a tensor, a layer, a module or everything:
+For tensors a and b of the two models, where each sum is over the elements of a tensor, a layer, a module or the model:
 
     sigma            sum |a - b| / (sum |a| + sum |b|): 0 for equal weights, 1 for opposite or disjoint ones
                      (Table 1 of "Revisiting Model Interpolation for Efficient Reasoning", arXiv 2510.10977)
     cosine           sum a b / sqrt(sum a^2 * sum b^2)
     max_difference   max |a - b|
-    identical        the share of elements with a = b; -0 equals 0
+    identical        the fraction of elements with a = b; -0 equals 0
 
-bf16, float16 and float32 are widened exactly; differences, products and sums are float64. Sums have one order on every
-ISA (csrc/cpu/stats.h), tensors are cut into the pieces of `statistics` whoever computes them, and `math.fsum` adds
-what comes of the pieces: the same models give the same bits on every machine and thread count.
+bf16, float16 and float32 are widened exactly; differences, products and sums are float64. Sums have the same order on
+every ISA (csrc/cpu/stats.h), `methods.statistics` fixes how tensors are divided into pieces, and `math.fsum` adds the
+sums of the pieces. So the same models give the same bits on every machine and with every number of threads.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ..errors import MismatchError
 from ..methods.statistics import Moments, pieces
 from ..system.progress import progress_bar
 
-_AHEAD = 4  # pieces that are fetched or wait for each thread
+_AHEAD = 4  # pieces per thread that are read ahead or waiting
 
 FORMULAS = {
     "sigma": "sum |a - b| / (sum |a| + sum |b|)",
@@ -50,14 +50,14 @@ FORMULAS = {
 
 @dataclass(frozen=True)
 class Measure:
-    """How close the two models are in some of their tensors; the module's docstring has the formulas.
+    """The similarity of the two models in a group of tensors. The docstring of the module has the formulas.
 
     Attributes:
-        tensors, elements: how many were compared.
-        sigma: from 0 to 1; 0 where both are zero throughout.
-        cosine: from -1 to 1; None where one of them is zero throughout, which has no direction.
+        tensors, elements: the numbers of tensors and elements compared.
+        sigma: weight difference from 0 (equal) to 1; 0 if all elements of both models are zero.
+        cosine: cosine similarity from -1 to 1; None if all elements of one model are zero.
         max_difference: the largest |a - b|.
-        identical: from 0 to 1.
+        identical: the fraction of elements that are equal, from 0 to 1.
     """
 
     tensors: int
@@ -70,19 +70,28 @@ class Measure:
 
 @dataclass(frozen=True)
 class Similarity:
-    """What `similarity` found.
+    """The result of `similarity`.
 
     Attributes:
-        models: source, revision, tensors and bytes of the two.
-        overall: of all tensors compared.
-        modules: by module, in the order of `mi_kernels.checkpoint.names.MODULES`; "other" last.
-        layers: by decoder layer; None, last, is what lies outside the layers.
-        cells: by (layer, module), in the order of the two; only those that hold tensors.
-        tensors: by name, in the first model's order.
-        places: where each of them belongs.
-        left_out: why a tensor was not compared, by name.
-        notes: oddities that were handled, a sentence each.
-        bytes_read, seconds, isa, threads: what it took.
+        models: source, revision, number of tensors and bytes of each model.
+        overall: the measure of all compared tensors.
+        modules: a measure for each module, in the order of `mi_kernels.checkpoint.names.MODULES`, with "other" last.
+        layers: a measure for each decoder layer. The key None, which is last, holds the tensors outside the layers.
+        cells: a measure for each (layer, module) that has tensors, in the order of `layers` and `modules`.
+        tensors: a measure for each tensor name, in the order of the first model.
+        places: the module and the layer of each tensor.
+        left_out: the reason why a tensor was not compared, by tensor name.
+        notes: sentences about unusual inputs and how they were handled.
+        bytes_read, seconds: bytes of both models that were read, and the time.
+        isa, threads: the instruction set and the number of threads that computed the result.
+
+    Example:
+        >>> import mi_kernels
+        >>> found = mi_kernels.similarity("instruct", "thinking", progress=False)
+        >>> found.overall.tensors == len(found.tensors)
+        True
+        >>> sorted(found.as_dict()["overall"])
+        ['cosine', 'elements', 'identical', 'max_difference', 'sigma', 'tensors']
     """
 
     models: tuple[dict[str, Any], dict[str, Any]]
@@ -100,7 +109,7 @@ class Similarity:
     threads: int
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in types of JSON; every number is finite or None."""
+        """Returns the result in JSON types. Every number is finite or None."""
         return {
             "mi_kernels": __version__,
             "formulas": FORMULAS,
@@ -136,22 +145,39 @@ def similarity(
     threads: int | None = None,
     progress: bool | Callable[[int, int], None] = True,
 ) -> Similarity:
-    """Compares the weights of two checkpoints: overall, by layer, by module and tensor by tensor.
+    """Compares the weights of two checkpoints: overall, by layer, by module and by tensor.
 
-    Tensors meet by name, with the same refusals as a merge. A tied lm_head is the embedding: where both models tie it,
-    it is counted once, as embed, even if a file stores it a second time. Where only one of them ties it, the other's
-    own lm_head is a tensor like any other, and is compared with the embedding that stands for it. Tensors that are not
-    floating (the same in both, or the pair is refused) and tensors that hold NaN or inf are left out, and listed.
+    The main measure is sigma = sum |a - b| / (sum |a| + sum |b|), from Table 1 of "Revisiting Model Interpolation for
+    Efficient Reasoning" (arXiv 2510.10977). `Measure` lists the others. All sums are float64.
 
-    Memory is flat whatever the models' size: both are read through the page cache, once.
+    The function matches tensors by name, with the same checks as a merge. If both models tie lm_head to the embedding,
+    the tensor is counted once, as `embed`, even if a file stores it twice. If only one model ties it, the function
+    compares the lm_head of the other model with the tied embedding. Tensors of integer dtypes (which must be equal in
+    both models) and tensors with NaN or inf are not compared; `left_out` lists them.
+
+    Memory use is constant for every model size: the function reads both models once, through the page cache.
 
     Args:
-        instruct, thinking: model folders, or Hub ids ORG/NAME[@REVISION]. Swapping them changes no number.
-        threads: computing threads; None for all cores. Changes no bit of the result.
-        progress: a bar on a terminal's stderr, or a function called with (bytes done, bytes in all).
+        instruct, thinking: model folders, or Hub ids ORG/NAME[@REVISION]. Swapping them does not change the numbers.
+        threads: the number of computing threads; None for all cores. It does not change the result.
+        progress: True for a progress bar if stderr is a terminal, False for none, or a function that is called with
+            (bytes done, bytes in total).
+
+    Returns:
+        A Similarity.
 
     Raises:
-        MIKernelsError: a model cannot be read, or the two do not fit together: what is wrong, and the remedy.
+        ArgumentError: `threads` is out of range.
+        CheckpointError: a model cannot be read, or changes while it is read.
+        MismatchError: names, shapes or dtypes of the two models differ, or no tensor can be compared.
+
+    Example:
+        >>> import mi_kernels
+        >>> found = mi_kernels.similarity("instruct", "thinking", progress=False)
+        >>> 0 < found.overall.sigma < 1
+        True
+        >>> mi_kernels.similarity("instruct", "instruct", progress=False).overall.sigma
+        0.0
     """
     return similarity_of((open_checkpoint(instruct), open_checkpoint(thinking)), threads=threads, progress=progress)
 
@@ -162,7 +188,7 @@ def similarity_of(
     threads: int | None = None,
     progress: bool | Callable[[int, int], None] = True,
 ) -> Similarity:
-    """`similarity` of two checkpoints that are open."""
+    """Computes `similarity` of two open checkpoints."""
     started = time.perf_counter()
     count, isa = cpu.checked_threads(threads), cpu.isa()
     alignment = align(models)
@@ -176,13 +202,13 @@ def similarity_of(
             if all(math.isfinite(m.abs_a) and math.isfinite(m.abs_b) for m, *_ in parts):
                 tensors[row.name] = _Sums.total(parts)._replace(tensors=1)
             else:
-                left_out[row.name] = "holds NaN or inf"
+                left_out[row.name] = "contains NaN or inf"
     for model in models:
         model.check_unchanged()
     if not tensors:
         raise MismatchError(
-            f"{models[0].source} and {models[1].source} hold no tensor that can be compared",
-            f"All are left out; the first is {next(iter(left_out))}: {left_out[next(iter(left_out))]}.",
+            f"{models[0].source} and {models[1].source} have no tensor that can be compared",
+            f"Compare models with floating-point weights. {next(iter(left_out))}: {left_out[next(iter(left_out))]}.",
         )
     order = {module: i for i, module in enumerate((*MODULES, OTHER))}
 
@@ -209,7 +235,7 @@ def similarity_of(
 
 
 class _Sums(NamedTuple):
-    """The moments of some elements, and what they are of."""
+    """The moments of a group of elements, and the numbers of elements and tensors in it."""
 
     moments: Moments
     elements: int
@@ -223,13 +249,13 @@ class _Sums(NamedTuple):
 
     def measure(self) -> Measure:
         m = self.moments
-        # One root of the product: equal models have a cosine of exactly 1, since the root of a square is exact.
+        # One square root of the product: for equal models the root of a square is exact, so the cosine is exactly 1.
         scale, squares = m.abs_a + m.abs_b, m.square_a * m.square_b
         return Measure(
             tensors=self.tensors,
             elements=self.elements,
             sigma=m.abs_difference / scale if scale else 0.0,
-            # Rounding may carry it a little past 1.
+            # Rounding may make it slightly larger than 1.
             cosine=max(-1.0, min(1.0, m.product / math.sqrt(squares))) if squares else None,
             max_difference=m.largest,
             identical=(self.elements - m.unequal) / self.elements if self.elements else 1.0,
@@ -249,12 +275,12 @@ def _grouped(
 
 
 def _excluded(rows: Sequence[Row], found: Mapping[str, Place], models: Sequence[Checkpoint]) -> dict[str, str]:
-    """The tensors that are not compared, and why."""
-    why = {row.name: f"{row.inputs[0].dtype}, not floating" for row in rows if not row.floating}
+    """Returns why tensors are not compared, by name."""
+    why = {row.name: f"{row.inputs[0].dtype} is not a floating-point dtype" for row in rows if not row.floating}
     if all(model.tied for model in models):
         embeddings = {row.inputs[0].shape: row.name for row in rows if found[row.name].module == "embed"}
         for row in rows:
-            # A head's bias is not tied.
+            # The bias of a head is not tied.
             if found[row.name].module == "head" and row.inputs[0].shape in embeddings:
                 why[row.name] = f"tied in both models: counted once, as {embeddings[row.inputs[0].shape]}"
     return why
@@ -268,19 +294,19 @@ class _Piece(NamedTuple):
 
 def _pieces(rows: Sequence[Row]) -> Iterator[_Piece]:
     for number, row in enumerate(rows):
-        for first, elements in list(pieces(row.inputs[0].elements)) or [(0, 0)]:  # an empty tensor is one too
+        for first, elements in list(pieces(row.inputs[0].elements)) or [(0, 0)]:  # an empty tensor has one piece too
             yield _Piece(number, first, elements)
 
 
 def _bytes_up_to(element: int, t: Tensor) -> int:
-    """The share of a tensor's bytes that the elements before `element` have; of a computed one it is rounded."""
+    """Returns the bytes of the elements before `element`; an estimate for a tensor that is computed from others."""
     return t.nbytes * element // (t.elements or 1)
 
 
 def _summed(
     rows: Sequence[Row], models: Sequence[Checkpoint], isa: str, threads: int, on_bytes: Callable[[int], None]
 ) -> Iterator[tuple[Row, list[_Sums]]]:
-    """The sums of every piece of each row, in order, computed by a pool that stays a few pieces ahead."""
+    """Yields the sums of the pieces of each row, in order. A thread pool computes a few pieces ahead."""
     from .. import _cpu
 
     with ExitStack() as stack:
@@ -299,7 +325,7 @@ def _summed(
             return _Sums(moments, piece.elements, 0)
 
         def results() -> Iterator[tuple[int, _Sums]]:
-            # Not pool.map, which would hold every piece of a large model at once.
+            # pool.map would hold the pieces of a large model all at once.
             waiting: deque[tuple[int, Future[_Sums]]] = deque()
             for piece in _pieces(rows):
                 inputs.read_ahead((k, t, piece.first, piece.elements) for k, t in enumerate(rows[piece.row].inputs))

@@ -1,1 +1,1 @@
-"""Where merges are used: other tools' extension points, each imported by that tool or by its user alone."""
+"""Connect merges to other tools through their extension points. Only the tool or its user imports each of them."""

@@ -1,9 +1,19 @@
-"""lam as a knob on a model that is loaded; see `mi_kernels.live.knob`.
+"""Change lam of a loaded model in place; `mi_kernels.live.knob` has the details.
 
     knob = mi_kernels.live.attach(model, "Qwen/Qwen3-4B-Thinking-2507")
     knob.set_lam(0.55)
 
-Names are imported when first used: the knob imports torch, what holds two sides in memory does not.
+Example:
+    >>> import torch
+    >>> import mi_kernels
+    >>> instruct, thinking = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    >>> expected = mi_kernels.lerp(instruct.weight.detach(), thinking.weight.detach(), 0.55)
+    >>> knob = mi_kernels.live.attach(instruct, thinking)
+    >>> knob.set_lam(0.55)
+    >>> torch.equal(instruct.weight, expected)
+    True
+
+Names are imported when first used, because the knob imports torch and other modules of this folder do not.
 """
 
 from __future__ import annotations

@@ -1,21 +1,23 @@
-"""lam as a knob on a model that is loaded: any torch module, on the CPU or on a GPU, changed in place.
+"""Change lam of a loaded model in place: of any torch module, on the CPU or on a GPU.
 
     knob = mi_kernels.live.attach(model, "Qwen/Qwen3-4B-Thinking-2507")   # or a second module
-    knob.set_lam(0.55)                                                    # milliseconds later, `model` is that merge
+    knob.set_lam(0.55)                                                    # `model` becomes this merge in milliseconds
     knob.set_lam(0.8, layers="12:36", modules="ffn")
 
-The parameters get the bits `lerp_checkpoint` writes (`ops.linear` has the contract). Each change is computed from the
-two sides and never from the merge before it: any order of changes gives the same bits, and lam 0 gives back the bytes
-the model had. Parameters keep their memory, their `requires_grad` and their ties, so what `torch.compile` has compiled
-stays valid and compiles nothing anew. (Not so where the compiler was told to freeze parameters into the code.)
+The parameters get the bits that `lerp_checkpoint` writes (`ops.linear` has the numerics contract). Each change is
+computed from the two original models and never from the previous merge. So every order of changes gives the same bits,
+and lam 0 restores the original bytes. Parameters keep their memory, their `requires_grad` and their ties, so code that
+`torch.compile` has compiled stays valid and is not compiled again. (This does not hold if the compiler was told to
+freeze parameters into the code.)
 
-A change is not atomic for a forward that runs at the same time: `with knob.lock:` around the forward keeps changes out.
-On a GPU the work is queued on the calling thread's current stream. A backward through a graph from before a change is
-refused by autograd, as after any change in place. What training adds to the parameters is gone at the next change.
+A change is not atomic for a forward pass that runs at the same time. To exclude changes, run the forward pass inside
+`with knob.lock:`. On a GPU the work is queued on the current stream of the calling thread. Autograd raises an error for
+a backward pass through a graph from before a change, as after every in-place change. The next change discards what
+training has added to the parameters.
 
-Nothing is touched before everything is checked. A change that fails midway, or is interrupted, is undone. Where that
-fails too, the model's forward raises until a change succeeds. (A compiled forward may not see that; `knob.broken` says
-it.)
+Everything is checked before anything is changed. A change that fails midway, or is interrupted, is undone. If undoing
+fails too, the forward pass of the model raises until a change succeeds. (A compiled forward pass may not raise; check
+`knob.broken`.)
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from ..errors import ArgumentError, MIKernelsError
 from ..recipe.interpolation import Recipe
 from ..recipe.masks import Layers, Modules
 from ..recipe.rules import Lam, Rule
-from .match import Part, check_others, located, match, parts_of
-from .sides import Held, Mapped, Sides, placed, read_side
+from .match import Part, check_others, match, open_source, parts_of
+from .sides import CheckpointSides, Sides, TensorSides, copied_to, read_side
 
 Model: TypeAlias = torch.nn.Module | str | os.PathLike[str]
 
@@ -47,68 +49,98 @@ def attach(
     base: str | os.PathLike[str] | None = None,
     resident: bool | str = True,
 ) -> Knob:
-    """Makes `model` an interpolation of itself, lam 0, and `other`, lam 1. Nothing changes before the first `set_lam`.
+    """Makes `model` an interpolation of itself (lam 0) and `other` (lam 1). `set_lam` of the result changes it.
+
+    The model does not change before the first `set_lam`.
 
     Args:
-        model: the live module: dense bf16, float16 or float32 parameters; others must be the same in both models.
-            Parameters and the buffers that belong to its state_dict are interpolated, tied ones once.
-        other: a module with the same parameters (its tensors are used as they are: leave them alone), or a model folder
-            or Hub id whose tensors have the names of the model's parameters.
-        resident: True keeps both sides on the model's device: two more copies of the weights, less what `other` holds.
-            "host" keeps them in the host's memory, pinned for a GPU. False keeps none: both sides are read from their
-            folders at every change, at the page cache's speed.
-        base: the folder or Hub id of the model's own weights, for resident=False; None for where transformers loaded
-            it from.
+        model: the live module, with dense parameters of any shape. The knob interpolates all bf16, float16 and float32
+            parameters, and all such buffers in the state_dict; tied ones once. Tensors of other dtypes must be equal in
+            both models.
+        other: a module with the same parameters, or a model folder or Hub id whose tensors have the names of the
+            model's parameters. The knob uses the tensors of a module directly, so do not change them while the knob
+            is attached.
+        resident: True keeps the weights of both models on the device of `model`, which needs two more copies of the
+            weights (one if `other` is a module). "host" keeps them in the host's memory, pinned for a GPU. False keeps
+            no copy: every change reads both models from their folders, through the page cache.
+        base: for resident=False, the folder or Hub id of the weights of `model`. None means the folder or id that
+            transformers loaded it from.
+
+    Returns:
+        A Knob with `set_lam` and `detach`.
 
     Raises:
-        MismatchError: names, shapes, dtypes or ties that differ, or live values that are not `base`'s.
-        ArgumentError: a model that has a knob already, a device that does not fit.
-        CheckpointError: a folder that cannot be read.
+        MismatchError: names, shapes, dtypes or ties of the models differ, or `model` does not have the weights of
+            `base`.
+        DTypeError: a tensor is sparse.
+        ArgumentError: the model already has a knob, or an argument, a device or the memory of a tensor cannot be used.
+        CheckpointError: a folder cannot be read.
+
+    Example:
+        >>> import torch
+        >>> import mi_kernels
+        >>> a, b = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+        >>> knob = mi_kernels.live.attach(a, b)
+        >>> knob.set_lam(1)
+        >>> torch.equal(a.weight, b.weight)
+        True
     """
     if resident not in (True, False, "host"):
-        raise ArgumentError(f"resident is {resident!r}", 'Say True, "host" or False.')
+        raise ArgumentError(f"resident is {resident!r}", 'Use True, "host" or False.')
     model = unwrapped(model)
     if model in _attached:
-        raise ArgumentError("this model has a knob already", "Use it, or call its detach() first.")
+        raise ArgumentError("this model already has a knob", "Use that knob, or call its detach() first.")
     if resident is False:
-        sides, parts = _map(model, other, base)
+        sides, parts = _checkpoint_sides(model, other, base)
     elif base is not None:
-        raise ArgumentError("base is given, and the live model is kept as it is", "Leave base out, or resident=False.")
+        raise ArgumentError(
+            f"base is {str(base)!r}, but resident is {resident!r} and does not use it",
+            "Leave out base, or use resident=False.",
+        )
     else:
-        sides, parts = _hold(model, other, host=resident == "host")
+        sides, parts = _tensor_sides(model, other, host=resident == "host")
     _attached.add(model)
     return Knob(model, parts, sides)
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    """The module inside what torch.compile returned, whose names have no `_orig_mod.`."""
+    """Returns the module that torch.compile wrapped, whose names have no `_orig_mod.`; or `model` itself.
+
+    Example:
+        >>> import torch
+        >>> from mi_kernels.live import unwrapped
+        >>> model = torch.nn.Linear(2, 2)
+        >>> unwrapped(torch.compile(model)) is model
+        True
+    """
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, torch.nn.Module) else model
 
 
-def _hold(model: torch.nn.Module, other: Any, host: bool) -> tuple[Sides, list[Part]]:
-    """Both sides as tensors."""
+def _tensor_sides(model: torch.nn.Module, other: Any, host: bool) -> tuple[Sides, list[Part]]:
+    """Keeps both models as tensors."""
     parts = parts_of(model, "the live model")
     live = {part.name: part.tensor for part in parts if part.floating}
     if isinstance(other, torch.nn.Module):
         b = check_others(parts, unwrapped(other), same_device=not host)
         if host:
-            b = {name: placed(t, live[name].device, host) for name, t in b.items()}
+            b = {name: copied_to(t, live[name].device, host) for name, t in b.items()}
     else:
-        found = match(parts, [located(other)])
+        found = match(parts, [open_source(other)])
         b = read_side(found.models[0], found.rows, live, host)
-    return Held({name: placed(t, t.device, host) for name, t in live.items()}, b), parts
+    return TensorSides({name: copied_to(t, t.device, host) for name, t in live.items()}, b), parts
 
 
-def _map(model: torch.nn.Module, other: Any, base: Any) -> tuple[Sides, list[Part]]:
-    """Both sides as checkpoints, of which the first is proved to be what the model holds."""
+def _checkpoint_sides(model: torch.nn.Module, other: Any, base: Any) -> tuple[Sides, list[Part]]:
+    """Keeps both models as open checkpoints, after checking that the live model has the weights of the first."""
     if isinstance(other, torch.nn.Module):
         raise ArgumentError(
-            "other is a module, which is resident", "Give the folder it was loaded from, or resident=True."
+            "other is a module, but resident=False reads both models from folders",
+            "Pass the folder that other was loaded from, or use resident=True.",
         )
     parts = parts_of(model, "the live model")
-    found = match(parts, [located(base if base is not None else _origin(model)), located(other)])
-    sides = Mapped(found.models, found.rows)
+    found = match(parts, [open_source(base if base is not None else _origin(model)), open_source(other)])
+    sides = CheckpointSides(found.models, found.rows)
     try:
         sides.check_origin({part.name: part.tensor for part in parts if part.floating}, found.models[0].source)
     except BaseException:
@@ -118,21 +150,35 @@ def _map(model: torch.nn.Module, other: Any, base: Any) -> tuple[Sides, list[Par
 
 
 def _origin(model: torch.nn.Module) -> str:
-    """Where transformers loaded the model from."""
+    """Returns the folder or Hub id that transformers loaded the model from.
+
+    Raises:
+        ArgumentError: the model does not have this information.
+    """
     config = getattr(model, "config", None)
     name, commit = getattr(config, "_name_or_path", ""), getattr(config, "_commit_hash", None)
     if not name:
-        raise ArgumentError("nothing says where the model was loaded from", "Give its folder or Hub id as base=.")
+        raise ArgumentError(
+            "the model's config does not say where it was loaded from", "Pass the folder or Hub id as base=."
+        )
     return name if os.path.isdir(name) or commit is None else f"{name}@{commit}"
 
 
 class Knob:
-    """Changes lam of one live model; made by `attach`.
+    """Changes lam of one live model. Created by `attach`.
 
     Attributes:
-        recipe: what the model is now.
-        lock: held during a change; hold it around a forward that another thread's change must not meet.
-        broken: why the model must not be used: a change failed midway and could not be undone. Empty while all is well.
+        recipe: the recipe of the current weights.
+        lock: held during a change. Hold it during a forward pass that a change in another thread must not affect.
+        broken: why the model must not be used, if a change failed midway and could not be undone. Otherwise empty.
+
+    Example:
+        >>> import torch
+        >>> import mi_kernels
+        >>> knob = mi_kernels.live.attach(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+        >>> knob.set_lam(0.55)
+        >>> knob.recipe.lam, knob.broken
+        (0.55, '')
     """
 
     def __init__(self, model: torch.nn.Module, parts: Sequence[Part], sides: Sides) -> None:
@@ -153,13 +199,31 @@ class Knob:
         *,
         extrapolate: bool = False,
     ) -> None:
-        """Makes the model (1 - lam) * itself as it was + lam * other. All arguments are those of `mi_kernels.Recipe`.
+        """Sets every parameter to (1 - lam) * original + lam * other, in place.
+
+        The bits are those of `torch.lerp(a.float(), b.float(), lam).to(dtype)`; see csrc/README.md.
+
+        Args:
+            lam: the weight of `other`, from 0 (the original model) to 1.
+            layers, modules, rules, extrapolate: as for `mi_kernels.Recipe`. Parameters that they do not select keep
+                the original value.
 
         Raises:
-            ArgumentError: lam, a mask or a rule that cannot be; or the model was moved, converted or given other
-                parameters since `attach`. Nothing was touched.
-            CheckpointError: a file of a side that is read from its folder has changed since `attach`, and nothing was
-                touched; or it changed while it was read, and `broken` says so.
+            ArgumentError: lam, a mask or a rule is invalid; or the model was moved, converted or given other parameters
+                since `attach`. No parameter has changed.
+            CheckpointError: with resident=False, a file has changed since `attach`. If it changed before this call, no
+                parameter has changed. If it changed during this call, `broken` is set.
+
+        Example:
+            >>> import torch
+            >>> import mi_kernels
+            >>> model = torch.nn.Linear(2, 2)
+            >>> original = model.weight.detach().clone()
+            >>> knob = mi_kernels.live.attach(model, torch.nn.Linear(2, 2))
+            >>> knob.set_lam(0.8)
+            >>> knob.set_lam(0)
+            >>> torch.equal(model.weight, original)
+            True
         """
         recipe = Recipe(lam, layers, modules, rules, extrapolate)
         with self.lock:
@@ -172,10 +236,10 @@ class Knob:
                 self._undo(live, error)
                 raise
             self.recipe = recipe
-            self._mend()
+            self._clear_broken()
 
     def detach(self) -> None:
-        """Lets go of both sides. The model stays the merge that it is."""
+        """Releases the weights of both models, or their files. The live model keeps its current weights."""
         with self.lock:
             if self._names:
                 _attached.discard(self._model)
@@ -184,35 +248,35 @@ class Knob:
 
     def _live(self) -> dict[str, torch.Tensor]:
         if not self._names:
-            raise ArgumentError("this knob was detached", "Attach the models again.")
+            raise ArgumentError("this knob was detached", "Call mi_kernels.live.attach again.")
         parts = parts_of(self._model, "the live model")
         changed = [part.name for part in parts if part.kind != self._kinds.get(part.name)]
         if changed or len(parts) != len(self._kinds):
             name = changed[0] if changed else "a parameter"
             raise ArgumentError(
-                f"{name}: not the same device, dtype, shape and ties as at attach()",
-                "Move and convert the model first, then attach; now: knob.detach(), and attach again.",
+                f"{name}: device, dtype, shape or ties have changed since attach()",
+                "Call knob.detach() and attach again. Move and convert a model before you attach it.",
             )
         return {part.name: part.tensor for part in parts if part.floating}
 
     def _write(self, live: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> None:
         with torch.no_grad():
             self._sides.write({name: t.detach() for name, t in live.items()}, weights)
-            # The kernels write memory, which autograd does not see: a graph that saved the old values must not use it.
+            # Autograd does not see what the kernels write. A graph that saved the old values must not use the new ones.
             torch.autograd.graph.increment_version([t for t in live.values() if not t.is_inference()])
 
     def _undo(self, live: Mapping[str, torch.Tensor], cause: BaseException) -> None:
         try:
             self._write(live, self.recipe.weights(self._names))
         except BaseException as error:
-            self.broken = f"changing lam failed midway ({cause!r}), and so did undoing it ({error!r})"
+            self.broken = f"changing lam failed midway ({cause!r}), and undoing the change failed too ({error!r})"
             if self._refusal is None:
                 self._refusal = self._model.register_forward_pre_hook(self._refuse)
 
     def _refuse(self, *_: Any) -> None:
-        raise MIKernelsError(self.broken, "Call set_lam again, or load the model again.")
+        raise MIKernelsError(self.broken, "Call set_lam again. If it fails again, load the model from its files.")
 
-    def _mend(self) -> None:
+    def _clear_broken(self) -> None:
         self.broken = ""
         if self._refusal is not None:
             self._refusal.remove()
@@ -220,15 +284,28 @@ class Knob:
 
 
 class InterpolatedModel(torch.nn.Module):  # type: ignore[misc]
-    """`attach` as a module: it calls `model_a`, which it makes the merge; everything else is `model_a`'s too.
+    """A module that behaves like `model_a`, whose weights it makes the interpolation of `model_a` and `model_b`.
 
-    `forward`, `generate`, `config`, `device`, `save_pretrained` and all other attributes are those of `model_a`; its
-    `state_dict` is the merge's, under the same names. `set_lam` and `knob` are its own.
+    `forward`, `generate`, `config`, `device`, `save_pretrained` and all other attributes are those of `model_a`. Its
+    `state_dict` has the interpolated weights under the names of `model_a`. Only `set_lam` and `knob` are additional.
 
     Args:
-        model_a, model_b: as `model` and `other` of `attach`.
-        lam: where to begin.
-        options: as for `attach`.
+        model_a, model_b: `model` and `other` of `attach`. The weights of `model_a` change in place.
+        lam: the initial weight of `model_b`, from 0 to 1.
+        options: the keyword arguments of `attach`.
+
+    Raises:
+        MIKernelsError: see `attach` and `Knob.set_lam`. `model_a` is then unchanged.
+
+    Example:
+        >>> import torch
+        >>> from mi_kernels.live import InterpolatedModel
+        >>> model = InterpolatedModel(torch.nn.Linear(4, 2), torch.nn.Linear(4, 2), lam=0.55)
+        >>> model(torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
+        >>> model.set_lam(0.8)
+        >>> sorted(model.state_dict())
+        ['bias', 'weight']
     """
 
     def __init__(self, model_a: torch.nn.Module, model_b: Model, lam: Lam = 0.0, **options: Any) -> None:
@@ -256,6 +333,6 @@ class InterpolatedModel(torch.nn.Module):  # type: ignore[misc]
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == "live":  # not there yet
+            if name == "live":  # before __init__ has set it
                 raise
             return getattr(self.live, name)

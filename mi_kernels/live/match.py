@@ -1,4 +1,4 @@
-"""A live model's tensors, and their counterparts in another module or in checkpoints, all checked before use."""
+"""Match the tensors of a live model with those of another module or of checkpoints, and check them all before use."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ..ops.overlap import find_overlap
 from .sides import same_bytes
 
 _HEAD = "lm_head.weight"
-_ONE_FAMILY = "Both must be of one architecture and size."
-_RENAMED = "transformers may rename and fuse tensors as it loads: load this model too, and pass the module instead."
+_ONE_FAMILY = "Use two models of the same architecture and size."
+_RENAMED = "transformers may rename and fuse tensors while loading. Load this model too, and pass the module instead."
 
 T = TypeVar("T")
 
 
 class Part(NamedTuple):
-    """A tensor of the live model, once for all the names that share it."""
+    """A tensor of the live model, and all names that share it."""
 
     names: tuple[str, ...]
     tensor: torch.Tensor
@@ -43,40 +43,51 @@ class Part(NamedTuple):
 
     @property
     def kind(self) -> Hashable:
-        """What must not change between two merges."""
+        """The properties that must not change between two calls of `set_lam`."""
         return self.names, self.tensor.dtype, self.tensor.device, self.tensor.shape
 
 
 class Match(NamedTuple):
-    """Checkpoints whose tensors are the live model's.
+    """Checkpoints whose tensors match those of the live model.
 
     Attributes:
-        models: their tensors are those that are interpolated, under the live names.
-        rows: (live, a checkpoint's, ...) of each tensor.
+        models: the checkpoints, restricted to the tensors to interpolate, under the names of the live model.
+        rows: for each tensor the one of the live model, followed by the one of each checkpoint.
     """
 
     models: list[Checkpoint]
     rows: list[Row]
 
 
-def located(source: Any) -> Checkpoint:
-    """Raises: ArgumentError: neither a path nor an id. CheckpointError: as `open_checkpoint`."""
+def open_source(source: Any) -> Checkpoint:
+    """Opens the checkpoint of a folder or Hub id.
+
+    Raises:
+        ArgumentError: `source` is not a path or id.
+        CheckpointError: see `open_checkpoint`.
+    """
     if not isinstance(source, (str, os.PathLike)):
-        raise ArgumentError(f"{type(source).__name__} is no model", "Give a torch module, a model folder or a Hub id.")
+        raise ArgumentError(
+            f"a model of type {type(source).__name__} is not supported",
+            "Pass a torch module, a model folder or a Hub id.",
+        )
     return open_checkpoint(source)
 
 
 def parts_of(model: torch.nn.Module, label: str) -> list[Part]:
-    """Parameters and persistent buffers in the order of the state_dict, shared ones once.
+    """Returns parameters and persistent buffers in the order of the state_dict, and shared ones once.
+
+    Args:
+        label: the name of the model in messages.
 
     Raises:
-        ArgumentError: a tensor without memory, of a subclass, not contiguous, or partly over another.
-        DTypeError: a sparse one.
+        ArgumentError: a tensor has no memory, is not a plain Tensor, is not contiguous, or partly overlaps another.
+        DTypeError: a tensor is sparse.
     """
     groups: dict[Hashable, list[str]] = {}
     tensors: dict[Hashable, torch.Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, torch.Tensor):  # a module may add a state of another kind
+        if isinstance(tensor, torch.Tensor):  # a module may add other objects to its state
             _check_memory(name, tensor, label)
             groups.setdefault(_identity(tensor), []).append(name)
             tensors[_identity(tensor)] = tensor
@@ -88,14 +99,18 @@ def parts_of(model: torch.nn.Module, label: str) -> list[Part]:
 def _check_memory(name: str, tensor: torch.Tensor, label: str) -> None:
     plain = type(tensor.detach()) is torch.Tensor
     if tensor.layout != torch.strided:
-        raise DTypeError(f"{name}: layout {tensor.layout} in {label}", "Only dense tensors can be interpolated.")
+        raise DTypeError(
+            f"{name}: layout {tensor.layout} in {label}, but only dense tensors can be interpolated",
+            "Replace the parameter by its .to_dense().",
+        )
     if tensor.device.type == "meta" or not plain:
-        what = "has no memory of its own (meta)" if plain else f"is a {type(tensor.detach()).__name__}"
+        what = "has no memory (meta device)" if plain else f"is a {type(tensor.detach()).__name__}"
         raise ArgumentError(
-            f"{name}: {what} in {label}", "Load the model whole, not offloaded, sharded or quantised, and attach again."
+            f"{name}: {what} in {label}",
+            "Load the whole model, not offloaded, sharded or quantised, and attach again.",
         )
     if not tensor.is_contiguous():
-        raise ArgumentError(f"{name}: not contiguous in {label}", "Replace it by its .contiguous().")
+        raise ArgumentError(f"{name}: not contiguous in {label}", "Replace the parameter by its .contiguous().")
 
 
 def _identity(tensor: torch.Tensor) -> Hashable:
@@ -105,7 +120,7 @@ def _identity(tensor: torch.Tensor) -> Hashable:
 
 
 def _check_overlap(parts: Sequence[Part], other: Mapping[str, torch.Tensor], label: str) -> None:
-    """Refuses live tensors that lie partly over each other or over a tensor of the other side."""
+    """Raises an error if live tensors partly overlap each other, or share memory with a tensor of the other model."""
     rows = [(part.tensor, other.get(part.name, part.tensor)) for part in parts]
     addresses = np.array([[x.data_ptr(), x.data_ptr(), y.data_ptr()] for x, y in rows], np.int64).reshape(-1, 3)
     sizes = np.array([[x.nbytes, x.nbytes, y.nbytes] for x, y in rows], np.int64).reshape(-1, 3)
@@ -115,15 +130,16 @@ def _check_overlap(parts: Sequence[Part], other: Mapping[str, torch.Tensor], lab
     ]
     if clash is not None or shared:
         name = parts[clash[0]].name if clash is not None else shared[0]
-        raise ArgumentError(f"{name}: shares memory with another tensor of {label}", "Give each a copy of its own.")
+        raise ArgumentError(f"{name}: shares memory with another tensor of {label}", "Give each tensor its own copy.")
 
 
 def check_others(parts: Sequence[Part], other: torch.nn.Module, same_device: bool) -> dict[str, torch.Tensor]:
-    """The tensors of `other` that are interpolated, under the live names.
+    """Returns the tensors of `other` to interpolate, under the names of the live model.
 
     Raises:
-        MismatchError: names, shapes, dtypes or ties that differ; names the tensor and both values.
-        ArgumentError: a device that differs, shared memory, or as `parts_of`.
+        MismatchError: names, shapes, dtypes or ties differ. The message names the tensor and both values.
+        ArgumentError: devices differ, models share memory, or see `parts_of`.
+        DTypeError: see `parts_of`.
     """
     label = "the other model"
     held = {name: part for part in parts_of(other, label) for name in part.names}
@@ -135,12 +151,12 @@ def check_others(parts: Sequence[Part], other: torch.nn.Module, same_device: boo
             if one != two:
                 raise MismatchError(
                     f"{part.name}: {what} {one} in the live model, {two} in {label}",
-                    f"Convert it: other.to({one})." if what == "dtype" else _ONE_FAMILY,
+                    f"Convert the other model: other.to({one})." if what == "dtype" else _ONE_FAMILY,
                 )
         if part.floating and same_device and x.device != y.device:
             raise ArgumentError(
                 f"{part.name}: on {x.device} in the live model, on {y.device} in {label}",
-                f'Move it, other.to("{x.device}"), or keep both in the host\'s memory: resident="host".',
+                f'Move the other model, other.to("{x.device}"), or keep both in host memory with resident="host".',
             )
         if not part.floating and not same_bytes(x, y):
             raise _fixed_differs(part, label)
@@ -150,14 +166,16 @@ def check_others(parts: Sequence[Part], other: torch.nn.Module, same_device: boo
 
 
 def match(parts: Sequence[Part], models: Sequence[Checkpoint]) -> Match:
-    """The checkpoints' tensors for each live one; all but the last must have the live dtypes.
+    """Returns the tensors of the checkpoints for each live tensor.
+
+    All checkpoints but the last must have the dtypes of the live model.
 
     Raises:
-        MismatchError: as `check_others`.
+        MismatchError: see `check_others`.
     """
     floats, resolved = [part for part in parts if part.floating], []
     for model in models:
-        # A tied head that only the file leaves out is `align`'s to find.
+        # `align` finds a tied head that the file omits.
         absent = {_HEAD} if model.tied else set()
         found = _resolve(parts, model.tensors, model.source, _RENAMED, absent, keep_first=model.tied)
         for part in parts:
@@ -185,11 +203,15 @@ def _resolve(
     absent: Iterable[str] = (),
     keep_first: bool = False,
 ) -> dict[str, T]:
-    """What `held` has for each live tensor, under any of its names."""
+    """Returns the entry of `held` for each live tensor, under any of its names.
+
+    Raises:
+        MismatchError: `held` has other tensors, lacks some, or has several for tied ones.
+    """
     known = {name for part in parts for name in part.names}
     extra = [name for name in held if name not in known]
     if extra:
-        raise MismatchError(f"{label} has {shortened(extra)}, which the live model lacks", remedy)
+        raise MismatchError(f"{label} has {shortened(extra)}, which the live model does not have", remedy)
     found: dict[str, T] = {}
     missing = []
     for part in parts:
@@ -197,14 +219,14 @@ def _resolve(
         if len(present) > 1 and not keep_first:
             raise MismatchError(
                 f"{' and '.join(part.names)}: one tensor in the live model, {len(present)} in {label}",
-                "Untie them in the live model first, so that each can have a value of its own.",
+                "Untie them in the live model first, so that each can have its own values.",
             )
         if present:
             found[part.name] = next(iter(present.values()))
         elif part.name not in absent:
             missing.append(part.name)
     if missing:
-        raise MismatchError(f"the live model has {shortened(missing)}, which {label} lacks", remedy)
+        raise MismatchError(f"the live model has {shortened(missing)}, which {label} does not have", remedy)
     return found
 
 
@@ -214,14 +236,14 @@ def _check_dtypes(live: Mapping[str, Tensor], model: Checkpoint, exact: bool) ->
         if tensor.dtype not in FROM_TORCH.values() or (exact and tensor.dtype != mine):
             raise MismatchError(
                 f"{name}: {mine} in the live model, {tensor.dtype} in {model.source}",
-                "Load the model in the dtype of its file, or keep both sides: resident=True."
+                "Load the live model in the dtype of its files, or use resident=True."
                 if exact
-                else "Only bf16, float16 and float32 can be interpolated.",
+                else "Convert the model to bf16, float16 or float32 first.",
             )
 
 
 def _check_fixed(part: Part, model: Checkpoint, tensor: Tensor) -> None:
-    """What cannot be interpolated must be the same in both."""
+    """Raises an error if a tensor that cannot be interpolated differs between the models."""
     same = isinstance(tensor, TensorInfo) and tensor.nbytes == part.tensor.nbytes
     if same:
         assert isinstance(tensor, TensorInfo)
@@ -236,6 +258,6 @@ def _check_fixed(part: Part, model: Checkpoint, tensor: Tensor) -> None:
 
 def _fixed_differs(part: Part, label: str) -> MismatchError:
     return MismatchError(
-        f"{part.name}: {part.tensor.dtype} tensors differ between the live model and {label}",
-        "Only bf16, float16 and float32 can be interpolated: dequantise or convert the models first.",
+        f"{part.name}: {part.tensor.dtype} values differ between the live model and {label}",
+        "Dequantise or convert the models first: only bf16, float16 and float32 can be interpolated.",
     )

@@ -1,7 +1,7 @@
-"""Merges computed into memory, tensor by tensor, for those who want weights and no folder.
+"""Merge checkpoints into memory, tensor by tensor, for callers that need weights and not a folder.
 
-The checkpoints stay mapped between merges, so that the second one takes no page faults: what a model costs in memory is
-its place in the page cache, shared by all processes that read it.
+The checkpoints stay mapped between merges, so that later merges have no page faults. The memory of a model is the page
+cache, which all processes that read it share.
 """
 
 from __future__ import annotations
@@ -31,18 +31,32 @@ if TYPE_CHECKING:
 
     from ..recipe.models import MergeRecipe
 
-_AHEAD = 2  # tensors computed before they are asked for, for each thread
+_AHEAD = 2  # tensors per thread that are computed in advance
 
 
 class Resident:
-    """Aligned checkpoints, mapped until `close`.
+    """Matched checkpoints that stay mapped until `close`, and can be merged into memory many times.
 
     Args:
-        sources: folders or Hub ids: INSTRUCT and THINKING, or all models of a recipe.
-        threads: computing threads; None for all cores.
+        sources: folders or Hub ids: INSTRUCT and THINKING, or all models of a recipe (base first).
+        threads: the number of computing threads; None for all cores.
+
+    Attributes:
+        names: the names of the tensors of a merge, in the order of INSTRUCT.
 
     Raises:
-        MIKernelsError: a checkpoint that cannot be read, or cannot be merged with the others.
+        ArgumentError: `threads` is out of range.
+        CheckpointError: a checkpoint cannot be read.
+        MismatchError: the checkpoints do not have the same tensors.
+
+    Example:
+        >>> from mi_kernels import Recipe
+        >>> from mi_kernels.live.resident import Resident
+        >>> resident = Resident(["instruct", "thinking"])
+        >>> merged = dict(resident.lerp(Recipe(0.8)))
+        >>> list(merged) == resident.names
+        True
+        >>> resident.close()
     """
 
     def __init__(self, sources: Sequence[str | os.PathLike[str]], threads: int | None = None) -> None:
@@ -59,17 +73,19 @@ class Resident:
         self._inputs.__exit__()
 
     def lerp(self, recipe: Recipe) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every tensor of the merge by name, in INSTRUCT's order and dtypes, the bits of `lerp_checkpoint`.
+        """Yields (name, tensor) of the merge, in the order, shapes and dtypes of INSTRUCT.
+
+        The bits are those that `lerp_checkpoint` writes.
 
         Raises:
-            ArgumentError: before the first tensor: a mask that selects nothing, a lam out of range.
-            CheckpointError: while they are computed: a file cannot be read, or has changed since it was opened. What
-                was yielded before must not be used then.
+            ArgumentError: before the first tensor, if a mask selects no tensor or lam is out of range.
+            CheckpointError: at any time, if a file cannot be read or has changed since it was opened. Discard the
+                tensors yielded before.
         """
         return self._tensors(lerp_sources(self.alignment, [recipe]))
 
     def merge(self, recipe: MergeRecipe) -> Iterator[tuple[str, torch.Tensor]]:
-        """`lerp` for the methods of `merge_checkpoint`."""
+        """Yields (name, tensor) like `lerp`, for any method of `merge_checkpoint`."""
         from ..merge.combined import combined_sources
 
         return self._tensors(combined_sources(recipe, self.models, self.alignment, self._threads))
@@ -103,14 +119,16 @@ class Resident:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """torch's dtype for safetensors' name of it.
+    """Returns the torch dtype for the name of a dtype in safetensors.
 
     Raises:
-        CheckpointError: torch has none.
+        CheckpointError: torch does not have the dtype.
     """
     import torch
 
     found = getattr(torch, TORCH_NAMES.get(name, ""), None)
     if not isinstance(found, torch.dtype):
-        raise CheckpointError(f"tensors of dtype {name} cannot be handed over", "Merge to a folder: mi-kernels lerp.")
+        raise CheckpointError(
+            f"torch has no dtype for tensors of {name}", "Merge into a folder with `mi-kernels lerp` instead."
+        )
     return found

@@ -1,4 +1,4 @@
-"""Where a live model's two sides are between changes of lam, and how a merge of them gets into its parameters."""
+"""Keep the two models of a live model between changes of lam, and write their merge into its parameters."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from ..ops.linear import lerp, multi_lerp
 
 Tensors = Mapping[str, torch.Tensor]
 
-_STAGE = 64 << 20  # bytes of each side that are on their way from pinned memory at a time
+_STAGE = 64 << 20  # bytes of each model that are copied from pinned memory at a time
 _DTYPES = {name: getattr(torch, TORCH_NAMES[name]) for name in FLOATS}
 
 
 class Sides(Protocol):
-    """Both models, by the names of the live one."""
+    """The tensors of both models, by the names of the live model."""
 
     def check(self) -> None:
-        """To be called before `write`, while nothing is touched.
+        """Checks that both models are unchanged. Call it before `write`.
 
         Raises:
-            CheckpointError: a side is no longer what it was.
+            CheckpointError: a file of a model has changed.
         """
 
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
-        """Makes each tensor of `live` the interpolation of its two sides at its weight, in place."""
+        """Sets each tensor of `live` to the interpolation of its two models at its weight, in place."""
 
     def close(self) -> None:
-        """Lets go of memory and files."""
+        """Releases memory and files."""
 
 
-class Held:
-    """Both sides as tensors, each on the device of its live tensor or in the host's memory."""
+class TensorSides:
+    """Both models as tensors, each on the device of its live tensor or in host memory."""
 
     def __init__(self, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         self._a, self._b = a, b
@@ -71,11 +71,12 @@ class Held:
         self._a, self._b = {}, {}
 
 
-class Mapped:
-    """Both sides as checkpoints, read through the page cache at every change: no tensor of theirs is kept.
+class CheckpointSides:
+    """Both models as checkpoints. Every change reads them through the page cache, and no tensor is kept.
 
     Args:
-        rows: (live, a, b) of each tensor.
+        models: the two checkpoints.
+        rows: for each tensor the one of the live model and those of the two checkpoints.
     """
 
     def __init__(self, models: Sequence[Checkpoint], rows: Sequence[Row]) -> None:
@@ -106,10 +107,10 @@ class Mapped:
         self.check()
 
     def check_origin(self, live: Tensors, source: str) -> None:
-        """Refuses a live tensor without the bytes of the first checkpoint, which lam 0 would not bring back.
+        """Checks that the live tensors have the bytes of the first checkpoint, which lam 0 restores.
 
         Raises:
-            MismatchError: names the first such tensor.
+            MismatchError: a tensor differs. The message names the first one.
         """
         isa = cpu.isa()
         for name, tensor in live.items():
@@ -117,8 +118,8 @@ class Mapped:
             _fill(self._inputs, Source(self._pairs[name], (0.0,)), expected, isa)
             if not same_bytes(tensor, expected):
                 raise MismatchError(
-                    f"{name}: the live values are not those of {source}",
-                    "Give the folder the model was loaded from as base=, or keep both sides: resident=True.",
+                    f"{name}: the live model and {source} have different values",
+                    "Pass the folder that the model was loaded from as base=, or use resident=True.",
                 )
 
     def close(self) -> None:
@@ -126,10 +127,10 @@ class Mapped:
 
 
 def read_side(model: Checkpoint, rows: Iterable[Row], live: Tensors, host: bool) -> dict[str, torch.Tensor]:
-    """The tensors of `model`, the second of each row, to where `Held` has them.
+    """Reads the tensors of `model`, the second of each row, to the device of the live tensor or to host memory.
 
-    In their own dtypes; what is computed (an FP8 weight and its scales, a base and its adapter) is kept as the float32
-    that a merge of folders computes with, so that the bits are the same.
+    They keep their dtype. Computed tensors (FP8 weights with scales, a base with an adapter) become float32, which a
+    merge of folders uses for them too, so that the bits are the same.
     """
     found = {}
     with Inputs([model.files]) as inputs:
@@ -144,8 +145,8 @@ def read_side(model: Checkpoint, rows: Iterable[Row], live: Tensors, host: bool)
     return found
 
 
-def placed(tensor: torch.Tensor, device: torch.device, host: bool) -> torch.Tensor:
-    """A copy of `tensor` for a live one on `device`: there, or in the host's memory, pinned for a GPU."""
+def copied_to(tensor: torch.Tensor, device: torch.device, host: bool) -> torch.Tensor:
+    """Copies `tensor` to `device`, or with `host` to host memory, which is pinned if `device` is a GPU."""
     if not host:
         return tensor.detach().to(device, copy=True, memory_format=torch.contiguous_format)
     copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=device.type == "cuda")
@@ -153,12 +154,12 @@ def placed(tensor: torch.Tensor, device: torch.device, host: bool) -> torch.Tens
 
 
 def same_bytes(x: torch.Tensor, y: torch.Tensor) -> bool:
-    """Whether two tensors of one dtype and shape have the same bits: -0 is not 0, and a NaN is itself."""
+    """Returns whether two tensors of one dtype and shape have the same bits: -0 differs from 0, a NaN equals itself."""
     return bool(torch.equal(*(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for t in (x, y))))
 
 
 def _fill(inputs: Inputs, source: Source, live: torch.Tensor, isa: str) -> None:
-    """Computes `source` into `live`; where that is on another device, by way of one tensor's worth of memory."""
+    """Computes `source` into `live`, through a buffer of the size of the tensor if `live` is not on the CPU."""
     out = live if live.device.type == "cpu" else torch.empty_like(live, device="cpu")
     like = TensorInfo("", FROM_TORCH[str(out.dtype)], tuple(out.shape), 0, 0, out.nbytes)
     if out.numel():
@@ -168,7 +169,7 @@ def _fill(inputs: Inputs, source: Source, live: torch.Tensor, isa: str) -> None:
 
 
 def _write_staged(live: torch.Tensor, a: torch.Tensor, b: torch.Tensor, weight: float) -> None:
-    """From the host's memory, a stage at a time: the copies of one are queued while the one before is computed."""
+    """Interpolates from host memory in stages: the copies of a stage are queued while the previous one is computed."""
     side = b if weight == 1 else a
     if weight in (0, 1) and side.dtype == live.dtype:
         live.copy_(side, non_blocking=True)

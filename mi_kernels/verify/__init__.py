@@ -1,1 +1,1 @@
-"""Proof of a model folder: its bytes against its checksums, or against the merge done again."""
+"""Check a model folder against its checksums, and against the merge computed again."""

@@ -1,4 +1,4 @@
-"""Is a model folder the merge that its mi_kernels.json says? It is done again, in memory, and every byte compared."""
+"""Check that a model folder is the merge that its mi_kernels.json records: merge again in memory, and compare."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from ..recipe.interpolation import Recipe
 from ..system.progress import progress_bar
 from .second_writer import Comparison, Difference
 
-_OWN_FILES = (RECORD, "README.md")  # they name versions and paths
+_OWN_FILES = (RECORD, "README.md")  # not compared, because they contain versions and paths
 
 
 @dataclass
 class Recomputation:
-    """What doing a merge again found.
+    """The result of merging again and comparing.
 
     Attributes:
-        tensors, bytes: how many were computed and compared; bytes of shards.
-        seconds: from the first check to the last comparison.
-        differences: by file; one for each tensor, header or file that is not the same.
-        notes: where the models are not those that are recorded, and what else is worth a sentence.
+        tensors: the number of tensors computed and compared.
+        bytes: the size of the shards computed and compared.
+        seconds: the time from the first check to the last comparison.
+        differences: one entry for each tensor, header or file that differs, in the order of the files.
+        notes: sentences for the user, for example that a model is not the recorded one.
     """
 
     tensors: int = 0
@@ -57,23 +58,26 @@ def recompute_merge(
     threads: int | None = None,
     progress: bool | Callable[[int, int], None] = True,
 ) -> Recomputation:
-    """Does the merge again that made `root`, and compares shards, index and copied files. Nothing is written.
+    """Repeats the merge that made `root` in memory, and compares shards, index and copied files. Writes nothing.
 
-    Memory is as flat as the merge's own: see `mi_kernels.merge.stream`.
+    Memory use is the same as for a merge: see `mi_kernels.merge.stream`.
 
     Args:
-        models: folders or Hub ids, in the order of mi_kernels.json, the base first; empty for those named there.
+        root: the folder of a merge, with mi_kernels.json.
+        models: folders or Hub ids of the merged models, in the order of mi_kernels.json (base first). If empty, the
+            models that mi_kernels.json names.
+        threads, progress: as in `verify_checkpoint`.
 
     Raises:
-        CheckpointError: `root` has no usable mi_kernels.json, a file cannot be read.
-        MIKernelsError: the models cannot be merged so.
+        CheckpointError: `root` has no valid mi_kernels.json, or a file cannot be read.
+        MIKernelsError: the models cannot be merged as mi_kernels.json says.
     """
     started = time.perf_counter()
     record = read_record(root)
     if record is None:
         raise CheckpointError(
-            f"{os.path.join(root, RECORD)}: missing, so nobody knows which merge this is",
-            "Only what mi_kernels has merged can be computed again.",
+            f"{os.path.join(root, RECORD)}: missing, so the merge to compute again is unknown",
+            "Pass a folder that mi_kernels merged, or leave out --recompute to compare checksums only.",
         )
     found = Recomputation()
     job = _job(root, record, [os.fspath(m) for m in models], threads, found.notes)
@@ -91,27 +95,27 @@ def recompute_merge(
     wrong = {d.tensor for d in found.differences if d.tensor is not None}
     if len(wrong) > len(job.sources) // 2:
         found.notes.append(
-            f"most tensors differ: are {', '.join(m.source for m in job.models)} the right models, in order?"
+            f"most tensors differ: check that {', '.join(m.source for m in job.models)} are the merged models, in order"
         )
     found.seconds = time.perf_counter() - started
     return found
 
 
 def _job(root: str, record: MergeRecord, given: list[str], threads: int | None, notes: list[str]) -> Job:
-    """The merge as it was planned when `root` was made. Notes where a model is not the recorded one."""
+    """Plans the merge again as mi_kernels.json records it. Adds a note for each model that is not the recorded one."""
     path = os.path.join(root, RECORD)
     sources = given or [how_given(identity) for identity in record.inputs]
     if len(sources) != len(record.inputs):
         raise ArgumentError(
-            f"{root}: was merged from {len(record.inputs)} models, and {len(sources)} are given",
-            f"Give them in this order: {', '.join(map(how_given, record.inputs))}.",
+            f"{root}: merged from {len(record.inputs)} models, but --recompute got {len(sources)}",
+            f"Pass them in this order: {' '.join(map(how_given, record.inputs))}",
         )
     try:
         differences = [difference(identity, open_checkpoint(s)) for identity, s in zip(record.inputs, sources)]
         notes += [text for text in differences if text is not None]
         return _planned(root, record, sources, threads)
     except MIKernelsError as error:
-        if notes:  # this is why
+        if notes:  # the wrong model is the cause
             raise MismatchError(notes[0], error.problem) from error
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -126,7 +130,7 @@ def _planned(root: str, record: MergeRecord, sources: list[str], threads: int | 
         "backend": "cpu",
         "dtype": None if record.dtype is None else TORCH_NAMES[record.dtype],
         "threads": threads,
-        "overwrite": True,  # the folder is there, and only read
+        "overwrite": True,  # the folder exists, and is only read
         "copy_from": record.copy_from,
         "max_shard_size": record.max_shard_size,
     }

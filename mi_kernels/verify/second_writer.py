@@ -1,4 +1,4 @@
-"""In place of files that are written: those that are there, compared with what would be written."""
+"""Compare the shards of an existing folder with computed shards: a writer that compares instead of writing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,17 @@ _MAX_SMALL = 256 << 20  # bytes
 
 @dataclass(frozen=True)
 class Difference:
-    """A tensor, or a file's header, or a small file, that is not what was computed.
+    """A tensor, the header of a shard, or a small file that differs from the computed one.
 
     Attributes:
-        file, tensor: which; None for what is no tensor, whose elements are bytes.
-        count: elements that differ. elements: how many there are.
-        element, begin, file_offset: the first of them: its number, its byte in the tensor and in the file.
-        expected, found: its bits, in hexadecimal.
+        file: the name of the file.
+        tensor: the name of the tensor, or None for a header or a small file. Their elements are bytes.
+        count: the number of elements that differ.
+        elements: the number of elements in total.
+        element: the index of the first element that differs.
+        begin: the offset of this element in the tensor, in bytes.
+        file_offset: the offset of this element in the file, in bytes.
+        expected, found: the bits of this element as computed and in the file, in hexadecimal.
     """
 
     file: str
@@ -46,7 +50,7 @@ class Difference:
     found: str
 
     def __str__(self) -> str:
-        values = f"is {self.found}, computed {self.expected}"
+        values = f"is {self.found}, expected {self.expected}"
         if self.tensor is None:
             return f"{self.file}: byte {self.begin} {values}; {self.count} bytes differ"
         return (
@@ -56,7 +60,7 @@ class Difference:
 
 
 class _Region(NamedTuple):
-    """A tensor, or the header where `name` is None: bytes of the file, and of an element."""
+    """The byte range of a tensor in its file, or of the header if `name` is None. `item` is the size of an element."""
 
     name: str | None
     begin: int
@@ -65,7 +69,7 @@ class _Region(NamedTuple):
 
 
 class Comparison:
-    """Shards in `root` against the bytes that a stream computes for them, chunk by chunk."""
+    """Compares the shards in `root` with the bytes that a stream computes for them, chunk by chunk."""
 
     def __init__(self, root: str, shards: Sequence[OutputShard]) -> None:
         self._root = root
@@ -75,19 +79,19 @@ class Comparison:
         self._lock = threading.Lock()
 
     def open(self, path: str, size: int, io: str) -> _ComparedShard:
-        """As `checkpoint.writer.ShardFile`: of the file at `path`, which is only read."""
+        """Opens the file at `path` for comparison. The result has the interface of a writer, but only reads."""
         name = os.path.basename(path)
-        there = os.path.getsize(path) if os.path.isfile(path) else None
+        actual = os.path.getsize(path) if os.path.isfile(path) else None
         with self._lock:
-            if there is None:
+            if actual is None:
                 self._files.append(Damage(name, "missing"))
-            elif there != size:
-                kind = "shorter" if there < size else "longer"
-                self._files.append(Damage(name, kind, None, size, there, min(there, size)))
-        return _ComparedShard(self, self._shards[name], path if there else None)
+            elif actual != size:
+                kind = "shorter" if actual < size else "longer"
+                self._files.append(Damage(name, kind, None, size, actual, min(actual, size)))
+        return _ComparedShard(self, self._shards[name], path if actual else None)
 
     def add(self, new: Difference, region: int) -> None:
-        """One chunk's differences in the region that begins at the byte `region`."""
+        """Adds the differences of one chunk to those of the region that begins at byte `region` of the file."""
         with self._lock:
             old = self._found.get((new.file, region))
             if old is not None:
@@ -96,11 +100,11 @@ class Comparison:
             self._found[new.file, region] = new
 
     def found(self, small: Mapping[str, bytes]) -> list[Damage | Difference]:
-        """All that differs, `small` files included: in the order of the files, missing ones first."""
+        """Returns all differences, including those of the `small` files: missing and extra files, then the contents."""
         for name, content in small.items():
             self._compare_small(name, content)
-        strangers = sorted(n for n in os.listdir(self._root) if n.endswith(".safetensors") and n not in self._shards)
-        extra = [Damage(name, "extra") for name in strangers]
+        unknown = sorted(n for n in os.listdir(self._root) if n.endswith(".safetensors") and n not in self._shards)
+        extra = [Damage(name, "extra") for name in unknown]
         return [*self._files, *extra, *(self._found[key] for key in sorted(self._found))]
 
     def _compare_small(self, name: str, content: bytes) -> None:
@@ -108,19 +112,19 @@ class Comparison:
         if not os.path.lexists(path):
             self._files.append(Damage(name, "missing"))
             return
-        there = read_file(path, _MAX_SMALL)
-        if len(there) != len(content):
-            kind = "shorter" if len(there) < len(content) else "longer"
-            self._files.append(Damage(name, kind, None, len(content), len(there), min(len(there), len(content))))
-        wrong = [i for i, (x, y) in enumerate(zip(content, there)) if x != y]
+        actual = read_file(path, _MAX_SMALL)
+        if len(actual) != len(content):
+            kind = "shorter" if len(actual) < len(content) else "longer"
+            self._files.append(Damage(name, kind, None, len(content), len(actual), min(len(actual), len(content))))
+        wrong = [i for i, (x, y) in enumerate(zip(content, actual)) if x != y]
         if wrong:
             i = wrong[0]
-            values = f"0x{content[i]:02x}", f"0x{there[i]:02x}"
+            values = f"0x{content[i]:02x}", f"0x{actual[i]:02x}"
             self.add(Difference(name, None, len(wrong), len(content), i, i, i, *values), 0)
 
 
 class _ComparedShard:
-    """One shard. Without a path there is nothing to compare with, and that has been told."""
+    """One shard. A `path` of None is a missing or empty file, which `Comparison.open` has reported."""
 
     def __init__(self, comparison: Comparison, shard: OutputShard, path: str | None) -> None:
         self._comparison, self._shard = comparison, shard
@@ -130,10 +134,10 @@ class _ComparedShard:
         self._ends = [r.end for r in self._regions]
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Compares `data` with what stands at `offset`; what reaches beyond the end of either is left out.
+        """Compares `data` with the bytes at `offset` of the file, up to the end of the shorter one.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: the file cannot be read.
         """
         if self._file is None:
             return
@@ -146,41 +150,42 @@ class _ComparedShard:
         import numpy as np
 
         length = len(data)
-        computed, there = (np.frombuffer(memory, np.uint8) for memory in (data, found))
-        if not _same(computed, there):
-            for region, begin, end in self._touched(offset, offset + length):
+        computed, actual = (np.frombuffer(memory, np.uint8) for memory in (data, found))
+        if not _same(computed, actual):
+            for region, begin, end in self._overlapping(offset, offset + length):
                 at = slice(begin - offset, end - offset)
-                self._compare(region, begin, computed[at], there[at])
+                self._compare(region, begin, computed[at], actual[at])
 
-    def _touched(self, begin: int, end: int) -> Iterator[tuple[_Region, int, int]]:
+    def _overlapping(self, begin: int, end: int) -> Iterator[tuple[_Region, int, int]]:
+        """Yields the regions that overlap bytes `begin` to `end` of the file, with the range of the overlap."""
         for region in self._regions[bisect_right(self._ends, begin) :]:
             if region.begin >= end:
                 return
             if region.begin < region.end:
                 yield region, max(begin, region.begin), min(end, region.end)
 
-    def _compare(self, region: _Region, begin: int, computed: Bytes, there: Bytes) -> None:
+    def _compare(self, region: _Region, begin: int, computed: Bytes, actual: Bytes) -> None:
         import numpy as np
 
-        wrong = np.flatnonzero(computed != there)
+        wrong = np.flatnonzero(computed != actual)
         if len(wrong) == 0:
             return
         elements = np.unique((wrong + (begin - region.begin)) // region.item)
         first = int(elements[0])
         start = first * region.item + region.begin - begin
-        bits = [int.from_bytes(x[start : start + region.item].tobytes(), "little") for x in (computed, there)]
+        bits = [int.from_bytes(x[start : start + region.item].tobytes(), "little") for x in (computed, actual)]
         expected, found = (f"0x{value:0{2 * region.item}x}" for value in bits)
         self._comparison.add(
             Difference(
-                self._shard.name,
-                region.name,
-                len(elements),
-                (region.end - region.begin) // region.item,
-                first,
-                first * region.item,
-                region.begin + first * region.item,
-                expected,
-                found,
+                file=self._shard.name,
+                tensor=region.name,
+                count=len(elements),
+                elements=(region.end - region.begin) // region.item,
+                element=first,
+                begin=first * region.item,
+                file_offset=region.begin + first * region.item,
+                expected=expected,
+                found=found,
             ),
             region.begin,
         )
@@ -193,7 +198,7 @@ class _ComparedShard:
 
 
 def _same(x: Bytes, y: Bytes) -> bool:
-    """Eight bytes at a time, and the rest."""
+    """Returns whether two byte arrays are equal. Compares eight bytes at a time, and then the rest."""
     import numpy as np
 
     whole = len(x) // 8 * 8

@@ -1,4 +1,4 @@
-"""Is a model folder what its checksums say, and the merge that it says it is? What is wrong is named."""
+"""Check a model folder against its recorded checksums, and optionally against the merge computed again."""
 
 from __future__ import annotations
 
@@ -20,22 +20,30 @@ from ..system.progress import progress_bar
 if TYPE_CHECKING:
     from .recompute import Recomputation
 
-_MAX_RECORD = 256 << 20  # bytes; the largest models' have a tenth of it
+_MAX_RECORD = 256 << 20  # bytes: ten times the record of the largest models
 
 Progress = bool | Callable[[int, int], None]
 
 
 @dataclass
 class Verification:
-    """What `verify_checkpoint` found.
+    """The result of `verify_checkpoint` and `record_checksums`.
 
     Attributes:
         out: the folder.
-        damage: what its checksums say is wrong.
-        files, bytes: how many were read for that; 0 where only the merge was done again.
-        seconds: from the first check to the last one.
-        recomputed: what doing the merge again found, where that was asked for.
-        notes: what else is worth a sentence.
+        damage: one entry for each difference from the recorded checksums: file, tensor, bytes, and the flipped bit if
+            one bit explains the difference.
+        files, bytes: the number of files and bytes read for the checksums; 0 if only the merge was computed again.
+        seconds: the time of the checksums.
+        recomputed: the result of computing the merge again, or None if this was not requested.
+        notes: sentences for the user about anything unusual.
+
+    Example:
+        >>> import mi_kernels
+        >>> _ = mi_kernels.lerp_checkpoint("instruct", "thinking", "checked", lam=0.8, progress=False)
+        >>> found = mi_kernels.verify_checkpoint("checked", progress=False)
+        >>> found.right, found.damage, found.recomputed
+        (True, [], None)
     """
 
     out: str
@@ -48,15 +56,16 @@ class Verification:
 
     @property
     def right(self) -> bool:
-        """True where nothing is wrong."""
+        """True if there is no damage and, if the merge was computed again, no difference."""
         return not self.damage and (self.recomputed is None or self.recomputed.right)
 
     @property
     def gigabytes_per_second(self) -> float:
-        """Bytes read for the checksums, in 10^9 bytes per second."""
+        """The speed of reading for the checksums, in 10^9 bytes per second."""
         return self.bytes / self.seconds / 1e9 if self.seconds else 0.0
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns the result in JSON types: all attributes, `right` and `gigabytes_per_second`."""
         found = {**asdict(self), "right": self.right, "gigabytes_per_second": round(self.gigabytes_per_second, 3)}
         if self.recomputed is not None:
             found["recomputed"] = self.recomputed.as_dict()
@@ -70,32 +79,49 @@ def verify_checkpoint(
     threads: int | None = None,
     progress: Progress = True,
 ) -> Verification:
-    """Reads every file of the folder `out` again and compares it with the checksums recorded in it.
+    """Reads every file of a model folder and compares it with the recorded checksums (CRC-32C, RFC 3720).
+
+    Every merge records the checksums of its files in mi_kernels.checksums.json. For other folders, `record_checksums`
+    records them. Damage is part of the result, not an exception.
 
     Args:
-        recompute: also does the merge again that mi_kernels.json says, in memory, and compares every byte. These are
-            the models, as folders or Hub ids, in the order in which they stand there (`base` first, where there is
-            one); an empty list takes those named there. A folder without checksums is taken too, then.
-        threads: computing threads; None for all cores.
-        progress: a bar on a terminal's stderr, or a function called with (bytes done, bytes in all).
+        out: the model folder.
+        recompute: if not None, also repeats the merge that mi_kernels.json records, in memory, and compares every byte
+            of the shards, the index and the copied files. The list holds the merged models as folders or Hub ids, in
+            the order of mi_kernels.json (`base` first if there is one); an empty list uses the models that
+            mi_kernels.json names. With `recompute`, the folder may lack checksums.
+        threads: the number of computing threads; None for all cores.
+        progress: True for a progress bar if stderr is a terminal, False for none, or a function that is called with
+            (bytes done, bytes in total).
+
+    Returns:
+        A Verification; `right` is True if nothing is wrong.
 
     Raises:
-        CheckpointError: `out` has no record of checksums, a file cannot be read.
-        MIKernelsError: the merge cannot be done again; what is wrong, and the remedy.
+        CheckpointError: `out` is not a folder, it has no recorded checksums, or a file cannot be read.
+        MIKernelsError: the merge cannot be computed again. The message names the cause and the remedy.
+
+    Example:
+        >>> import mi_kernels
+        >>> _ = mi_kernels.lerp_checkpoint("instruct", "thinking", "proved", lam=0.8, progress=False)
+        >>> mi_kernels.verify_checkpoint("proved", progress=False).right
+        True
+        >>> mi_kernels.verify_checkpoint("proved", ["instruct", "thinking"], progress=False).recomputed.differences
+        []
     """
     root = os.fspath(out)
     if not os.path.isdir(root):
-        raise CheckpointError(f"{root}: no such folder", "Give the folder of a model.")
+        raise CheckpointError(f"{root}: no such folder", "Pass the path of a model folder.")
     path = os.path.join(root, NAME)
     if os.path.exists(path):
         found = _check(root, path, threads, progress)
     elif recompute is None:
         raise CheckpointError(
-            f"{path}: missing, so there is nothing to compare with",
-            f"`mi-kernels verify {root} --record` writes it, for the files as they are now.",
+            f"{path}: missing, so there are no checksums to compare with",
+            f"To record the checksums of the current files, run `mi-kernels verify {root} --record`.",
         )
     else:
-        found = Verification(root, notes=[f"{path} is missing: only the merge is checked"])
+        found = Verification(root, notes=[f"{path} is missing: the files are compared with the merge only"])
     if recompute is not None:
         from .recompute import recompute_merge
 
@@ -104,25 +130,44 @@ def verify_checkpoint(
         except MIKernelsError as error:
             if not found.damage:
                 raise
-            # What is damaged may be the reason, and is to be told all the same.
-            found.notes.append(f"the merge could not be done again: {error.problem}")
+            # The damage may be the cause, and must be reported in any case.
+            found.notes.append(f"the merge could not be computed again: {error.problem}")
     return found
 
 
 def record_checksums(
     out: str | os.PathLike[str], *, overwrite: bool = False, threads: int | None = None, progress: Progress = True
 ) -> Verification:
-    """Writes the checksums of a model folder's files as they are now, for models that were not made with them.
+    """Records the checksums of the current files of a model folder, for models that mi_kernels did not write.
+
+    Writes mi_kernels.checksums.json into the folder, atomically. No other file changes.
+
+    Args:
+        out: the model folder.
+        overwrite: replace an existing record.
+        threads, progress: as in `verify_checkpoint`.
+
+    Returns:
+        A Verification with the number of files and bytes read.
 
     Raises:
-        OutputError: it has a record already, and `overwrite` is False; or it cannot be written.
+        OutputError: the folder has recorded checksums and `overwrite` is False, or the file cannot be written.
         CheckpointError: a file cannot be read, or is not valid safetensors.
+
+    Example:
+        >>> from mi_kernels.verify.verify import record_checksums, verify_checkpoint
+        >>> _ = record_checksums("instruct", overwrite=True, progress=False)
+        >>> verify_checkpoint("instruct", progress=False).right
+        True
     """
     started = time.perf_counter()
     root = os.fspath(out)
     path = os.path.join(root, NAME)
     if os.path.lexists(path) and not overwrite:
-        raise OutputError(f"{path}: is there already", "Verify the folder with it, or pass --overwrite.")
+        raise OutputError(
+            f"{path}: already exists",
+            "Leave out --record to check the files, or add --overwrite to replace the record.",
+        )
     sizes = file_sizes(root)
     with progress_bar(progress, sum(n for name, n in sizes.items() if name != NAME)) as on_bytes:
         record = record_folder(root, threads, on_bytes)
@@ -135,8 +180,8 @@ def record_checksums(
 
 
 def _write(path: str, content: bytes) -> None:
-    """Whole or not at all."""
-    work = os.path.join(os.path.dirname(path), f".{NAME}.work")  # hidden: no part of the model if it is left behind
+    """Writes a file atomically: it appears complete, or not at all."""
+    work = os.path.join(os.path.dirname(path), f".{NAME}.work")  # hidden, so that a leftover is not part of the model
     try:
         with open(work, "wb") as file:
             file.write(content)
@@ -160,26 +205,25 @@ def _check(root: str, path: str, threads: int | None, progress: Progress) -> Ver
 
 
 def _read_record(path: str, found: Verification) -> Record | None:
-    """The record, mended where one bit of it is wrong; None where more is."""
+    """Reads the record of checksums, and corrects one flipped bit in memory. Returns None if more bits are wrong."""
     content = read_file(path, _MAX_RECORD)
     wrong = repaired(content)
     if wrong is None:
         return Record.decode(content, path)
     if wrong.content is not None:
-        with suppress(
-            CheckpointError
-        ):  # damage to many bits may look like one, and what comes of mending it is no record
+        # Many wrong bits may look like one. Then the corrected content is usually not a valid record.
+        with suppress(CheckpointError):
             record = Record.decode(wrong.content, path)
             found.damage.append(Damage(NAME, "bit", None, wrong.byte, wrong.byte + 1, wrong.byte, wrong.bit))
-            found.notes.append(f"{NAME} was mended in memory, and everything else compared with it")
+            found.notes.append(f"{NAME}: the flipped bit was corrected in memory to check the other files")
             return record
     found.damage.append(Damage(NAME, "bytes", None, 0, len(content), 0))
-    found.notes.append(f"{NAME} is damaged beyond mending: nothing else can be compared with it")
+    found.notes.append(f"{NAME} is damaged and cannot be corrected, so no other file was checked")
     return None
 
 
 def _all_sums(record: Record) -> dict[str, ShardSum]:
-    """A small file is a shard that is all header."""
+    """Returns the checksums of all files. A small file counts as a shard that consists of a header only."""
     return {**record.shards, **{name: ShardSum(f.size, f.crc, f, {}) for name, f in record.files.items()}}
 
 

@@ -1,4 +1,4 @@
-"""The chunk table against a plain loop that cuts the same tensors, and the layout of its packed bytes."""
+"""Compares the chunk table with a plain loop over the same tensors, and checks the layout of its packed bytes."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_chunks_are_those_of_a_plain_loop(counts: list[int], chunk: int) -> None
 
 
 @pytest.mark.parametrize("counts", [[], [0], [0, 0, 0]])
-def test_nothing_to_do_makes_no_chunk(counts: list[int]) -> None:
+def test_empty_tensors_make_no_chunk(counts: list[int]) -> None:
     built = build(counts, 64)
     assert len(built.chunk_tensor) == len(built.chunk_start) == 0
     assert built.pack().nbytes == built.offsets.size
 
 
-def test_a_tensor_beyond_32_bits_is_cut_to_its_end() -> None:
+def test_a_tensor_beyond_32_bits_is_divided_to_its_end() -> None:
     n = 2**31 + 5
     built = build([3, n], 2**20)
     assert built.chunk_start[-1] == 2**31
@@ -41,7 +41,7 @@ def test_a_tensor_beyond_32_bits_is_cut_to_its_end() -> None:
 
 
 @pytest.mark.parametrize("counts", [[1], [7, 0, 4097], [4096] * 5])
-def test_packed_sections_lie_where_the_offsets_say(counts: list[int]) -> None:
+def test_packed_sections_start_at_their_offsets(counts: list[int]) -> None:
     built = build(counts, 1024)
     packed, offsets = built.pack(), built.offsets
     assert packed.flags.c_contiguous

@@ -1,4 +1,4 @@
-"""Where a checkpoint is merged, on machines that are made up; and whole merges on a GPU that is one only in name."""
+"""The choice of the device for a merge, with fake hardware; and whole merges on a fake GPU."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ TWO = ["NVIDIA H100", "NVIDIA A100"]
         (("auto", None, "cuda"), TWO, ALL, ("cuda", ("cuda:0",))),
     ],
 )
-def test_what_is_chosen(request_: tuple[Any, ...], gpus: list[str], machine: Machine, place: tuple[Any, ...]) -> None:
+def test_choice(request_: tuple[Any, ...], gpus: list[str], machine: Machine, place: tuple[Any, ...]) -> None:
     assert choose(*request_, gpus, machine)[:2] == place
 
 
-def test_auto_says_that_a_gpu_is_left_alone() -> None:
-    assert "device 'cuda' uses it" in choose("auto", None, None, TWO, ALL).notes[0]
+def test_auto_notes_that_it_does_not_use_the_gpu() -> None:
+    assert "use device 'cuda' to merge on the GPU" in choose("auto", None, None, TWO, ALL).notes[0]
     assert choose("auto", None, None, [], ALL).notes == ()
     assert choose("cpu", None, None, TWO, ALL).notes == ()
 
@@ -65,7 +65,7 @@ def test_auto_says_that_a_gpu_is_left_alone() -> None:
             ALL,
             [
                 "device 'cuda:2' requested; found: cuda:0 (NVIDIA H100), cuda:1 (NVIDIA A100); available: cpu, cuda:0",
-                "Use one of these",
+                "Use one of the available devices",
             ],
         ),
         (
@@ -76,11 +76,11 @@ def test_auto_says_that_a_gpu_is_left_alone() -> None:
         ),
         (("cuda", "cuda", None), TWO, TRITON, ["backend 'cuda' requested for tensors on cuda:0; available: triton"]),
         (("auto", None, "cuda"), "no GPU", ALL, ["backend 'cuda' requested by MI_KERNELS_BACKEND; found: no GPU"]),
-        (("cuda:0,cuda:0", None, None), TWO, ALL, ["one of them twice"]),
+        (("cuda:0,cuda:0", None, None), TWO, ALL, ["a GPU is repeated"]),
         (("cuda", "cpu", None), TWO, ALL, ["backend 'cpu' requested with device 'cuda'", "Use device 'cpu'"]),
         (("cpu", "triton", None), TWO, ALL, ["backend 'triton' requested with device 'cpu'", "device 'cuda'"]),
         (("cpu", None, "cuda"), TWO, ALL, ["backend 'cuda' requested by MI_KERNELS_BACKEND with device 'cpu'"]),
-        (("cpu", "reference", None), TWO, ALL, ["backend 'reference' requested: does not stream checkpoints"]),
+        (("cpu", "reference", None), TWO, ALL, ["backend 'reference' requested: it does not merge checkpoints"]),
         (("auto", "cudnn", None), TWO, ALL, ["backend 'cudnn' requested: unknown"]),
         (("cuda:x", None, None), TWO, ALL, ["device 'cuda:x': unknown", "'cuda:0,cuda:1'"]),
         (("cuda:", None, None), TWO, ALL, ["device 'cuda:': unknown"]),
@@ -106,7 +106,7 @@ def test_refusals_say_requested_found_and_available(
         ("13.0", True, ["first", "second"]),
     ],
 )
-def test_what_torch_finds(monkeypatch: pytest.MonkeyPatch, cuda: str | None, available: bool, found: Any) -> None:
+def test_found_gpus(monkeypatch: pytest.MonkeyPatch, cuda: str | None, available: bool, found: Any) -> None:
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -116,7 +116,7 @@ def test_what_torch_finds(monkeypatch: pytest.MonkeyPatch, cuda: str | None, ava
 
 
 class Gpus:
-    """The devices that `gpu_runner` makes, FakeGpus all."""
+    """Replaces the devices that `gpu_runner` creates by FakeGpus."""
 
     def __init__(self) -> None:
         self.made: list[FakeGpu] = []
@@ -141,7 +141,9 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
 @pytest.mark.parametrize("masks", [{}, {"modules": "ffn"}])
-def test_a_merge_on_a_gpu_has_the_cpus_bytes(tmp_path: Path, gpus: Gpus, masks: dict[str, str], dtype: Any) -> None:
+def test_a_merge_on_a_gpu_is_bit_identical_to_the_cpu(
+    tmp_path: Path, gpus: Gpus, masks: dict[str, str], dtype: Any
+) -> None:
     world = World(tmp_path)
     common = {"lam": 0.3, "dtype": dtype, "progress": False, "max_memory": 8 * 4096, "threads": 4, **masks}
     report = mi_kernels.lerp_checkpoint(
@@ -157,7 +159,7 @@ def test_a_merge_on_a_gpu_has_the_cpus_bytes(tmp_path: Path, gpus: Gpus, masks: 
     assert ours == theirs
     assert verify_checkpoint(world.out, progress=False).right
     assert [(gpu.name, gpu.backend) for gpu in gpus.made] == [("cuda:0", "triton"), ("cuda:1", "triton")]
-    assert any(gpu.launches for gpu in gpus.made)  # which worker gets a chunk is chance
+    assert any(gpu.launches for gpu in gpus.made)  # which worker gets a chunk is random
     assert all(gpu.idle for gpu in gpus.made)
 
 
@@ -196,7 +198,7 @@ def test_a_disk_that_fails_leaves_nothing_behind(
     assert all(gpu.idle for gpu in gpus.made)
 
 
-def test_formulas_stay_on_the_cpu(tmp_path: Path, gpus: Gpus) -> None:
+def test_other_methods_reject_a_gpu(tmp_path: Path, gpus: Gpus) -> None:
     world = World(tmp_path, tiny(1), tiny(2))
     before = snapshot(tmp_path)
     recipe = {"method": "linear", "models": [{"model": str(m), "weight": 1} for m in (world.instruct, world.thinking)]}
@@ -218,4 +220,4 @@ def test_the_command_line_says_where_it_merged(
     assert run_cli(world.argv("--overwrite", "--json")) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["device"] == "cpu"
-    assert sum("a GPU would only add" in note for note in report["notes"]) == 1
+    assert sum("because a GPU adds two copies" in note for note in report["notes"]) == 1

@@ -1,4 +1,4 @@
-"""Who may read a chunk table, and how long it stays: on a GPU that is one only in name, whose streams run late."""
+"""When a chunk table may be read, and how long it is kept: on a fake GPU whose streams run as late as possible."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Device:
     """A table whose upload is queued on the stream `copy_in`."""
 
     def __init__(self) -> None:
-        self.gpu = FakeGpu(("compute", "copy_in", "copy_out"))  # who does not wait is first
+        self.gpu = FakeGpu(("compute", "copy_in", "copy_out"))  # work that does not wait runs first
         self.memory, ready = Memory(), self.gpu.event()
         self.gpu.copy_in.queue.append(("run", lambda: self.memory.bytes.fill_(CONTENT), 0))
         ready.record(self.gpu.copy_in)
         self.table = DeviceTable(self.memory, Offsets(0, 0, 0, 0, 64), 1, 16, self.gpu.copy_in, ready)
 
     def read(self, stream: Any) -> int:
-        """What work on `stream` finds in the table, once it is done."""
+        """Returns what work on `stream` reads from the table."""
         found: list[int] = []
         stream.queue.append(("run", lambda: found.append(int(self.memory.bytes[0])), 0))
         stream.synchronize()
@@ -56,7 +56,7 @@ class Device:
 
 @pytest.fixture
 def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Whether the current stream is captured: its only element. What graphs keep is forgotten with the test."""
+    """A list whose only element says whether the current stream is captured. Frees the tables of graphs at the end."""
     state = [False]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state[0])
     monkeypatch.setattr(device_table, "_captured", [])
@@ -81,8 +81,8 @@ def test_the_stream_of_the_upload_has_nothing_to_wait_for() -> None:
     assert device.memory.readers == []
 
 
-def test_a_graph_finds_its_table_for_ever(capturing: list[bool]) -> None:
-    """The upload is no part of the graph: it is done before, and the memory is never anyone else's."""
+def test_the_table_of_a_graph_is_kept_until_the_process_ends(capturing: list[bool]) -> None:
+    """The upload is not part of the graph: it is finished before, and its memory is never reused."""
     device = Device()
     capturing[0] = True
     device_table.acquire(device.table, device.gpu.compute)
@@ -94,8 +94,8 @@ def test_a_graph_finds_its_table_for_ever(capturing: list[bool]) -> None:
     assert kept() is not None
 
 
-def test_tables_that_repeat_are_built_once() -> None:
-    """Everything that a table follows from tells two of them apart."""
+def test_repeated_tables_are_built_once() -> None:
+    """Tables with any different argument are different."""
     cpu = torch.device("cpu")
     arguments = {
         "chunk": 16,

@@ -1,4 +1,4 @@
-"""Who serves a call: a pure function of the request and of the machine, tested on machines that are not there."""
+"""The choice of the backend, a pure function of the request and of the machine, with fake machines."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_an_unknown_backend_is_an_error_that_lists_the_known() -> None:
 
 @pytest.mark.parametrize("backend", [None, "cpu"])
 def test_a_missing_extension_is_an_error_that_says_how_to_build_it(backend: str | None) -> None:
-    """Nothing slow takes its place, not even when the caller named no backend."""
+    """No slow backend replaces it, even if the caller named none."""
     with pytest.raises(mi_kernels.BackendError, match="available: reference") as caught:
         dispatch.choose(Request(backend), WITHOUT)
     assert "pip install" in caught.value.remedy
 
 
 @pytest.mark.parametrize("backend", [None, "cpu", "reference"])
-def test_tensors_elsewhere_are_an_error(backend: str | None) -> None:
+def test_tensors_on_an_unsupported_device_are_an_error(backend: str | None) -> None:
     with pytest.raises(mi_kernels.BackendError, match="'mps:0'") as caught:
         dispatch.choose(Request(backend, "mps:0"), WITH)
     assert "CPU" in caught.value.remedy
@@ -55,12 +55,12 @@ def test_tensors_elsewhere_are_an_error(backend: str | None) -> None:
         (["scalar"], None, "scalar"),
     ],
 )
-def test_the_isa_chosen(available: list[str], requested: str | None, chosen: str) -> None:
+def test_choice_of_the_isa(available: list[str], requested: str | None, chosen: str) -> None:
     assert cpu.choose_isa(available, requested) == chosen
 
 
 @pytest.mark.parametrize("requested", ["avx512", "AVX2", "best", " "])
-def test_an_absent_isa_is_an_error_that_lists_the_present(requested: str) -> None:
+def test_an_unavailable_isa_is_an_error_that_lists_the_available_ones(requested: str) -> None:
     with pytest.raises(mi_kernels.BackendError, match=f"MI_KERNELS_CPU_ISA={requested}") as caught:
         cpu.choose_isa(["avx2", "scalar"], requested)
     assert "avx2, scalar" in caught.value.problem
@@ -86,7 +86,7 @@ def test_the_best_isa_is_used_when_none_is_forced(monkeypatch: pytest.MonkeyPatc
     assert cpu.isa() == _cpu.isas()[0]
 
 
-def test_forcing_an_absent_isa_stops_the_call_and_leaves_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forcing_an_unavailable_isa_stops_the_call_before_any_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(cpu.ISA_VARIABLE, "sse9")
     out = np.full(3, 7, np.float32)
     with pytest.raises(mi_kernels.BackendError, match="MI_KERNELS_CPU_ISA=sse9"):

@@ -1,4 +1,4 @@
-"""The choice among backends, on machines that are made up; and what looking at the real one costs."""
+"""The choice among GPU backends on fake machines; and the cost of examining the real machine."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ INTERPRETER = Machine(interpreter=True)
         (Request("triton"), INTERPRETER, "triton"),
     ],
 )
-def test_what_is_chosen(request_: Request, machine: Machine, chosen: str) -> None:
+def test_choice(request_: Request, machine: Machine, chosen: str) -> None:
     assert choose(request_, machine) == chosen
 
 
@@ -47,7 +47,7 @@ def test_what_is_chosen(request_: Request, machine: Machine, chosen: str) -> Non
     [
         (Request("tpu"), ALL, ["backend 'tpu': unknown", "cpu, cuda, triton, reference"]),
         (Request(None, variable="tpu"), ALL, ["'tpu' requested by MI_KERNELS_BACKEND: unknown"]),
-        (Request(None, "mps"), ALL, ["tensors on 'mps': no backend", "Move them to the CPU"]),
+        (Request(None, "mps"), ALL, ["tensors on 'mps': no backend", "Move the tensors to the CPU"]),
         (
             Request("cpu", "cuda:0"),
             ALL,
@@ -81,7 +81,7 @@ def test_refusals_say_requested_found_and_available(request_: Request, machine: 
         assert part in str(refusal.value)
 
 
-def test_the_variable_stands_in_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_applies_if_backend_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     a = np.zeros(3, np.float32)
     monkeypatch.setenv(dispatch.VARIABLE, "cuda")
     with pytest.raises(BackendError, match="MI_KERNELS_BACKEND"):
@@ -91,7 +91,7 @@ def test_the_variable_stands_in_for_none(monkeypatch: pytest.MonkeyPatch) -> Non
     mi_kernels.lerp(a, a, 0.5)
 
 
-def test_the_slow_reference_is_announced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slow_reference_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(dispatch.VARIABLE, raising=False)
     machine = Machine(cuda="no wheel.", triton="triton 1.0 is too old.")
     monkeypatch.setattr(dispatch, "this_machine", lambda kind: machine)
@@ -109,7 +109,7 @@ def test_numpy_arrays_need_neither_torch_nor_triton() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-def test_the_machine_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_machine_is_examined_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(dispatch, "_ask", lambda name: asked.append(name))
     dispatch.this_machine.cache_clear()

@@ -1,4 +1,4 @@
-"""Spans on a GPU that runs late: the CPU's bits, whatever order the streams take; bounded memory; failures that end."""
+"""Spans on a fake GPU that runs late: the bits of the CPU for every order of the streams, bounded memory, failures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Case:
     ) -> None:
         rng = np.random.default_rng(seed)
         sizes = CODE_SIZES
-        # Maps start anywhere, as tensors in files do.
+        # Maps start at any offset, like tensors in files.
         total = sum(n * 4 + 7 for n, _ in groups) + 64
         self.inputs = []
         for _ in range(2):
@@ -81,13 +81,15 @@ class Case:
 
 
 BF16, F32, MIXED, RAW = (0, 0, 0), (2, 2, 2), (0, 2, 1), (BYTES, BYTES, BYTES)
-# Tiny tensors, one that fills many pieces, bytes, mixed dtypes, nothing.
+# Tiny tensors, one that fills many pieces, bytes, mixed dtypes, and no tensor.
 GROUPS = [*[(n, BF16) for n in range(12)], (30_001, BF16), (77, RAW), (900, MIXED), (0, F32), (5000, F32), (1, BF16)]
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 @pytest.mark.parametrize("weights", [(0.8,), LAMS])
-def test_the_bits_are_the_cpus_in_any_order_of_the_streams(order: Sequence[str], weights: tuple[float, ...]) -> None:
+def test_results_are_bit_identical_to_the_cpu_in_any_order_of_the_streams(
+    order: Sequence[str], weights: tuple[float, ...]
+) -> None:
     case, gpu = Case(GROUPS, weights, 1), FakeGpu(order)
     expected = case.expected()
     assert case.run(gpu) == expected
@@ -95,8 +97,8 @@ def test_the_bits_are_the_cpus_in_any_order_of_the_streams(order: Sequence[str],
 
 
 @pytest.mark.parametrize("stream", ["compute", "copy_out"])
-def test_a_wait_that_is_left_out_is_noticed(stream: str) -> None:
-    """What the test above is worth: some order gives other bits when a stream does not wait."""
+def test_a_missing_wait_changes_the_result(stream: str) -> None:
+    """Shows that the test above can fail: without a wait, some order gives other bits."""
     found = []
     for order in ORDERS:
         case = Case(GROUPS, (0.8,), 1)
@@ -106,7 +108,9 @@ def test_a_wait_that_is_left_out_is_noticed(stream: str) -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_a_slot_read_before_its_copy_is_noticed(order: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_a_slot_before_its_copy_changes_the_result(
+    order: Sequence[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = Case(GROUPS, (0.8,), 1)
     expected = case.expected()
     monkeypatch.setattr("tests.support.fake_gpu.FakeEvent.synchronize", lambda self: None)
@@ -114,8 +118,8 @@ def test_a_slot_read_before_its_copy_is_noticed(order: Sequence[str], monkeypatc
     assert POISON in case.slots[0]
 
 
-def test_several_pieces_are_under_way() -> None:
-    """While one piece is packed the others wait for the device: nothing runs before the ring is full."""
+def test_several_pieces_are_in_flight() -> None:
+    """While one piece is packed, the others wait for the device: nothing is forced to run before the ring is full."""
     gpu = FakeGpu()
     depth: list[int] = []
     original = gpu.run_until
@@ -168,7 +172,7 @@ def test_a_conversion_uploads_the_side_it_reads(weight: float, both: bool) -> No
     assert gpu.queued["copy_in"] == 2000
 
 
-def test_memory_is_that_of_the_pieces() -> None:
+def test_only_the_pieces_use_memory() -> None:
     gpu = FakeGpu()
     case = Case([(200_000, BF16)], (0.8,), 7)
     runner = SpanRunner(gpu, PIECE)
@@ -199,18 +203,18 @@ def test_any_spans(
     assert case.run(FakeGpu(order), piece) == expected
 
 
-def test_a_failing_launch_names_the_device_and_leaves_nothing_under_way() -> None:
+def test_a_failed_launch_names_the_device_and_leaves_no_pending_work() -> None:
     gpu = FakeGpu(fail_at=4)
     case = Case([(40_000, BF16)], (0.8,), 8)
     with pytest.raises(BackendError, match="cuda:0 failed: CUDA error: an illegal memory access") as failure:
         case.run(gpu)
     assert "more lines" not in str(failure.value)
     assert gpu.idle
-    for data in case.inputs:  # no view of a map is left in the error's frames
+    for data in case.inputs:  # the frames of the error hold no view of a map
         data.close()
 
 
-def test_workers_take_the_devices_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_use_the_devices_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[str, str]] = []
 
     def gpu(name: str, backend: str) -> FakeGpu:
@@ -237,7 +241,7 @@ def test_a_device_without_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Recorder:
-    """What torch.cuda is asked for, with the stream that is current: CPU tensors stand for all others."""
+    """Records the calls of torch.cuda with the current stream. CPU tensors replace CUDA tensors."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now: list[Any] = []
@@ -262,7 +266,7 @@ class Recorder:
         monkeypatch.setattr(torch_reference, "multi_lerp", lambda *given: self.calls.append((*given, self.now[-1])))
 
 
-def test_work_on_a_real_device_is_queued_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_on_a_cuda_device_is_queued_on_the_right_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Recorder(monkeypatch)
     gpu, device = gpu_runner.CudaGpu("cuda:1", "reference.torch_lerp"), torch.device("cuda:1")
     assert (gpu.copy_in, gpu.compute, gpu.copy_out) == ("in", "kernels", "out")

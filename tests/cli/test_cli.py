@@ -1,4 +1,4 @@
-"""The command line: what it prints where, its statuses, and that it starts without heavy imports."""
+"""The command line: its output, its exit statuses, and its light imports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def program(*words: object, **options: object) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload, no-any-return]
 
 
-def test_garbage_is_looked_for_less_often_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_garbage_collection_is_less_frequent_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     real, before, seen = cli.build_parser, gc.get_threshold(), []
     monkeypatch.setattr(cli, "build_parser", lambda command: seen.append(gc.get_threshold()[0]) or real(command))
     assert run_cli(["env"]) == 0
@@ -98,8 +98,8 @@ def test_overwriting(tmp_path: Path) -> None:
         assert_same_tensors(load(world.out), merge_reference(world.a, world.b, float(lam)))
 
 
-def test_a_bar_on_a_terminal_only(tmp_path: Path) -> None:
-    """stderr is a pseudo-terminal of 80 columns; on one of none, tqdm draws nothing."""
+def test_the_progress_bar_needs_a_terminal(tmp_path: Path) -> None:
+    """stderr is a pseudo-terminal of 80 columns. With 0 columns, tqdm draws nothing."""
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     world = World(tmp_path)
     seen = {}
@@ -156,8 +156,8 @@ def test_a_merge_needs_no_torch(tmp_path: Path) -> None:
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
 
 
-def test_a_reader_that_has_gone() -> None:
-    """As `mi-kernels env | true`: no traceback, and no complaint at exit either."""
+def test_a_closed_pipe() -> None:
+    """Like `mi-kernels env | true`: no traceback, also not at exit."""
     read, write = os.pipe()
     os.close(read)
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -201,12 +201,12 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "0GB", "-1", "1e6", "five", "5 apples", "GB", "1.2.3", "5GBB", "inf"])
-def test_sizes_that_are_none(text: str) -> None:
+def test_invalid_sizes(text: str) -> None:
     with pytest.raises(ArgumentError, match=r"--x .* is not a size"):
         parse_size(text, "--x")
 
 
-def test_values_that_are_not_given() -> None:
+def test_missing_values() -> None:
     assert parse_size(None, "--x") is None
     assert parse_count(None, "--x") is None
     assert parse_count("12", "--x") == 12
@@ -215,5 +215,5 @@ def test_values_that_are_not_given() -> None:
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_190_000_000, "1.19 GB"), (2.5e6, "2.5 MB")]
 )
-def test_bytes_as_people_read_them(count: float, text: str) -> None:
+def test_show_bytes(count: float, text: str) -> None:
     assert show_bytes(count) == text

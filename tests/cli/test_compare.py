@@ -1,4 +1,4 @@
-"""The compare command: its tables, its JSON, its refusals and its pictures."""
+"""The compare command: its tables, JSON, errors and plots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def normal(shape: tuple[int, ...], seed: int, dtype: torch.dtype = torch.bfloat1
 
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
-    """Two Qwen3 of three layers."""
+    """Two models like Qwen3 with three layers."""
     shapes = qwen3_shapes(hidden=32, layers=3, ffn=48, heads=2, kv_heads=1, head_dim=16, vocab=50)
     a, b = ({n: normal(s, seed + i) for i, (n, s) in enumerate(shapes.items())} for seed in (1, 900))
     return save(tmp_path / "a", a), save(tmp_path / "b", b)
@@ -58,7 +58,7 @@ def test_the_text_says_what_was_found(pair: tuple[Path, Path], capsys: pytest.Ca
         assert rows[str(layer)][-3:] == [f"{sigma:.5f}" for sigma in cells]
 
 
-def test_the_text_shows_one_only_where_it_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_shows_100_percent_only_if_exact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a = torch.ones(100_000, 2)
     b = a.clone()
     b[0, 0] = 1.001
@@ -70,7 +70,7 @@ def test_the_text_shows_one_only_where_it_is_one(tmp_path: Path, capsys: pytest.
 
 
 def test_tables_of_large_models_fit_100_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """94 layers with every module a layer can have, and one layer without a router."""
+    """A model of 94 layers with all modules, except for one layer without a router."""
     names = ("self_attn.q_proj", "mlp.experts.0.up_proj", "mlp.gate", "input_layernorm", "unheard_of")
     tensors = {f"model.layers.{i}.{name}.weight": normal((2, 2), i) for i in range(94) for name in names}
     del tensors["model.layers.7.mlp.gate.weight"]
@@ -83,13 +83,13 @@ def test_tables_of_large_models_fit_100_columns(tmp_path: Path, capsys: pytest.C
     assert [line.split()[-3] for line in lines[start + 7 : start + 10]] == ["0.00000", "-", "0.00000"]
 
 
-def test_left_out_tensors_and_notes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tensors_not_compared_and_notes_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = {"steps": torch.tensor([3])}
     one = save(tmp_path / "a", {NORM: normal((8,), 1)} | steps)
     two = save(tmp_path / "b", {NORM: normal((8,), 2, torch.float16)} | steps)
     assert main(["compare", str(one), str(two)]) == 0
     out = capsys.readouterr().out
-    assert "left out: steps (I64, not floating)" in out
+    assert "not compared: steps (I64 is not a floating-point dtype)" in out
     assert f"note: 1 tensor has several dtypes ({NORM}: BF16 and F16)" in out
 
 
@@ -113,7 +113,7 @@ def test_json_holds_everything(pair: tuple[Path, Path], capsys: pytest.CaptureFi
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command says on stderr when it refuses: two lines, status 2, nothing on stdout."""
+    """Returns the error message of the command, after checking: two lines on stderr, status 2, nothing on stdout."""
     assert main(["compare", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -132,17 +132,17 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert HEAD in refusal(capsys, str(a), str(more))
     assert "steps: I64 tensors differ" in refusal(capsys, str(one), str(two))
     assert "threads is 0" in refusal(capsys, str(a), str(a), "--threads", "0")
-    assert "'many' is not a whole number" in refusal(capsys, str(a), str(a), "--threads", "many")
+    assert "'many' is not an integer" in refusal(capsys, str(a), str(a), "--threads", "many")
 
 
-# The picture.
+# The plot.
 
 
-def test_pictures_that_cannot_be_written_are_refused_before_the_work(
+def test_plots_that_cannot_be_written_are_rejected_before_the_comparison(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither model exists: the refusal is the picture's."""
-    assert "sigma.jpg: pictures are written as PNG or SVG" in refusal(capsys, "a", "b", "--plot", "sigma.jpg")
+    """Neither model exists, so the error must be about the plot."""
+    assert "sigma.jpg: unknown image format" in refusal(capsys, "a", "b", "--plot", "sigma.jpg")
     pytest.importorskip("matplotlib")
     assert "cannot be written" in refusal(capsys, "a", "b", "--plot", str(tmp_path / "none" / "sigma.png"))
     (tmp_path / "folder.png").mkdir()
@@ -154,7 +154,7 @@ def test_without_matplotlib_the_refusal_names_the_extra(
 ) -> None:
     for name in [m for m in sys.modules if m == "matplotlib" or m.startswith("matplotlib.")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what import finds for a package that is not there
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # makes the import fail
     told = refusal(capsys, "a", "b", "--plot", str(tmp_path / "sigma.png"))
     assert "needs matplotlib" in told
     assert "pip install 'mi_kernels[plots]'" in told
@@ -162,7 +162,7 @@ def test_without_matplotlib_the_refusal_names_the_extra(
 
 @pytest.fixture
 def uneven(tmp_path: Path) -> tuple[Path, Path]:
-    """A model whose second layer alone has a router."""
+    """A model in which only the second layer has a router."""
     folders = []
     for seed in (1, 2):
         tensors = {f"model.layers.{i}.self_attn.q_proj.weight": normal((4, 4), seed + i) for i in range(3)}
@@ -187,7 +187,7 @@ def test_png(uneven: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFi
     assert dict(matplotlib.rcParams) == settings
 
 
-def test_svg_holds_its_words_and_has_the_same_bytes_each_time(uneven: tuple[Path, Path], tmp_path: Path) -> None:
+def test_svg_contains_text_and_is_reproducible(uneven: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from mi_kernels.compare import plots
 
@@ -222,7 +222,7 @@ def test_models_without_layers_or_differences_can_be_drawn(uneven: tuple[Path, P
         assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_failed_write_leaves_the_older_picture(
+def test_a_failed_write_keeps_the_old_plot(
     uneven: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")

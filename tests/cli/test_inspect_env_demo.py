@@ -1,4 +1,4 @@
-"""The other commands: inspect, env and demo."""
+"""The commands inspect, env and demo."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def test_inspect_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "merged by" not in out
 
 
-def test_inspect_tells_how_a_merge_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_shows_how_a_merge_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(tmp_path)
     lerp_checkpoint(world.instruct, world.thinking, world.out, 0.25, layers="1:", progress=False)
     assert run_cli(["inspect", str(world.out)]) == 0
     out = capsys.readouterr().out
-    assert f"made by mi_kernels {__version__} from {world.instruct}, {world.thinking}" in out
+    assert f"merged by mi_kernels {__version__} from {world.instruct}, {world.thinking}" in out
     assert "lam = 0.25, layers 1:" in out
     assert inspected(world.out, capsys)["merged"]["lam"] == 0.25
 
@@ -142,12 +142,16 @@ def test_env_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     assert rows["CPU kernels"].startswith("scalar (forced by MI_KERNELS_CPU_ISA); found ")
     assert rows["driver"] == "CUDA 12.8"
     assert rows["numpy"] == "2.0"
-    for name, cost in (("torch", "NumPy arrays only"), ("triton", "no Triton kernels"), ("cuda", "no GPU work")):
+    for name, cost in (
+        ("torch", "only NumPy arrays"),
+        ("triton", "Triton backend is not available"),
+        ("cuda", "cannot use a GPU"),
+    ):
         assert rows[name].startswith("missing: ")
         assert cost in rows[name]
 
 
-def test_env_refuses_an_isa_this_machine_lacks(
+def test_env_rejects_an_unavailable_isa(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MI_KERNELS_CPU_ISA", "mmx")
@@ -163,7 +167,7 @@ def test_env_imports_no_torch() -> None:
 
 @pytest.fixture
 def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The demo's smallest model is 34 MB of embedding; a tiny one shows the same."""
+    """Replaces the smallest model of the demo, whose embedding has 34 MB, by a tiny one."""
     from mi_kernels.output.synthetic import qwen3_shapes
 
     def shapes(nbytes: int) -> dict[str, tuple[int, ...]]:
@@ -178,11 +182,11 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert err == ""
     assert [line.split()[0] for line in out.splitlines()] == [
-        "made", "merged", "proved", "timed", "copying", "ratio",
+        "wrote", "merged", "checked", "merge", "copy", "ratio",
     ]  # fmt: skip
     assert "3 shards" in out
     assert "lam 0.8" in out
-    assert "elements bit-identical" in out
+    assert "elements: bit-identical" in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,7 +197,7 @@ def test_demo_of_a_real_size(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("small_demo")
-def test_demo_notices_a_single_wrong_bit(
+def test_demo_detects_a_single_wrong_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = demonstration.lerp_checkpoint

@@ -1,4 +1,4 @@
-"""mi-kernels-mergekit where mergekit is not; tests/integrations/mergekit has the rest."""
+"""mi-kernels-mergekit without mergekit; tests/integrations/mergekit has the other tests."""
 
 from __future__ import annotations
 

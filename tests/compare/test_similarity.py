@@ -1,4 +1,4 @@
-"""Weight similarity against the same formulas over exact sums, and what must not change a bit of it."""
+"""Weight similarity compared with the formulas over exact sums; and inputs and options that must not change a bit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.w
 
 
 def write(folder: Path, tensors: Mapping[str, Array], **config: Any) -> Path:
-    """One safetensors file with the tensors in the order given, at whatever offset that puts them."""
+    """Writes one safetensors file with the tensors in the given order, and therefore at any offset."""
     folder.mkdir()
     header, offset = {}, 0
     for name, array in tensors.items():
@@ -52,7 +52,7 @@ def normal(shape: tuple[int, ...], seed: int, dtype: Any = BF16) -> Array:
 
 
 def small_model(seed: int, dtype: Any = BF16) -> dict[str, Array]:
-    """Three layers of Qwen3; the embedding is longer than a piece, and no multiple of one."""
+    """Three layers of Qwen3. The embedding is longer than a piece, and not a multiple of its size."""
     shapes = qwen3_shapes(hidden=32, layers=3, ffn=48, heads=2, kv_heads=1, head_dim=16, vocab=35_001)
     assert math.prod(shapes[EMBED]) > statistics.PIECE
     return {name: normal(shape, seed + i, dtype) for i, (name, shape) in enumerate(shapes.items())}
@@ -82,7 +82,7 @@ BOUND = 2 * (1 + 64 + 16 * (statistics.PIECE // 1024) + 8) * 2.0**-53
 
 
 def assert_close(found: Measure, expected: Measure) -> None:
-    """Sums within their rounding error; counts and the maximum exactly.
+    """Checks sums within their rounding error, and counts and the maximum exactly.
 
     The cosine's error is absolute: that of sum a b is relative to sum |a b| <= sqrt(sum a^2 sum b^2), the denominator.
     """
@@ -93,7 +93,7 @@ def assert_close(found: Measure, expected: Measure) -> None:
 
 
 def assert_all_close(found: Similarity, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
-    """Every figure of `found`: overall, each module, layer, cell and tensor."""
+    """Yields every measure of `found`: overall, and each module, layer, cell and tensor."""
     at = places(a)
     assert list(found.tensors) == list(a)
     assert_close(found.overall, exact([(a[n], b[n]) for n in a]))
@@ -111,7 +111,7 @@ def assert_all_close(found: Similarity, a: Mapping[str, Array], b: Mapping[str, 
 
 
 def figures(found: Similarity) -> str:
-    """Every figure, digit by digit: equal texts are equal bits."""
+    """Returns every number as a text: equal texts are equal bits."""
     told = found.as_dict()
     for key in ("instruct", "thinking", "seconds", "threads", "isa"):
         del told[key]
@@ -130,7 +130,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 @pytest.fixture
 def rounded_pair(tmp_path: Path) -> tuple[Path, Path]:
-    """Models of float32, whose sums are rounded at every step (most sums of bf16 are exact): their order shows."""
+    """Models in float32, whose sums are rounded at every step, so their order matters. (Most bf16 sums are exact.)"""
     a, b = small_model(1, np.float32), dict(reversed(small_model(2, np.float32).items()))
     return write(tmp_path / "a", a), write(tmp_path / "b", b)
 
@@ -142,10 +142,10 @@ def read(folder: Path) -> dict[str, Array]:
         return {name: file.get_tensor(name).float().numpy() for name in file.offset_keys()}
 
 
-# The figures.
+# The measures.
 
 
-def test_every_figure_equals_the_formula(pair: tuple[Path, Path]) -> None:
+def test_every_measure_equals_the_formula(pair: tuple[Path, Path]) -> None:
     found = similarity(*pair)
     assert_all_close(found, read(pair[0]), read(pair[1]))
     assert list(found.modules) == ["attn", "ffn", "norm", "embed"]
@@ -154,8 +154,8 @@ def test_every_figure_equals_the_formula(pair: tuple[Path, Path]) -> None:
     assert not found.left_out
 
 
-def test_where_every_sum_is_exact_so_is_the_result(tmp_path: Path) -> None:
-    """Multiples of 1/128 below 2: no sum of theirs, or of their products, needs more than 53 bits."""
+def test_results_are_exact_if_all_sums_are(tmp_path: Path) -> None:
+    """With multiples of 1/128 below 2, no sum of values or of products needs more than 53 bits."""
     rng = np.random.default_rng(5)
     a, b = ({EMBED: (rng.integers(-255, 256, (1_200_000, 2)) / 128).astype(BF16)} for _ in range(2))
     assert similarity(write(tmp_path / "a", a), write(tmp_path / "b", b)).overall == exact([(a[EMBED], b[EMBED])])
@@ -171,7 +171,7 @@ def test_dtypes_may_differ(tmp_path: Path, first: Any, second: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [BF16, np.float16, np.float32])
 def test_every_magnitude(tmp_path: Path, dtype: Any) -> None:
-    """All exponents, subnormals and zeros of both signs among them."""
+    """Covers all exponents, including subnormals and zeros of both signs."""
     dtype = np.dtype(dtype)
     rng = np.random.default_rng(7)
     a, b = (rng.integers(0, 1 << 8 * dtype.itemsize, 5_003, f"u{dtype.itemsize}").view(dtype) for _ in range(2))
@@ -213,7 +213,7 @@ def test_by_hand(
 
 @pytest.mark.parametrize("threads", [2, 3, 16])
 def test_threads_change_no_bit(rounded_pair: tuple[Path, Path], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "PIECE", 999)  # many more pieces than may be under way
+    monkeypatch.setattr(statistics, "PIECE", 999)  # many more pieces than may be in flight
     assert figures(similarity(*rounded_pair, threads=threads)) == figures(similarity(*rounded_pair, threads=1))
 
 
@@ -229,28 +229,28 @@ def test_every_isa_gives_the_same_bits(
 
 
 def test_swapping_the_models_changes_no_bit(rounded_pair: tuple[Path, Path]) -> None:
-    """Nor does the order of the tensors in the file, which is the first model's."""
+    """The order of the tensors in the file does not matter either. The result has the order of the first model."""
     one, two = similarity(*rounded_pair), similarity(*reversed(rounded_pair))
     assert list(one.tensors) == list(reversed(two.tensors))
     for name in ("overall", "modules", "layers", "cells", "tensors"):
         assert getattr(one, name) == getattr(two, name), name
 
 
-def test_where_a_tensor_lies_changes_no_bit(tmp_path: Path) -> None:
-    """A byte before it puts every element of the second file off its natural boundary."""
+def test_the_alignment_of_tensors_changes_no_bit(tmp_path: Path) -> None:
+    """A byte before the tensors makes all elements of the second file unaligned."""
     a, b = normal((700, 3), 1, np.float32), normal((700, 3), 2, np.float32)
     byte = {"flag": np.array([7], np.uint8)}
     plain = similarity(write(tmp_path / "a", {NORM: a}), write(tmp_path / "b", {NORM: b}))
     shifted = similarity(write(tmp_path / "c", {NORM: a} | byte), write(tmp_path / "d", byte | {NORM: b}))
     assert shifted.overall == plain.overall
-    assert shifted.left_out == {"flag": "U8, not floating"}
+    assert shifted.left_out == {"flag": "U8 is not a floating-point dtype"}
 
 
-# Tied heads, and what is left out.
+# Tied heads, and tensors that are not compared.
 
 
 def test_a_tied_head_is_counted_once(tmp_path: Path) -> None:
-    """Stored by both, by one or by none: where both configs tie it, it is the embedding."""
+    """If both configs tie the head, it is the embedding, whether both, one or none of the files store it."""
     a, b = ({EMBED: normal((50, 8), i), NORM: normal((8,), i + 2)} for i in (1, 2))
     models = {
         (name, stored): write(
@@ -267,7 +267,7 @@ def test_a_tied_head_is_counted_once(tmp_path: Path) -> None:
         assert (found.overall, found.modules, found.cells) == (plain.overall, plain.modules, plain.cells)
 
 
-def test_a_head_that_one_model_ties_meets_its_embedding(tmp_path: Path) -> None:
+def test_a_head_is_compared_with_the_embedding_of_a_model_that_ties_it(tmp_path: Path) -> None:
     a = {EMBED: normal((50, 8), 1), HEAD: normal((50, 8), 2)}
     b = {EMBED: normal((50, 8), 3)}
     one = write(tmp_path / "a", a, tie_word_embeddings=False)
@@ -291,7 +291,7 @@ def test_tensors_that_are_not_finite_are_left_out_and_listed(
         found = similarity(
             write(tmp_path / f"c{number}", {EMBED: x, NORM: a}), write(tmp_path / f"d{number}", {EMBED: y, NORM: b})
         )
-        assert found.left_out == {EMBED: "holds NaN or inf"}
+        assert found.left_out == {EMBED: "contains NaN or inf"}
         assert (found.overall, list(found.tensors)) == (good.overall, [NORM])
 
 
@@ -299,7 +299,7 @@ def test_nothing_to_compare_is_refused(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", {"steps": np.array([3], np.int64)})
     with pytest.raises(mi_kernels.MismatchError, match="no tensor that can be compared") as caught:
         similarity(folder, folder)
-    assert "steps: I64, not floating" in caught.value.remedy
+    assert "steps: I64 is not a floating-point dtype" in caught.value.remedy
 
 
 # Running.
@@ -338,6 +338,6 @@ def test_a_failure_ends_every_thread(pair: tuple[Path, Path]) -> None:
 
 
 def test_the_package_exports_the_function_not_a_module() -> None:
-    """Importing a module of the package sets its name there: the module must have another name than the function."""
+    """Importing a module sets its name in the package, so the module must not have the name of the function."""
     assert mi_kernels.similarity is compare.similarity
     assert mi_kernels.Similarity is compare.Similarity

@@ -72,7 +72,7 @@ def test_mixed_dtypes_in_one_call(multi_lerp: MultiLerp, device: Any, lam: float
 
 
 @pytest.mark.parametrize("name", DTYPES)
-def test_special_values_meet_each_other(multi_lerp: MultiLerp, device: Any, name: str) -> None:
+def test_pairs_of_special_values(multi_lerp: MultiLerp, device: Any, name: str) -> None:
     dtype = DTYPES[name]
     info = torch.finfo(dtype)
     values = [0.0, -0.0, 1.0, -1.0, info.max, info.min, info.tiny, -info.tiny, info.smallest_normal / 2, info.eps]

@@ -45,7 +45,7 @@ def test_the_same_call_again_sees_new_values(multi_lerp: MultiLerp, device: Any)
     assert all(same(out, expected(x, y, 0.4)) for x, y, out in zip(a, b, outs))
 
 
-def test_more_calls_than_tables_are_kept(multi_lerp: MultiLerp, device: Any) -> None:
+def test_more_calls_than_cached_tables(multi_lerp: MultiLerp, device: Any) -> None:
     a, b = pairs(device)
     lams = [i / 20 for i in range(1, 20)]
     results = [multi_lerp(a, b, lam) for lam in lams]

@@ -1,4 +1,4 @@
-"""Merges on a Ray cluster of several node processes: the same bytes as one machine's, whoever dies on the way."""
+"""Merges on a Ray cluster of several node processes: the same bytes as on one machine, even if processes die."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PROGRAM = (
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that lends nothing, and three nodes of a CPU and what they call a GPU; this process is connected to it."""
+    """A head node without resources, and three nodes with a CPU and a fake GPU each. This process is connected."""
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 80 << 20}
@@ -62,7 +62,7 @@ def cluster() -> Iterator[Any]:
 
 
 class Stage(World):
-    """A world whose merge runs on the cluster; `deed` says what goes wrong with which shard."""
+    """A world whose merge runs on the cluster. `deed` defines the failure, and the shard that it affects."""
 
     cluster: Any
 
@@ -87,7 +87,7 @@ class Stage(World):
         return subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
     def assert_right(self) -> None:
-        """Every file of the output has the bytes that one machine writes, and nothing else is left."""
+        """Checks that every output file has the bytes that one machine writes, and that there is no other file."""
         assert_same_tensors(load(self.out), merge_reference(self.a, self.b, 0.5))
         alone = self.root / "alone" / "out"
         assert run_cli(self.argv("--quiet", "-o", alone)) == 0
@@ -97,7 +97,7 @@ class Stage(World):
 
 
 def contents(folder: Path) -> dict[str, object]:
-    """Every file but the model card, which tells the command; so its checksum and the record's own are left out."""
+    """Returns all files except the model card, which contains the command, and the checksums that depend on it."""
     found: dict[str, object] = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
     record = json.loads((folder / CHECKSUMS).read_bytes())
     assert {"self", "files", "shards"} <= record.keys()
@@ -144,7 +144,7 @@ def test_a_recipe_with_a_base(stage: Stage) -> None:
     assert contents(stage.root / "one" / "out") == contents(stage.root / "two" / "out")
 
 
-def test_what_the_workers_see_in_the_values_is_told_as_by_one_machine(
+def test_findings_of_the_workers_are_reported_as_on_one_machine(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, b = put(finite(1), UP, (0, NAN), (5, INF)), put(finite(2), DOWN, (7, 1e5))
@@ -172,7 +172,7 @@ def test_what_the_workers_see_in_the_values_is_told_as_by_one_machine(
     assert not stage.work.exists()
 
 
-def test_a_sweep_goes_on_where_an_output_lacks_a_shard(stage: Stage) -> None:
+def test_a_sweep_resumes_outputs_with_missing_shards(stage: Stage) -> None:
     def words(folder: str) -> list[str]:
         out = ["-o", str(stage.root / folder / "mi-{lam}"), "--lam", "0.25,0.5"]
         return ["sweep", *stage.argv("--max-memory", 8192, *out)[1:]]
@@ -184,7 +184,7 @@ def test_a_sweep_goes_on_where_an_output_lacks_a_shard(stage: Stage) -> None:
     staged = stage.root / "runs" / ".mi-0.25.mi-kernels-work"
     finished = sorted(read(str(staged / "journal")).shards)
     assert 1 <= len(finished) < SHARDS
-    (staged / "model" / finished[0]).unlink()  # this output lacks it, the other one has it
+    (staged / "model" / finished[0]).unlink()  # only the other output has it
     assert run_cli([*words("runs"), "--quiet", "--ray", stage.cluster.address]) == 0
     for lam in ("0.25", "0.5"):
         assert contents(stage.root / "runs" / f"mi-{lam}") == contents(stage.root / "alone" / f"mi-{lam}")
@@ -194,11 +194,11 @@ def test_a_sweep_goes_on_where_an_output_lacks_a_shard(stage: Stage) -> None:
 def test_a_worker_that_dies_is_replaced(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     stage.deed(2, "die once")
     assert run_cli(stage.on_ray()) == 0
-    assert "model-00002-of-00005.safetensors: the worker that had it died" in capsys.readouterr().err
+    assert "model-00002-of-00005.safetensors: its worker died" in capsys.readouterr().err
     stage.assert_right()
 
 
-def test_a_node_that_dies_is_done_without(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_merge_continues_without_a_node_that_dies(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     deed = stage.deed(3, "wait")
 
     def kill_node() -> None:
@@ -219,9 +219,7 @@ def test_a_node_that_dies_is_done_without(stage: Stage, capsys: pytest.CaptureFi
     stage.assert_right()
 
 
-def test_workers_that_die_for_ever_leave_what_is_finished_to_one_machine(
-    stage: Stage, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_machine_resumes_after_workers_died_too_often(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     deed = stage.deed(4, "die")
     assert run_cli(stage.on_ray("--quiet")) == 2
     assert_message(capsys.readouterr().err, "model-00004-of-00005.safetensors", "died 4 times", "is kept")
@@ -234,7 +232,7 @@ def test_workers_that_die_for_ever_leave_what_is_finished_to_one_machine(
     stage.assert_right()
 
 
-def test_a_killed_driver_is_gone_on_with_by_one_machine(stage: Stage) -> None:
+def test_one_machine_resumes_after_a_killed_driver(stage: Stage) -> None:
     stage.deed(5, "slowly")
     driver = stage.process("--max-memory", 8192)
     try:
@@ -250,7 +248,9 @@ def test_a_killed_driver_is_gone_on_with_by_one_machine(stage: Stage) -> None:
     stage.assert_right()
 
 
-def test_a_killed_machine_is_gone_on_with_by_the_cluster(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cluster_resumes_after_a_killed_merge_on_one_machine(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
     with runner() as run:
         small = ["--max-memory", 4096]
         events = len(run(Run(stage.argv(*small, "-o", stage.root / "elsewhere"))).events)
@@ -277,15 +277,15 @@ def test_an_interruption_ends_the_workers_and_leaves_nothing(stage: Stage, numbe
 
 
 REFUSED = {
-    "no storage": ("does not see", "share"),
-    "other storage": ("is not to be seen here", "share"),
+    "no storage": ("does not see", "share the storage"),
+    "other storage": ("but this node sees no file", "all nodes share"),
     "other input": ("is a different file on", "mtime_ns"),
     "other version": ("has mi_kernels", "runs 0.0.1"),
 }
 
 
 @pytest.mark.parametrize(("what", "words"), REFUSED.items(), ids=REFUSED.keys())
-def test_a_node_that_sees_something_else_is_refused(
+def test_a_node_with_other_files_or_versions_is_rejected(
     stage: Stage, capsys: pytest.CaptureFixture[str], what: str, words: tuple[str, ...]
 ) -> None:
     for shard in range(1, SHARDS + 1):
@@ -314,7 +314,7 @@ def test_a_dry_run_shows_the_nodes(stage: Stage, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("keep", ["none", "all"])
 def test_a_sweep_is_evaluated_by_lam_and_benchmark(stage: Stage, monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
-    """As without a cluster, though a worker dies in the middle of its responses."""
+    """The results are those without a cluster, although a worker dies during its work."""
     monkeypatch.setattr(eval_cluster, "evaluate", ray_deeds.evaluate)
     monkeypatch.setattr("eval.grading.grade", grade_here)
     for folder in (stage.instruct, stage.thinking):
@@ -328,7 +328,7 @@ def test_a_sweep_is_evaluated_by_lam_and_benchmark(stage: Stage, monkeypatch: py
         together, alone = str(stage.root / "together"), str(stage.root / "alone")
         folders = sweep.run(pair, plan, benchmarks, together, None, choices, progress=False, workers=workers)
     assert len(told) == 1
-    assert "lam-0.5 more: the worker that had it died" in told[0]
+    assert "lam-0.5 more: its worker died" in told[0]
     expected = sweep.run(pair, plan, benchmarks, alone, FakeEngine(), choices, progress=False)
     for found, wanted in zip(folders, expected):
         assert load_run(found).settings == load_run(wanted).settings

@@ -1,4 +1,4 @@
-"""The plan of a merge on a cluster: from headers alone, at published sizes, and as the merge itself then does it."""
+"""The plan of a merge on a cluster: from headers alone, at published sizes, and compared with the merge itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..support.published_sizes import deepseek_671b, qwen3_235b
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        # 470,187,269,120 bytes of tensors is what the published index says.
+        # The published index says 470,187,269,120 bytes of tensors.
         (qwen3_235b, ("118 shards by 8 workers of 16 threads: 940 GB read, 470 GB written",)),
         # FP8 read, bf16 written: twice the bytes.
         (deepseek_671b, ("163 shards by 8 workers of 16 threads: 1.35 TB read, 1.34 TB written", "FP8 tensors")),
@@ -43,7 +43,7 @@ def test_pairs_of_published_sizes(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_plan_is_what_the_merge_does(tmp_path: Path) -> None:
+def test_the_plan_matches_the_merge(tmp_path: Path) -> None:
     world = World(tmp_path, shards=7)
     job = plan_sweep(world.instruct, world.thinking, str(tmp_path / "mi-{lam}"), [0.0, 0.5], progress=False)
     nodes = [Node("large", 8, 0), Node("small", 4, 0), Node("spare", 5, 0)]
@@ -63,13 +63,13 @@ def test_the_plan_is_what_the_merge_does(tmp_path: Path) -> None:
     ("extra", "words"),
     [
         (["--nodes", "0", "--dry-run"], ("--nodes is 0",)),
-        (["--nodes", "many", "--dry-run"], ("--nodes 'many' is not a whole number",)),
-        (["--node-speed", "1GB", "--dry-run"], ("--node-speed plans", "--ray ADDRESS, or --nodes N")),
+        (["--nodes", "many", "--dry-run"], ("--nodes 'many' is not an integer",)),
+        (["--node-speed", "1GB", "--dry-run"], ("--node-speed without a cluster", "--ray ADDRESS or --nodes N")),
         (["--node-speed", "fast", "--nodes", "2", "--dry-run"], ("--node-speed 'fast' is not a size",)),
-        (["--nodes", "4"], ("--nodes and --node-speed plan a merge", "--dry-run")),
+        (["--nodes", "4"], ("--nodes and --node-speed only plan a merge", "--dry-run")),
         (["--ray", "ray://host:10001"], ("Ray client", "--ray auto")),
-        (["--ray", "nowhere"], ("--ray 'nowhere' is not an address", "HOST:PORT")),
-        (["--ray", "127.0.0.1:1"], ("nothing answers there", "--ray local")),
+        (["--ray", "nowhere"], ("--ray 'nowhere' is not a valid address", "HOST:PORT")),
+        (["--ray", "127.0.0.1:1"], ("cannot connect", "--ray local")),
     ],
 )
 def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: list[str], words: tuple[str, ...]) -> None:
@@ -83,7 +83,7 @@ def test_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "--ray needs Ray", "pip install 'mi_kernels[ray]'")
 
 
-def test_a_gpu_is_not_the_workers_business(
+def test_workers_reject_a_gpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mi_kernels.backends.device import Place
@@ -92,4 +92,4 @@ def test_a_gpu_is_not_the_workers_business(
     world = World(tmp_path)
     monkeypatch.setattr(Options, "place", Place("cuda", ("cuda:0",)))
     monkeypatch.setattr("mi_kernels.cli.ray.Cluster.__enter__", lambda self: self)
-    assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "workers compute on the CPU", "Leave --device")
+    assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "workers compute on the CPU", "Leave out --device")

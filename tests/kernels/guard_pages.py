@@ -1,4 +1,4 @@
-"""Every kernel on buffers that end, or begin, where no memory is: one byte too far ends the process.
+"""Runs every kernel on buffers that begin or end at a guard page: an access beyond the buffer ends the process.
 
 python -m tests.kernels.guard_pages             all kernels; prints how many calls there were
 python -m tests.kernels.guard_pages --overrun   a call that is told of one element too many: shows that the guards hold
@@ -25,7 +25,7 @@ _MPROTECT.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 class Guarded:
-    """Memory between two pages that cannot be touched, for one buffer at a time."""
+    """Memory between two guard pages, for one buffer at a time."""
 
     def __init__(self, nbytes: int) -> None:
         inner = -(-nbytes // PAGE) * PAGE
@@ -37,7 +37,7 @@ class Guarded:
         self._bytes = memoryview(self._map)[PAGE : PAGE + inner]
 
     def take(self, nbytes: int, at_end: bool, fill: np.random.Generator | None = None) -> memoryview:
-        """`nbytes` that touch the guard behind them, or the one before; random where `fill` is given."""
+        """Returns `nbytes` bytes next to the guard page behind or before them; with `fill`, their content is random."""
         part = self._bytes[len(self._bytes) - nbytes :] if at_end else self._bytes[:nbytes]
         part[:] = fill.bytes(nbytes) if fill else b"\xa5" * nbytes
         return part
@@ -129,7 +129,7 @@ def calls(b: Buffers, isa: str) -> Iterator[Callable[[], None]]:
 
 def main() -> None:
     if "--overrun" in sys.argv:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core is evidence of a crash that nobody meant
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file means an unexpected crash
         b = Buffers(True)
         b.start()
         memory = b.new(64)

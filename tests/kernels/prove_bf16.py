@@ -1,4 +1,4 @@
-"""A proof, not a sample: all 2^32 pairs of bf16 values.
+"""Checks all 2^32 pairs of bf16 values, which proves the result for a lam.
 
     python -m tests.kernels.prove_bf16 --lam 0.8 --lam 0.3              every ISA of this machine
     python -m tests.kernels.prove_bf16 --lam 0.8 --isa avx512           one of them
@@ -54,7 +54,7 @@ class Block:
         self.other = np.empty(VALUES, np.uint16)
 
     def kernel(self, out: np.ndarray, isa: str, lam: float) -> None:
-        out.fill(0xDEAD)  # no result of an earlier block may pass for this one's
+        out.fill(0xDEAD)  # so that a result of an earlier block is not taken for this one's
         _cpu.lerp_spans([(out, 0, ALL, 0, self.b, 0, VALUES, lam, 0, 0, 0)], isa)
 
     def check(self, b: int, lam: float, isas: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class Block:
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Threads are shared out here by b; torch's own would only get in the way."""
+    """Disables the threads of torch, because each thread here has its own part of b."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

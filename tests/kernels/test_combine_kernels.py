@@ -1,4 +1,4 @@
-"""The kernels over K models, called directly: every ISA gives the reference's bits for every formula."""
+"""The kernels over K models, called directly: every ISA gives the bits of the reference for every formula."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_one_model(isa: str, fmt: Format, kind: Formula) -> None:
 
 @by_kind
 def test_special_values_were_reached(kind: Formula) -> None:
-    """The sweep above holds what it says: NaN made of numbers, overflow, subnormals, and zeros of both signs."""
+    """The values above reach all special cases: NaN from numbers, overflow, subnormals, and zeros of both signs."""
     found: set[str] = set()
     for seed, fmt in itertools.product(range(4), FORMATS):
         x = inputs([fmt] * 3, 3000, 300 + seed)
@@ -181,7 +181,7 @@ def test_affine_of_two_is_lerp_for_any_lam(isa: str, lam: float, seed: int) -> N
     assert_same(combine(isa, BF16, formula, [BF16] * 2, x), torch_lerp(BF16, BF16, x[0], BF16, x[1], lam), x, formula)
 
 
-def test_the_heaviest_model_is_where_affine_starts(isa: str) -> None:
+def test_affine_starts_from_the_model_with_the_largest_weight(isa: str) -> None:
     """All weight on one model of five gives that model: its zeros' signs apart, nothing rounds."""
     x = [moderate_bits(BF16, 1000, k) for k in range(5)]
     for m in range(5):
@@ -189,7 +189,7 @@ def test_the_heaviest_model_is_where_affine_starts(isa: str) -> None:
         assert_same(combine(isa, BF16, formula, [BF16] * 5, x), x[m], x, formula)
 
 
-def test_equal_models_stay_what_they_are(isa: str) -> None:
+def test_equal_models_are_unchanged(isa: str) -> None:
     """No formula over task vectors of 0 moves a finite number; nor does an average of equal models."""
     x = moderate_bits(BF16, 1000, 1)
     for kind in set(Formula) - {SUM}:
@@ -198,7 +198,7 @@ def test_equal_models_stay_what_they_are(isa: str) -> None:
 
 
 @by_format
-def test_ties_where_nobody_agrees(isa: str, fmt: Format) -> None:
+def test_ties_without_agreeing_models(isa: str, fmt: Format) -> None:
     """Weights 0 and thresholds of infinity leave a denominator of 0, which divides as 1: the base comes back."""
     x = [moderate_bits(fmt, 1000, k) for k in range(3)]
     cut = {"formula": TIES, "weights": [0.0, 1.0, 1.0], "thresholds": [0.0, np.inf, np.inf], "scale": 0.5}
@@ -226,7 +226,7 @@ def test_nan_of_a_model_reaches_the_result(isa: str) -> None:
             assert (combine(isa, BF16, formula, [BF16] * 3, x) == 0x7FC0).all(), (kind.name, place)
 
 
-def test_dare_depends_on_the_place_alone(isa: str) -> None:
+def test_dare_depends_only_on_the_place(isa: str) -> None:
     """Any cut into spans, at any `first`, gives the bits of the whole."""
     formula, n = random_formula(DARE, 4, 6), 10_001
     formula["densities"] = [1.0, 0.5, 0.2, 0.9]

@@ -1,4 +1,4 @@
-"""What is checked before a GPU backend runs. No GPU is needed: the checks see only tensors and addresses."""
+"""The checks before a GPU backend runs. They need only tensors and addresses, and no GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import mi_kernels
 from mi_kernels import _cpu
 from mi_kernels.backends import dispatch
-from mi_kernels.ops import linear
+from mi_kernels.ops import eager
 from mi_kernels.ops.overlap import find_overlap
 
 torch = pytest.importorskip("torch")
@@ -21,8 +21,8 @@ ITEM_SIZES = (2, 2, 4)
 
 
 @given(st.data())
-def test_overlaps_are_those_the_cpu_kernels_find(data: st.DataObject) -> None:
-    """Spans in a small buffer, where they often meet; both answers must agree, and the one given must be true."""
+def test_overlaps_agree_with_those_of_the_cpu_kernels(data: st.DataObject) -> None:
+    """Spans in a small buffer often overlap. Both checks must agree, and the reported overlap must exist."""
     buffer = np.zeros(64, np.uint8)
     base = buffer.ctypes.data
     spans, addresses, sizes = [], [], []
@@ -47,11 +47,11 @@ def test_overlaps_are_those_the_cpu_kernels_find(data: st.DataObject) -> None:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The way of CUDA tensors, taken by CPU tensors as far as the torch reference."""
+    """Sends CPU tensors through the code for CUDA tensors, to the torch reference."""
     monkeypatch.setattr(dispatch, "backend_for", lambda backend, device: "reference")
 
     def call(a: list[Any], b: list[Any], outs: list[Any] | None = None, single: bool = True) -> list[Any]:
-        return linear._run_cuda(a, b, [0.8] * len(a), outs, None, linear.names(single))
+        return eager._run_cuda(a, b, [0.8] * len(a), outs, None, eager.names(single))
 
     return call
 

@@ -142,7 +142,7 @@ def test_machine_code(sass: Callable[[Compile, str], dict[str, Sass]], compile_f
         assert kernels[name].longest_run(r"LDG\..*128.*", before=ARITHMETIC + r"|HADD2.*|STG.*") >= 6, name
 
 
-def test_ptx_asks_for_what_it_should() -> None:
+def test_ptx_has_wide_accesses_and_explicit_roundings() -> None:
     """The PTX that later chips compile: streaming 16-byte accesses, and roundings named in full."""
     if TAG is None:
         pytest.skip("no NVRTC: pip install nvidia-cuda-nvrtc nvidia-nvfatbin")
@@ -184,6 +184,6 @@ def test_packages_of_a_version() -> None:
     assert cuda_toolkit.requirements("cu132") == ["nvidia-cuda-nvrtc==13.2.*", "nvidia-nvfatbin==13.2.*"]
 
 
-def test_a_version_that_is_not_installed_says_what_to_install() -> None:
+def test_a_missing_toolkit_names_the_packages_to_install() -> None:
     with pytest.raises(cuda_toolkit.ToolkitError, match=r'python -m pip install "nvidia-cuda-nvrtc-cu12==12\.5\.\*"'):
         cuda_toolkit.library("cu125", "libnvrtc")

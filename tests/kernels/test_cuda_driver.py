@@ -1,4 +1,4 @@
-"""The CUDA binding over a driver of ours: which calls it makes, what each failure raises, and the bytes that result."""
+"""The CUDA binding over a fake driver: its calls, the error of each failure, and the resulting bytes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_multi_lerp_makes_one_launch_for_each_combination(libcuda: Path, extensi
 
 @needs_gxx
 def test_importing_needs_no_driver(tmp_path: Path, extension: Path) -> None:
-    """With a libcuda.so.1 that is none, whatever the machine has: importing works, and calls say what is missing."""
+    """With an invalid libcuda.so.1, importing works, and calls report what is missing."""
     (tmp_path / "libcuda.so.1").write_text("not a library")
     code = (
         "import sys\n"
@@ -140,7 +140,7 @@ def test_importing_needs_no_driver(tmp_path: Path, extension: Path) -> None:
     assert reason.startswith("no NVIDIA driver: ")
 
 
-def test_a_build_without_cuda_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_without_cuda_reports_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "find_spec", lambda name: None)
     assert cuda.available() == "this build of mi_kernels is for the CPU only."
 

@@ -60,8 +60,8 @@ def check(run: Run, pairs: Pairs, chunk: int) -> None:
 
 
 @pytest.mark.parametrize("triple", TRIPLES)
-def test_bits_are_the_cpu_kernels(run: Run, triple: tuple[int, int, int]) -> None:
-    """Every weight; sizes around a vector, a round of the loop and a chunk; the tensors anywhere within 16 bytes."""
+def test_chunks_are_bit_identical_to_the_cpu_kernels(run: Run, triple: tuple[int, int, int]) -> None:
+    """Every weight; sizes around a vector, an iteration of the loop and a chunk; all addresses modulo 16."""
     counts = [0, 1, 7, 8, 9, 255, 256, 1024, 2047, 2048, 2049, 4096, 5003, 9001]
     cases = [(n, w) for n in counts for w in WEIGHTS]
     seed = TRIPLES.index(triple)
@@ -71,7 +71,7 @@ def test_bits_are_the_cpu_kernels(run: Run, triple: tuple[int, int, int]) -> Non
 @pytest.mark.parametrize("code", [0, 1, 2])
 @pytest.mark.parametrize("weight", [0.3, 0.8, 0.0, 1.0])
 def test_vectors_reach_every_part_of_a_chunk(run: Run, code: int, weight: float) -> None:
-    """The same place within 16 bytes for all three: a head of elements, full rounds of vectors, single ones, a tail."""
+    """Equal addresses modulo 16: first elements, full iterations of vectors, single vectors, remaining elements."""
     skews = [(skew, skew, skew) for skew in range(8)]
     counts = [16384 + 2048 + 8 * skew + 3 for skew in range(8)]
     check(run, make_pairs((code,) * 3, counts, [weight] * 8, code, skews), 16384)

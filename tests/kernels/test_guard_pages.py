@@ -1,4 +1,4 @@
-"""No kernel reads or writes a byte beyond its buffers: see guard_pages.py, whose process may die of it."""
+"""No kernel reads or writes beyond its buffers. guard_pages.py checks this in a process that may crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CPU kernels, called directly: every ISA gives the scalar one's bits, and the scalar one gives torch's."""
+"""The CPU kernels, called directly: every ISA gives the bits of the scalar one, which gives the bits of torch."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_every_isa_equals_scalar_on_special_and_random_values(isa: str, fmt: For
 
 @by_format
 def test_special_values_were_reached(fmt: Format) -> None:
-    """The sweep above holds what it says: NaN results from NaN and from inf - inf, overflow, subnormals, -0, ties."""
+    """The values above reach all special cases: NaN from NaN and from inf - inf, overflow, subnormals, -0, ties."""
     a, b = special_pairs(fmt, fmt)
     wide_a, wide_b = to_torch(fmt, a).float(), to_torch(fmt, b).float()
     exact = torch.lerp(wide_a.double(), wide_b.double(), 1.7)
@@ -349,7 +349,7 @@ def unfenced(listing: str) -> list[str]:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other machines have no such stores")
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump, which comes with gcc's assembler")
 def test_streaming_stores_are_fenced_before_a_kernel_returns() -> None:
-    """Such a store is not ordered with later ones: a thread that is told the work is done could read old bytes.
+    """Such a store is not ordered with later ones: a thread that waits for the work could read old bytes.
 
     Running the kernels shows this rarely, and only on some processors.
     """
@@ -359,7 +359,7 @@ def test_streaming_stores_are_fenced_before_a_kernel_returns() -> None:
     assert unfenced(subprocess.run(command, check=True, capture_output=True, text=True).stdout) == []
 
 
-def test_a_fence_that_is_left_out_is_noticed() -> None:
+def test_a_missing_fence_is_detected() -> None:
     """On one of two ways out of a loop, and behind a jump."""
     fenced = [" 10:\tvmovntps %zmm0,(%rdi)", " 16:\tjne    10 <f>", " 18:\tjmp    20 <f+0x10>", " 1a:\tbnd ret"]
     fenced += [" 20:\tsfence", " 23:\tret"]

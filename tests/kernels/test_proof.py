@@ -1,4 +1,4 @@
-"""The proof over all bf16 pairs, run in full for one weight of each form of the formula; and that it can fail."""
+"""Runs the proof over all bf16 pairs for one weight of each form of the formula, and shows that it can fail."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_isas_that_disagree_are_found_and_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("lam", ["0", "1"])
-def test_weights_that_copy_prove_nothing(capsys: pytest.CaptureFixture[str], lam: str) -> None:
+def test_the_proof_rejects_weights_that_copy(capsys: pytest.CaptureFixture[str], lam: str) -> None:
     assert prove_bf16.main(["--lam", lam]) == 1
     assert "copies bytes" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The binding's own checks: spans that do not fit their buffers, and outputs that overlap what they must not."""
+"""The checks of the binding: spans beyond their buffers, and outputs with forbidden overlaps."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_aligned_tensors_are_read_and_written_16_bytes_at_a_time(kernels: list[d
         assert sass["STG.E.128"] >= PATHS * out
 
 
-def test_only_the_wide_loops_are_promised_alignment(kernels: list[dict[str, Any]]) -> None:
+def test_only_the_wide_loops_assume_alignment(kernels: list[dict[str, Any]]) -> None:
     """Every tensor is pointed into twice: by the wide loop with a promise, for single elements without."""
     pointers = 2 + 2 + 3  # out with a, out with b, and all three
     for kernel in kernels:

@@ -1,4 +1,4 @@
-"""lam as a knob on a loaded module: the bits of lerp_checkpoint, in place, and back."""
+"""Changing lam of a loaded module in place gives the bits of lerp_checkpoint, and can be reversed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 class Plain(torch.nn.Module):
-    """Ties, buffers of every kind, dtypes side by side, a scalar and an empty parameter."""
+    """A module with tied parameters, all kinds of buffers, several dtypes, a scalar and an empty parameter."""
 
     def __init__(self, seed: int, tied: bool = True) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ def merges(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize("hold", HOLDS)
-def test_the_bits_of_a_merged_folder_in_any_order(merges: Merges, hold: str) -> None:
+def test_every_order_of_changes_gives_the_bits_of_a_merged_folder(merges: Merges, hold: str) -> None:
     from transformers import AutoModelForCausalLM
 
     a, b, merged = merges
@@ -140,7 +140,7 @@ def test_a_compiled_model_compiles_once() -> None:
     assert counter.frame_count == 1
 
 
-def test_training_sees_the_change() -> None:
+def test_autograd_detects_the_change() -> None:
     model = Plain(1)
     knob = live.attach(model, Plain(2))
     x = torch.randn(4, 8, dtype=torch.bfloat16)
@@ -153,7 +153,7 @@ def test_training_sees_the_change() -> None:
     knob.set_lam(0.0)
 
 
-def test_the_wrapper_is_the_model(tmp_path: Path) -> None:
+def test_the_wrapper_behaves_like_the_model(tmp_path: Path) -> None:
     model, other = qwen3_model(1, tied=False), qwen3_model(2, tied=False)
     a, b = state(model), state(other)
     merged = live.InterpolatedModel(model, other, lam=0.4)
@@ -206,13 +206,13 @@ REFUSALS: dict[str, tuple[Callable[[Plain], Any], list[str]]] = {
     "memory": (lambda m: with_shared_weight(Plain(2), m), ["norm.weight", "shares memory"]),
     "itself": (lambda m: m, ["scale", "shares memory"]),
     "meta": (lambda m: Plain(2).to("meta"), ["scale", "no memory", "offloaded"]),
-    "kind": (lambda m: 3, ["int is no model"]),
+    "kind": (lambda m: 3, ["a model of type int is not supported"]),
     "folder": (lambda m: "/no/such/folder", ["no such folder"]),
 }
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_refused_before_anything_is_touched(case: str) -> None:
+def test_rejected_models_are_unchanged(case: str) -> None:
     model = Plain(1)
     origin = state(model)
     make, words = REFUSALS[case]
@@ -223,7 +223,7 @@ def test_refused_before_anything_is_touched(case: str) -> None:
     live.attach(model, Plain(2)).set_lam(0.5)  # nothing is left behind
 
 
-def test_refused_changes_touch_nothing() -> None:
+def test_rejected_changes_leave_the_model_unchanged() -> None:
     model = Plain(1)
     knob = live.attach(model, Plain(2))
     knob.set_lam(0.5)
@@ -233,11 +233,11 @@ def test_refused_changes_touch_nothing() -> None:
             knob.set_lam(**wrong)
     assert_same_tensors(model.state_dict(), before)
     assert knob.recipe.lam == 0.5
-    with pytest.raises(ArgumentError, match="knob already"):
+    with pytest.raises(ArgumentError, match="already has a knob"):
         live.attach(model, Plain(3))
     for change in (lambda: model.to(torch.float64), lambda: model.register_parameter("scale", None)):
         change()
-        with pytest.raises(ArgumentError, match="as at attach"):
+        with pytest.raises(ArgumentError, match="changed since attach"):
             knob.set_lam(0.1)
     knob.detach()
     with pytest.raises(ArgumentError, match="detached"):
@@ -252,7 +252,7 @@ def test_files_that_do_not_fit_the_live_model(tmp_path: Path) -> None:
     renamed = save(tmp_path / "renamed", fused)
     with pytest.raises(MismatchError, match=r"fused_proj(.|\n)*pass the module"):
         live.attach(model, renamed)
-    with pytest.raises(MismatchError, match=r"live values are not those of"):
+    with pytest.raises(MismatchError, match=r"live model and .* have different values"):
         live.attach(model, other, base=other, resident=False)
     with pytest.raises(ArgumentError, match="base="):
         live.attach(model, other, resident=False)
@@ -275,14 +275,14 @@ def test_a_file_that_shrinks_changes_nothing(tmp_path: Path) -> None:
 
 
 def mapped_pair(tmp_path: Path) -> tuple[torch.nn.Module, live.Knob]:
-    """A model whose two sides are read from tmp_path/a and tmp_path/b at every change."""
+    """A model that reads tmp_path/a and tmp_path/b at every change."""
     for name, seed in (("a", 1), ("b", 2)):
         qwen3_model(seed, tied=False).save_pretrained(tmp_path / name)
     model = qwen3_model(1, tied=False)
     return model, live.attach(model, tmp_path / "b", base=tmp_path / "a", resident=False)
 
 
-def test_a_file_that_was_written_before_a_change_is_refused_and_the_model_works_on(tmp_path: Path) -> None:
+def test_a_file_written_before_a_change_is_an_error_and_the_model_still_works(tmp_path: Path) -> None:
     model, knob = mapped_pair(tmp_path)
     knob.set_lam(0.5)
     before = state(model)
@@ -298,7 +298,7 @@ def test_a_file_that_was_written_before_a_change_is_refused_and_the_model_works_
 def test_a_file_that_is_written_during_a_change_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: str
 ) -> None:
-    """It is not known which tensors are of which file then, so the model does not run either."""
+    """It is unknown then which tensors come from which version of the file, so the model does not run either."""
     model, knob = mapped_pair(tmp_path)
     real = live_sides.fill_tensor
 
@@ -324,7 +324,7 @@ def test_a_file_that_is_written_while_it_is_attached_is_refused(
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_a_knob_that_is_detached_holds_no_file(tmp_path: Path) -> None:
+def test_a_detached_knob_keeps_no_file_open(tmp_path: Path) -> None:
     _, knob = mapped_pair(tmp_path)
     knob.set_lam(0.5)
     assert str(tmp_path) in Path("/proc/self/maps").read_text()
@@ -334,10 +334,10 @@ def test_a_knob_that_is_detached_holds_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)])
-def test_sides_in_the_hosts_memory_pass_in_stages(
+def test_models_in_host_memory_are_copied_in_stages(
     monkeypatch: pytest.MonkeyPatch, weight: float, dtypes: tuple[torch.dtype, torch.dtype]
 ) -> None:
-    """As for a tensor on a GPU: the last stage is a part of one, and a side may be of another dtype."""
+    """Like a tensor on a GPU. The last stage is partial, and the models may have different dtypes."""
     monkeypatch.setattr(live_sides, "_STAGE", 64)
     a, b = (torch.randn(7, 15, generator=torch.Generator().manual_seed(k)).to(dtypes[k]) for k in range(2))
     live = torch.full((7, 15), float("nan"), dtype=torch.bfloat16)
@@ -374,8 +374,8 @@ def module_of(tensors: Tensors) -> torch.nn.Module:
 
 @pytest.mark.parametrize("resident", [True, "host", False])
 @pytest.mark.parametrize("kind", ["fp8", "adapter"])
-def test_a_side_that_is_computed_has_the_bits_of_a_merge(tmp_path: Path, kind: str, resident: bool | str) -> None:
-    """Neither FP8's scales nor an adapter are rounded to bf16 on the way."""
+def test_computed_tensors_give_the_bits_of_a_merge(tmp_path: Path, kind: str, resident: bool | str) -> None:
+    """FP8 values and adapters are not rounded to bf16 before the interpolation."""
     if kind == "fp8":
         tensors = {name: t.bfloat16() for name, t in fp8_models.dequantised(fp8_models.fp8_model(1)).items()}
         other = str(fp8_models.quantised(tmp_path / "b", fp8_models.fp8_model(2)))
@@ -392,7 +392,7 @@ def test_a_side_that_is_computed_has_the_bits_of_a_merge(tmp_path: Path, kind: s
 
 
 class Failing:
-    """Sides that fail at the given writes, after they have spoilt a parameter."""
+    """Sides that fail at the given writes, after they have overwritten a parameter."""
 
     def __init__(self, sides: Any, at: set[int]) -> None:
         self.sides, self.at, self.calls = sides, at, 0
@@ -408,7 +408,7 @@ class Failing:
         self.sides.write(live, weights)
 
 
-def test_a_failure_midway_is_undone_and_else_said() -> None:
+def test_a_failure_midway_is_undone_or_reported() -> None:
     model = qwen3_model(1, tied=True)
     knob = live.attach(model, qwen3_model(2, tied=True))
     knob.set_lam(0.5)
@@ -453,7 +453,7 @@ def test_threads_take_turns() -> None:
     assert not mixed
 
 
-def test_nothing_is_kept_alive() -> None:
+def test_a_detached_knob_keeps_no_reference() -> None:
     model = Plain(1)
     knob = live.attach(model, Plain(2))
     gone = weakref.ref(model)

@@ -1,4 +1,4 @@
-"""Merges in memory have the bits of merges on disk."""
+"""Merges in memory are bit-identical to merges on disk."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_refusals_come_before_the_first_tensor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [64, 2048], ids=["within the last page", "pages"])
-def test_a_file_that_shrinks_is_told_and_not_taken_for_zeros(tmp_path: Path, cut: int) -> None:
+def test_a_file_that_shrinks_is_an_error_and_not_read_as_zeros(tmp_path: Path, cut: int) -> None:
     a, b = (models.save(tmp_path / str(seed), models.tiny(seed)) for seed in range(2))
     resident = Resident([a, b])
     weights = resident.lerp(Recipe(0.5))
@@ -70,8 +70,8 @@ def test_a_file_that_shrinks_is_told_and_not_taken_for_zeros(tmp_path: Path, cut
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_one_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
-    """Neither a map nor a descriptor: a notebook's cell that is run again is how people close things."""
+def test_a_resident_that_is_garbage_collected_releases_its_files(tmp_path: Path) -> None:
+    """No map and no descriptor stays open, because users of notebooks run a cell again instead of calling close()."""
     a, b = (models.save(tmp_path / str(seed), models.tiny(seed)) for seed in range(2))
     weights = Resident([a, b]).lerp(Recipe(0.5))
     next(weights)
@@ -81,6 +81,6 @@ def test_one_that_is_dropped_leaves_nothing(tmp_path: Path) -> None:
     assert not [fd for fd in Path("/proc/self/fd").iterdir() if os.path.realpath(fd).startswith(str(tmp_path))]
 
 
-def test_dtypes_that_torch_has_not() -> None:
+def test_dtypes_that_torch_does_not_have() -> None:
     with pytest.raises(mi_kernels.MIKernelsError, match="F4"):
         torch_dtype("F4")

@@ -1,4 +1,4 @@
-"""`mi-kernels verify`: a flipped bit of any file is named, and so is what is missing, extra, shorter or longer."""
+"""`mi-kernels verify`: it names every flipped bit, and files that are missing, extra, shorter or longer."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def flip(path: Path, byte: int, bit: int) -> None:
 
 
 def expected(path: Path, byte: int, bit: int) -> Damage:
-    """Where a flipped bit of an intact file is, by the file's own header."""
+    """Returns the place of a flipped bit of a file, from the header of the intact file."""
     if path.suffix == ".safetensors":
         for t in read_header(str(path), 0).tensors:
             if t.begin <= byte < t.end:
@@ -67,7 +67,7 @@ def test_an_intact_folder_is_right(model: Path, capsys: pytest.CaptureFixture[st
     assert found.files == 7
     assert found.bytes == sum(p.stat().st_size for p in model.iterdir() if p.name != NAME)
     assert run_cli(["verify", str(model)]) == 0
-    assert "7 files, right" in capsys.readouterr().out
+    assert "7 files, intact" in capsys.readouterr().out
     assert run_cli(["verify", str(model), "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 
@@ -78,7 +78,7 @@ def test_a_flipped_bit_is_named_wherever_it_is(model: Path) -> None:
         path = model / name
         size = path.stat().st_size
         places = {0, 8 * size - 1, *(rng.randrange(8 * size) for _ in range(25))}
-        if name in SHARDS:  # the prefix, the header, and the first and last bit of each tensor besides
+        if name in SHARDS:  # also the prefix, the header, and the first and last bit of each tensor
             places |= {63, 64, *(rng.randrange(512) for _ in range(10))}
             tensors = [t for t in read_header(str(path), 0).tensors if t.nbytes]
             places |= {p for t in tensors for p in (8 * t.begin, 8 * t.end - 1)}
@@ -102,7 +102,7 @@ def test_bits_flipped_in_several_places_are_all_named(model: Path) -> None:
     assert len(found) == len(right)
 
 
-def test_more_than_one_bit_in_a_block_is_told_as_such(model: Path) -> None:
+def test_several_flipped_bits_in_a_block_are_reported_as_bytes(model: Path) -> None:
     path = model / SHARDS[0]
     tensor = max(read_header(str(path), 0).tensors, key=lambda t: t.nbytes)
     for byte in (5, 40):
@@ -110,7 +110,7 @@ def test_more_than_one_bit_in_a_block_is_told_as_such(model: Path) -> None:
     assert damage(model) == [Damage(path.name, "bytes", tensor.name, 0, tensor.nbytes, tensor.begin)]
 
 
-def test_the_blocks_of_a_large_tensor_are_told_apart(tmp_path: Path) -> None:
+def test_damage_in_a_large_tensor_is_reported_by_block(tmp_path: Path) -> None:
     size = 2 * BLOCK + 4096
     folder = save(tmp_path / "model", {"a": random_bits((3,), torch.bfloat16, 1), "big": torch.zeros(size // 4)})
     record(folder)
@@ -161,7 +161,7 @@ def test_a_shard_cut_off_within_its_header(model: Path, left: int) -> None:
     assert damage(model) == [Damage(SHARDS[0], "shorter", first, size, left, left)]
 
 
-def test_what_stands_before_a_cut_is_checked_all_the_same(model: Path) -> None:
+def test_the_part_before_a_cut_is_checked(model: Path) -> None:
     tensors = [t for t in read_header(str(model / SHARDS[0]), 0).tensors if t.nbytes]
     os.truncate(model / SHARDS[0], tensors[-1].end - 1)
     flip(model / SHARDS[0], tensors[0].begin + 2, 4)
@@ -174,13 +174,13 @@ def test_a_shortened_record_is_named_and_nothing_else_is_guessed(model: Path) ->
     os.truncate(model / NAME, size - 7)
     found = verify_checkpoint(model, progress=False)
     assert found.damage == [Damage(NAME, "bytes", None, 0, size - 7, 0)]
-    assert "beyond mending" in found.notes[0]
+    assert "cannot be corrected" in found.notes[0]
 
 
-def test_what_only_looks_like_one_bit_of_the_record_is_not_mended(model: Path) -> None:
-    """A burst whose CRC is that of a single bit: the polynomial's own bits, moved by one flipped bit elsewhere."""
+def test_damage_that_looks_like_one_bit_of_the_record_is_not_corrected(model: Path) -> None:
+    """Several flipped bits that have the CRC of a single one: the bits of the polynomial, and one bit elsewhere."""
     content = bytearray((model / NAME).read_bytes())
-    polynomial = 1 | 0x82F63B78 << 1  # x^32 first, as reflected bits lie in a file
+    polynomial = 1 | 0x82F63B78 << 1  # x^32 first, in the reflected order of bits in a file
     for i in range(5):
         content[100 + i] ^= polynomial >> 8 * i & 0xFF
     content[3] ^= 2
@@ -198,7 +198,7 @@ def test_the_json_of_the_command(model: Path, capsys: pytest.CaptureFixture[str]
     assert found["damage"] == [{**right.__dict__}]
 
 
-def test_many_lines_are_cut_short_for_people_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_output_is_shortened_except_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save(tmp_path / "model", {f"t{i:02}": torch.ones(4) for i in range(30)})
     record(folder)
     path = folder / "model.safetensors"
@@ -206,15 +206,15 @@ def test_many_lines_are_cut_short_for_people_only(tmp_path: Path, capsys: pytest
         flip(path, t.begin + 3, 7)
     assert run_cli(["verify", str(folder)]) == 1
     out = capsys.readouterr().out.splitlines()
-    assert "and 10 more" in out[-2]
+    assert ": 10 more (use --json" in out[-2]
     assert len(out) == 22
 
 
 def test_refusals(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused(capsys, tmp_path, ["verify", str(tmp_path / "none")], "none: no such folder")
-    assert_refused(capsys, tmp_path, ["verify", str(model), "--record"], NAME, "is there already")
+    assert_refused(capsys, tmp_path, ["verify", str(model), "--record"], NAME, "already exists")
     assert_refused(capsys, tmp_path, ["verify", str(model), "--overwrite"], "--record")
-    assert_refused(capsys, tmp_path, ["verify", str(model), "--record", "--recompute"], "two things")
+    assert_refused(capsys, tmp_path, ["verify", str(model), "--record", "--recompute"], "exclude each other")
     assert_refused(capsys, tmp_path, ["verify", str(model), "--threads", "0"], "threads")
     (model / NAME).unlink()
     assert_refused(capsys, tmp_path, ["verify", str(model)], NAME, "missing", "--record")
@@ -260,7 +260,7 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(model: Path, monkeyp
 
 
 def test_a_merge_of_merges_has_checksums_of_its_own(tmp_path: Path) -> None:
-    """Those of its inputs are not among the small files that it takes over."""
+    """It does not copy the checksums of its inputs."""
     world = World(tmp_path)
     pair = [tmp_path / "first", tmp_path / "second"]
     for lam, out in zip((0.25, 0.75), pair):

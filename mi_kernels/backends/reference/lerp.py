@@ -1,6 +1,6 @@
-"""The contract computed another way, in plain NumPy: what the kernels are checked against where torch is not there.
+"""Compute the linear interpolation of the contract in plain NumPy, to check the kernels without torch.
 
-Slow (some 20 ns an element) and obvious is the point; nothing is shared with `csrc`.
+This code is meant to be obviously right, and is slow (about 20 ns per element). It shares nothing with `csrc`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ Bits = npt.NDArray[np.uint16]
 
 
 def fma(x: np.float32, y: Float32, z: Float32) -> Float32:
-    """x * y + z rounded once to float32, by way of float64 rounded to odd.
+    """Computes x * y + z, rounded once to float32, through float64 rounded to odd.
 
-    The product of two float32 is exact in float64. The sum may not be; its rounding error (Knuth's TwoSum) tells in
-    which direction the exact sum lies, and making an inexact float64's last bit odd keeps that knowledge through the
-    second rounding, since 53 >= 2 * 24 + 2 (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    The product of two float32 is exact in float64. The sum may be inexact. Its rounding error (Knuth's TwoSum) gives
+    the direction of the exact sum. Making the last bit of an inexact float64 odd keeps this information through the
+    second rounding, because 53 >= 2 * 24 + 2 (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums",
+    2008).
     """
     with np.errstate(all="ignore"):
         p = np.float64(x) * y.astype(np.float64)
@@ -27,7 +28,7 @@ def fma(x: np.float32, y: Float32, z: Float32) -> Float32:
         error = (p - (s - t)) + (q - t)
         bits = s.view(np.int64)
         inexact = np.isfinite(s) & (error != 0) & (bits & 1 == 0)
-        # One step towards the exact sum: away from zero when the error has the sign of s, else towards it.
+        # One step towards the exact sum: away from zero if the error has the sign of s, otherwise towards zero.
         step = np.where((error > 0) == (s > 0), 1, -1)
         odd = np.where(inexact, bits + step, bits).view(np.float64)
         result: Float32 = odd.astype(np.float32)
@@ -35,7 +36,7 @@ def fma(x: np.float32, y: Float32, z: Float32) -> Float32:
 
 
 def lerp_float32(a: Float32, b: Float32, lam: float) -> Float32:
-    """d = b - a;  |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b), with w = float32(lam)."""
+    """Computes d = b - a;  |w| < 0.5 ? fma(w, d, a) : fma(w - 1, d, b), with w = float32(lam)."""
     w = np.float32(lam)
     with np.errstate(all="ignore"):
         d = b - a
@@ -48,7 +49,7 @@ def bf16_to_float32(bits: Bits) -> Float32:
 
 
 def float32_to_bf16(values: Float32) -> Bits:
-    """To nearest even, as integers; every NaN becomes 0x7FC0."""
+    """Rounds to nearest even with integer operations; every NaN becomes 0x7FC0."""
     bits = values.view(np.uint32)
     kept, rest = bits >> 16, bits & 0xFFFF
     up = (rest > 0x8000) | ((rest == 0x8000) & (kept & 1 == 1))
@@ -57,7 +58,7 @@ def float32_to_bf16(values: Float32) -> Bits:
 
 
 def lerp_bf16(a: Bits, b: Bits, lam: float) -> Bits:
-    """The contract for bf16, held as uint16 bits; lam 0 and 1 copy."""
+    """Interpolates bf16 tensors, given as uint16 bits; lam 0 and 1 copy."""
     w = np.float32(lam)
     if w in (0, 1):
         copied: Bits = (b if w else a).copy()

@@ -24,9 +24,10 @@ Mask = npt.NDArray[np.bool_]
 
 
 def affine(x: Sequence[Float32], weights: Sequence[float]) -> Float32:
-    """Weights that sum to 1: x[m] + sum of w[k] (x[k] - x[m]), m the last of the largest weights.
+    """Computes x[m] + sum of w[k] (x[k] - x[m]) for weights that sum to 1, where m is the last of the largest weights.
 
-    The difference is taken later minus earlier, as in lerp, and w[k] negated where that turns it round.
+    As in lerp, each difference is the later model minus the earlier one. For k < m this reverses its sign, so w[k] is
+    negated.
     """
     w = [np.float32(v) for v in weights]
     m = max(range(len(w)), key=lambda k: (w[k], k))
@@ -41,7 +42,7 @@ def affine(x: Sequence[Float32], weights: Sequence[float]) -> Float32:
 
 
 def weighted_sum(x: Sequence[Float32], weights: Sequence[float]) -> Float32:
-    """w[0] x[0], and the others added by fma."""
+    """Computes w[0] x[0], and adds each other w[k] x[k] with fma."""
     with np.errstate(all="ignore"):
         r: Float32 = np.float32(weights[0]) * x[0]
     for v, w in zip(x[1:], weights[1:]):
@@ -50,7 +51,7 @@ def weighted_sum(x: Sequence[Float32], weights: Sequence[float]) -> Float32:
 
 
 def task(x: Sequence[Float32], weights: Sequence[float], scale: float) -> Float32:
-    """x[0] + scale * weighted sum of the task vectors; `weights` has an entry for the base, not used."""
+    """Computes x[0] + scale * (weighted sum of the task vectors). `weights[0]`, of the base, is not used."""
     with np.errstate(all="ignore"):
         vectors = [v - x[0] for v in x[1:]]
     return fma(np.float32(scale), weighted_sum(vectors, weights[1:]), x[0])
@@ -59,7 +60,7 @@ def task(x: Sequence[Float32], weights: Sequence[float], scale: float) -> Float3
 def ties(
     x: Sequence[Float32], weights: Sequence[float], thresholds: Sequence[float], scale: float, normalize: bool = True
 ) -> Float32:
-    """Task vectors below their threshold in magnitude become 0; then `elected`."""
+    """Sets the elements of task vectors whose magnitude is below the threshold to 0, and applies `elected`."""
     vectors = []
     with np.errstate(all="ignore"):
         for v, threshold in zip(x[1:], thresholds[1:]):
@@ -97,7 +98,7 @@ def thinned(x: Sequence[Float32], densities: Sequence[float], keys: Sequence[int
     """Task vectors thinned at random and rescaled by 1 / density.
 
     Args:
-        first: where x starts in its tensor.
+        first: the index of the first element of x in its tensor.
     """
     vectors = []
     with np.errstate(all="ignore"):
@@ -111,9 +112,9 @@ def thinned(x: Sequence[Float32], densities: Sequence[float], keys: Sequence[int
 def elected(
     base: Float32, vectors: Sequence[Float32], weights: Sequence[float], scale: float, normalize: bool
 ) -> Float32:
-    """base + scale * the mean of the vectors whose weighted value has the sign of their weighted sum (+ for 0).
+    """Computes base + scale * (mean of the vectors whose weighted value has the sign of their weighted sum).
 
-    A vector's NaN has no sign and is added all the same.
+    The sign of a sum of 0 is plus. A NaN in a vector has no sign, and is added in any case.
     """
     w = [np.float32(v) for v in weights]
     total = weighted_sum(vectors, weights)
@@ -131,7 +132,7 @@ def elected(
 
 
 def uniform(key: int, first: int, count: int) -> npt.NDArray[np.float64]:
-    """Uniform numbers of 24 bits in [0, 1) for elements `first` to `first + count` of the stream `key` (splitmix64)."""
+    """Returns uniform 24-bit numbers in [0, 1) for elements `first` to `first + count` of stream `key` (splitmix64)."""
     with np.errstate(over="ignore"):
         z = np.uint64(key) + np.arange(first + 1, first + count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -141,7 +142,7 @@ def uniform(key: int, first: int, count: int) -> npt.NDArray[np.float64]:
 
 
 def threshold(x: Float32, base: Float32, density: float) -> float:
-    """The smallest magnitude that trimming to `density` keeps: that of rank max(1, floor(density * elements))."""
+    """Returns the smallest magnitude that trimming to `density` keeps: that of rank max(1, floor(density * size))."""
     if density >= 1 or x.size == 0:
         return 0.0
     if density <= 0:

@@ -1,1 +1,1 @@
-"""A merge by the nodes of a Ray cluster with shared storage."""
+"""Merge checkpoints on the nodes of a Ray cluster with shared storage."""

@@ -1,7 +1,7 @@
-"""Work on a Ray cluster: tasks that are tried again when the worker or the node that has them dies.
+"""Run tasks on a Ray cluster, and run a task again if its worker or its node dies.
 
-Ray is imported when a `Cluster` is entered. Nothing here knows what the tasks do: `ray_merge` writes shards with them,
-and `eval` evaluates models.
+Entering a `Cluster` imports Ray. This module does not depend on what the tasks do: `integrations.ray.merge` writes
+shards with it, and `eval` evaluates models.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any, NamedTuple, Protocol
 from ...errors import ArgumentError, ClusterError
 from ...system import interrupts
 
-ATTEMPTS = 4  # of a task; the last one's loss ends the work
-SETTINGS = {  # of Ray, which reads them when it is imported
-    "RAY_USAGE_STATS_ENABLED": "0",  # a merge reports to nobody
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # it would print dead workers to stdout, where a report is: `_lost` tells of them
+ATTEMPTS = 4  # of a task; `Cluster.run` fails if the last one fails
+SETTINGS = {  # environment variables that Ray reads when it is imported
+    "RAY_USAGE_STATS_ENABLED": "0",  # a merge sends no usage statistics
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # otherwise Ray prints dead workers to stdout; `_lost` reports them on stderr
 }
-_LOOK = 0.5  # seconds between two looks at the nodes, and at what the user wants
-_CONNECT = 10.0  # seconds that the head may take to answer
+_POLL = 0.5  # seconds between checks of the nodes and of the user's signals
+_CONNECT = 10.0  # seconds that the head node may take to answer
 _STOP = 60.0  # seconds that a cancelled task may take to end
 
 
 class Node(NamedTuple):
-    """A node that is alive: its name, and how many CPUs and GPUs it lends."""
+    """A live node of the cluster: its name, and the number of CPUs and GPUs that it offers to Ray."""
 
     name: str
     cpus: int
@@ -37,32 +37,34 @@ class Node(NamedTuple):
 
 
 class Tasks(Protocol):
-    """What a cluster is to do: one call of a function for each key."""
+    """The work for a cluster: one call of a function for each key."""
 
     def arguments(self, key: str) -> tuple[Any, ...]:
-        """What the function is called with; asked for at each attempt."""
+        """Returns the arguments of the call for `key`. Called for each attempt."""
 
     def done(self, key: str, result: Any) -> None:
-        """The call for `key` returned."""
+        """Handles the result of the call for `key`."""
 
     def lost(self, key: str) -> None:
-        """The call for `key` has died, or is to end. May be called again."""
+        """Cleans up after the call for `key` has died, or makes it end. May be called several times."""
 
 
 class Cluster:
-    """Context manager: the connection to a Ray cluster.
+    """Context manager that connects to a Ray cluster.
+
+    If this process is already connected to a cluster, this connection is used.
 
     Args:
-        address: "auto" for the cluster that this machine is a node of, HOST:PORT of its head, or "local" for one of
-            this machine's cores that ends with the context. A connection that this process has already is used.
-        tell: called with a sentence on whatever the user should know; None prints it on stderr.
+        address: "auto" for the cluster of this machine, HOST:PORT of the head node, or "local" for a cluster on the
+            cores of this machine that ends with the context.
+        tell: called with sentences for the user; None prints them on stderr.
 
     Raises:
-        ArgumentError: Ray is not installed, or the address is not one.
-        ClusterError: no cluster answers there.
+        ArgumentError: Ray is not installed, or the address is invalid.
+        ClusterError: no cluster answers at the address.
     """
 
-    patience = 60.0  # seconds without any node that could take a task
+    patience = 60.0  # seconds to wait if no node can run a task
 
     def __init__(self, address: str, tell: Callable[[str], None] | None = None) -> None:
         self._address = address
@@ -77,7 +79,7 @@ class Cluster:
             import ray
         except ImportError as error:
             raise ArgumentError(
-                f"--ray needs Ray, which cannot be imported: {error}", "pip install 'mi_kernels[ray]'"
+                f"--ray needs Ray, which cannot be imported: {error}", "Run `pip install 'mi_kernels[ray]'`."
             ) from error
         if not ray.is_initialized():
             self._connect(ray)
@@ -89,12 +91,12 @@ class Cluster:
             ray.init(address=self._address, log_to_driver=False, logging_level="ERROR", configure_logging=True)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ClusterError(
-                f"--ray {self._address}: no Ray cluster can be used there: {' '.join(str(error).split())[:200]}",
-                "Start one with `ray start`, of this version of Ray and Python; --ray local needs none.",
+                f"--ray {self._address}: cannot connect to a Ray cluster: {' '.join(str(error).split())[:200]}",
+                "Start a cluster with `ray start` and the same versions of Ray and Python, or use --ray local.",
             ) from error
         finally:
             if threading.current_thread() is threading.main_thread() and handler is not None:
-                signal.signal(signal.SIGTERM, handler)  # Ray's own would end this process where it stands
+                signal.signal(signal.SIGTERM, handler)  # Ray's handler would end this process without cleaning up
         self._mine = True
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +107,7 @@ class Cluster:
             self._mine = False
 
     def nodes(self) -> list[Node]:
-        """Those that are alive and lend CPUs or GPUs, in the order of their names."""
+        """Returns the live nodes that offer CPUs or GPUs, sorted by name."""
         import ray
 
         found = []
@@ -126,22 +128,27 @@ class Cluster:
         gpus: int = 0,
         again: bool = True,
     ) -> None:
-        """Calls `function` for every key, each call on a node that has `cpus` and `gpus` to spare.
+        """Calls `function` for every key, each call on a node with `cpus` CPUs and `gpus` GPUs free.
+
+        When this method returns or raises, also after Ctrl-C, no task is running.
 
         Args:
-            function: of a module that every node can import.
-            again: whether a worker process may take another task after the first one.
+            function: a function in a module that every node can import.
+            keys: one call is made for each key.
+            tasks: provides the arguments and handles the results.
+            cpus, gpus: the CPUs and GPUs of one call.
+            again: whether a worker process may run several tasks.
 
         Raises:
-            ClusterError: a task was lost `ATTEMPTS` times, or no node that is left could take one.
-            Exception: what a call raised. In both cases, and on Ctrl-C, no task runs any more.
+            ClusterError: a task died `ATTEMPTS` times, or no node can run it.
+            Exception: the exception that a call raised.
         """
         import ray
 
         remote = ray.remote(
             num_cpus=cpus,
             num_gpus=gpus,
-            max_retries=0,  # a second attempt must not meet the first one's files, so it is asked for here
+            max_retries=0,  # this loop starts another attempt, so that it does not see the files of the first one
             max_calls=0 if again else 1,
             scheduling_strategy="SPREAD",
         )(function)
@@ -158,10 +165,10 @@ class Cluster:
             for key in keys:
                 start(key)
             while running:
-                with interrupts.held():  # an exception out of a signal's handler is lost within Ray
-                    ready, _ = ray.wait(list(running), timeout=_LOOK)
+                with interrupts.held():  # Ray would lose an exception from a signal handler
+                    ready, _ = ray.wait(list(running), timeout=_POLL)
                     outcomes = [(reference, _outcome(ray, reference)) for reference in ready]
-                watch.look(bool(ready))
+                watch.check(bool(ready))
                 for reference, outcome in outcomes:
                     if isinstance(outcome, ray.exceptions.RayTaskError):
                         raise _raised(outcome) from outcome
@@ -173,7 +180,7 @@ class Cluster:
                         tasks.done(key, outcome)
         except BaseException:
             with interrupts.held():
-                for key in running.values():  # first, so that those that run notice it and end
+                for key in running.values():  # before cancelling, so that running tasks notice it and end
                     tasks.lost(key)
                 _stop(ray, list(running))
                 for key in running.values():
@@ -185,63 +192,67 @@ class Cluster:
         why = type(error).__name__
         if attempt == ATTEMPTS:
             raise ClusterError(
-                f"{key}: the worker that had it died {ATTEMPTS} times, the last time with {why}",
-                "What is finished is kept: mend the cluster, and the same command goes on.",
+                f"{key}: its worker died {ATTEMPTS} times, the last time with {why}",
+                "Fix the cluster, and run the same command again: it resumes the work.",
             ) from error
-        self._tell(f"{key}: the worker that had it died ({why}); attempt {attempt + 1} of {ATTEMPTS}")
+        self._tell(f"{key}: its worker died ({why}); starting attempt {attempt + 1} of {ATTEMPTS}")
 
 
 def _check_address(address: str) -> None:
-    """Ray itself would try for minutes.
+    """Checks an address before Ray does, which would try to connect for minutes.
 
     Raises:
-        ArgumentError: `address` is not one.
-        ClusterError: nothing listens there.
+        ArgumentError: `address` is invalid.
+        ClusterError: no program listens at the address.
     """
     if address in ("auto", "local"):
         return
     if address.startswith("ray://"):
         raise ArgumentError(
-            f"--ray {address}: is the address of a Ray client server",
+            f"--ray {address}: addresses of Ray client servers (ray://) are not supported",
             "Run the command on a node of the cluster, with --ray auto.",
         )
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        raise ArgumentError(f"--ray {address!r} is not an address", "Give auto, local, or the head's HOST:PORT.")
+        raise ArgumentError(
+            f"--ray {address!r} is not a valid address", "Use auto, local, or HOST:PORT of the head node."
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
     except OSError as error:
         raise ClusterError(
-            f"--ray {address}: nothing answers there: {error.strerror or error}",
-            "`ray start --head` starts a cluster and prints its address; --ray local needs none.",
+            f"--ray {address}: cannot connect: {error.strerror or error}",
+            "Use the address that `ray start --head` printed, or --ray local.",
         ) from error
 
 
 class _Watch:
-    """Notices when nobody is left who could take a task: Ray itself would wait for ever."""
+    """Detects that no node can run a task. Ray itself would wait forever."""
 
     def __init__(self, cluster: Cluster, cpus: int, gpus: int) -> None:
         self._cluster, self._cpus, self._gpus = cluster, cpus, gpus
         self._seen = time.monotonic()
 
-    def look(self, moves: bool) -> None:
-        """Raises:
-        ClusterError: no node has been large enough for `Cluster.patience` seconds.
+    def check(self, progress: bool) -> None:
+        """Checks the nodes, unless tasks have made progress.
+
+        Raises:
+            ClusterError: no node has been large enough for `Cluster.patience` seconds.
         """
-        nodes = [] if moves else self._cluster.nodes()
-        if moves or any(n.cpus >= self._cpus and n.gpus >= self._gpus for n in nodes):
+        nodes = [] if progress else self._cluster.nodes()
+        if progress or any(n.cpus >= self._cpus and n.gpus >= self._gpus for n in nodes):
             self._seen = time.monotonic()
         elif time.monotonic() - self._seen > self._cluster.patience:
             wanted = f"{self._cpus} CPUs" + (f" and {self._gpus} GPUs" if self._gpus else "")
-            there = ", ".join(f"{n.name}: {n.cpus} CPUs, {n.gpus} GPUs" for n in nodes) or "none"
+            alive = ", ".join(f"{n.name}: {n.cpus} CPUs, {n.gpus} GPUs" for n in nodes) or "none"
             raise ClusterError(
-                f"no node of the cluster has {wanted}; those that are alive: {there}",
-                "What is finished is kept: bring nodes back, or ask for less, and the same command goes on.",
+                f"no node of the cluster has {wanted}; live nodes: {alive}",
+                "Add nodes, or use fewer --threads, and run the same command again: it resumes the work.",
             )
 
 
 def _outcome(ray: Any, reference: Any) -> Any:
-    """What a call that has ended returned, or the RayError that says how it ended."""
+    """Returns the result of a call that has ended, or the RayError that ended it."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayError as error:
@@ -249,7 +260,7 @@ def _outcome(ray: Any, reference: Any) -> Any:
 
 
 def _raised(error: Any) -> BaseException:
-    """What a call raised, or why it could not be made."""
+    """Returns the exception that a call raised, or a ClusterError if a node could not import the function."""
     if "failed to import" in str(error) or "No module named" in str(error):
         return ClusterError(
             f"a node of the cluster cannot import this program: {str(error).splitlines()[-1][:200]}",
@@ -260,7 +271,7 @@ def _raised(error: Any) -> BaseException:
 
 
 def _stop(ray: Any, references: list[Any]) -> None:
-    """Cancels what has not begun, and waits until nothing runs any more."""
+    """Cancels tasks that have not started, and waits until no task is running."""
     for reference in references:
         ray.cancel(reference)
     if references:

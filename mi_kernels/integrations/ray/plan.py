@@ -1,4 +1,4 @@
-"""How a merge would be split over the nodes of a cluster, from the headers alone. Needs neither Ray nor a cluster."""
+"""Plan how to divide a merge among the nodes of a cluster, from the headers alone. Needs neither Ray nor a cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from .cluster import Node
 
 
 class Share(NamedTuple):
-    """What one node would do: shards, bytes read and written, bytes of buffers at a time, seconds."""
+    """The planned work of one node.
+
+    Attributes:
+        node: its name.
+        shards: the number of shards that it writes.
+        read, written: bytes.
+        memory: bytes of buffers at any time.
+        seconds: the time until its last shard is written.
+    """
 
     node: str
     shards: int
@@ -23,13 +31,15 @@ class Share(NamedTuple):
 
 
 def split(job: Job, nodes: Sequence[Node], threads: int, speed: float) -> list[Share]:
-    """The share of each of `nodes`.
+    """Returns the share of each node.
 
-    Every shard goes to the worker that is free first, which is what Ray does; a node has as many workers as `threads`
-    fit into its CPUs, and they share its speed.
+    Every shard goes to the first free worker, as Ray does it. A node has `cpus // threads` workers, which share its
+    speed.
 
     Args:
-        speed: bytes per second that a node reads and writes, together.
+        nodes: the nodes of the cluster.
+        threads: the CPUs of each worker.
+        speed: the bytes per second that a node can read and write together.
     """
     shards, _ = job.layout()
     slots = len(job.outputs) + Plan(shards, job.sources, []).computes
@@ -46,8 +56,11 @@ def split(job: Job, nodes: Sequence[Node], threads: int, speed: float) -> list[S
         begin, i = heapq.heappop(free)
         end = begin + (read + written) * workers[i] / speed
         old = shares[i]
-        shares[i] = Share(
-            old.node, old.shards + 1, old.read + read, old.written + written, old.memory, max(old.seconds, end)
+        shares[i] = old._replace(
+            shards=old.shards + 1,
+            read=old.read + read,
+            written=old.written + written,
+            seconds=max(old.seconds, end),
         )
         heapq.heappush(free, (end, i))
     return shares

@@ -1,8 +1,8 @@
-"""lam over HTTP: one route of vLLM's OpenAI-compatible server, `/v1/mi_kernels/lam`.
+"""Read and change lam over HTTP: the route `/v1/mi_kernels/lam` of vLLM's OpenAI-compatible server.
 
-vLLM loads it only where `VLLM_PLUGINS` names mi_kernels. It lies under /v1, which the server's `--api-key` guards;
-without a key it answers requests from this machine alone, and none that a web page sends. `mi-kernels serve` sets all
-of that.
+vLLM loads this plugin only if `VLLM_PLUGINS` names mi_kernels, as `mi-kernels serve` sets it. The route is under /v1,
+which the server's `--api-key` protects. Without a key it answers only requests from programs on this machine, and
+rejects those that a web page sends.
 
     GET   {"lam": 0.55}
     POST  {"lam": 0.8, "layers": "12:36", "modules": "ffn", "drain": true}
@@ -28,7 +28,7 @@ _KEYS = ("lam", "layers", "modules", "rules", "drain")
 
 
 class LamEndpoint:
-    """vLLM's contract for endpoint plugins."""
+    """The route as an endpoint plugin of vLLM."""
 
     name = "mi_kernels"
     required_tasks = ("generate",)
@@ -56,7 +56,7 @@ async def _post(request: Request) -> JSONResponse:
     state = request.app.state
     try:
         wanted = _checked(await request.body())
-        async with state.mi_kernels_turn:  # one change after the other
+        async with state.mi_kernels_turn:  # one change at a time
             answer = await set_lam_async(state.mi_kernels_engine, **wanted)
     except EngineError as error:
         return JSONResponse({"error": str(error)}, 503)
@@ -71,24 +71,26 @@ def _checked(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict) or "lam" not in body:
-        raise ArgumentError("the body holds no lam", 'Send {"lam": 0.55}.')
+        raise ArgumentError("the request body is not a JSON object with the key lam", 'Send {"lam": 0.55}.')
     unknown = [key for key in body if key not in _KEYS]
     if unknown:
-        raise ArgumentError(f"unknown key {unknown[0]!r}", f"The keys are {', '.join(_KEYS)}.")
+        raise ArgumentError(f"unknown key {unknown[0]!r}", f"Use only the keys {', '.join(_KEYS)}.")
     if not isinstance(body.get("drain", True), bool):
-        raise ArgumentError(f"drain is {body['drain']!r}", "Say true or false.")
+        raise ArgumentError(f"drain is {body['drain']!r}", "Use true or false.")
     return body
 
 
 def _stranger(request: Request) -> JSONResponse | None:
-    """A refusal for who may not: without an API key, everybody but this machine's own programs."""
+    """Returns an error for clients without permission: without an API key, all but the programs on this machine."""
     if request.app.state.mi_kernels_guarded:
-        return None  # the server has checked the key
+        return None  # the server has already checked the key
     host = request.client.host if request.client else ""
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:
         local = not host  # a Unix socket has no address
-    if local and "origin" not in request.headers:  # a browser says where its page is from; anybody's may be open here
+    if local and "origin" not in request.headers:  # a browser sends the origin of the page, which may be any web site
         return None
-    return JSONResponse({"error": "without --api-key, lam is for programs on this machine only"}, 403)
+    return JSONResponse(
+        {"error": "without an API key, only programs on this machine can use this route; start with --api-key"}, 403
+    )

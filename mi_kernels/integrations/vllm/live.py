@@ -1,11 +1,11 @@
-"""Both models at hand inside a vLLM worker, and what it takes to make its weights another merge of them.
+"""Keep both models available inside a vLLM worker, and change its weights to another merge of them.
 
-Where vLLM keeps parameters as they were loaded (a GPU, unquantised), each of the two models has been loaded once and
-what vLLM made of it (fused, sharded, padded) kept: every later lam is one multi-tensor lerp into the live parameters,
-since interpolating element by element commutes with all of that.
+On a GPU, without quantisation, vLLM keeps parameters as they were loaded. There each model is loaded once, and a copy
+of the resulting parameters (fused, sharded, padded) is kept. Every later lam is one multi-tensor lerp into the live
+parameters, because element-wise interpolation commutes with fusing, sharding and padding.
 
-On a CPU vLLM packs weights into forms of its own and drops the parameters. There the merge is computed from the mapped
-checkpoints and goes through vLLM's own reloading, which packs it again.
+On a CPU, vLLM packs the weights into its own formats and drops the parameters. There the merge is computed from the
+mapped checkpoints and reloaded with vLLM's own reloading, which packs it again.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from ...errors import ArgumentError
 from ...live.resident import Resident
-from ...live.sides import Held
+from ...live.sides import TensorSides
 from ...recipe.interpolation import Recipe
 from .options import LoaderOptions
 
 
 class Live:
-    """What a worker needs to change lam.
+    """The state of a worker whose lam can change.
 
     Args:
         resident: both checkpoints.
-        options: `live` takes the copies now; without it, a GPU has none and lam stays.
-        model: loaded with the merge of `options.recipe`.
+        options: with `live`, a GPU copies both models now. Without it, a GPU cannot change lam.
+        model: the model, loaded with the merge of `options.recipe`.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class Live:
         self._resident, self._model, self._config = resident, model, model_config
         self.recipe = options.recipe
         self.copies: Copies | None = None
-        self.broken = ""  # why this worker must not serve
+        self.broken = ""  # why this worker must not serve, if it must not
         on_cpu = next(model.parameters()).device.type == "cpu"
         if options.live and not on_cpu:
             self.take_copies(options.resident)
         self.changeable = on_cpu or options.live
 
     def take_copies(self, where: str) -> None:
-        """Loads both models in turn and keeps what became of them, then goes back to the merge."""
+        """Loads each model, copies the resulting parameters, and then restores the merge."""
         taken = []
         for side in (Recipe(0.0), Recipe(1.0)):
             self.reload(self._resident.lerp(side))
@@ -56,13 +56,13 @@ class Live:
         self.copies.write(self.recipe)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuses what cannot be done before anything is touched."""
+        """Raises an error if the model cannot be changed to `recipe`. Does not change anything."""
         recipe.weights(self._resident.names)
         if self.copies is not None:
             self.copies.weights(recipe)
 
     def change(self, recipe: Recipe) -> None:
-        """Makes the model the merge of `recipe`. Whatever it raises leaves weights that must not be served."""
+        """Changes the model to the merge of `recipe`. After any exception the weights must not be served."""
         if self.copies is not None:
             self.copies.write(recipe)
         else:
@@ -73,31 +73,35 @@ class Live:
         initialize_layerwise_reload(self._model)
         self._model.load_weights(weights)
         finalize_layerwise_reload(self._model, self._config)
-        # A head tied to the embedding has no weights of its own to load, so nothing packs it again.
+        # A head that is tied to the embedding has no weights to load, so vLLM does not pack it again.
         for module in self._model.modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
 
 
 class Copies:
-    """Parameters as vLLM made them: the live ones, and those of either model, on the device or in pinned memory.
+    """The live parameters of vLLM, and copies of both models' parameters on the device or in pinned memory.
 
     Args:
-        live, a, b: by vLLM's names, one tensor for each storage.
+        live, a, b: tensors by vLLM's parameter names, one for each storage.
     """
 
     def __init__(self, live: dict[str, torch.Tensor], a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-        self._live, self._sides = live, Held(a, b)
+        self._live, self._sides = live, TensorSides(a, b)
 
     def weights(self, recipe: Recipe) -> dict[str, float]:
-        """The weight of THINKING for each parameter. Layers and modules stay apart when vLLM fuses; names do not.
+        """Returns the weight of THINKING for each parameter.
+
+        vLLM fuses tensors only within one layer and module, so layers and modules select parameters as they select
+        tensors. Patterns cannot, because fused parameters have other names.
 
         Raises:
-            ArgumentError: a rule with a pattern, which names tensors of the checkpoint; or as `Recipe.weights`.
+            ArgumentError: a rule has a pattern; or see `Recipe.weights`.
         """
         if any(rule.pattern is not None for rule in recipe.rules):
             raise ArgumentError(
-                "a rule has a pattern, and live parameters are fused under other names", "Use layers and modules."
+                "a rule has a pattern, but vLLM fuses tensors, so live parameters have other names",
+                "Select layers and modules instead.",
             )
         return recipe.weights(list(self._live))
 
@@ -113,5 +117,5 @@ def _copy(parameter: torch.Tensor, where: str) -> torch.Tensor:
 
 
 def _parameters(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Every floating parameter once, also where two modules share it."""
+    """Returns every floating-point parameter once, even if two modules share it."""
     return {name: p.data for name, p in model.named_parameters() if p.is_floating_point() and p.numel()}

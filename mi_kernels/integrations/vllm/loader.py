@@ -1,4 +1,4 @@
-"""The load format: weights are interpolated on their way into vLLM's parameters."""
+"""Implement the load format "mi_kernels" of vLLM: interpolate weights while vLLM loads them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .options import LoaderOptions
 
 
 class MergeLoader(BaseModelLoader):
-    """vLLM's contract for loaders; see `mi_kernels.integrations.vllm`."""
+    """A model loader of vLLM that loads a merge; see `mi_kernels.integrations.vllm`."""
 
     def __init__(self, load_config: LoadConfig) -> None:
         super().__init__(load_config)
         config = load_config.model_loader_extra_config
         if not isinstance(config, dict):
-            raise ArgumentError(f"model_loader_extra_config is {config!r}", 'Give {"other": MODEL, "lam": NUMBER}.')
+            raise ArgumentError(f"model_loader_extra_config is {config!r}", 'Use {"other": MODEL, "lam": NUMBER}.')
         self._options = LoaderOptions.read(config)
         self._resident: Resident | None = None
 
@@ -35,7 +35,7 @@ class MergeLoader(BaseModelLoader):
         model.load_weights(self.get_all_weights(model_config, model))
 
     def get_all_weights(self, model_config: ModelConfig, model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-        """The merge under the names of the checkpoints. Everything that can be refused is refused before the first."""
+        """Yields the tensors of the merge under the names of the checkpoints. All checks precede the first tensor."""
         resident = self._open(model_config)
         if self._options.recipe is not None:
             return resident.lerp(self._options.recipe)
@@ -45,12 +45,12 @@ class MergeLoader(BaseModelLoader):
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> torch.nn.Module:
         if model_config.quantization is not None:
             raise ArgumentError(
-                f"quantization is {model_config.quantization}, and a merge is loaded in its own dtype",
-                "Leave quantization out, or merge to a folder first: mi-kernels lerp.",
+                f"quantization is {model_config.quantization}, but load_format mi_kernels cannot quantise a merge",
+                "Leave out quantization, or merge into a folder with `mi-kernels lerp` and serve that folder.",
             )
         model = super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
         if self._options.recipe is not None:
-            # Here and not at the first change: vLLM measures next how much memory is left for its cache.
+            # Copy the models now and not at the first change, because vLLM measures next how much memory is free.
             model.mi_kernels_live = Live(self._open(model_config), self._options, model, model_config)
         else:
             self._open(model_config).close()

@@ -1,4 +1,4 @@
-"""What `model_loader_extra_config` may hold, checked before anything is loaded."""
+"""Check the options in vLLM's `model_loader_extra_config` before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,15 +16,21 @@ _KEYS = ("other", *_RECIPE, "recipe", "live", "resident")
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How a model is merged while it is loaded.
+    """The options of a merge that vLLM loads.
 
     Attributes:
-        other: the model at lam 1; vLLM's own `model` is the one at lam 0.
+        other: the model at lam 1. vLLM's `model` is the one at lam 0.
         recipe: lam, masks and rules.
-        file: instead of both, a recipe file of any method (`mi_kernels.merge_checkpoint`); its models are loaded, and
-            vLLM's `model` gives config and tokenizer only.
-        live: keep both models at hand, so that lam can change.
-        resident: where on a GPU machine they are kept: "device", or "host" for pinned memory.
+        file: instead of `other` and `recipe`, a recipe file of any method (see `mi_kernels.merge_checkpoint`). The
+            merge uses the models of the file, and vLLM's `model` provides only config and tokenizer.
+        live: keep both models available, so that lam can change.
+        resident: where a machine with a GPU keeps them: "device", or "host" for pinned memory.
+
+    Example:
+        >>> from mi_kernels.integrations.vllm.options import LoaderOptions
+        >>> options = LoaderOptions.read({"other": "thinking", "lam": 0.8, "live": True})
+        >>> options.other, options.recipe.lam, options.live, options.resident
+        ('thinking', 0.8, True, 'device')
     """
 
     other: str | None
@@ -35,20 +41,21 @@ class LoaderOptions:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> LoaderOptions:
-        """
+        """Reads the options from `model_loader_extra_config`.
+
         Raises:
-            ArgumentError: a key that is unknown, missing or of a wrong kind.
+            ArgumentError: a key is unknown or missing, or a value is invalid.
         """
         for key in config:
             if key not in _KEYS:
                 close = difflib.get_close_matches(str(key), _KEYS, n=1)
                 hint = f"Did you mean {close[0]}? " if close else ""
                 raise ArgumentError(
-                    f"model_loader_extra_config: unknown key {key!r}", f"{hint}The keys are {', '.join(_KEYS)}."
+                    f"model_loader_extra_config: unknown key {key!r}", f"{hint}Use only the keys {', '.join(_KEYS)}."
                 )
         resident = config.get("resident", "device")
         if resident not in ("device", "host"):
-            raise ArgumentError(f"model_loader_extra_config: resident is {resident!r}", "Say device or host.")
+            raise ArgumentError(f"model_loader_extra_config: resident is {resident!r}", "Use device or host.")
         live = bool(config.get("live", False))
         if "recipe" in config:
             return cls(None, None, _file(config, live), live, resident)
@@ -57,7 +64,7 @@ class LoaderOptions:
             missing = "lam" if isinstance(other, str) else "other"
             raise ArgumentError(
                 f"model_loader_extra_config: {missing} is missing",
-                'Give {"other": MODEL, "lam": NUMBER}, or {"recipe": FILE}.',
+                'Use {"other": MODEL, "lam": NUMBER}, or {"recipe": FILE}.',
             )
         given = {key: config[key] for key in _RECIPE if config.get(key) is not None}
         return cls(other, Recipe.from_dict(given), None, live, resident)
@@ -67,11 +74,12 @@ def _file(config: Mapping[str, Any], live: bool) -> str:
     beside = [key for key in config if key not in ("recipe", "live", "resident")]
     if beside:
         raise ArgumentError(
-            f"model_loader_extra_config: recipe and {beside[0]} are both given",
-            "A recipe says it all: give one of them.",
+            f"model_loader_extra_config: recipe and {beside[0]} exclude each other",
+            f"Leave out {beside[0]}, or use other and lam instead of recipe.",
         )
     if live:
         raise ArgumentError(
-            "model_loader_extra_config: a recipe file cannot be changed live", "Give other and lam, or leave live out."
+            "model_loader_extra_config: live does not work with a recipe file",
+            "Use other and lam instead of recipe, or leave out live.",
         )
     return str(config["recipe"])

@@ -1,4 +1,4 @@
-"""The worker's side of `set_lam`: vLLM mixes this class into its workers (`worker_extension_cls`)."""
+"""Change lam inside a vLLM worker: vLLM adds this class to the bases of its workers (`worker_extension_cls`)."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Answer = dict[str, Any]
 
 
 class LiveWorker:
-    """Methods for `collective_rpc`. They answer with plain values: exceptions lose their kind between processes."""
+    """Methods for `collective_rpc`. They return errors as values: exceptions lose their type between processes."""
 
     def mi_kernels_set(self, wanted: dict[str, Any]) -> Answer:
-        """Makes the weights the merge `wanted` asks for: {"lam", "layers", "modules", "rules"}.
+        """Changes the weights to the merge with the given "lam", "layers", "modules" and "rules".
 
         Returns:
-            What is served now and the seconds it took; {"refused": (problem, remedy)} when nothing was touched; or
-            {"broken": why} when this worker answers no more requests.
+            The recipe that is served now, and "seconds"; {"refused": (problem, remedy)} if the change was rejected and
+            no weight changed; or {"broken": reason} if this worker answers no more requests.
         """
         live = self._mi_kernels_live()
         if live is None or not live.changeable:
             return {
                 "refused": (
                     "this engine cannot change lam",
-                    'Start it with load_format="mi_kernels" and {"other": ..., "lam": ..., "live": true}.',
+                    'Start it with load_format="mi_kernels" and "live": true in model_loader_extra_config.',
                 )
             }
         if live.broken:
@@ -46,12 +46,12 @@ class LiveWorker:
         return {**self.mi_kernels_get(), "seconds": time.perf_counter() - began}
 
     def mi_kernels_get(self) -> Answer:
-        """{"lam", "layers", "modules", "rules"} of what is served; empty where the model is no interpolation."""
+        """Returns the recipe that is served, as a dict; empty if the model was not loaded as an interpolation."""
         live = self._mi_kernels_live()
         return {} if live is None else live.recipe.to_dict()
 
     def _mi_kernels_live(self) -> Any:
-        model = self.get_model()  # type: ignore[attr-defined]  # the worker's own
+        model = self.get_model()  # type: ignore[attr-defined]  # a method of the worker
         return getattr(model, "mi_kernels_live", None)
 
 

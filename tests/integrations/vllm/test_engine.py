@@ -1,4 +1,4 @@
-"""vLLM itself: merges while loading and lam changed in place answer as merges on disk, to the last logprob."""
+"""vLLM itself: merges while loading, and changes of lam, give exactly the log-probabilities of merges on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 from eval.engines.imports import hide_cuda_extras
 
 if importlib.util.find_spec("vllm"):
-    hide_cuda_extras()  # before it is imported, as `eval` does it
+    hide_cuda_extras()  # before vLLM is imported, as in `eval`
 vllm = pytest.importorskip("vllm", reason="needs vLLM: pip install -e '.[eval-cpu]'")
 
 import mi_kernels  # noqa: E402
@@ -39,25 +39,25 @@ CONFIG = {
     "kv_cache_memory_bytes": 1 << 26,
     "skip_tokenizer_init": True,
 }
-# vLLM keeps the cache of prompts from 128 tokens on: the longer ones show a cache that outlived its weights.
+# vLLM caches prompts of 128 tokens and more. The longer prompts detect a cache that was not reset with the weights.
 PROMPTS = [[(7 * i * j + 3) % 250 + 3 for j in range(n)] for i, n in enumerate((5, 40, 200, 300))]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def in_process() -> Iterator[None]:
-    """One process and one thread, as vLLM's CPU build needs it; before its first engine."""
+    """Sets up one process and one thread before the first engine, as the CPU build of vLLM requires."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("HF_HUB_OFFLINE", "1")
-        # vLLM looks at a model in a subprocess, which must not meet those packages either.
+        # vLLM inspects a model in a subprocess, which must not find these packages either.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "eval/engines/startup"), str(ROOT)]))
         register()
         yield
 
 
-# Rows and heads that vLLM's CPU kernels take.
+# Sizes that vLLM's CPU kernels support.
 SIZES = {
     "vocab_size": 256,
     "hidden_size": 64,
@@ -72,14 +72,14 @@ SIZES = {
 def model(folder: Path, seed: int, tied: bool) -> str:
     made = qwen3_model(seed, tied=tied, **SIZES)
     for parameter in made.parameters():
-        parameter.data.mul_(3)  # away from each other: every lam then answers differently
+        parameter.data.mul_(3)  # makes the models differ enough for different answers at every lam
     made.save_pretrained(folder)
     return str(folder)
 
 
 @contextmanager
 def engine(path: str, **options: Any) -> Iterator[Any]:
-    """An engine that is gone afterwards: what it holds is the process's, and two do not share it."""
+    """An engine that is shut down afterwards, because its state is global and two engines cannot share it."""
     llm = vllm.LLM(path, **CONFIG, **options)
     try:
         yield llm
@@ -100,14 +100,14 @@ def answers(llm: Any) -> Outputs:
 
 
 class Pair:
-    """Two models on disk, and what their merges answer when loaded from folders."""
+    """Two models on disk, and the answers of their merges when they are loaded from folders."""
 
     def __init__(self, root: Path, tied: bool) -> None:
         self.root = root
         self.instruct, self.thinking = model(root / "a", 1, tied), model(root / "b", 2, tied)
 
     def expected(self, lam: float, **masks: Any) -> Outputs:
-        out = self.root / f"merge-{len(list(self.root.iterdir()))}"  # vLLM takes brackets in a path for a pattern
+        out = self.root / f"merge-{len(list(self.root.iterdir()))}"  # vLLM would treat brackets in a path as a pattern
         mi_kernels.lerp_checkpoint(self.instruct, self.thinking, out, lam, progress=False, **masks)
         with engine(str(out)) as llm:
             return answers(llm)
@@ -124,7 +124,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Pair(tmp_path_factory.mktemp("pair"), request.param)
 
 
-def test_lam_as_a_knob_answers_as_the_merge_on_disk(pair: Pair) -> None:
+def test_changing_lam_gives_the_answers_of_the_merge_on_disk(pair: Pair) -> None:
     lams = (0.8, 0.3, 0.0, 1.0)
     expected = {lam: pair.expected(lam) for lam in lams}
     assert len({str(e) for e in expected.values()}) == len(lams)
@@ -150,7 +150,7 @@ def test_lam_as_a_knob_answers_as_the_merge_on_disk(pair: Pair) -> None:
 
 
 def test_copies_of_both_models_as_on_a_gpu(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With vLLM's packing off, a CPU keeps parameters as a GPU does: changes are one interpolation in place."""
+    """Without vLLM's packing, a CPU keeps parameters like a GPU, and a change is one interpolation in place."""
     from vllm import _custom_ops
     from vllm.model_executor.layers import utils
 
@@ -208,7 +208,7 @@ def test_a_change_that_fails_midway_stops_the_engine(pair: Pair, monkeypatch: py
 IN_A_PROCESS_OF_ITS_OWN = """
 import json, sys
 from tests.vllm import test_engine
-if __name__ == "__main__":  # the engine's process imports this file, too
+if __name__ == "__main__":  # the process of the engine imports this file too
     with test_engine.engine(*sys.argv[1:2], **json.loads(sys.argv[2])) as llm:
         found = [test_engine.answers(llm)]
         if "load_format" in json.loads(sys.argv[2]):
@@ -220,7 +220,7 @@ if __name__ == "__main__":  # the engine's process imports this file, too
 
 
 def test_an_engine_in_a_process_of_its_own(pair: Pair, tmp_path: Path) -> None:
-    """vLLM finds the loader there by its entry point: nothing of this process is in that one."""
+    """vLLM must find the loader by its entry point, because the other process shares no state with this one."""
     mi_kernels.lerp_checkpoint(pair.instruct, pair.thinking, tmp_path / "merge", 0.8, progress=False)
     script = tmp_path / "run.py"
     script.write_text(IN_A_PROCESS_OF_ITS_OWN)

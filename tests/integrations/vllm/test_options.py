@@ -1,4 +1,4 @@
-"""What vLLM is told and started with: no vLLM is needed to check it."""
+"""The options and the command line for vLLM, checked without vLLM."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from mi_kernels.integrations.vllm.options import LoaderOptions
         ({"other": "b", "lam": 2}, "lam is 2"),
         ({"other": "b", "lam": 0.5, "layer": "1:"}, "Did you mean layers"),
         ({"other": "b", "lam": 0.5, "resident": "disk"}, "resident is 'disk'"),
-        ({"recipe": "r.yml", "lam": 0.5}, "recipe and lam are both given"),
-        ({"recipe": "r.yml", "live": True}, "cannot be changed live"),
+        ({"recipe": "r.yml", "lam": 0.5}, "recipe and lam exclude each other"),
+        ({"recipe": "r.yml", "live": True}, "live does not work with a recipe file"),
     ],
 )
 def test_refused_options(config: dict[str, Any], words: str) -> None:
@@ -51,7 +51,7 @@ def after(argv: list[str], flag: str) -> str:
     return argv[argv.index(flag) + 1]
 
 
-def test_serve_starts_on_this_machine_alone_and_hands_on_what_is_vllms(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_listens_on_this_machine_only_and_passes_vllm_options_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
     argv = command("--lam", "0.5", "--modules", "ffn", "--", "--max-model-len", "100", "--api-key", "k")
     assert json.loads(after(argv, "--model-loader-extra-config")) == {
@@ -66,7 +66,7 @@ def test_serve_starts_on_this_machine_alone_and_hands_on_what_is_vllms(monkeypat
     assert after(command("--lam", "0.5", "--copy-from", "instruct"), "--tokenizer") == "a"
 
     for host in ("0.0.0.0", "::", "example.org"):
-        with pytest.raises(ArgumentError, match="without a key"):
+        with pytest.raises(ArgumentError, match="without an API key"):
             command("--lam", "0.5", "--host", host)
         assert after(command("--lam", "0.5", "--host", host, "--", "--api-key", "k"), "--host") == host
     with pytest.raises(ArgumentError, match="lam is 3"):
@@ -79,7 +79,7 @@ def test_serve_without_vllm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "vLLM is not installed" in capsys.readouterr().err
 
 
-def test_plugins_that_were_loaded_unnamed_still_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_plugins_of_vllm_are_still_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     class Entry:
         def __init__(self, name: str) -> None:
             self.name = name
@@ -91,7 +91,7 @@ def test_plugins_that_were_loaded_unnamed_still_are(monkeypatch: pytest.MonkeyPa
 
 
 class Engine:
-    """Records what is asked of it, in order, as LLM and as AsyncLLM."""
+    """Records its calls in order, with the interfaces of LLM and AsyncLLM."""
 
     def __init__(self, *answers: dict[str, Any]) -> None:
         self.answers, self.calls = list(answers), []
@@ -121,7 +121,7 @@ class AsyncEngine(Engine):
 DONE = {"lam": 0.3, "seconds": 1.0}
 
 
-def test_the_slowest_worker_counts_and_the_cache_goes() -> None:
+def test_seconds_are_the_slowest_workers_and_the_cache_is_reset() -> None:
     engine = Engine(DONE, {**DONE, "seconds": 2.0})
     assert set_lam(engine, 0.3) == {"lam": 0.3, "seconds": 2.0}
     assert engine.calls == [0.3, "reset"]
@@ -134,7 +134,7 @@ def test_requests_wait_while_weights_change(drain: bool, mode: str) -> None:
     assert engine.calls == [mode, 0.3, "reset", "resume"]
 
 
-def test_a_refused_change_lets_requests_go_on() -> None:
+def test_a_rejected_change_resumes_requests() -> None:
     engine = AsyncEngine({"refused": ["lam is 3", "no"]})
     with pytest.raises(ArgumentError, match="lam is 3"):
         asyncio.run(set_lam_async(engine, 3))
@@ -184,7 +184,7 @@ class TestRoute:
             ('{"lam": 1, "drain": 2}', "drain"),
         ],
     )
-    def test_refuses_what_it_does_not_understand(self, body: str, words: str) -> None:
+    def test_rejects_invalid_requests(self, body: str, words: str) -> None:
         engine = AsyncEngine(DONE)
         answer = self.client(engine).post("/v1/mi_kernels/lam", content=body)
         assert answer.status_code == 400
@@ -205,6 +205,6 @@ class TestRoute:
             ("10.0.0.7", "secret", {}, 200),  # vLLM's own middleware has asked for the key
         ],
     )
-    def test_strangers(self, host: str, key: str | None, headers: dict[str, str], status: int) -> None:
+    def test_clients_without_permission(self, host: str, key: str | None, headers: dict[str, str], status: int) -> None:
         client = self.client(AsyncEngine(DONE), key, host)
         assert client.post("/v1/mi_kernels/lam", json={"lam": 0.3}, headers=headers).status_code == status

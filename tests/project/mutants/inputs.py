@@ -136,9 +136,7 @@ FAULTS: list[Fault] = [
         "mi_kernels/live/knob.py",
         old="            self._sides.check()\n",
         new="",
-        tests=(
-            "tests/live/test_live.py::test_a_file_that_was_written_before_a_change_is_refused_and_the_model_works_on",
-        ),
+        tests=("tests/live/test_live.py::test_a_file_written_before_a_change_is_an_error_and_the_model_still_works",),
     ),
     Fault(
         "live-files-not-checked-after-a-change",
@@ -159,13 +157,13 @@ FAULTS: list[Fault] = [
         "mi_kernels/live/sides.py",
         old="for first in range(0, live.numel(), step):",
         new="for first in range(0, live.numel() - step + 1, step):",
-        tests=("tests/live/test_live.py::test_sides_in_the_hosts_memory_pass_in_stages",),
+        tests=("tests/live/test_live.py::test_models_in_host_memory_are_copied_in_stages",),
     ),
     Fault(
         "detached-knob-keeps-its-files",
         "mi_kernels/live/knob.py",
         old="                self._sides.close()\n",
         new="",
-        tests=("tests/live/test_live.py::test_a_knob_that_is_detached_holds_no_file",),
+        tests=("tests/live/test_live.py::test_a_detached_knob_keeps_no_file_open",),
     ),
 ]

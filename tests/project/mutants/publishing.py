@@ -358,7 +358,7 @@ FAULTS = [
         "mi_kernels/verify/recompute.py",
         old="    for model in job.models:\n        model.check_unchanged()\n",
         new="",
-        tests=("tests/verify/test_recompute.py::test_a_model_that_changes_while_it_is_read_proves_nothing",),
+        tests=("tests/verify/test_recompute.py::test_a_model_that_changes_while_it_is_read_is_an_error",),
     ),
     Fault(
         "other-commit-not-noted",

@@ -1,6 +1,6 @@
 // The chunks of csrc/cuda as plain C++: each block's threads one after the other, each block after the last. The code
 // exchanges nothing between threads, so this gives a GPU's results wherever the two compute alike.
-#include "../../csrc/cuda/mixed.h"
+#include "../../../csrc/cuda/mixed.h"
 
 using namespace mi::cuda;
 
