@@ -11,3 +11,7 @@ class EvalError(MIKernelsError):
 
 class EngineError(EvalError):
     """The engine cannot start, ran out of memory or died. Every response finished before it is kept."""
+
+
+class DataError(MIKernelsError):
+    """A benchmark's file, or a package that grading needs, is missing or not usable."""

@@ -9,8 +9,8 @@ import functools
 import logging
 from typing import Any
 
-from .. import datasets
 from ..schema import Benchmark, Problem, Verdict
+from . import datasets
 
 PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 

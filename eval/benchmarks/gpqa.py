@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from .. import datasets
 from ..schema import Benchmark, Problem, Verdict
+from . import datasets
 
 PROMPT = (
     "Answer the following multiple choice question. The last line of your response should be of the following format: "

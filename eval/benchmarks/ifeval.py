@@ -11,8 +11,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import datasets
+from ..errors import DataError
 from ..schema import Benchmark, Problem, Verdict
+from . import datasets
 
 SOURCE = datasets.Source(
     name="ifeval",
@@ -40,7 +41,7 @@ def load(where: str | None) -> list[Problem]:
             "ifeval", row, number, "key", "prompt", "instruction_id_list", "kwargs"
         )
         if len(ids) != len(arguments):
-            raise datasets.DataError(
+            raise DataError(
                 f"ifeval: row {number} has {len(ids)} instructions and {len(arguments)} kwargs.", "Each needs its own."
             )
         # The Hub's copy writes every argument of every instruction, null where it has none.
@@ -69,7 +70,7 @@ def followed(reference: Mapping[str, Any], text: str) -> list[bool]:
 def _follows(name: str, arguments: Mapping[str, Any], prompt: str, text: str) -> bool:
     checks = _checks()
     if name not in checks:
-        raise datasets.DataError(f"ifeval: there is no instruction {name}.", f"Known: {', '.join(sorted(checks))}.")
+        raise DataError(f"ifeval: there is no instruction {name}.", f"Known: {', '.join(sorted(checks))}.")
     letter = arguments.get("letter", "")
     if name == "keywords:letter_frequency" and letter and not (letter.isascii() and letter.isalpha()):
         return _counted(text.lower().count(letter), arguments)
@@ -111,7 +112,7 @@ def _need_model() -> None:
     try:
         nltk.data.find(f"{MODEL}/")
     except LookupError as error:
-        raise datasets.DataError(
+        raise DataError(
             f"ifeval: NLTK's sentence model, {MODEL}, is in none of its folders.",
             "python -m nltk.downloader punkt_tab. Without a network: copy the nltk_data folder it makes elsewhere, "
             f"and set NLTK_DATA to it or lay it into ${datasets.DATA}.",

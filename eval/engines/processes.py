@@ -16,10 +16,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import EngineError
-from ..models import kv_bytes_per_token, weight_bytes
 from . import Completion, Options, Request
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
+from .model_folder import kv_bytes_per_token, weight_bytes
 
 _BACKENDS = {
     "vllm": "eval.engines.vllm_engine:VllmBackend",

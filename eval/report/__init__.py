@@ -9,7 +9,7 @@ import os
 
 from mi_kernels.errors import ArgumentError, OutputError
 
-from .. import files
+from ..run import files
 
 TITLE = "Evaluation of interpolated models"
 

@@ -17,7 +17,8 @@ from typing import Any
 
 from mi_kernels.errors import ArgumentError
 
-from .. import benchmarks, files
+from .. import benchmarks
+from ..run import files
 from ..schema import Run, Sampling, Scores, Setting
 
 Pair = tuple[str, str]

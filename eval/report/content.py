@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import advice, stages
+from ..analysis import advice, stages
 from ..schema import Scores
 from . import paper, plots, tables
 from .collect import Entry, Family, View

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.stages import Stages
 from ..schema import Interval, Scores
-from ..stages import Stages
 from . import labels
 from .style import BLUE, GREEN, GREY, INK, ORANGE, STAGES, VERMILION, encoded, style
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from mi_kernels.errors import MIKernelsError
 
 from ..engines.imports import hide_cuda_extras
-from ..files import write_json
+from ..run.files import write_json
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MEASURED = "MEASURED.json"

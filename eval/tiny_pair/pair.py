@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import GenerationConfig, Qwen3ForCausalLM
 
-from ..files import write_json
+from ..run.files import write_json
 from . import tokenizer
 from .train import BASE, INSTRUCT, THINKING, Phase, Reached, Say, train_pair
 

@@ -1,0 +1,64 @@
+"""Bootstrap over problems: what a percentage would have been with other problems of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..schema import Interval, ProblemScore, Scores
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 1000
+SEED = 0
+FEW = 10  # problems below which percentiles of a bootstrap say little
+
+
+def draws(problems: int, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
+    """(resamples, problems): how large a share each problem has in each resample. The same for the same arguments.
+
+    `draws(p) @ values` are the means of `values` over the resamples. Runs that share their problems are resampled with
+    one such matrix, so that what makes a problem hard for all of them cancels in their differences.
+    """
+    counts = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
+    return counts / problems
+
+
+def interval(value: float, resampled: Array) -> Interval:
+    """`value` between the 2.5th and the 97.5th percentile of its resamples."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def rounded(means: Array) -> Array:
+    """`means` without their last bits, which depend on the order of adding: means that are equal compare equal.
+
+    Means of counts that do differ, differ by 1 / (problems * samples) at least; rounding errors stay below 1e-10.
+    """
+    return np.round(means, 9)
+
+
+def common(scores: Sequence[Scores]) -> list[str]:
+    """The ids of the problems that all of `scores` hold, in the first one's order."""
+    others = [{p.id for p in s.problems} for s in scores[1:]]
+    return [p.id for p in scores[0].problems if all(p.id in other for other in others)] if scores else []
+
+
+def by_problem(scores: Sequence[Scores], ids: Sequence[str], of: Callable[[ProblemScore], float]) -> Array:
+    """(problems, scores): `of` of each problem in `ids`."""
+    tables = [{p.id: p for p in s.problems} for s in scores]
+    return np.array([[of(table[i]) for table in tables] for i in ids], dtype=np.float64).reshape(len(ids), len(scores))
+
+
+def accuracy(problem: ProblemScore) -> float:
+    return problem.correct / problem.n
+
+
+def thinking(problem: ProblemScore) -> float:
+    return problem.thinking / problem.n
+
+
+def tokens(problem: ProblemScore) -> float:
+    return sum(problem.tokens) / problem.n

@@ -1,0 +1,199 @@
+"""The benchmarks' files: a local file, a folder or a Hub id in, rows out; digests checked; help where they are missing.
+
+Where a benchmark is looked for, in this order:
+
+    what the user names              a file, a folder, or the id of a dataset on the Hub
+    $MI_EVAL_DATA/FOLDER             the folder of each benchmark; $MI_EVAL_DATA/nltk_data for NLTK's models
+    the Hub                          with huggingface_hub: its cache, its token, HF_HUB_OFFLINE
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import DataError
+from ..schema import Problem
+
+LOG = logging.getLogger("eval")
+DATA = "MI_EVAL_DATA"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a benchmark's rows come from.
+
+    Attributes:
+        name: of the benchmark. folder: its folder in $MI_EVAL_DATA.
+        hub: the dataset on the Hub that is taken where the user names none.
+        layouts: the files that make up the benchmark, in order; several where published copies differ. A folder
+            holds the first layout of which it has every file.
+        digests: sha256 of the files that are known to be the benchmark, and which copy each is.
+        remedy: what to do where it cannot be had, in one line.
+    """
+
+    name: str
+    folder: str
+    hub: str
+    layouts: Sequence[Sequence[str]]
+    digests: Mapping[str, str]
+    remedy: str = ""
+
+    @property
+    def help(self) -> str:
+        return self.remedy or (
+            f"Pass --data {self.name}=PATH, put {self.layouts[-1][0]} into ${DATA}/{self.folder}, "
+            f"or download {self.hub} where there is a network."
+        )
+
+
+def rows(source: Source, where: str | None) -> list[Row]:
+    """The rows of a benchmark's files, in order.
+
+    A file of the Hub id that `source` names must have a known digest. Any other copy may be a deliberate choice, such
+    as a part of the benchmark: it is used, and a warning gives its digest.
+
+    Raises:
+        DataError: nothing there, no access, no network, not JSON lines, JSON or CSV, or a wrong digest.
+    """
+    paths, official = _find(source, where)
+    for path in paths:
+        _check_digest(source, path, official)
+    return [row for path in paths for row in _read(path)]
+
+
+def fields(benchmark: str, row: Row, number: int, *names: str) -> list[Any]:
+    """The values of `names` in row `number` (from 1); a name may be several alternatives: "question|problem".
+
+    Raises:
+        DataError: none of a name's alternatives is there.
+    """
+    values = []
+    for name in names:
+        found = [a for a in name.split("|") if row.get(a) is not None]
+        if not found:
+            # What the row does hold is not told: a file without a header line has a question for its header.
+            raise DataError(
+                f"{benchmark}: row {number} has no {name.replace('|', ' or ')}.",
+                "Each row of this benchmark needs it; in CSV the first line names the columns.",
+            )
+        values.append(row[found[0]])
+    return values
+
+
+def unique(name: str, problems: Sequence[Problem]) -> list[Problem]:
+    """`problems`, which must be at least one and have an id each.
+
+    Raises:
+        DataError: no problem, or two with one id.
+    """
+    if not problems:
+        raise DataError(f"{name}: there is no problem in its file.", "Check the path.")
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.id in seen:
+            raise DataError(f"{name}: two problems have the id {problem.id}.", "Ids must be unique.")
+        seen.add(problem.id)
+    return list(problems)
+
+
+def need(module: str, package: str) -> None:
+    """Hours of generation should not end with a package that grading lacks: benchmarks ask when they load.
+
+    Raises:
+        DataError: `module` cannot be imported.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise DataError(f"Grading needs the module {module}, which is not installed.", f"pip install '{package}'")
+
+
+def data_folder(name: str) -> str | None:
+    """$MI_EVAL_DATA/name, if there is such a folder."""
+    root = os.environ.get(DATA)
+    path = os.path.join(root, name) if root else ""
+    return path if os.path.isdir(path) else None
+
+
+def _find(source: Source, where: str | None) -> tuple[list[str], bool]:
+    """The files, and whether they are those of the official dataset."""
+    if where is None:
+        where = data_folder(source.folder) or source.hub
+    if os.path.isfile(where):
+        return [where], False
+    if os.path.isdir(where):
+        return _in_folder(source, where), False
+    if where.count("/") != 1 or where.startswith((".", "/", "~")):
+        raise DataError(f"{source.name}: {where} is neither a file, a folder nor a Hub id.", source.help)
+    return _in_folder(source, _download(source, where)), where == source.hub
+
+
+def _in_folder(source: Source, folder: str) -> list[str]:
+    for layout in source.layouts:
+        paths = [os.path.join(folder, name) for name in layout]
+        if all(map(os.path.isfile, paths)):
+            return paths
+    wanted = " or ".join(" + ".join(layout) for layout in source.layouts)
+    raise DataError(f"{source.name}: {folder} does not hold {wanted}.", source.help)
+
+
+def _download(source: Source, hub_id: str) -> str:
+    """The folder of the dataset in the Hub's cache."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    names = sorted({name for layout in source.layouts for name in layout})
+    try:
+        return snapshot_download(hub_id, repo_type="dataset", allow_patterns=names)
+    except GatedRepoError as error:
+        raise DataError(f"{source.name}: {hub_id} is gated, and you have no access to it.", source.help) from error
+    except RepositoryNotFoundError as error:
+        raise DataError(f"{source.name}: there is no dataset {hub_id} on the Hub.", source.help) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise DataError(
+            f"{source.name}: {hub_id} could not be downloaded and is not in the cache ({type(error).__name__}).",
+            source.help,
+        ) from error
+
+
+def _check_digest(source: Source, path: str, official: bool) -> None:
+    with open(path, "rb") as file:
+        found = hashlib.sha256(file.read()).hexdigest()
+    if found in source.digests:
+        return
+    if official and source.digests:
+        raise DataError(
+            f"{source.name}: {path} has sha256 {found}, which is no known copy of {source.hub}.",
+            f"It changed or is damaged. Delete it, or pass it by --data {source.name}=PATH to use it all the same.",
+        )
+    LOG.warning("%s: %s (sha256 %s) is no known copy of this benchmark: scores may differ", source.name, path, found)
+
+
+def _read(path: str) -> list[Row]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            if path.endswith(".csv"):
+                return list(csv.DictReader(file))
+            if path.endswith(".jsonl"):
+                content = [json.loads(line) for line in file if line.strip()]
+            elif path.endswith(".json"):
+                content = json.load(file)
+            else:
+                raise DataError(
+                    f"{path}: its name ends in none of .jsonl, .json and .csv.", "Convert it to one of them."
+                )
+    except (ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read: {type(error).__name__}.", "It should be UTF-8 text.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise DataError(f"{path} is not a list of JSON objects.", "Each problem should be one object.")
+    return content

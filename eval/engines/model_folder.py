@@ -1,0 +1,65 @@
+"""Where a model's files lie, and how long a text it can hold."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from ..errors import EvalError
+
+_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+
+
+def local_folder(model: str) -> str:
+    """The folder of `model`: itself, or a download of the Hub id ORG/NAME[@REVISION].
+
+    Raises:
+        EvalError: neither.
+    """
+    if os.path.isdir(model):
+        if not os.path.isfile(os.path.join(model, "config.json")):
+            raise EvalError(f"{model}: holds no config.json", "Give a Hugging Face model folder.")
+        return os.path.abspath(model)
+    name, _, revision = model.partition("@")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise EvalError(f"{model}: is not a folder", "Give a model folder, or a Hub id such as Qwen/Qwen3-0.6B.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder: str = snapshot_download(name, revision=revision or None, allow_patterns=_FILES)
+    except Exception as error:  # the Hub's client raises its own, httpx's and OSError
+        raise EvalError(
+            f"{model}: is not a folder and cannot be downloaded: {str(error).splitlines()[0]}",
+            "Check the name and the network, or give a folder.",
+        ) from error
+    return folder
+
+
+def context_length(folder: str) -> int | None:
+    """Tokens of prompt and response together that the config allows; None where it does not say."""
+    content = _config(folder)
+    value = content.get("max_position_embeddings")
+    return int(value) if value else None
+
+
+def kv_bytes_per_token(folder: str) -> int:
+    """What one token takes in a 16-bit KV cache, for a decoder that keeps keys and values in every layer."""
+    config = _config(folder)
+    heads = config.get("num_attention_heads") or 1
+    size = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
+    return 2 * 2 * (config.get("num_hidden_layers") or 0) * (config.get("num_key_value_heads") or heads) * size
+
+
+def weight_bytes(folder: str) -> int:
+    return sum(os.path.getsize(e.path) for e in os.scandir(folder) if e.name.endswith(".safetensors"))
+
+
+def _config(folder: str) -> dict[str, int]:
+    path = os.path.join(folder, "config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (OSError, ValueError) as error:
+        raise EvalError(f"{path}: cannot be read: {error}", "Is the model's folder complete?") from error
+    text = content.get("text_config")
+    return {**content, **text} if isinstance(text, dict) else content
