@@ -44,7 +44,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Which points, and what is left of them.
 
     Attributes:
@@ -62,7 +62,7 @@ class Plan:
 
 def run(
     pair: Pair,
-    plan: Plan,
+    schedule: Schedule,
     benchmarks: Sequence[str | Benchmark],
     out: str,
     engine: Engine | None,
@@ -71,7 +71,7 @@ def run(
     progress: bool = True,
     workers: Workers | None = None,
 ) -> list[str]:
-    """Evaluates every point of `plan` into a folder of `out`, and returns the folders.
+    """Evaluates every point of `schedule` into a folder of `out`, and returns the folders.
 
     A second run goes on where the first stopped. lam 0 is INSTRUCT itself with its own sampling and template, lam 1
     THINKING itself (unless masks make it another model): no merge is written for them.
@@ -84,12 +84,12 @@ def run(
         EvalError: `out` holds a sweep of another pair; and as `driver.run`.
         mi_kernels.MIKernelsError: the pair cannot be merged.
     """
-    lams = list(dict.fromkeys(checked_lam(lam) for lam in plan.lams))
+    lams = list(dict.fromkeys(checked_lam(lam) for lam in schedule.lams))
     _claim(out, pair)
     choices = choices or Choices()
-    sweep = _Sweep(pair, plan, benchmarks, out, engine, choices, progress, workers)
+    sweep = _Sweep(pair, schedule, benchmarks, out, engine, choices, progress, workers)
     done = sweep.evaluate(lams)
-    if plan.adaptive:
+    if schedule.adaptive:
         done += sweep.refine(lams)
     return done
 
@@ -112,7 +112,7 @@ def _claim(out: str, pair: Pair) -> None:
 @dataclass(frozen=True)
 class _Sweep:
     pair: Pair
-    plan: Plan
+    schedule: Schedule
     benchmarks: Sequence[str | Benchmark]
     out: str
     engine: Engine | None
@@ -123,7 +123,7 @@ class _Sweep:
     def evaluate(self, lams: Sequence[float]) -> list[str]:
         folders = [self._folder(lam) for lam in lams]
         todo = [lam for lam in lams if not self._complete(lam, self.benchmarks)]
-        if self.plan.keep == "all" or self.workers is not None:
+        if self.schedule.keep == "all" or self.workers is not None:
             self._merge([lam for lam in todo if self._end(lam) is None])
         if self.workers is not None:
             self._evaluate_together(todo, self.workers)
@@ -164,7 +164,7 @@ class _Sweep:
             if self.progress:
                 count = len(points) - sum(map(len, left.values()))
                 print(f"{point.key}: done on {node}, {count} of {len(points)}", file=sys.stderr)
-            if not left[point.out] and self.plan.keep == "none" and point.out in merged:
+            if not left[point.out] and self.schedule.keep == "none" and point.out in merged:
                 shutil.rmtree(merged[point.out])
 
         workers.run(points, self.choices, done)
@@ -175,7 +175,7 @@ class _Sweep:
 
         name = driver.named(self.benchmarks[0]).name
         there = list(lams)
-        while len(there) < self.plan.points:
+        while len(there) < self.schedule.points:
             points = [(lam, load_scores(self._folder(lam), name)) for lam in there]
             lam = next_lam(points, tolerance=BOUNDARY)
             if lam is None:
@@ -210,7 +210,7 @@ class _Sweep:
             return
         self._merge([lam])
         yield self._merged(lam), Subject(None, lam, f"MI-{lam:g}")
-        if self.plan.keep == "none":  # only after a whole run: an interrupted one goes on with it
+        if self.schedule.keep == "none":  # only after a whole run: an interrupted one goes on with it
             shutil.rmtree(self._merged(lam))
 
     def _merge(self, lams: Sequence[float]) -> None:

@@ -320,7 +320,7 @@ def test_a_sweep_is_evaluated_by_lam_and_benchmark(stage: Stage, monkeypatch: py
     monkeypatch.setattr("eval.run.grading.grade", grade_here)
     for folder in (stage.instruct, stage.thinking):
         (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}))
-    benchmarks, plan = [sums("sums"), sums("more")], sweep.Plan((0.0, 0.5, 1.0), keep)
+    benchmarks, plan = [sums("sums"), sums("more")], sweep.Schedule((0.0, 0.5, 1.0), keep)
     pair, choices = sweep.Pair(str(stage.instruct), str(stage.thinking)), Choices(samples=2)
     stage.deed(0, "")
     told: list[str] = []

@@ -18,6 +18,7 @@ from eval.run.progress import Progress
 from eval.run.settings import Choices
 from eval.schema import Interval, Run
 from eval.sweep import sweep
+from mi_kernels.cli.shell import Terminated
 
 from ..support import simulated
 from ..support.fakes import FakeEngine, grade_here, model, sums
@@ -77,8 +78,9 @@ def test_the_summary_gives_each_number_under_its_name(fake, tmp_path):
         ("run m --benchmark sums --role merged --top-p 2", "top_p is 2.0"),
         ("run m --benchmark sums --data sums", "--data 'sums' is not NAME=PATH"),
         ("run m --benchmark sums --engines 0", "--engines is 0"),
-        ("run m --benchmark sums --engine vllm --url http://x", "--url goes with a server"),
+        ("run m --benchmark sums --engine vllm --url http://x", "--url needs the engine openai"),
         ("run m", "the following arguments are required: --benchmark"),
+        ("walk m", "invalid choice: 'walk'"),
         ("sweep m m --lam 0:1 --benchmark sums", "'0:1' is not START:STOP:STEP"),
         ("sweep m m --lam 0.5,2 --benchmark sums --out s", "lam is 2"),
         ("sweep m m --lam 0.5 --benchmark sums --url http://x", "a sweep makes its models"),
@@ -98,13 +100,13 @@ def test_refusals_are_two_lines(fake, tmp_path, capsys, arguments, problem):
     assert len(error.splitlines()) <= 2
 
 
-@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (cli._Terminated(), 143)])
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (Terminated(), 143)])
 def test_an_interrupt_says_that_everything_is_kept(fake, tmp_path, capsys, error, status):
     fake.fail_after, fake.error = 4, error
     folder = model(tmp_path / "tiny-instruct")
     command = ["run", folder, "--benchmark", "sums", "--quiet"]
     assert cli.main(command) == status
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     assert len((tmp_path / "runs/tiny-instruct/sums.jsonl").read_text().splitlines()) == 4
     fake.fail_after = None
     assert cli.main(command) == 0
@@ -142,7 +144,7 @@ def test_a_sweep_merges_evaluates_and_goes_on(tmp_path, merged):
     out = str(tmp_path / "out")
 
     def go(engine, keep="none", lams=(0.0, 0.25, 0.5, 1.0), pair=pair):
-        return sweep.run(pair, sweep.Plan(lams, keep), [sums()], out, engine, Choices(samples=1), progress=False)
+        return sweep.run(pair, sweep.Schedule(lams, keep), [sums()], out, engine, Choices(samples=1), progress=False)
 
     with pytest.raises(KeyboardInterrupt):
         go(FakeEngine(2, KeyboardInterrupt()), lams=(0.25,))
@@ -160,7 +162,7 @@ def test_a_sweep_merges_evaluates_and_goes_on(tmp_path, merged):
     assert merged[2:] == [[0.1, 0.2]]
     assert len(list((tmp_path / "out/models").iterdir())) == 2
     with pytest.raises(driver.EvalError, match="max_tokens 100, now 200"):
-        sweep.run(pair, sweep.Plan((0.5,)), [sums()], out, FakeEngine(), Choices(samples=1, max_tokens=200))
+        sweep.run(pair, sweep.Schedule((0.5,)), [sums()], out, FakeEngine(), Choices(samples=1, max_tokens=200))
     with pytest.raises(driver.EvalError, match="holds a sweep of another pair: thinking"):
         go(FakeEngine(), pair=sweep.Pair(pair.instruct, pair.instruct))
 
@@ -178,7 +180,7 @@ class Thinker(FakeEngine):
 
 def test_an_adaptive_sweep_goes_on_where_thinking_begins(tmp_path, merged):
     pair = sweep.Pair(model(tmp_path / "a"), model(tmp_path / "b"))
-    plan = sweep.Plan((0.0, 0.5, 1.0), adaptive=True, points=7)
+    plan = sweep.Schedule((0.0, 0.5, 1.0), adaptive=True, points=7)
     folders = sweep.run(pair, plan, [sums()], str(tmp_path / "out"), Thinker(), progress=False)
     lams = [driver.load_run(folder).lam for folder in folders]
     assert lams[:3] == [0.0, 0.5, 1.0]
