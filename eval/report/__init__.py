@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from mi_kernels.errors import ArgumentError, OutputError
+from mi_kernels.system.atomic import write_file
 
 from ..run import files
 
@@ -51,16 +52,10 @@ def write(
         page_text = page.render(TITLE, content.HOW, made.sections, made.images)
         pictures = {f"{stem}.{kind}": data for stem, image in made.images.items() for kind, data in image.items()}
         for name, data in pictures.items():
-            _write(os.path.join(folder, name), data)
-        _write(os.path.join(folder, "report.md"), markdown.render(TITLE, content.HOW, made.sections).encode())
+            write_file(os.path.join(folder, name), data)
+        write_file(os.path.join(folder, "report.md"), markdown.render(TITLE, content.HOW, made.sections).encode())
         files.write_json(os.path.join(folder, "report.json"), {"families": made.values, "notes": notes})
-        _write(os.path.join(folder, "index.html"), page_text.encode())
+        write_file(os.path.join(folder, "index.html"), page_text.encode())
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}", "Choose another folder.") from error
     return [os.path.join(folder, name) for name in ("index.html", "report.md", "report.json", *sorted(pictures))]
-
-
-def _write(path: str, data: bytes) -> None:
-    with open(f"{path}.part", "wb") as file:
-        file.write(data)
-    os.replace(f"{path}.part", path)

@@ -8,18 +8,14 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from mi_kernels.system.atomic import write_file
+
 from ..schema import Interval, ProblemScore, Response, Run, Sampling, Scores, Setting, Verdict
 
 
 def write_json(path: str, content: Any) -> None:
-    """Through a temporary file and a rename: a reader never meets half a file."""
-    temporary = f"{path}.part"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Writes `content` as JSON, whole or not at all."""
+    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def save_run(folder: str, run: Run) -> None:
@@ -63,9 +59,8 @@ def load_responses(folder: str, benchmark: str) -> list[Response]:
 
 
 def save_verdicts(folder: str, benchmark: str, responses: Iterable[Response], verdicts: Iterable[Verdict]) -> None:
-    path = os.path.join(folder, f"{benchmark}.verdicts.jsonl")
-    with open(f"{path}.part", "w", encoding="utf-8") as file:
-        for response, verdict in zip(responses, verdicts):
-            line = {"problem": response.problem, "sample": response.sample, **asdict(verdict)}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    os.replace(f"{path}.part", path)
+    lines = [
+        json.dumps({"problem": r.problem, "sample": r.sample, **asdict(v)}, ensure_ascii=False) + "\n"
+        for r, v in zip(responses, verdicts)
+    ]
+    write_file(os.path.join(folder, f"{benchmark}.verdicts.jsonl"), "".join(lines).encode())

@@ -360,13 +360,6 @@ _RESUMED = [
         tests=(f"{_DRIVER}test_a_line_that_a_kill_cut_is_cut_off_and_made_again",),
     ),
     Fault(
-        "json-written-in-place",
-        "eval/run/files.py",
-        old='temporary = f"{path}.part"\n',
-        new="temporary = path\n",
-        tests=(f"{_DRIVER}test_a_file_that_cannot_be_written_whole_leaves_the_one_before",),
-    ),
-    Fault(
         "digest-without-the-prompts",
         "eval/run/settings.py",
         old="[[p.id, p.prompt, p.reference] for p in problems]",
