@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,25 +12,44 @@ from ..schema import Interval, ProblemScore, Scores
 
 Array = NDArray[np.float64]
 
-RESAMPLES = 1000
+RESAMPLES = 1000  # of stages and advice, which fit or choose in each
+SCORE_RESAMPLES = 10_000  # of scores and their differences
 SEED = 0
 FEW = 10  # problems below which percentiles of a bootstrap say little
 
 
 def draws(problems: int, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
-    """(resamples, problems): how large a share each problem has in each resample. The same for the same arguments.
+    """(resamples, problems): the share of each problem in each resample. The same for the same arguments.
 
     `draws(p) @ values` are the means of `values` over the resamples. Runs that share their problems are resampled with
     one such matrix, so that what makes a problem hard for all of them cancels in their differences.
     """
-    counts = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
-    return counts / problems
+    return _counts(problems, resamples, seed) / problems
+
+
+@functools.lru_cache(maxsize=4)  # one for each benchmark, 43 MB for IFEval's 541 problems
+def _counts(problems: int, resamples: int, seed: int) -> Array:
+    """(resamples, problems): how often each problem was drawn."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(problems, np.full(problems, 1 / problems), size=resamples).astype(np.float64)
 
 
 def interval(value: float, resampled: Array) -> Interval:
     """`value` between the 2.5th and the 97.5th percentile of its resamples."""
     low, high = np.percentile(resampled, [2.5, 97.5])
     return Interval(float(value), float(min(low, value)), float(max(high, value)))
+
+
+def mean_interval(values: Array) -> Interval:
+    """The mean of [problems] values and its 95 % bootstrap interval; where all values are equal, both ends are it."""
+    if values.min() == values.max():  # means of the same values in another order differ in their last bits
+        return Interval(*[float(values[0])] * 3)
+    return interval(values.mean(), resampled_means(values))
+
+
+def resampled_means(values: Array) -> Array:
+    """[SCORE_RESAMPLES] means of [problems] values, each over as many problems drawn with replacement."""
+    return _counts(values.size, SCORE_RESAMPLES, SEED) @ values / values.size
 
 
 def rounded(means: Array) -> Array:

@@ -16,7 +16,6 @@ so two runs on the same problems are compared pair by pair.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,10 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..schema import Benchmark, Interval, Problem, ProblemScore, Response, Scores, Verdict
-from .bootstrap import rounded
-
-RESAMPLES = 10_000
-SEED = 0
+from .bootstrap import mean_interval, resampled_means, rounded
 
 # Tokens of a response, four bins an octave from 1 to 131,072: the same for all runs, so that histograms overlay.
 EDGES = tuple(float(edge) for edge in np.exp2(np.arange(0, 17 * 4 + 1) / 4))
@@ -38,15 +34,15 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A metric of one run less that of another.
+class Difference:
+    """A metric of one run minus that of another.
 
     Attributes:
-        difference: and its 95 % interval.
+        interval: the difference and its 95 % interval.
         above: the share of resamples in which it is greater than 0.
     """
 
-    difference: Interval
+    interval: Interval
     above: float
 
 
@@ -68,26 +64,26 @@ def score(
     return Scores(
         benchmark=benchmark.name,
         samples=n,
-        mean=interval(values(counted, "mean")),
-        passes={k: interval(values(counted, f"pass@{k}")) for k in ks},
-        votes={k: interval(values(counted, f"vote@{k}")) for k in ks if benchmark.votes},
-        think=interval(values(counted, "think")),
-        tokens=interval(values(counted, "tokens")),
+        mean=mean_interval(values(counted, "mean")),
+        passes={k: mean_interval(values(counted, f"pass@{k}")) for k in ks},
+        votes={k: mean_interval(values(counted, f"vote@{k}")) for k in ks if benchmark.votes},
+        think=mean_interval(values(counted, "think")),
+        tokens=mean_interval(values(counted, "tokens")),
         tokens_median=float(np.median(tokens)),
         tokens_p95=float(np.percentile(tokens, 95)),
         histogram=(EDGES, counts.tolist()),
         cut=sum(p.cut for p in counted) / tokens.size,
         unparsed=sum(p.unparsed for p in counted) / tokens.size,
-        others={name: interval(_other(grouped, name)) for name in sorted({o for v in every for o in v.others})},
+        others={name: mean_interval(_other(grouped, name)) for name in sorted({o for v in every for o in v.others})},
         problems=counted,
     )
 
 
-def compare(a: Scores, b: Scores, metric: str) -> Comparison:
-    """`a` less `b` in `metric`, one that `values` knows, problem by problem.
+def difference(a: Scores, b: Scores, metric: str) -> Difference:
+    """`a` minus `b` in `metric` (see `values`), problem by problem.
 
     Raises:
-        DataError: they are not of the same problems.
+        DataError: the two are not of the same problems.
     """
     others = {p.id: p for p in b.problems}
     if a.benchmark != b.benchmark or {p.id for p in a.problems} != others.keys():
@@ -97,8 +93,8 @@ def compare(a: Scores, b: Scores, metric: str) -> Comparison:
             "Evaluate both on the same data.",
         )
     differences = values(a.problems, metric) - values([others[p.id] for p in a.problems], metric)
-    above = float(np.mean(rounded(_resampled_means(differences)) > 0))
-    return Comparison(interval(differences), above)
+    above = float(np.mean(rounded(resampled_means(differences)) > 0))
+    return Difference(mean_interval(differences), above)
 
 
 def values(problems: Sequence[ProblemScore], metric: str) -> Values:
@@ -135,27 +131,6 @@ def vote_at(problem: ProblemScore, k: int) -> float:
     # most_common keeps the order of first occurrence among equals.
     winner = Counter(votes).most_common(1)[0][0]
     return float(problem.answers_correct[list(problem.answers).index(winner)])
-
-
-def interval(per_problem: Values) -> Interval:
-    """The mean of [problems] values and its 95 % bootstrap interval; where all values are equal, both ends are it."""
-    if per_problem.min() == per_problem.max():  # resamples that add up in another order differ in their last bits
-        value = float(per_problem[0])
-        return Interval(value, value, value)
-    low, high = np.percentile(_resampled_means(per_problem), [2.5, 97.5])
-    return Interval(float(per_problem.mean()), float(low), float(high))
-
-
-def _resampled_means(per_problem: Values) -> Values:
-    """[RESAMPLES] means, each over as many problems drawn with replacement."""
-    return _resamples(per_problem.size) @ per_problem / per_problem.size
-
-
-@functools.lru_cache(maxsize=4)  # one for each benchmark, 43 MB for IFEval's 541 problems
-def _resamples(size: int) -> Values:
-    """[RESAMPLES, size]: how often each problem was drawn."""
-    draws = np.random.default_rng(SEED).multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
-    return draws.astype(np.float64)
 
 
 def _check_k(problem: ProblemScore, k: int) -> None:

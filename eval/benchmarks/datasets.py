@@ -19,6 +19,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mi_kernels.checkpoint import hub
+from mi_kernels.errors import CheckpointError
+
 from ..errors import DataError
 from ..schema import Problem
 
@@ -131,7 +134,7 @@ def _find(source: Source, where: str | None) -> tuple[list[str], bool]:
         return [where], False
     if os.path.isdir(where):
         return _in_folder(source, where), False
-    if where.count("/") != 1 or where.startswith((".", "/", "~")):
+    if not hub.looks_like_id(where):
         raise DataError(f"{source.name}: {where} is neither a file, a folder nor a Hub id.", source.help)
     return _in_folder(source, _download(source, where)), where == source.hub
 
@@ -147,21 +150,21 @@ def _in_folder(source: Source, folder: str) -> list[str]:
 
 def _download(source: Source, hub_id: str) -> str:
     """The folder of the dataset in the Hub's cache."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
     names = sorted({name for layout in source.layouts for name in layout})
     try:
-        return snapshot_download(hub_id, repo_type="dataset", allow_patterns=names)
-    except GatedRepoError as error:
-        raise DataError(f"{source.name}: {hub_id} is gated, and you have no access to it.", source.help) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(f"{source.name}: there is no dataset {hub_id} on the Hub.", source.help) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise DataError(
-            f"{source.name}: {hub_id} could not be downloaded and is not in the cache ({type(error).__name__}).",
-            source.help,
-        ) from error
+        return hub.download(hub_id, names, "dataset")[0]
+    except CheckpointError as error:
+        raise DataError(f"{source.name}: {hub_id} {_reason(error.__cause__)}.", source.help) from error
+
+
+def _reason(error: BaseException | None) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):  # a kind of RepositoryNotFoundError
+        return "is gated, and you do not have access to it"
+    if isinstance(error, RepositoryNotFoundError):
+        return "is not a dataset on the Hub"
+    return f"cannot be downloaded and is not in the cache ({type(error).__name__})"
 
 
 def _check_digest(source: Source, path: str, official: bool) -> None:

@@ -5,34 +5,25 @@ from __future__ import annotations
 import json
 import os
 
-from ..errors import EvalError
+from mi_kernels.checkpoint import hub
 
-_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
+from ..errors import EvalError
 
 
 def local_folder(model: str) -> str:
     """The folder of `model`: itself, or a download of the Hub id ORG/NAME[@REVISION].
 
     Raises:
-        EvalError: neither.
+        EvalError: `model` is neither a model folder nor a Hub id.
+        mi_kernels.errors.CheckpointError: the Hub id cannot be downloaded.
     """
     if os.path.isdir(model):
         if not os.path.isfile(os.path.join(model, "config.json")):
-            raise EvalError(f"{model}: holds no config.json", "Give a Hugging Face model folder.")
+            raise EvalError(f"{model}: has no config.json", "Give a Hugging Face model folder.")
         return os.path.abspath(model)
-    name, _, revision = model.partition("@")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not hub.looks_like_id(model):
         raise EvalError(f"{model}: is not a folder", "Give a model folder, or a Hub id such as Qwen/Qwen3-0.6B.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder: str = snapshot_download(name, revision=revision or None, allow_patterns=_FILES)
-    except Exception as error:  # the Hub's client raises its own, httpx's and OSError
-        raise EvalError(
-            f"{model}: is not a folder and cannot be downloaded: {str(error).splitlines()[0]}",
-            "Check the name and the network, or give a folder.",
-        ) from error
-    return folder
+    return hub.download(model, hub.MODEL_FILES)[0]
 
 
 def context_length(folder: str) -> int | None:

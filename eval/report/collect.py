@@ -9,12 +9,12 @@ decoding grid.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mi_kernels.checkpoint.hub import cached_id
 from mi_kernels.errors import ArgumentError
 
 from .. import benchmarks
@@ -132,8 +132,7 @@ def families(folder: str) -> tuple[list[Family], list[str]]:
 
 def model_name(source: str) -> str:
     """The last part of a path or Hub id, without a revision; of the Hub's cache, the id's."""
-    cached = re.search(r"models--[\w.-]+?--([\w.-]+)/snapshots/", source + "/")
-    return cached[1] if cached else source.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+    return (cached_id(source) or source).rstrip("/").rsplit("/", 1)[-1].split("@")[0]
 
 
 def _load(folder: str) -> tuple[list[Entry], list[str]]:

@@ -7,11 +7,11 @@ Thinking and every merge T 0.6 and top_p 0.95, top_k 20 for all.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mi_kernels.checkpoint.hub import cached_id
 from mi_kernels.output.sidefiles import RECORD, read_record
 
 from ..errors import EvalError
@@ -69,8 +69,7 @@ def identify(model: str, folder: str | None, role: str | None = None) -> Identit
 
 def _last_part(model: str) -> str:
     """The name in a path or a Hub id; the Hub id in the path of a Hub cache."""
-    cached = re.search(r"models--([\w.-]+)/snapshots/", model)
-    return cached[1] if cached else os.path.basename(os.path.abspath(model))
+    return cached_id(model) or os.path.basename(os.path.abspath(model))
 
 
 def _plain_lam(record: Mapping[str, Any]) -> float | None:

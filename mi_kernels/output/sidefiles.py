@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 from typing import Any
 
 from ..checkpoint.files import parse_json, read_file, read_json
+from ..checkpoint.hub import cached_id
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import NAME as CHECKSUMS
 from ..errors import CheckpointError
@@ -91,8 +91,8 @@ def origin_id(source: str, root: str, revision: str | None) -> str:
     """`hub_id` of a model or an adapter."""
     if revision is not None:
         return source.split("@")[0]
-    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(root) + "/")
-    return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(root))
+    folder = os.path.abspath(root)
+    return cached_id(folder) or os.path.basename(folder)
 
 
 def encode_record(record: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.analysis import metrics
+from eval.analysis import bootstrap, metrics
 from eval.errors import DataError
 from eval.run import files
 from eval.schema import Interval, Problem, ProblemScore, Response, Scores, Verdict
@@ -110,7 +110,7 @@ def test_scores(tmp_path: object) -> None:
     files.save_scores(str(tmp_path), scores)
     loaded = files.load_scores(str(tmp_path), "plain")
     assert (loaded.mean, loaded.passes, loaded.votes) == (scores.mean, scores.passes, scores.votes)
-    assert metrics.compare(loaded, scores, "mean").difference == Interval(0, 0, 0)
+    assert metrics.difference(loaded, scores, "mean").interval == Interval(0, 0, 0)
 
 
 def test_tokens_are_a_mean_and_a_response_thinks_once() -> None:
@@ -147,18 +147,18 @@ def test_unfinished_runs_are_refused(rows: dict[str, list[tuple[str | None, bool
 def test_intervals_are_of_the_bootstrap() -> None:
     """For a share p of m problems the bootstrap is binomial: its quantiles are known."""
     stats = pytest.importorskip("scipy.stats")
-    found = metrics.interval(np.repeat([1.0, 0.0], [30, 70]))
+    found = bootstrap.mean_interval(np.repeat([1.0, 0.0], [30, 70]))
     exact = stats.binom(100, 0.3).ppf([0.025, 0.975]) / 100
     assert found.value == pytest.approx(0.3)
     assert (found.low, found.high) == pytest.approx(tuple(exact), abs=0.011)  # a step of the binomial
-    assert found == metrics.interval(np.repeat([1.0, 0.0], [30, 70])), "drawn alike each time"
-    assert metrics.interval(np.full(30, 1.0)) == Interval(1, 1, 1)
+    assert found == bootstrap.mean_interval(np.repeat([1.0, 0.0], [30, 70])), "drawn alike each time"
+    assert bootstrap.mean_interval(np.full(30, 1.0)) == Interval(1, 1, 1)
 
 
 @pytest.mark.parametrize("problems", [1, 7, 30, 541])
 @pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 1 / 3, 0.7, 1.0, 17574.3])
 def test_an_interval_of_equal_values_is_that_value(value: float, problems: int) -> None:
-    assert metrics.interval(np.full(problems, value)) == Interval(value, value, value)
+    assert bootstrap.mean_interval(np.full(problems, value)) == Interval(value, value, value)
 
 
 def test_a_resample_in_which_two_runs_are_equal_is_not_above() -> None:
@@ -168,8 +168,8 @@ def test_a_resample_in_which_two_runs_are_equal_is_not_above() -> None:
         run({str(n): [("r", i < pair[which], 1, "stop", "") for i in range(10)] for n, pair in enumerate(sizes)})
         for which in (0, 1)
     )
-    exact = metrics._resamples(3) @ [1, 2, -3]
-    for found, more in ((metrics.compare(a, b, "mean"), exact > 0), (metrics.compare(b, a, "mean"), exact < 0)):
+    exact = bootstrap._counts(3, bootstrap.SCORE_RESAMPLES, bootstrap.SEED) @ [1, 2, -3]
+    for found, more in ((metrics.difference(a, b, "mean"), exact > 0), (metrics.difference(b, a, "mean"), exact < 0)):
         assert found.above == np.mean(more)
     assert np.mean(exact == 0) > 0.2
 
@@ -180,14 +180,14 @@ def test_pairing_takes_out_what_problems_share() -> None:
     better = [[("r" if i < c + 1 else "w", i < c + 1, 20, "stop", "") for i in range(20)] for c in range(19)]
     a = run({str(n): rows for n, rows in enumerate(better)})
     b = run({str(n): rows for n, rows in reversed(list(enumerate(spread)))})
-    found = metrics.compare(a, b, "mean")
-    assert found.difference.value == pytest.approx(0.05)
-    assert found.difference.high - found.difference.low < 1e-9
+    found = metrics.difference(a, b, "mean")
+    assert found.interval.value == pytest.approx(0.05)
+    assert found.interval.high - found.interval.low < 1e-9
     assert found.above == 1.0
     assert a.mean.high - a.mean.low > 0.2
-    assert metrics.compare(b, a, "mean").above == 0.0
-    assert metrics.compare(a, b, "tokens").difference.value == 10
+    assert metrics.difference(b, a, "mean").above == 0.0
+    assert metrics.difference(a, b, "tokens").interval.value == 10
     with pytest.raises(DataError, match="not the same problems"):
-        metrics.compare(a, run({"0": better[0]}), "mean")
+        metrics.difference(a, run({"0": better[0]}), "mean")
     with pytest.raises(ValueError, match="no metric"):
-        metrics.compare(a, b, "pass")
+        metrics.difference(a, b, "pass")

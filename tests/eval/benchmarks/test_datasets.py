@@ -47,7 +47,7 @@ def test_a_hub_id_is_loaded_from_its_folder(data: Path, monkeypatch: pytest.Monk
     (snapshot / "two.json").write_text('[{"a": 1}]')
     asked = []
 
-    def download(repo: str, *, repo_type: str, allow_patterns: list[str]) -> str:
+    def download(repo: str, *, repo_type: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append((repo, repo_type, allow_patterns))
         return str(snapshot)
 
@@ -61,7 +61,8 @@ def test_a_hub_id_is_loaded_from_its_folder(data: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("error", "problem"), [(GatedRepoError, "is gated"), (RepositoryNotFoundError, "no dataset them/toy on the Hub")]
+    ("error", "problem"),
+    [(GatedRepoError, "is gated"), (RepositoryNotFoundError, "them/toy is not a dataset")],
 )
 def test_the_hubs_refusals(data: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], problem: str) -> None:
     def refuse(*_: object, **__: object) -> str:
@@ -73,7 +74,7 @@ def test_the_hubs_refusals(data: Path, monkeypatch: pytest.MonkeyPatch, error: t
 
 
 def test_offline_is_told(data: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)could not be downloaded and is not in the cache.*--data toy="):
+    with pytest.raises(DataError, match=r"(?s)cannot be downloaded and is not in the cache.*--data toy="):
         datasets.rows(source(), None)
 
 

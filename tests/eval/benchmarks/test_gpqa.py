@@ -74,5 +74,5 @@ def test_refusals_hold_no_question(data: Path) -> None:
 
 
 def test_the_way_to_it_is_told(data: Path) -> None:
-    with pytest.raises(DataError, match=r"(?s)could not be downloaded.*Accept its terms.*dataset\.zip"):
+    with pytest.raises(DataError, match=r"(?s)cannot be downloaded.*Accept its terms.*dataset\.zip"):
         gpqa.load(None)

@@ -59,9 +59,9 @@ _ADVISED = [
 _SCORED = [
     Fault(
         "interval-of-equal-values",
-        "eval/analysis/metrics.py",
-        old="    if per_problem.min() == per_problem.max():",
-        new="    if per_problem.size == 1:",
+        "eval/analysis/bootstrap.py",
+        old="    if values.min() == values.max():",
+        new="    if values.size == 1:",
         tests=(f"{_METRICS}test_an_interval_of_equal_values_is_that_value",),
     ),
     Fault(
@@ -84,8 +84,8 @@ _SCORED = [
     Fault(
         "equal-resamples-count-as-above",
         "eval/analysis/metrics.py",
-        old="np.mean(rounded(_resampled_means(differences)) > 0)",
-        new="np.mean(_resampled_means(differences) > 0)",
+        old="np.mean(rounded(resampled_means(differences)) > 0)",
+        new="np.mean(resampled_means(differences) > 0)",
         tests=(f"{_METRICS}test_a_resample_in_which_two_runs_are_equal_is_not_above",),
     ),
     Fault(
