@@ -1,9 +1,9 @@
-"""Which lam to take: for the best accuracy, within a budget of tokens, and the trade between the two.
+"""Which lam to choose: for the best accuracy, within a budget of tokens, and the trade-off between the two.
 
-Two models are told apart by the difference of their Mean@k over the same resampled problems. What is not worse than the
-best beyond chance counts as equal to it, and the cheapest of the equals is the advice. Of models with the same Mean@k
-the one with the fewest tokens is the best, and of those the first given. No correction for the number of models
-compared: a list of equals errs to the short side.
+Two models are compared by the difference of their Mean@k over the same resampled problems. A model that is not
+significantly worse than the best one counts as equal to it, and the cheapest of the equals is recommended. Of models
+with the same Mean@k, the one with the fewest tokens is the best; of those, the first. There is no correction for the
+number of models, so a list of equals may be too short.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..schema import Interval, Scores
 from . import bootstrap
 from .bootstrap import Array
 
-_CUT = 0.05  # a share cut by the limit that makes means and tokens too low to compare
+_CUT = 0.05  # above this share of cut responses, means and tokens are too low to compare
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Candidate:
     """One model on one benchmark, or on several.
 
     Attributes:
-        name: as reports call it. lam: where it is a plain interpolation, its ends included.
+        name: in reports. lam: of a plain interpolation; 0 and 1 for Instruct and Thinking.
         scores: by benchmark.
     """
 
@@ -37,7 +37,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a model reached: its Mean@k, and its mean tokens per answer."""
+    """Mean@k and mean tokens per answer of a model."""
 
     name: str
     lam: float | None
@@ -47,13 +47,13 @@ class Reached:
 
 @dataclass(frozen=True)
 class Choice:
-    """A model to take.
+    """A recommended model.
 
     Attributes:
-        best: the one with the highest Mean@k.
-        equals: the names of those that cannot be told apart from it, cheapest first, itself among them.
+        best: the model with the highest Mean@k.
+        equals: the names of models that do not differ significantly from it, and its own, the cheapest first.
         cheapest: the first of them.
-        loss: the best one's Mean@k less the cheapest one's; 0 where they are the same.
+        loss: Mean@k of the best minus that of the cheapest; 0 if they are the same.
     """
 
     best: Reached
@@ -67,11 +67,11 @@ class Advice:
     """Advice on one benchmark or, with equal weight, over several.
 
     Attributes:
-        benchmarks: the names. models: how many were compared.
+        benchmarks: the names. models: the number of compared models.
         best: None with fewer than two models.
-        budget: the tokens per answer asked for, or None. within: the choice within it; None where nothing is.
-        front: Pareto front by rising tokens: name, and the share of resamples in which it is on the front.
-        notes: what the data cannot support, in sentences.
+        budget: the limit of tokens per answer, or None. within: the choice within it; None if no model is.
+        front: Pareto front by ascending tokens: name, and the share of resamples in which the model is on the front.
+        notes: sentences on what the data do not show.
     """
 
     benchmarks: Sequence[str]
@@ -102,17 +102,17 @@ def advise(
     resamples: int = bootstrap.RESAMPLES,
     seed: int = bootstrap.SEED,
 ) -> Advice:
-    """Advice over every benchmark that the candidates hold; those that lack one of them are left out, and named.
+    """Advice over all benchmarks of the candidates. Candidates without one of them are excluded and named.
 
     Raises:
-        ValueError: no candidates, or no benchmark among them.
+        ValueError: no candidate has scores.
     """
     benchmarks = list(dict.fromkeys(name for c in candidates for name in c.scores))
     if not benchmarks:
         raise ValueError("advice needs at least one model with scores")
     whole = [c for c in candidates if all(name in c.scores for name in benchmarks)]
     missing = [c.name for c in candidates if c not in whole]
-    notes = [f"Left out, for want of a benchmark: {', '.join(missing)}."] if missing else []
+    notes = [f"Excluded because a benchmark is missing: {', '.join(missing)}."] if missing else []
     if not whole:
         return Advice(benchmarks, 0, None, budget, None, [], notes)
     table = _table(whole, benchmarks, resamples, seed)
@@ -121,11 +121,9 @@ def advise(
     if len(whole) > 1:
         best = _choice(table, list(range(len(whole))))
         if len(best.equals) == len(whole):
-            notes.append(
-                "The data cannot tell any of the models apart by Mean@k: more problems or samples would have to."
-            )
+            notes.append("No two models differ significantly in Mean@k: use more problems or samples.")
     else:
-        notes.append(f"Only {whole[0].name} was evaluated: there is nothing to choose from.")
+        notes.append(f"Only {whole[0].name} was evaluated: a choice needs at least two models.")
     if budget is not None:
         affordable = [i for i in range(len(whole)) if table.tokens[i] <= budget]
         within = _choice(table, affordable) if affordable else None
@@ -139,7 +137,7 @@ def _table(candidates: Sequence[Candidate], benchmarks: Sequence[str], resamples
         scores = [c.scores[name] for c in candidates]
         ids = bootstrap.common(scores)
         if not ids:
-            raise ValueError(f"{name}: the models share no problem")
+            raise ValueError(f"{name}: the models have no problem in common")
         drawn = bootstrap.draws(len(ids), resamples, seed + number)
         accuracy = bootstrap.by_problem(scores, ids, bootstrap.accuracy)
         tokens = bootstrap.by_problem(scores, ids, bootstrap.tokens)
@@ -154,12 +152,12 @@ def _table(candidates: Sequence[Candidate], benchmarks: Sequence[str], resamples
 def _warnings(table: _Table, benchmarks: Sequence[str]) -> list[str]:
     said = []
     if table.problems < bootstrap.FEW:
-        said.append(f"{table.problems} problem{'s are' if table.problems > 1 else ' is'} too few to choose by.")
+        said.append(f"{table.problems} problem{'s are' if table.problems > 1 else ' is'} too few for a choice.")
     for name in benchmarks:
         cut, worst = max((c.scores[name].cut, c.name) for c in table.candidates)
         if cut > _CUT:
             said.append(
-                f"The token limit cut many answers (up to {100 * cut:.0f} %, of {worst}): means and tokens are too low."
+                f"The token limit cut many answers (up to {100 * cut:.0f} %, {worst}): means and tokens are too low."
             )
     return said
 
@@ -190,7 +188,7 @@ def _budget_notes(table: _Table, budget: float, within: Choice | None) -> list[s
     if within is None:
         cheapest = int(table.tokens.argmin())
         name, least = table.candidates[cheapest].name, table.tokens[cheapest]
-        return [f"No model keeps to {budget:,.0f} tokens per answer: the cheapest, {name}, takes {least:,.0f}."]
+        return [f"No model needs at most {budget:,.0f} tokens per answer: the cheapest, {name}, needs {least:,.0f}."]
     said = []
     if within.best.tokens.high > budget:
         said.append(
@@ -204,20 +202,20 @@ def _budget_notes(table: _Table, budget: float, within: Choice | None) -> list[s
 
 
 def _untried(table: _Table, budget: float) -> str | None:
-    """Where the budget is crossed between two lam with nothing between them: the lam to evaluate next."""
+    """A sentence with the lam to evaluate next if the budget is between the tokens of two adjacent lam."""
     sweep = sorted((c.lam, table.tokens[i], table.mean[i]) for i, c in enumerate(table.candidates) if c.lam is not None)
     for (a, low, worse), (b, high, better) in reversed(list(itertools.pairwise(sweep))):
         lam = round(a + (b - a) * (budget - low) / (high - low), 2) if low <= budget < high else a
         if better > worse and min(lam - a, b - lam) >= 0.02:
             return (
-                f"Nothing was evaluated between lam = {a:g} ({low:,.0f} tokens) and {b:g} ({high:,.0f} tokens): "
+                f"No lam was evaluated between {a:g} ({low:,.0f} tokens) and {b:g} ({high:,.0f} tokens): "
                 f"lam = {lam:g} may use the budget better."
             )
     return None
 
 
 def _front(table: _Table) -> list[tuple[str, float]]:
-    """Models that no other one matches in both with one of them better, and how often that holds in resamples."""
+    """The models that no other dominates, and the share of resamples in which that is true."""
     on = _undominated(table.mean[None, :], table.tokens[None, :])[0]
     often = _undominated(table.means_drawn, table.tokens_drawn).mean(0)
     order = sorted(np.flatnonzero(on), key=lambda i: table.tokens[i])
@@ -225,14 +223,14 @@ def _front(table: _Table) -> list[tuple[str, float]]:
 
 
 def _undominated(mean: Array, tokens: Array) -> Array:
-    """(rows, models): whether no other model of the row has at least its mean for at most its tokens."""
+    """(rows, models): whether no other model of the row has at least its mean with at most its tokens."""
     better = (mean[:, None, :] >= mean[:, :, None]) & (tokens[:, None, :] <= tokens[:, :, None])
     strictly = (mean[:, None, :] > mean[:, :, None]) | (tokens[:, None, :] < tokens[:, :, None])
     return np.asarray(~(better & strictly).any(axis=2))
 
 
 def sentences(advice: Advice) -> list[str]:
-    """The advice in words, what the data cannot support included."""
+    """The advice in sentences, including the notes."""
     said = []
     if advice.best:
         said.append(_said(advice.best, f"Best Mean@k of {advice.models} models: "))
@@ -240,24 +238,25 @@ def sentences(advice: Advice) -> list[str]:
         said.append(_said(advice.within, f"Within {advice.budget:,.0f} tokens per answer: "))
     if len(advice.front) > 1:
         shown = ", ".join(f"{name} ({100 * often:.0f} %)" for name, often in advice.front)
-        said.append(f"Pareto front by rising tokens, with how often it holds over resampled problems: {shown}.")
+        said.append(f"Pareto front by tokens, with the share of resamples in which each model is on it: {shown}.")
     return [*said, *advice.notes]
 
 
 def _said(choice: Choice, opening: str) -> str:
     best, cheapest, loss = choice.best, choice.cheapest, choice.loss
-    said = f"{opening}{best.name}, {100 * best.mean.value:.1f} % for {best.tokens.value:,.0f} tokens."
+    said = f"{opening}{best.name}, {100 * best.mean.value:.1f} % with {best.tokens.value:,.0f} tokens."
     dearer = choice.equals[choice.equals.index(best.name) + 1 :]
     cheaper = choice.equals[: choice.equals.index(best.name)]
     if cheaper:
         said += (
-            f" {cheapest.name} takes {cheapest.tokens.value:,.0f} and cannot be told apart from it: "
+            f" {cheapest.name} needs {cheapest.tokens.value:,.0f} and is not significantly worse: "
             f"{_points(loss.value)} points lower ({_points(loss.low)} to {_points(loss.high)})."
         )
         rest = [*cheaper[1:], *dearer]
-        said += f" Nor can {_listed(rest, 'or')}." if rest else ""
+        said += f" The same is true of {_listed(rest, 'and')}." if rest else ""
     elif dearer:
-        said += f" {_listed(dearer, 'and')} cannot be told apart from it, for more tokens."
+        verb = "do" if len(dearer) > 1 else "does"
+        said += f" {_listed(dearer, 'and')} {verb} not differ significantly, with more tokens."
     return said
 
 

@@ -1,4 +1,4 @@
-"""Bootstrap over problems: what a percentage would have been with other problems of the same kind."""
+"""The bootstrap over problems: how far a mean would vary with other problems of the same kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 RESAMPLES = 1000  # of stages and advice, which fit or choose in each
 SCORE_RESAMPLES = 10_000  # of scores and their differences
 SEED = 0
-FEW = 10  # problems below which percentiles of a bootstrap say little
+FEW = 10  # with fewer problems, percentiles of a bootstrap mean little
 
 
 def draws(problems: int, resamples: int = RESAMPLES, seed: int = SEED) -> Array:
@@ -53,21 +53,21 @@ def resampled_means(values: Array) -> Array:
 
 
 def rounded(means: Array) -> Array:
-    """`means` without their last bits, which depend on the order of adding: means that are equal compare equal.
+    """`means` without their last bits, which depend on the order of adding, so that equal means compare equal.
 
-    Means of counts that do differ, differ by 1 / (problems * samples) at least; rounding errors stay below 1e-10.
+    Different means of counts differ by at least 1 / (problems * samples); rounding errors stay below 1e-10.
     """
     return np.round(means, 9)
 
 
 def common(scores: Sequence[Scores]) -> list[str]:
-    """The ids of the problems that all of `scores` hold, in the first one's order."""
+    """The ids of the problems that all of `scores` have, in the order of the first."""
     others = [{p.id for p in s.problems} for s in scores[1:]]
     return [p.id for p in scores[0].problems if all(p.id in other for other in others)] if scores else []
 
 
 def by_problem(scores: Sequence[Scores], ids: Sequence[str], of: Callable[[ProblemScore], float]) -> Array:
-    """(problems, scores): `of` of each problem in `ids`."""
+    """(problems, scores): the value of `of` for each problem in `ids`."""
     tables = [{p.id: p for p in s.problems} for s in scores]
     return np.array([[of(table[i]) for table in tables] for i in ids], dtype=np.float64).reshape(len(ids), len(scores))
 

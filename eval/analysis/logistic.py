@@ -2,10 +2,10 @@
 
     p(lam) = floor + (1 - floor - drop) / (1 + exp(-(lam - mid) / scale))
 
-It is the psychometric function of Wichmann & Hill (2001), "The psychometric function: I. Fitting, sampling, and
-goodness of fit". Floor and drop, its two lapse rates, are there because Think #R need not reach 1: a response that the
-token limit cuts while it thinks holds no `</think>`; and because one stray response far from the transition would
-otherwise bend the whole curve, its likelihood under a bare logistic being next to nothing.
+This is the psychometric function of Wichmann & Hill (2001), "The psychometric function: I. Fitting, sampling, and
+goodness of fit". Floor and drop, its two lapse rates, have two reasons. Think #R may stay below 1: a response that the
+token limit cuts while it thinks has no `</think>`. And a single response far from the transition, which is almost
+impossible under a plain logistic, would otherwise bend the whole curve.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from .bootstrap import Array
 
 FLOOR_MOST, DROP_MOST = 0.1, 0.5
-_PRIOR = 9.0  # lapses ~ Beta(1, 10), as in psignifit: nine responses' worth of belief that there are none
+_PRIOR = 9.0  # lapses ~ Beta(1, 10), as in psignifit: a prior worth nine responses without a lapse
 _STEPS = 80
 _SMALL = 1e-12
 
 
 class Curve(NamedTuple):
-    """Parameters, an array of them each. `drop` is how far the ceiling lies below 1."""
+    """The parameters of many curves, one array each. The ceiling is 1 - `drop`."""
 
     mid: Array
     scale: Array
@@ -36,11 +36,11 @@ class Curve(NamedTuple):
         return self.floor[:, None] + (1 - self.floor - self.drop)[:, None] * _sigmoid(z)
 
     def crossing(self, level: float) -> Array:
-        """Where the curve has gone `level` (in 0 to 1) of the way from its floor to its ceiling."""
+        """The lam at which the curve reaches `level` (0 to 1) of the range from its floor to its ceiling."""
         return self.mid + self.scale * np.log(level / (1 - level))
 
     def slope(self) -> Array:
-        """The steepest rise of the share, at `mid`, for each unit of lam."""
+        """The steepest rise of the share, at `mid`, per unit of lam."""
         return (1 - self.floor - self.drop) / (4 * self.scale)
 
     def at(self, index: int) -> Curve:
@@ -48,11 +48,11 @@ class Curve(NamedTuple):
 
 
 def fit(lam: Array, shares: Array, responses: Array, start: Curve | None = None) -> Curve:
-    """The likeliest curve for each row of `shares`.
+    """The most likely curve for each row of `shares`.
 
     Args:
-        lam: (lams,), rising, at least two. shares: (rows, lams), in 0 to 1. responses: (lams,), behind each share.
-        start: one curve to start from; else each row is tried from three slopes and keeps its likeliest.
+        lam: (lams,), ascending, at least two. shares: (rows, lams), 0 to 1. responses: (lams,), the count at each lam.
+        start: a curve to start from. Without one, each row starts from three slopes and the best fit is kept.
     """
     gaps, span = np.diff(lam), lam[-1] - lam[0]
     bounds = (np.log(gaps.min() / 20), np.log(2 * span))
@@ -73,7 +73,7 @@ def fit(lam: Array, shares: Array, responses: Array, start: Curve | None = None)
 
 
 def _curve(theta: Array) -> Curve:
-    """theta: (rows, 4): mid, log scale, and the logits of the lapses as shares of the most they may be."""
+    """theta: (rows, 4): mid, log scale, and the logits of the lapses as shares of their maximum."""
     mid, log_scale, floor, drop = theta.T
     return Curve(mid, np.exp(log_scale), FLOOR_MOST * _sigmoid(floor), DROP_MOST * _sigmoid(drop))
 
@@ -81,7 +81,7 @@ def _curve(theta: Array) -> Curve:
 def _climb(
     lam: Array, shares: Array, responses: Array, theta: Array, bounds: tuple[float, float]
 ) -> tuple[Array, Array]:
-    """Fisher scoring, damped where a step would lower the likelihood (Levenberg-Marquardt); each row on its own."""
+    """Fisher scoring for each row, damped when a step would lower the likelihood (Levenberg-Marquardt)."""
     span = lam[-1] - lam[0]
     low = np.array([lam[0] - span, bounds[0], -9.0, -9.0])
     high = np.array([lam[-1] + span, bounds[1], 9.0, 9.0])

@@ -1,17 +1,17 @@
-"""Scores of a run, their intervals, and the difference between two runs.
+"""The scores of a run with their intervals, and the difference between two runs.
 
 With n responses to a problem, c of them correct:
 
     Mean@n      c / n
     Pass@k      1 - C(n - c, k) / C(n, k), unbiased (Chen et al. 2021, arXiv 2107.03374)
-    Vote@k      whether the most frequent answer of the first k responses is correct. Of answers equally frequent, the
-                one that came first; a response in which no answer was read does not vote; no votes is not correct.
-    Think #R    share of responses that hold `</think>`
-    Token #N    tokens of a response, the mean
+    Vote@k      whether the most frequent answer of the first k responses is correct. Of equally frequent answers the
+                first one counts; responses without an answer do not vote; without votes it is wrong.
+    Think #R    share of responses that contain `</think>`
+    Token #N    mean number of tokens of a response
 
-and each is then the mean over problems. Intervals are 95 % percentile intervals of a bootstrap over problems: what
-another draw of problems might have given. Resamples are the same for every metric and every run on as many problems,
-so two runs on the same problems are compared pair by pair.
+Each is then averaged over problems. Intervals are 95 % percentile intervals of a bootstrap over problems: the range for
+other problems of the same kind. The resamples are the same for every metric and run with the same number of problems,
+so two runs on the same problems are compared problem by problem.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..errors import DataError
 from ..schema import Benchmark, Interval, Problem, ProblemScore, Response, Scores, Verdict
 from .bootstrap import mean_interval, resampled_means, rounded
 
-# Tokens of a response, four bins an octave from 1 to 131,072: the same for all runs, so that histograms overlay.
+# Tokens of a response: four bins per octave from 1 to 131,072, the same for all runs.
 EDGES = tuple(float(edge) for edge in np.exp2(np.arange(0, 17 * 4 + 1) / 4))
 
 Values = NDArray[np.float64]
@@ -49,10 +49,10 @@ class Difference:
 def score(
     benchmark: Benchmark, problems: Sequence[Problem], responses: Sequence[Response], verdicts: Sequence[Verdict]
 ) -> Scores:
-    """What `responses` reached; `verdicts` are theirs, in the same order.
+    """The scores of `responses`; `verdicts` are in the same order.
 
     Raises:
-        DataError: problems differ in how many responses they have, or have none.
+        DataError: problems have no responses, or different numbers of them.
     """
     grouped = _grouped(benchmark.name, problems, responses, verdicts)
     counted = [_problem_score(benchmark, name, group) for name, group in grouped.items()]
@@ -88,9 +88,9 @@ def difference(a: Scores, b: Scores, metric: str) -> Difference:
     others = {p.id: p for p in b.problems}
     if a.benchmark != b.benchmark or {p.id for p in a.problems} != others.keys():
         raise DataError(
-            f"{a.benchmark} of {len(a.problems)} problems and {b.benchmark} of {len(b.problems)} problems "
+            f"{a.benchmark} with {len(a.problems)} problems and {b.benchmark} with {len(b.problems)} problems "
             "cannot be compared: they are not the same problems.",
-            "Evaluate both on the same data.",
+            "Evaluate both runs on the same data.",
         )
     differences = values(a.problems, metric) - values([others[p.id] for p in a.problems], metric)
     above = float(np.mean(rounded(resampled_means(differences)) > 0))
@@ -98,10 +98,10 @@ def difference(a: Scores, b: Scores, metric: str) -> Difference:
 
 
 def values(problems: Sequence[ProblemScore], metric: str) -> Values:
-    """[problems] float64: what each scored in "mean", "pass@K", "vote@K", "think", "tokens", "cut" or "unparsed".
+    """[problems] float64: the value of "mean", "pass@K", "vote@K", "think", "tokens", "cut" or "unparsed" for each.
 
     Raises:
-        ValueError: no such metric, or K is not in 1..n.
+        ValueError: the metric is unknown, or K is not in 1..n.
     """
     name, _, k = metric.partition("@")
     if name in ("pass", "vote") and k:
@@ -111,19 +111,19 @@ def values(problems: Sequence[ProblemScore], metric: str) -> Values:
         return np.array([np.mean(p.tokens) for p in problems], dtype=np.float64)
     attribute = {"mean": "correct", "think": "thinking", "cut": "cut", "unparsed": "unparsed"}.get(metric)
     if attribute is None:
-        raise ValueError(f"there is no metric {metric}")
+        raise ValueError(f"unknown metric {metric}")
     return np.array([getattr(p, attribute) / p.n for p in problems], dtype=np.float64)
 
 
 def pass_at(problem: ProblemScore, k: int) -> float:
-    """1 - C(n - c, k) / C(n, k), as a product: the binomials of large n overflow."""
+    """1 - C(n - c, k) / C(n, k), as a product, because the binomials of large n overflow."""
     _check_k(problem, k)
     wrong = problem.n - problem.correct
     return 1.0 - float(np.prod((wrong - np.arange(k)).clip(min=0) / (problem.n - np.arange(k))))
 
 
 def vote_at(problem: ProblemScore, k: int) -> float:
-    """1.0 where the vote of the first k responses is correct, else 0.0."""
+    """1.0 if the vote of the first k responses is correct, otherwise 0.0."""
     _check_k(problem, k)
     votes = [answer for answer in problem.answers[:k] if answer is not None]
     if not votes:
@@ -135,7 +135,7 @@ def vote_at(problem: ProblemScore, k: int) -> float:
 
 def _check_k(problem: ProblemScore, k: int) -> None:
     if not 1 <= k <= problem.n:
-        raise ValueError(f"k is {k}, and there are {problem.n} responses to problem {problem.id}")
+        raise ValueError(f"k is {k}, but problem {problem.id} has {problem.n} responses")
 
 
 Group = list[tuple[Response, Verdict]]
@@ -153,7 +153,7 @@ def _grouped(
     sizes = {len(group) for group in groups.values()}
     if len(sizes) != 1 or 0 in sizes:
         raise DataError(
-            f"{name}: problems have from {min(sizes, default=0)} to {max(sizes, default=0)} responses.",
+            f"{name}: the number of responses per problem is {min(sizes, default=0)} to {max(sizes, default=0)}.",
             "Run the same command again to finish generating.",
         )
     return {key: sorted(group, key=lambda pair: pair[0].sample) for key, group in groups.items()}
@@ -175,5 +175,5 @@ def _problem_score(benchmark: Benchmark, name: str, group: Group) -> ProblemScor
 
 
 def _other(grouped: Mapping[str, Group], name: str) -> Values:
-    """[problems] shares correct by another grading; a response that was not graded is not correct by it."""
+    """[problems] shares that another grading calls correct. Responses without its verdict count as wrong."""
     return np.array([np.mean([v.others.get(name, False) for _, v in group]) for group in grouped.values()])

@@ -1,11 +1,11 @@
-"""The three stages: where Think #R(lam) leaves its floor, where it reaches its ceiling, and how sure that is.
+"""The three stages: where Think #R(lam) leaves its floor, where it reaches its ceiling, with intervals.
 
-Stage 1 ends and stage 2 begins where the fitted curve (see `logistic`) has gone 5 % of the way from its floor to its
-ceiling; stage 3 begins at 95 % of the way. Intervals are percentiles of fits to resampled problems: responses to one
-problem tell less than as many responses to different ones, and a binomial interval would not know it.
+Stage 2 begins where the fitted curve (see `logistic`) reaches 5 % of the range from its floor to its ceiling; stage 3
+begins at 95 %. Intervals are percentiles of fits to resampled problems. A binomial interval would be too narrow,
+because responses to the same problem are correlated.
 
-A curve is believed where at least two lam lie within its transition. With fewer its slope is not in the data: the
-boundaries are then known only to the gap between two lam, and that gap is reported as the interval.
+The curve is used if at least two lam are within its transition. With fewer, the data do not determine its slope: each
+boundary is known only to the gap between two lam, and that gap is reported as the interval.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .bootstrap import Array
 
 START, END = 0.05, 0.95
 TOLERANCE = 0.02
-_TRUSTED_GAP = 0.1  # between neighbouring lam around a boundary: across more, the curve's shape is an assumption
+_TRUSTED_GAP = 0.1  # between adjacent lam around a boundary: across more, the shape of the curve is an assumption
 _STEP = 0.01  # suggested lam are multiples of it
 _MISFIT = 0.1
 _FALL = 0.02
@@ -32,16 +32,16 @@ Points = Sequence[tuple[float, Scores]]
 
 @dataclass(frozen=True)
 class Stages:
-    """What Think #R(lam) says about the stages on one benchmark.
+    """The stages on one benchmark, from Think #R(lam).
 
     Attributes:
-        lams, shares: what was measured, by rising lam.
-        method: "logistic"; "gaps", where boundaries are known to a gap between two lam only; "none".
-        start, middle, end: lam where stage 2 begins, is half through and ends; None where that lies outside the lam
-            evaluated, or nowhere.
-        slope: the steepest rise of the share, for each unit of lam. None unless the method is "logistic".
-        curve: the fitted curve, likewise.
-        notes: what a reader must know, in sentences.
+        lams, shares: the measured values, by ascending lam.
+        method: "logistic"; "gaps" if boundaries are known only to a gap between two lam; or "none".
+        start, middle, end: lam of the beginning, middle and end of stage 2; None if it is not within the evaluated
+            lam.
+        slope: the steepest rise of the share per unit of lam. None unless the method is "logistic".
+        curve: the fitted curve. None unless the method is "logistic".
+        notes: sentences that a reader must know.
     """
 
     lams: Sequence[float]
@@ -55,7 +55,7 @@ class Stages:
     notes: Sequence[str]
 
     def stage(self, lam: float) -> int | None:
-        """1, 2 or 3; None where the boundaries do not say."""
+        """The stage of `lam`: 1, 2 or 3; None if the boundaries do not determine it."""
         if self.end and lam >= self.end.value:
             return 3
         if self.start and lam < self.start.value:
@@ -67,16 +67,16 @@ def fit(points: Points, *, resamples: int = bootstrap.RESAMPLES, seed: int = boo
     """The stages on one benchmark, from (lam, scores) in any order. The same points give the same result.
 
     Raises:
-        ValueError: no points, or two of them with the same lam.
+        ValueError: there are no points, or two have the same lam.
     """
     points = sorted(points, key=lambda point: point[0])
     lams = np.array([lam for lam, _ in points])
     if len(points) == 0 or np.any(np.diff(lams) < _FAR):
-        raise ValueError("stages are fitted to at least one lam, each given once")
+        raise ValueError("stages need at least one lam, and each lam once")
     scores = [s for _, s in points]
     ids = bootstrap.common(scores)
     left_out = max(len(s.problems) for s in scores) - len(ids)
-    notes = [f"{left_out} problems that not every lam has are left out."] if left_out else []
+    notes = [f"{left_out} problems are excluded because some lam do not have them."] if left_out else []
     if not ids:
         return Stages(lams.tolist(), [s.think.value for s in scores], "none", *[None] * 5, notes=tuple(notes))
     if len(ids) < bootstrap.FEW:
@@ -97,38 +97,38 @@ def fit(points: Points, *, resamples: int = bootstrap.RESAMPLES, seed: int = boo
 
 
 def _way(shares: Array) -> Array:
-    """How far each share has come from the floor (0) to the ceiling (1), as far as floor and ceiling were seen."""
+    """Each share relative to the floor (0) and the ceiling (1), as far as the data show both."""
     floor = shares.min() if shares.min() <= logistic.FLOOR_MOST else 0.0
     ceiling = shares.max() if shares.max() >= 1 - logistic.DROP_MOST else 1.0
     return np.asarray((shares - floor) / (ceiling - floor))
 
 
 def _flat(lams: Array, shares: Array) -> str | None:
-    """Why there is nothing to fit, in a sentence."""
+    """The reason why nothing can be fitted, in a sentence; None if it can."""
     where = f"between lam = {lams[0]:g} and {lams[-1]:g}"
     if len(lams) < 2:
-        return f"Only lam = {lams[0]:g} was evaluated: one point has no boundaries."
+        return f"Only lam = {lams[0]:g} was evaluated: boundaries need more points."
     if shares.max() <= START:
-        return f"Think #R is at most {100 * shares.max():.1f} % {where}: stage 2 does not begin there."
+        return f"Think #R is at most {100 * shares.max():.1f} % {where}: stage 2 does not begin in this range."
     if shares.min() >= END:
-        return f"Think #R is at least {100 * shares.min():.1f} % {where}: stage 2 ends before."
+        return f"Think #R is at least {100 * shares.min():.1f} % {where}: stage 2 ends before this range."
     return None
 
 
 def _falls(lams: Array, shares: Array, drawn: Array) -> list[str]:
-    """Where Think #R falls as lam grows, by more than chance over problems."""
+    """Sentences on decreases of Think #R with growing lam that are larger than chance."""
     found = []
     for i in range(len(lams) - 1):
         if np.percentile(drawn[:, i + 1] - drawn[:, i], 97.5) < -_FALL:
             found.append(
                 f"Think #R falls from {100 * shares[i]:.1f} % at lam = {lams[i]:g} to {100 * shares[i + 1]:.1f} % at "
-                f"lam = {lams[i + 1]:g}: three stages do not describe this, read the boundaries with care."
+                f"lam = {lams[i + 1]:g}: three stages do not describe this model well, so the boundaries may be wrong."
             )
     return found
 
 
 def _bracket(lams: Array, way: Array, level: float) -> Interval | None:
-    """The gap in which the way first reaches `level`."""
+    """The gap between two lam in which `way` first reaches `level`."""
     reached = np.flatnonzero(way >= level)
     if len(reached) == 0 or reached[0] == 0:
         return None
@@ -142,10 +142,10 @@ def _from_gaps(lams: Array, shares: Array, way: Array, notes: list[str]) -> Stag
         said = (
             f"Think #R jumps from {100 * shares[lams == start.low][0]:.1f} % at lam = {start.low:g} to "
             f"{100 * shares[lams == start.high][0]:.1f} % at lam = {start.high:g}: "
-            "both boundaries lie in that gap, and nothing says where."
+            "both boundaries are in that gap, at unknown places."
         )
     else:
-        said = "Fewer than two lam lie within the transition: each boundary is known only to the gap that holds it."
+        said = "Fewer than two lam are within the transition: each boundary is known only to the gap between two lam."
     return Stages(
         lams.tolist(),
         shares.tolist(),
@@ -162,9 +162,9 @@ def _from_gaps(lams: Array, shares: Array, way: Array, notes: list[str]) -> Stag
 def _outside(lams: Array, start: Interval | None, end: Interval | None) -> list[str]:
     said = []
     if start is None:
-        said.append(f"Stage 2 begins before lam = {lams[0]:g}, the smallest evaluated.")
+        said.append(f"Stage 2 begins before lam = {lams[0]:g}, the smallest that was evaluated.")
     if end is None:
-        said.append(f"Stage 2 does not end by lam = {lams[-1]:g}, the largest evaluated.")
+        said.append(f"Stage 2 does not end by lam = {lams[-1]:g}, the largest that was evaluated.")
     return said
 
 
@@ -184,7 +184,7 @@ def _from_fit(lams: Array, shares: Array, counts: Array, drawn: Array, notes: li
     if misses[worst] > _MISFIT:
         notes.append(
             f"The logistic misses the measured share by {100 * misses[worst]:.0f} points at lam = {lams[worst]:g}: "
-            "the boundaries are less certain than their intervals say."
+            "the boundaries are less certain than their intervals show."
         )
     return Stages(
         lams.tolist(),
@@ -200,7 +200,7 @@ def _from_fit(lams: Array, shares: Array, counts: Array, drawn: Array, notes: li
 
 
 def sentences(stages: Stages) -> list[str]:
-    """What was found, in words, the notes included."""
+    """The result in sentences, including the notes."""
 
     def said(at: Interval) -> str:
         if stages.method == "gaps":
@@ -212,8 +212,8 @@ def sentences(stages: Stages) -> list[str]:
         found.append(f"Stage 2 begins {said(stages.start)}.")
     if stages.middle and stages.slope:
         found.append(
-            f"It is half through {said(stages.middle)}, where Think #R rises by {stages.slope.value:.1f} points "
-            "for each 0.01 of lam."
+            f"Its middle is {said(stages.middle)}, where Think #R rises by {stages.slope.value:.1f} points "
+            "per 0.01 of lam."
         )
     if stages.end:
         found.append(f"Stage 3 begins {said(stages.end)}.")
@@ -221,12 +221,12 @@ def sentences(stages: Stages) -> list[str]:
 
 
 def next_lam(points: Points, *, tolerance: float = TOLERANCE, low: float = 0.0, high: float = 1.0) -> float | None:
-    """The lam whose evaluation would tell most about the boundaries; None when they are known to +- `tolerance`.
+    """The lam to evaluate next to determine the boundaries; None when both are known to +- `tolerance`.
 
-    Both boundaries must be: a fitted one by its interval, and with neighbouring lam at most 0.1 apart around it; one
-    known to a gap by the width of that gap. None also where no lam is left that lies `tolerance` away from those there
-    are: what is then uncertain needs more problems, not more lam. The ends come first, then the middle, then the gap in
-    which Think #R moves most; once two lam lie within the transition, the boundary that is least certain.
+    A fitted boundary is known if its interval is narrow enough and the adjacent lam are at most 0.1 apart; a boundary
+    in a gap is known if the gap is narrow enough. Also None if every useful lam is within `tolerance` of an evaluated
+    one: then more problems are needed, not more lam. The ends come first, then the middle, then the gap in which
+    Think #R changes most; once two lam are within the transition, the least certain boundary.
     """
     there = sorted(lam for lam, _ in points)
     for end in (low, high):
@@ -241,7 +241,7 @@ def next_lam(points: Points, *, tolerance: float = TOLERANCE, low: float = 0.0, 
 
 
 def _widest(stages: Stages, tolerance: float) -> list[float]:
-    """Middles of the gaps that hold a boundary, first the one that hides most: its width times how far #R moves."""
+    """Middles of the gaps with a boundary, by decreasing width times change of Think #R."""
     brackets = {(b.low, b.high) for b in (stages.start, stages.middle, stages.end) if b}
     share = dict(zip(stages.lams, stages.shares))
     wide = [(a, b) for a, b in brackets if b - a > 2 * tolerance + _FAR]
@@ -251,7 +251,7 @@ def _widest(stages: Stages, tolerance: float) -> list[float]:
 
 
 def _uncertain(stages: Stages, tolerance: float) -> list[float]:
-    """Middles of gaps too wide to trust the curve across; then the boundaries, the least certain first."""
+    """Middles of gaps that are too wide for the curve to be trusted; then the boundaries, the least certain first."""
     boundaries = [b for b in (stages.start, stages.end) if b]
     neighbours = [(a, b) for a, b in zip(stages.lams, stages.lams[1:]) if b - a > _TRUSTED_GAP + _FAR]
     gaps = [(a, b) for a, b in neighbours if any(a <= at.value <= b for at in boundaries)]

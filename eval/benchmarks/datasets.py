@@ -1,6 +1,6 @@
-"""The benchmarks' files: a local file, a folder or a Hub id in, rows out; digests checked; help where they are missing.
+"""Reads the rows of a benchmark from a file, a folder or the Hub, and checks their digests.
 
-Where a benchmark is looked for, in this order:
+A benchmark is searched in this order:
 
     what the user names              a file, a folder, or the id of a dataset on the Hub
     $MI_EVAL_DATA/FOLDER             the folder of each benchmark; $MI_EVAL_DATA/nltk_data for NLTK's models
@@ -33,15 +33,15 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a benchmark's rows come from.
+    """The files of a benchmark.
 
     Attributes:
         name: of the benchmark. folder: its folder in $MI_EVAL_DATA.
-        hub: the dataset on the Hub that is taken where the user names none.
-        layouts: the files that make up the benchmark, in order; several where published copies differ. A folder
-            holds the first layout of which it has every file.
-        digests: sha256 of the files that are known to be the benchmark, and which copy each is.
-        remedy: what to do where it cannot be had, in one line.
+        hub: the dataset on the Hub that is used by default.
+        layouts: the files of the benchmark, in order; several if published copies differ. The first layout whose files
+            are all in a folder is used.
+        digests: sha256 of known files, and the copy that each belongs to.
+        remedy: one line for the user if the files cannot be found; None means a general one.
     """
 
     name: str
@@ -55,18 +55,18 @@ class Source:
     def help(self) -> str:
         return self.remedy or (
             f"Pass --data {self.name}=PATH, put {self.layouts[-1][0]} into ${DATA}/{self.folder}, "
-            f"or download {self.hub} where there is a network."
+            f"or download {self.hub} on a machine with a network."
         )
 
 
 def rows(source: Source, where: str | None) -> list[Row]:
     """The rows of a benchmark's files, in order.
 
-    A file of the Hub id that `source` names must have a known digest. Any other copy may be a deliberate choice, such
-    as a part of the benchmark: it is used, and a warning gives its digest.
+    A file from `source.hub` must have a known digest. Any other copy may be a deliberate choice, such as a part of the
+    benchmark: it is used with a warning.
 
     Raises:
-        DataError: nothing there, no access, no network, not JSON lines, JSON or CSV, or a wrong digest.
+        DataError: the files are missing, cannot be downloaded, are not JSON lines, JSON or CSV, or have a wrong digest.
     """
     paths, official = _find(source, where)
     for path in paths:
@@ -78,29 +78,29 @@ def fields(benchmark: str, row: Row, number: int, *names: str) -> list[Any]:
     """The values of `names` in row `number` (from 1); a name may be several alternatives: "question|problem".
 
     Raises:
-        DataError: none of a name's alternatives is there.
+        DataError: the row has no value for a name.
     """
     values = []
     for name in names:
         found = [a for a in name.split("|") if row.get(a) is not None]
         if not found:
-            # What the row does hold is not told: a file without a header line has a question for its header.
+            # The message does not show the columns: in a file without a header line they are a question.
             raise DataError(
                 f"{benchmark}: row {number} has no {name.replace('|', ' or ')}.",
-                "Each row of this benchmark needs it; in CSV the first line names the columns.",
+                "Each row needs it. The first line of a CSV file must name the columns.",
             )
         values.append(row[found[0]])
     return values
 
 
 def unique(name: str, problems: Sequence[Problem]) -> list[Problem]:
-    """`problems`, which must be at least one and have an id each.
+    """Returns `problems` after checking that there is at least one and that ids are unique.
 
     Raises:
-        DataError: no problem, or two with one id.
+        DataError: there is no problem, or two have the same id.
     """
     if not problems:
-        raise DataError(f"{name}: there is no problem in its file.", "Check the path.")
+        raise DataError(f"{name}: the file has no problems.", "Check the path.")
     seen: set[str] = set()
     for problem in problems:
         if problem.id in seen:
@@ -110,24 +110,24 @@ def unique(name: str, problems: Sequence[Problem]) -> list[Problem]:
 
 
 def need(module: str, package: str) -> None:
-    """Hours of generation should not end with a package that grading lacks: benchmarks ask when they load.
+    """Checks that `module` is installed. Benchmarks call it when they load, not after hours of generation.
 
     Raises:
-        DataError: `module` cannot be imported.
+        DataError: `module` is not installed.
     """
     if importlib.util.find_spec(module) is None:
         raise DataError(f"Grading needs the module {module}, which is not installed.", f"pip install '{package}'")
 
 
 def data_folder(name: str) -> str | None:
-    """$MI_EVAL_DATA/name, if there is such a folder."""
+    """$MI_EVAL_DATA/name if it is a folder, otherwise None."""
     root = os.environ.get(DATA)
     path = os.path.join(root, name) if root else ""
     return path if os.path.isdir(path) else None
 
 
 def _find(source: Source, where: str | None) -> tuple[list[str], bool]:
-    """The files, and whether they are those of the official dataset."""
+    """The files, and whether they come from the official dataset."""
     if where is None:
         where = data_folder(source.folder) or source.hub
     if os.path.isfile(where):
@@ -174,10 +174,10 @@ def _check_digest(source: Source, path: str, official: bool) -> None:
         return
     if official and source.digests:
         raise DataError(
-            f"{source.name}: {path} has sha256 {found}, which is no known copy of {source.hub}.",
-            f"It changed or is damaged. Delete it, or pass it by --data {source.name}=PATH to use it all the same.",
+            f"{source.name}: {path} has sha256 {found}, which is not a known copy of {source.hub}.",
+            f"The file has changed or is damaged. Delete it, or pass --data {source.name}=PATH to use it anyway.",
         )
-    LOG.warning("%s: %s (sha256 %s) is no known copy of this benchmark: scores may differ", source.name, path, found)
+    LOG.warning("%s: %s (sha256 %s) is not a known copy of this benchmark: scores may differ", source.name, path, found)
 
 
 def _read(path: str) -> list[Row]:
@@ -191,12 +191,13 @@ def _read(path: str) -> list[Row]:
                 content = json.load(file)
             else:
                 raise DataError(
-                    f"{path}: its name ends in none of .jsonl, .json and .csv.", "Convert it to one of them."
+                    f"{path}: the name does not end in .jsonl, .json or .csv.",
+                    "Convert the file to one of these formats.",
                 )
     except (ValueError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {type(error).__name__}.", "It should be UTF-8 text.") from error
+        raise DataError(f"{path} cannot be read: {type(error).__name__}.", "The file must be UTF-8 text.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise DataError(f"{path} is not a list of JSON objects.", "Each problem should be one object.")
+        raise DataError(f"{path} is not a list of JSON objects.", "Each problem must be one object.")
     return content

@@ -1,4 +1,4 @@
-"""A run in a few lines, as `run` prints it."""
+"""The scores of a run in a few lines, as the command `run` prints them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model's files lie, and how long a text it can hold."""
+"""A model folder: finding or downloading it, its context length, its size."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def local_folder(model: str) -> str:
 
 
 def context_length(folder: str) -> int | None:
-    """Tokens of prompt and response together that the config allows; None where it does not say."""
+    """The context length (prompt and response, in tokens) in the config; None if it has none."""
     content = _config(folder)
     value = content.get("max_position_embeddings")
     return int(value) if value else None
 
 
 def kv_bytes_per_token(folder: str) -> int:
-    """What one token takes in a 16-bit KV cache, for a decoder that keeps keys and values in every layer."""
+    """Bytes of one token in a 16-bit KV cache, for a decoder with keys and values in every layer."""
     config = _config(folder)
     heads = config.get("num_attention_heads") or 1
     size = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
@@ -51,6 +51,6 @@ def _config(folder: str) -> dict[str, int]:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
     except (OSError, ValueError) as error:
-        raise EvalError(f"{path}: cannot be read: {error}", "Is the model's folder complete?") from error
+        raise EvalError(f"{path}: cannot be read: {error}", "Check that the model folder is complete.") from error
     text = content.get("text_config")
     return {**content, **text} if isinstance(text, dict) else content

@@ -1,10 +1,10 @@
-"""Runs a model on benchmarks: what is missing is generated and appended, then everything is graded and scored.
+"""Runs a model on benchmarks: generates and appends the missing responses, then grades and scores all of them.
 
     with engines.create(engines.Options()) as engine:
         driver.run("mi-0.8", ["aime25", "ifeval"], "runs/mi-0.8", engine)
 
-A second run of the same command generates only what the first did not finish; one with other settings is refused. Each
-response has a seed of its own, so what a run holds does not depend on where it was interrupted.
+The same command again generates only the responses that are missing; other settings are refused. Each response has its
+own seed, so the result does not depend on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .settings import Choices, Part, check_same, longest, make_part
 
 @dataclass(frozen=True)
 class Subject:
-    """The model of a run, where its folder alone does not tell.
+    """Facts about the model of a run that its folder does not contain.
 
     Attributes:
-        role: one of `schema.ROLES`. lam: for a model that is an end of a sweep. name: in reports.
-        served: it is what a server calls the model, unless it is a folder too.
+        role: one of `schema.ROLES`. lam: of a model that is an end of a sweep. name: in reports.
+        served: the model is given by the name that a server uses, unless that is also a folder.
     """
 
     role: str | None = None
@@ -55,20 +55,20 @@ def run(
     """Evaluates `model` on `benchmarks` into the folder `out`, and returns `out`.
 
     Args:
-        model: a folder, a Hub id, or what the engine's server calls it. benchmarks: by name, or as they are.
-        out: made if need be; completed if it holds a part of this run, or others of its benchmarks.
-        engine: from `engines.create`; opened only if responses are missing, so that many runs may share it.
-        progress: a bar or a line a minute on stderr, and notes.
+        model: a folder, a Hub id, or the name that the engine's server uses. benchmarks: names or Benchmarks.
+        out: created if missing. If it holds a part of this run, or other benchmarks of it, the run is completed.
+        engine: from `engines.create`. It is opened only if responses are missing, so many runs can share it.
+        progress: shows notes and a bar (or one line per minute) on stderr.
 
     Raises:
         EvalError: the model, a choice or `out` cannot be used.
-        EngineError: the engine failed; all that was finished is in `out`.
+        EngineError: the engine failed; finished responses are kept in `out`.
     """
     choices, subject = choices or Choices(), subject or Subject()
     folder = None if subject.served and not os.path.isdir(model) else local_folder(model)
     now, parts = _plan(model, folder, benchmarks, choices, subject)
     if progress:
-        _tell_limits(parts)
+        _note_limits(parts)
     with ExitStack() as locks:
         for part in parts:
             locks.enter_context(locked(out, part.benchmark.name))
@@ -78,7 +78,7 @@ def run(
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
             if missing:
                 now = _opened(now, engine, model if subject.served else folder or model, parts)
-            with changing_run(out):  # another process may have added to it since
+            with changing_run(out):  # another process may have changed run.json
                 joined = _joined(out, now)
                 save_run(out, replace(joined, engine=now.engine) if missing else joined)
             if missing:
@@ -89,13 +89,13 @@ def run(
 
 
 def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices, context: int | None) -> bool:
-    """Whether `out` holds all of a run with these settings, told without its model, which may be gone.
+    """Whether `out` holds a complete run with these settings. Does not need the model, which may have been removed.
 
     Args:
-        context: what `models.context_length` would say of the model.
+        context: the context length of the model, see `model_folder.context_length`.
 
     Raises:
-        EvalError: it holds a run with other settings.
+        EvalError: `out` holds a run with other settings.
     """
     if not os.path.exists(os.path.join(out, "run.json")):
         return False
@@ -113,15 +113,15 @@ def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices, 
 
 
 def named(given: str | Benchmark) -> Benchmark:
-    """The benchmark of that name.
+    """The benchmark with this name.
 
     Raises:
-        EvalError: there is none.
+        EvalError: no benchmark has this name.
     """
     if isinstance(given, Benchmark):
         return given
     if given not in registry.names():
-        raise EvalError(f"there is no benchmark {given!r}", f"Give some of {', '.join(registry.names())}.")
+        raise EvalError(f"unknown benchmark {given!r}", f"Known benchmarks: {', '.join(registry.names())}.")
     return registry.get(given)
 
 
@@ -140,14 +140,14 @@ def _plan(
 
 
 def _joined(out: str, now: Run) -> Run:
-    """`now` with what `out` already holds: other benchmarks, and the engine that generated them."""
+    """`now` plus the other benchmarks in `out` and the engine that generated them."""
     before = load_run(out) if os.path.exists(os.path.join(out, "run.json")) else None
     for name in now.settings:
         path = os.path.join(out, f"{name}.jsonl")
         if (before is None or name not in before.settings) and os.path.exists(path) and os.path.getsize(path):
             raise EvalError(
-                f"{path}: holds responses, and no run.json says of which settings",
-                "Bring its run.json back, or choose another folder with --out.",
+                f"{path}: holds responses, but run.json does not record their settings",
+                "Restore run.json, or choose another folder with --out.",
             )
     if before is None:
         return now
@@ -178,13 +178,13 @@ def _generate(
                 part, response = missing[done.index]
                 if done.finish_reason not in ("stop", "length"):
                     raise EngineError(
-                        f"a response ended with {done.finish_reason!r}: neither whole nor cut by the limit", ""
+                        f"a response has the finish reason {done.finish_reason!r}, not stop or length", ""
                     )
                 said = replace(response, text=done.text, tokens=done.tokens, finish_reason=done.finish_reason)
                 journals[part.benchmark.name].append(said)
                 bar.add(done.tokens)
         except EngineError as error:
-            kept = f"All that was finished is kept in {out}: the same command goes on from there."
+            kept = f"Finished responses are kept in {out}: run the same command again to resume."
             raise EngineError(error.problem, f"{error.remedy} {kept}".strip()) from error
 
 
@@ -197,8 +197,10 @@ def _grade(out: str, role: str, part: Part, responses: Sequence[Response]) -> No
     save_scores(out, metrics.score(part.benchmark, part.problems, responses, verdicts))
 
 
-def _tell_limits(parts: Sequence[Part]) -> None:
+def _note_limits(parts: Sequence[Part]) -> None:
     for part in parts:
         limit, paper = part.setting.sampling.max_tokens, part.benchmark.max_tokens
         if limit != paper:
-            print(f"note: {part.benchmark.name}: at most {limit:,} tokens, the paper's {paper:,}", file=sys.stderr)
+            print(
+                f"note: {part.benchmark.name}: the token limit is {limit:,}, the paper's is {paper:,}", file=sys.stderr
+            )

@@ -1,4 +1,4 @@
-"""The files of a run: JSON in, JSON out, written whole or not at all, responses appended a line at a time."""
+"""Reads and writes the files of a run. JSON files are written atomically; responses are read from JSON lines."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def load_scores(folder: str, benchmark: str) -> Scores:
 
 
 def load_responses(folder: str, benchmark: str) -> list[Response]:
-    """Every whole line; a last line that a kill cut short is left out, its response is generated again."""
+    """The responses of all complete lines. A last line that a kill cut short is ignored."""
     path = os.path.join(folder, f"{benchmark}.jsonl")
     if not os.path.exists(path):
         return []

@@ -1,4 +1,4 @@
-"""Verdicts on responses: reasoning stripped, graded in other processes, each within a hard time limit."""
+"""Grades responses without their reasoning, in other processes, each within a hard time limit."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("eval")
 UNREAD = Verdict(correct=False, answer=None)
 
-# math-verify gives up on a parse and on a comparison after 5 s each, by itself; what outlasts this ignores signals.
+# math-verify's own limits are 5 s for parsing and 5 s for comparing; they rely on signals, which some code ignores.
 LIMIT_SECONDS = 30.0
 
 Key = tuple[str, str]
 
 
 def strip_reasoning(text: str) -> str:
-    """What follows the reasoning; the whole text where there is no `</think>`.
+    """The text after the reasoning, or the whole text if it has no `</think>`.
 
-    As OpenCompass does: where the chat template opened `<think>`, what follows the last `</think>`; where the text
-    holds both, what is left without any `<think>...</think>`.
+    As in OpenCompass: if the chat template opened `<think>`, the text after the last `</think>`; if the text itself
+    has both tags, the text without every `<think>...</think>`.
     """
     if "<think>" not in text and "</think>" in text:
         return text.rpartition("</think>")[2].strip()
@@ -40,7 +40,7 @@ def strip_reasoning(text: str) -> str:
 
 
 def graded_text(role: str, text: str) -> str:
-    """What of a response is graded: the Instruct model's has no reasoning to strip."""
+    """The part of a response that is graded. Responses of Instruct models have no reasoning to remove."""
     return text if role == "instruct" else strip_reasoning(text)
 
 
@@ -53,20 +53,20 @@ def grade(
     workers: int | None = None,
     limit_seconds: float = LIMIT_SECONDS,
 ) -> list[Verdict]:
-    """A verdict for each response, in their order. The same text on the same problem is graded once.
+    """A verdict for each response, in order. Equal texts for one problem are graded once.
 
-    Workers are spawned, not forked: the parent may hold a GPU and threads. As spawning imports the parent's main
-    module, a script that calls this must do so below `if __name__ == "__main__"`.
+    Workers are spawned, not forked, because the parent may use a GPU and threads. Spawning imports the parent's main
+    module, so a script must call this below `if __name__ == "__main__"`.
 
     Args:
         role: one of `schema.ROLES`.
-        workers: processes; None is one for each CPU of this process.
-        limit_seconds: of wall time for one response. A grader that takes longer is killed, and its response counts as
-            not correct and not read; so do those on which a grader fails or dies. A warning names each.
+        workers: number of processes; None means one for each CPU of this process.
+        limit_seconds: wall time for one response. A grader that takes longer is killed. Its response counts as wrong
+            and unparsed, as do responses for which the grader fails or dies. A warning names each of them.
 
     Raises:
-        MIKernelsError, ImportError: the grader cannot work at all, as where a package is not installed.
-        KeyError: a response to a problem that is not among `problems`.
+        MIKernelsError, ImportError: the grader cannot work at all, for example because a package is missing.
+        KeyError: a response belongs to a problem that is not in `problems`.
     """
     references = {problem.id: problem.reference for problem in problems}
     keys = [(response.problem, graded_text(role, response.text)) for response in responses]
@@ -101,14 +101,14 @@ def _grade_all(benchmark: Benchmark, wanted: dict[Key, Any], workers: int, limit
 def _verdict(benchmark: Benchmark, key: Key, future: ProcessFuture[Verdict], limit: float) -> Verdict:
     try:
         return future.result()
-    except (MIKernelsError, BrokenProcessPool, ImportError):  # not of this response alone
+    except (MIKernelsError, BrokenProcessPool, ImportError):  # these concern all responses
         raise
     except FutureTimeout:
         reason = f"was not graded within {limit:g} s"
-    except Exception as error:  # one odd response must not cost the others their verdicts
-        # Its message may quote the text, and a private benchmark's text its question: only the kind is told.
+    except Exception as error:  # one bad response must not stop the grading of the others
+        # The message may quote a question of a private benchmark, so only the type of the error is shown.
         reason = f"could not be graded ({type(error).__name__})"
-    LOG.warning("%s: a response to problem %s %s: it counts as not correct", benchmark.name, key[0], reason)
+    LOG.warning("%s: a response to problem %s %s: it counts as wrong", benchmark.name, key[0], reason)
     return UNREAD
 
 
@@ -117,9 +117,9 @@ def _cpus() -> int:
 
 
 def _warm_up(grade_one: Callable[[Any, str], Verdict], reference: Any) -> None:
-    """Loads what the grader needs before its first time limit runs."""
+    """Loads what the grader needs before its first time limit starts."""
     try:
         grade_one(reference, "")
     except Exception as error:
-        # Every response will meet it again, where it is told; a failing initializer would only break the pool.
+        # Grading the first response reports this error; an exception here would only break the pool.
         LOG.debug("the grader cannot start: %s", type(error).__name__)

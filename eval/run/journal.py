@@ -1,4 +1,4 @@
-"""The responses of one benchmark in a file, one line each, appended as they come and never lost once appended."""
+"""The file of the responses of one benchmark: one line each, appended when finished, and never lost after that."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SYNC_SECONDS = 1.0
 class Journal:
     """Opens `folder`/`benchmark`.jsonl for appending.
 
-    Each line is handed to the system as it is written, so a kill of this process loses none; it is synced every second,
-    so a crash of the machine loses a second's. A last line that a kill cut short is cut off first.
+    Each line is written without buffering, so a kill of this process loses none. The file is synced every second, so a
+    crash of the machine loses at most one second. Opening removes a last line that a kill cut short.
 
     Attributes:
-        responses: those in the file, by (problem, sample), the first where one is there twice; `append` adds to it.
+        responses: by (problem, sample). If a response is in the file twice, the first one counts. `append` adds to it.
 
     Raises:
-        EvalError: a whole line is not a response.
+        EvalError: a complete line is not a response.
     """
 
     def __init__(self, folder: str, benchmark: str) -> None:
@@ -40,9 +40,9 @@ class Journal:
 
     def append(self, response: Response) -> None:
         line = json.dumps(asdict(response), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        # As it will be read again: half of a surrogate pair, which no file can hold, has become a question mark.
+        # As read from the file: half of a surrogate pair cannot be encoded, and has become a question mark.
         response = Response(**json.loads(line))
-        while line:  # a full disk may take a part, and raise on the next write
+        while line:  # a full disk may accept a part, and raise on the next write
             line = line[self._file.write(line) :]
         self.responses.setdefault((response.problem, response.sample), response)
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
@@ -58,17 +58,17 @@ class Journal:
 
 
 def read(folder: str, benchmark: str) -> dict[tuple[str, int], Response]:
-    """The responses in the file by (problem, sample), the first where one is there twice.
+    """The responses in the file by (problem, sample). If one is in the file twice, the first counts.
 
     Raises:
-        EvalError: a whole line is not a response.
+        EvalError: a complete line is not a response.
     """
     try:
         responses = load_responses(folder, benchmark)
     except (ValueError, TypeError) as error:
         raise EvalError(
             f"{os.path.join(folder, benchmark)}.jsonl: holds a line that is not a response: {error}",
-            "Remove that line, and run the same command again: only its response is generated again.",
+            "Remove that line and run the same command again: it generates only this response again.",
         ) from error
     found: dict[tuple[str, int], Response] = {}
     for response in responses:
@@ -87,7 +87,7 @@ def _cut_partial_line(path: str) -> None:
 
 
 def _whole_lines(file: BinaryIO, size: int) -> int:
-    """Bytes up to the end of the last whole line, looked for from the end: these files are large."""
+    """The offset after the last complete line. Searches from the end, because these files are large."""
     position = size
     while position:
         start = max(0, position - (1 << 16))
@@ -101,12 +101,12 @@ def _whole_lines(file: BinaryIO, size: int) -> int:
 
 @contextmanager
 def locked(folder: str, benchmark: str) -> Iterator[None]:
-    """Holds the files of one benchmark against other processes, which may have the other benchmarks of the run.
+    """Locks the files of one benchmark. Other processes may write the other benchmarks of the run.
 
-    The system lets go of them when this process dies, however it dies.
+    The system releases the lock when this process ends, in whatever way.
 
     Raises:
-        EvalError: another process writes them.
+        EvalError: another process has the lock.
     """
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, f".{benchmark}.lock"), "w") as file:
@@ -114,14 +114,14 @@ def locked(folder: str, benchmark: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise EvalError(
-                f"{folder}: another process is writing there", "Wait for it, or choose another folder with --out."
+                f"{folder}: another process is writing to it", "Wait for it, or choose another folder with --out."
             ) from None
         yield
 
 
 @contextmanager
 def changing_run(folder: str) -> Iterator[None]:
-    """Holds run.json for as long as it takes to read it and write it again; waits while another process has it."""
+    """Locks run.json while it is read and written again. Waits while another process has the lock."""
     with open(os.path.join(folder, ".lock"), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

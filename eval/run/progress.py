@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a line a minute elsewhere (a log, a job's output)."""
+"""Shows the progress of a run: a bar on a terminal, otherwise one line per minute."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LINE_SECONDS = 60.0
 
 
 class Progress:
-    """Counts responses and tokens towards `total` responses. A context manager."""
+    """Counts responses (up to `total`) and tokens. A context manager."""
 
     def __init__(self, total: int, shown: bool = True) -> None:
         self._total, self._done, self._tokens = total, 0, 0
-        self._start = self._told = time.monotonic()
+        self._start = self._shown_at = time.monotonic()
         self._shown = shown
         self._bar: Any = None
 
@@ -31,12 +31,12 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(f"{self._rate():,.0f} tokens/s", refresh=False)
             self._bar.update()
-        elif self._shown and time.monotonic() - self._told >= _LINE_SECONDS:
-            self._told = time.monotonic()
+        elif self._shown and time.monotonic() - self._shown_at >= _LINE_SECONDS:
+            self._shown_at = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
     def line(self) -> str:
-        """ "1,200 of 7,832 responses, 15,020 tokens/s, 0:12:40 left", the time left as if all responses took alike."""
+        """ "1,200 of 7,832 responses, 15,020 tokens/s, 0:12:40 left". The time left assumes a constant rate."""
         elapsed = time.monotonic() - self._start
         left = int(elapsed / self._done * (self._total - self._done)) if self._done else 0
         clock = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"

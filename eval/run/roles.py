@@ -1,4 +1,4 @@
-"""What a model is (Instruct, Thinking or merged), and how the paper samples it.
+"""The role of a model (Instruct, Thinking or merged), and how the paper samples each role.
 
 Sampling is that of section 3 of arXiv 2510.10977 (and of Qwen3-2507's model cards): Instruct T 0.7 and top_p 0.8,
 Thinking and every merge T 0.6 and top_p 0.95, top_k 20 for all.
@@ -23,7 +23,7 @@ _TOP_K = 20
 
 @dataclass(frozen=True)
 class Identity:
-    """What a model is: the parts of `schema.Run` that are read from its folder."""
+    """The fields of `schema.Run` that follow from the model."""
 
     role: str
     lam: float | None
@@ -36,44 +36,44 @@ def paper_sampling(role: str, max_tokens: int) -> Sampling:
 
 
 def identify(model: str, folder: str | None, role: str | None = None) -> Identity:
-    """What `model` is: from its mi_kernels.json, else as `role` says, else from its name.
+    """Determines the role of `model` from its mi_kernels.json, otherwise from `role`, otherwise from its name.
 
-    A name tells where exactly one of the words "instruct" and "thinking" is in it.
+    A name determines the role if it contains exactly one of the words "instruct" and "thinking".
 
     Args:
-        model: as the user gave it. folder: where its files lie; None behind a server.
+        model: as the user gave it. folder: its files; None if a server has them.
 
     Raises:
-        EvalError: nothing tells the role, or `role` contradicts mi_kernels.json.
+        EvalError: the role is unknown, or `role` contradicts mi_kernels.json.
     """
     record = read_record(folder) if folder else None
     if record is not None:
         if role not in (None, "merged"):
             raise EvalError(
-                f"{model}: its {RECORD} says that it is merged, --role says {role}",
-                f"Leave --role out, or remove {RECORD} if the model was changed since.",
+                f"{model}: {RECORD} says that the model is merged, but --role is {role}",
+                f"Remove --role, or remove {RECORD} if the model has changed since the merge.",
             )
         return Identity("merged", _plain_lam(record), record)
     if role is not None:
         if role not in ROLES:
-            raise EvalError(f"--role is {role!r}", f"Give one of {', '.join(ROLES)}.")
+            raise EvalError(f"--role is {role!r}", f"Choose one of {', '.join(ROLES)}.")
         return Identity(role, None, None)
     named = [r for r in ("instruct", "thinking") if r in _last_part(model).lower()]
     if len(named) != 1:
         raise EvalError(
-            f"{model}: nothing tells whether it is an instruct, a thinking or a merged model: it has no {RECORD}",
-            "Say so: --role instruct|thinking|merged. It decides the sampling, and whether reasoning is stripped.",
+            f"{model}: the role is unknown: {RECORD} is missing, and the name does not contain instruct or thinking",
+            "Add --role instruct|thinking|merged. It determines the sampling and whether reasoning is graded.",
         )
     return Identity(named[0], None, None)
 
 
 def _last_part(model: str) -> str:
-    """The name in a path or a Hub id; the Hub id in the path of a Hub cache."""
+    """The last part of a path or Hub id; for a path in the Hub's cache, the Hub id."""
     return cached_id(model) or os.path.basename(os.path.abspath(model))
 
 
 def _plain_lam(record: Mapping[str, Any]) -> float | None:
-    """lam of a merge of everything by one number; masks, rules and schedules make it another curve."""
+    """lam of a merge that uses one lam for all tensors. With masks, rules or schedules it is None."""
     masked = any(record.get(key) for key in ("layers", "modules", "rules"))
     lam = record.get("lam")
     plain = record.get("method") == "lerp" and not masked and isinstance(lam, (int, float))

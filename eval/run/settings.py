@@ -1,4 +1,4 @@
-"""What a run has to generate: its settings, the responses that are missing, and whether a folder belongs to it."""
+"""The settings of a run, the responses that are missing, and the check that a folder holds the same run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .roles import paper_sampling
 
 @dataclass(frozen=True)
 class Choices:
-    """What the user may set about a run; None is the paper's value.
+    """The settings that a user may choose. None means the paper's value.
 
     Attributes:
-        samples: responses to each problem. limit: the first problems only. seed: of the first response.
-        temperature, top_p, top_k, max_tokens: in place of the role's and the benchmark's.
-        data: where a benchmark's problems lie, by its name.
+        samples: responses to each problem. limit: use only the first problems. seed: of the first response.
+        temperature, top_p, top_k, max_tokens: replace the values of the role and the benchmark.
+        data: the file, folder or Hub id of a benchmark's problems, by its name.
     """
 
     samples: int | None = None
@@ -44,11 +44,11 @@ class Part:
 
     @cached_property
     def prompts(self) -> Mapping[str, str]:
-        """The user turn of each problem, by its id: a Response may hold a digest of it only."""
+        """The user turn of each problem by id. A Response may hold only a digest of it."""
         return {p.id: p.prompt for p in self.problems}
 
     def missing(self, done: Mapping[tuple[str, int], Response]) -> list[Response]:
-        """The responses still to be generated, in order, with everything but what the model says."""
+        """The responses to generate, in order: everything except what the model adds."""
         n = self.setting.samples
         return [
             Response(problem.id, sample, self.setting.seed + i * n + sample, self._shown(problem), "", 0, "")
@@ -58,7 +58,7 @@ class Part:
         ]
 
     def ordered(self, done: Mapping[tuple[str, int], Response]) -> list[Response]:
-        """The responses in the problems' order: files hold them as they came."""
+        """The responses in the order of the problems. Files hold them in the order in which they finished."""
         return [done[p.id, s] for p in self.problems for s in range(self.setting.samples)]
 
     def _shown(self, problem: Problem) -> str:
@@ -68,18 +68,18 @@ class Part:
 
 
 def make_part(benchmark: Benchmark, role: str, choices: Choices, context: int | None) -> Part:
-    """Loads the problems and settles everything about them.
+    """Loads the problems of a benchmark and determines its settings.
 
     Args:
-        context: tokens that the model can hold; limits max_tokens.
+        context: the context length of the model; limits max_tokens.
 
     Raises:
-        EvalError: there are no problems, or a choice is out of range.
+        EvalError: the benchmark has no problems, or a choice is out of range.
     """
     _check(choices)
     problems = benchmark.load(choices.data.get(benchmark.name))[: choices.limit]
     if not problems:
-        raise EvalError(f"{benchmark.name} has no problems", "Is --data right, and --limit above 0?")
+        raise EvalError(f"{benchmark.name} has no problems", "Check --data and --limit.")
     given = {
         name: value
         for name in ("temperature", "top_p", "top_k", "max_tokens")
@@ -115,26 +115,26 @@ def digest(problems: Sequence[Problem]) -> str:
 
 
 def longest(part: Part) -> int:
-    """Tokens that prompt and response can take together: a token is a byte at least, a chat template some dozens."""
+    """An upper bound of prompt and response in tokens: a token is at least a byte, a chat template a few dozen."""
     return max(len(p.prompt.encode()) for p in part.problems) + 512 + part.setting.sampling.max_tokens
 
 
 def check_same(folder: str, before: Run, now: Run) -> None:
     """Raises:
-    EvalError: `folder` holds another run than `now`: their responses must not mix. Names all that differs.
+    EvalError: `folder` holds a run with other settings than `now`. Names all differences.
     """
     old, new = _comparable(before, now), _comparable(now, now)
     keys = [key for key in new if key in old and old[key] != new[key]]
     differs = [f"{key} {_short(old[key])}, now {_short(new[key])}" for key in keys]
     if keys:
         raise EvalError(
-            f"{folder}: was run with other settings: {'; '.join(differs)}",
-            "Give the same settings to go on with it, or another folder with --out.",
+            f"{folder}: holds a run with other settings: {'; '.join(differs)}",
+            "Use the same settings to resume it, or choose another folder with --out.",
         )
 
 
 def _comparable(run: Run, now: Run) -> dict[str, Any]:
-    """What must not change between two sessions of one run; settings of the engine may, its kind may not."""
+    """What two sessions of one run must have in common. Of the engine, that is only its name."""
     content: dict[str, Any] = {"model": run.model, "role": run.role, "lam": run.lam, "merge": run.merge}
     if run.engine and now.engine:
         content["engine"] = run.engine["name"]

@@ -1,7 +1,7 @@
-"""A sweep's evaluation on a Ray cluster with shared storage: one task for each (lam, benchmark).
+"""Evaluates a sweep on a Ray cluster with shared storage: one task for each (lam, benchmark).
 
-A task runs `driver.run` in a process of its own, with an engine of its own, into the folder that it would have without
-a cluster. So whatever is finished is kept, and the same command goes on, with the cluster or without it.
+A task runs `driver.run` in its own process, with its own engine, into the same folder as without a cluster. So finished
+responses are kept, and the same command resumes the sweep, with or without the cluster.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..schema import Benchmark
 
 
 class Point(NamedTuple):
-    """One benchmark of one model: what `driver.run` takes."""
+    """One benchmark of one model: arguments of `driver.run`."""
 
     model: str
     benchmark: str | Benchmark
@@ -39,7 +39,7 @@ class Point(NamedTuple):
 class Workers:
     """The processes of `cluster` that evaluate.
 
-    Each takes the GPUs that its engines ask for; where no node lends any, the CPUs of the node that has the fewest.
+    Each reserves the GPUs of its engines; if no node has GPUs, as many CPUs as the smallest node has.
     """
 
     def __init__(self, cluster: Cluster, options: engines.Options) -> None:
@@ -50,17 +50,17 @@ class Workers:
         self._cpus = options.engines if self._gpus else ray_merge.smallest(nodes)
 
     def merge(self, *pair: Any, **options: Any) -> None:
-        """`mi_kernels.sweep_checkpoint` by the cluster."""
+        """`mi_kernels.sweep_checkpoint` on the cluster."""
         ray_merge.run(plan_sweep(*pair, **options), self.cluster)
 
     def run(self, points: Sequence[Point], choices: Choices, done: Callable[[Point, str], None]) -> None:
         """Evaluates all `points`.
 
         Args:
-            done: called with each that is finished, and the name of the node that had it.
+            done: called with each finished point and the name of its node.
 
         Raises:
-            EvalError, EngineError: as `driver.run`; everything that was finished is kept.
+            EvalError, EngineError: see `driver.run`; finished responses are kept.
             ClusterError: the cluster failed.
         """
         by_key = {_absolute(point).key: _absolute(point) for point in points}
@@ -94,18 +94,18 @@ class _Tasks:
         point = self._points[key]
         scores = os.path.join(point.out, f"{driver.named(point.benchmark).name}.scores.json")
         if not os.path.exists(scores):
-            raise EvalError(f"{scores}: was written by {result} and is not to be seen here", _SHARE)
+            raise EvalError(f"{scores}: was written by {result} and is missing here", _SHARE)
         self._done(point, result)
 
     def lost(self, key: str) -> None:
-        """What it has finished is kept."""
+        """Nothing to do: finished responses are kept."""
 
 
 _SHARE = "All nodes must share the storage of the runs and of the models, under the same paths."
 
 
 def evaluate(point: Point, choices: Choices, options: engines.Options) -> str:
-    """On a worker: the name of its node, when `point` is finished."""
+    """Evaluates `point` on a worker; returns the name of its node."""
     node = os.uname().nodename
     if not os.path.isdir(point.out):
         raise EvalError(f"{node} does not see {point.out}", _SHARE)

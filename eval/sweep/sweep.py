@@ -1,4 +1,4 @@
-"""A sweep over lam: the merges between two models, each evaluated, the two models themselves as its ends."""
+"""A sweep over lam: merges two models at many lam and evaluates each merge, and the two models as its ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BOUNDARY = 0.02
 
 @dataclass(frozen=True)
 class Pair:
-    """What is merged: INSTRUCT and THINKING as folders or Hub ids, and the masks of mi_kernels.lerp_checkpoint."""
+    """The models to merge, as folders or Hub ids, with the masks of `mi_kernels.lerp_checkpoint`."""
 
     instruct: str
     thinking: str
@@ -45,13 +45,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which points, and what is left of them.
+    """The lam to evaluate, and which merged models to keep.
 
     Attributes:
-        lams: from 0 to 1. keep: "all" merges in one pass and leaves the models; "none" merges one at a time and
+        lams: from 0 to 1. keep: "all" merges in one pass and keeps the models; "none" merges one at a time and
             removes each after its run, so that the disk holds one.
-        adaptive: after `lams`, goes on where the stages meet, until both boundaries are known to +-BOUNDARY or
-            `points` are done.
+        adaptive: after `lams`, adds lam near the boundaries of the stages, until both are known to +-BOUNDARY or
+            `points` lam are evaluated.
     """
 
     lams: tuple[float, ...]
@@ -73,15 +73,15 @@ def run(
 ) -> list[str]:
     """Evaluates every point of `schedule` into a folder of `out`, and returns the folders.
 
-    A second run goes on where the first stopped. lam 0 is INSTRUCT itself with its own sampling and template, lam 1
-    THINKING itself (unless masks make it another model): no merge is written for them.
+    The same call again resumes the sweep. lam 0 is INSTRUCT itself with its own sampling and template; lam 1 is
+    THINKING itself, unless masks make it another model. No merge is written for them.
 
     Args:
-        engine: what generates, one model after the other. workers: those of a cluster in its place: all models are
-            merged in one pass, and then evaluated together.
+        engine: evaluates one model after the other; None with `workers`.
+        workers: of a cluster. They merge all models in one pass, then evaluate them in parallel.
 
     Raises:
-        EvalError: `out` holds a sweep of another pair; and as `driver.run`.
+        EvalError: `out` holds a sweep of another pair; otherwise see `driver.run`.
         mi_kernels.MIKernelsError: the pair cannot be merged.
     """
     lams = list(dict.fromkeys(checked_lam(lam) for lam in schedule.lams))
@@ -95,7 +95,7 @@ def run(
 
 
 def _claim(out: str, pair: Pair) -> None:
-    """Notes in `out` what is swept there, or checks that it is the same."""
+    """Records the pair in `out`, or checks that `out` belongs to the same pair."""
     path = os.path.join(out, "sweep.json")
     os.makedirs(out, exist_ok=True)
     now = {k: os.path.abspath(v) if v and os.path.isdir(v) else v for k, v in asdict(pair).items()}
@@ -106,7 +106,9 @@ def _claim(out: str, pair: Pair) -> None:
         before = json.load(file)
     differs = [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
     if differs:
-        raise EvalError(f"{out}: holds a sweep of another pair: {'; '.join(differs)}", "Choose another folder: --out.")
+        raise EvalError(
+            f"{out}: holds a sweep of another pair: {'; '.join(differs)}", "Choose another folder with --out."
+        )
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class _Sweep:
     def _evaluate_together(self, lams: Sequence[float], workers: Workers) -> None:
         from .cluster import Point
 
-        left: dict[str, set[str]] = {}  # of each folder, the benchmarks that are not finished
+        left: dict[str, set[str]] = {}  # by folder: the benchmarks that are not finished
         merged: dict[str, str] = {}
         points = []
         for lam in lams:
@@ -170,7 +172,7 @@ class _Sweep:
         workers.run(points, self.choices, done)
 
     def refine(self, lams: Sequence[float]) -> list[str]:
-        """Adds points where `stages` asks for them, one at a time, until it asks for none or there are enough."""
+        """Evaluates the lam that `stages.next_lam` suggests, one at a time, up to `schedule.points` in total."""
         from ..analysis.stages import next_lam
 
         name = driver.named(self.benchmarks[0]).name
@@ -186,7 +188,7 @@ class _Sweep:
 
     def _complete(self, lam: float, benchmarks: Sequence[str | Benchmark]) -> bool:
         end = self._end(lam)
-        config = local_folder(self.pair.thinking if end is None else end[0])  # a merge gets THINKING's config
+        config = local_folder(self.pair.thinking if end is None else end[0])  # a merge has THINKING's config
         return driver.complete(self._folder(lam), benchmarks, self.choices, context_length(config))
 
     def _folder(self, lam: float) -> str:
@@ -210,11 +212,11 @@ class _Sweep:
             return
         self._merge([lam])
         yield self._merged(lam), Subject(None, lam, f"MI-{lam:g}")
-        if self.schedule.keep == "none":  # only after a whole run: an interrupted one goes on with it
+        if self.schedule.keep == "none":  # only after a complete run: an interrupted run still needs the model
             shutil.rmtree(self._merged(lam))
 
     def _merge(self, lams: Sequence[float]) -> None:
-        """Makes the models that are not there yet; a folder that is there is whole, for it appears by a rename."""
+        """Merges the models that are missing. A folder that exists is complete, because a merge ends with a rename."""
         absent = [lam for lam in lams if not os.path.exists(self._merged(lam))]
         if absent:
             os.makedirs(os.path.join(self.out, "models"), exist_ok=True)

@@ -1,4 +1,4 @@
-"""The whole loop on the tiny pair, on a CPU: merge at 11 lam in one pass, evaluate each on chains, report."""
+"""The whole loop on the tiny pair, on a CPU: merges at 11 lam in one pass and evaluates each on chains."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(
 
 
 def table(folders: Sequence[str]) -> list[str]:
-    """Lines with what each run reached."""
+    """One line with the scores of each run, after a header."""
     lines = [f"{'run':>10}  Mean@8  Think #R  Token #N"]
     for folder in folders:
         scores = load_scores(folder, "chains")
@@ -50,6 +50,4 @@ def installed_engine() -> str:
     if importlib.util.find_spec("transformers"):
         print("vLLM is not installed: transformers is used instead.", file=sys.stderr)
         return "transformers"
-    raise ArgumentError(
-        "neither vLLM nor transformers is installed", "On a machine without a GPU: pip install -e '.[eval-cpu]'."
-    )
+    raise ArgumentError("vLLM and transformers are not installed", "Without a GPU, run `pip install -e '.[eval-cpu]'`.")

@@ -189,5 +189,5 @@ def test_pairing_takes_out_what_problems_share() -> None:
     assert metrics.difference(a, b, "tokens").interval.value == 10
     with pytest.raises(DataError, match="not the same problems"):
         metrics.difference(a, run({"0": better[0]}), "mean")
-    with pytest.raises(ValueError, match="no metric"):
+    with pytest.raises(ValueError, match="unknown metric"):
         metrics.difference(a, b, "pass")

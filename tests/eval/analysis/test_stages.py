@@ -95,10 +95,10 @@ def test_a_lam_that_reaches_a_level_exactly_ends_the_gap_before_it() -> None:
 @pytest.mark.parametrize(
     ("shares", "method", "start", "end", "words"),
     [
-        ({0.5: 0.5}, "none", None, None, "one point has no boundaries"),
-        ({0: 0.0, 0.5: 0.0, 1: 0.0}, "none", None, None, "stage 2 does not begin there"),
+        ({0.5: 0.5}, "none", None, None, "boundaries need more points"),
+        ({0: 0.0, 0.5: 0.0, 1: 0.0}, "none", None, None, "stage 2 does not begin in this range"),
         ({0.4: 1.0, 0.7: 1.0, 1: 1.0}, "none", None, None, "stage 2 ends before"),
-        ({0: 0.0, 1: 1.0}, "gaps", (0, 1), (0, 1), "both boundaries lie in that gap"),
+        ({0: 0.0, 1: 1.0}, "gaps", (0, 1), (0, 1), "both boundaries are in that gap"),
         ({0: 0.0, 0.4: 0.0, 0.6: 1.0, 1: 1.0}, "gaps", (0.4, 0.6), (0.4, 0.6), "jumps from 0.0 % at lam = 0.4"),
         ({0: 0.0, 0.4: 0.0, 0.5: 0.6, 0.6: 1.0}, "gaps", (0.4, 0.5), (0.5, 0.6), "Fewer than two lam"),
         ({0.5: 0.6, 0.6: 1.0}, "gaps", None, (0.5, 0.6), "begins before lam = 0.5"),
@@ -125,7 +125,7 @@ def test_few_problems_and_problems_of_one_run_only_are_told() -> None:
     more = points([1], 0.42, 0.56, problems=9)
     said = " ".join(stages.fit([*some, *more]).notes)
     assert "6 problems are too few" in said
-    assert "3 problems that not every lam has" in said
+    assert "3 problems are excluded because some lam do not have them" in said
 
 
 @pytest.mark.parametrize(
@@ -161,5 +161,5 @@ def test_the_same_points_give_the_same_stages() -> None:
 
 
 def test_a_lam_given_twice_is_refused() -> None:
-    with pytest.raises(ValueError, match="each given once"):
+    with pytest.raises(ValueError, match="each lam once"):
         stages.fit(points([0.5, 0.5], 0.4, 0.6))

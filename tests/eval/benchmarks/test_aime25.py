@@ -62,7 +62,7 @@ def test_loading(data: Path, name: str, caplog: pytest.LogCaptureFixture) -> Non
     assert (first.id, second.id) == (("1", "2") if name.endswith("-I.jsonl") else ("I-1", "I-2"))
     assert first.reference == "1"
     assert first.prompt == "What is ${1}$?\nPlease reason step by step, and put your final answer within \\boxed{}."
-    assert "no known copy" in caplog.text
+    assert "not a known copy" in caplog.text
 
 
 def test_published_problems(published: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -55,7 +55,7 @@ def test_a_hub_id_is_loaded_from_its_folder(data: Path, monkeypatch: pytest.Monk
     assert datasets.rows(source(), None) == datasets.rows(source(), "us/copy") == [{"a": 1}]
     assert asked == [(repo, "dataset", ["one.jsonl", "two.json"]) for repo in ("them/toy", "us/copy")]
 
-    with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64}, which is no known copy of them/toy"):
+    with pytest.raises(DataError, match=r"sha256 [0-9a-f]{64}, which is not a known copy of them/toy"):
         datasets.rows(source("0" * 64), None)
     assert datasets.rows(source("0" * 64), "us/copy") == [{"a": 1}], "another copy is the user's choice"
 
@@ -91,7 +91,7 @@ def test_a_digest_is_checked(data: Path, caplog: pytest.LogCaptureFixture) -> No
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("x.parquet", "", "ends in none of"),
+        ("x.parquet", "", "does not end in"),
         ("x.jsonl", '{"a": 1}\n{"a"', "cannot be read: JSONDecodeError"),
         ("x.jsonl", "[1]\n", "not a list of JSON objects"),
         ("x.json", '{"a": 1}', "not a list of JSON objects"),
@@ -113,5 +113,5 @@ def test_problems_are_some_and_differ() -> None:
     assert datasets.unique("toy", [one, two]) == [one, two]
     with pytest.raises(DataError, match="two problems have the id 1"):
         datasets.unique("toy", [one, one])
-    with pytest.raises(DataError, match="no problem"):
+    with pytest.raises(DataError, match="no problems"):
         datasets.unique("toy", [])

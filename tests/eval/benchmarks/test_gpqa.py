@@ -58,7 +58,7 @@ def test_order_of_options_and_prompt(data: Path, caplog: pytest.LogCaptureFixtur
         "format: 'ANSWER: $LETTER' (without quotes) where LETTER is one of ABCD. Think step by step before answering."
         "\n\nSecret 1, {A}?\n\nA) wrong 1, {question}\nB) line\nbreak\nC) {D}\nD) right 1"
     )
-    assert "no known copy" in caplog.text
+    assert "not a known copy" in caplog.text
     assert "Secret" not in caplog.text
 
 

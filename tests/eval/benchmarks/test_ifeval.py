@@ -105,7 +105,7 @@ def test_loading_drops_nulls(data: Path) -> None:
 
 
 def test_unknown_instructions_and_uneven_rows_are_refused(data: Path) -> None:
-    with pytest.raises(DataError, match="there is no instruction a:b"):
+    with pytest.raises(DataError, match="unknown instruction a:b"):
         ifeval.grade(reference(("a:b", {})), "text")
     path = data / "odd.json"
     path.write_text('[{"key": 1, "prompt": "p", "instruction_id_list": ["a:b"], "kwargs": []}]')

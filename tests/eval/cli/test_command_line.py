@@ -71,8 +71,8 @@ def test_the_summary_gives_each_number_under_its_name(fake, tmp_path):
     ("arguments", "problem"),
     [
         ("run nowhere --benchmark sums", "nowhere: is not a folder"),
-        ("run m --benchmark nothing --role instruct", "there is no benchmark 'nothing'"),
-        ("run m --benchmark sums", "m: nothing tells whether it is"),
+        ("run m --benchmark nothing --role instruct", "unknown benchmark 'nothing'"),
+        ("run m --benchmark sums", "m: the role is unknown"),
         ("run m --benchmark sums --samples few", "--samples is 'few'"),
         ("run m --benchmark sums --role merged --samples 0", "samples is 0"),
         ("run m --benchmark sums --role merged --top-p 2", "top_p is 2.0"),
@@ -148,7 +148,7 @@ def test_a_sweep_merges_evaluates_and_goes_on(tmp_path, merged):
 
     with pytest.raises(KeyboardInterrupt):
         go(FakeEngine(2, KeyboardInterrupt()), lams=(0.25,))
-    assert (tmp_path / "out/models/mi-0.25").exists(), "an interrupted run goes on with the model that is there"
+    assert (tmp_path / "out/models/mi-0.25").exists(), "an interrupted run is resumed with the same model"
     engine = FakeEngine()
     folders = go(engine)
     assert merged == [[0.25], [0.5]]

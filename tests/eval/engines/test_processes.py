@@ -129,7 +129,7 @@ def test_the_cpu_cache_holds_one_whole_response_at_least():
 
 
 def test_an_engine_that_is_not_there_is_refused(monkeypatch):
-    with pytest.raises(EvalError, match="there is no engine 'vlm'"):
+    with pytest.raises(EvalError, match="unknown engine 'vlm'"):
         create(Options(kind="vlm"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EvalError, match="vllm is not installed"):

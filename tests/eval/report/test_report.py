@@ -174,7 +174,7 @@ def test_runs_that_do_not_compare_are_set_aside_with_the_reason(tmp_path: Path) 
     }
     assert [e.name for _, e in family.views[0].sweep()] == ["Instruct", "MI-0.4", "MI-0.6", "Thinking"]
     report.write(folder, tmp_path / "out")
-    assert "few is set aside: problems 10, not 30." in (tmp_path / "out" / "report.md").read_text()
+    assert "few is excluded: problems 10, not 30." in (tmp_path / "out" / "report.md").read_text()
 
 
 def distinct(benchmark: str) -> Scores:
@@ -313,8 +313,8 @@ def test_one_run_alone_makes_a_report(tmp_path: Path) -> None:
     made = report.write(tmp_path / "alone", tmp_path / "out", max_tokens_per_answer=1)
     assert [Path(p).name for p in made] == ["index.html", "report.md", "report.json"]
     said = (tmp_path / "out" / "report.md").read_text()
-    assert "Only alone was evaluated: there is nothing to choose from." in said
-    assert "No model keeps to 1 tokens per answer" in said
+    assert "Only alone was evaluated: a choice needs at least two models." in said
+    assert "No model needs at most 1 tokens per answer" in said
     assert "Responses cut by the token limit: alone 25.0 %." in said
 
 
@@ -333,8 +333,8 @@ def test_names_cannot_become_markup(tmp_path: Path) -> None:
     ("prepare", "options", "words"),
     [
         (lambda folder: None, {}, "is not a folder"),
-        (lambda folder: folder.mkdir(), {}, "holds no run.json"),
-        (lambda folder: runs.save(folder, "r", "merged", 0.5, []), {}, "holds no run with scores"),
+        (lambda folder: folder.mkdir(), {}, "has no run.json"),
+        (lambda folder: runs.save(folder, "r", "merged", 0.5, []), {}, "has no run with scores"),
         (lambda folder: None, {"max_tokens_per_answer": 0}, "a budget of 0 tokens"),
     ],
 )

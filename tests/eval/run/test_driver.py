@@ -155,7 +155,7 @@ def test_a_failed_engine_says_where_the_responses_are(tmp_path):
     with pytest.raises(EngineError) as caught:
         evaluate(tmp_path, FakeEngine(3))
     assert caught.value.problem == "the engine broke"
-    assert caught.value.remedy.startswith("Mend it. All that was finished is kept in")
+    assert caught.value.remedy.startswith("Fix it. Finished responses are kept in")
 
 
 def test_a_line_that_a_kill_cut_is_cut_off_and_made_again(tmp_path):
@@ -448,7 +448,7 @@ def test_two_processes_do_not_write_one_run(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(EvalError, match="another process is writing there"):
+    with pytest.raises(EvalError, match="another process is writing to it"):
         evaluate(tmp_path, FakeEngine())
     evaluate(tmp_path, FakeEngine(), sums("more"))  # another benchmark of the run is free
     holder.kill()

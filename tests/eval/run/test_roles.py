@@ -42,7 +42,7 @@ def test_a_merge_says_so_itself_and_only_a_plain_one_has_a_lam(tmp_path, changes
     (tmp_path / "mi_kernels.json").write_text(json.dumps(record))
     found = identify("Thinking-Instruct", str(tmp_path))
     assert (found.role, found.lam, found.merge) == ("merged", lam, record)
-    with pytest.raises(EvalError, match="says that it is merged, --role says instruct"):
+    with pytest.raises(EvalError, match="says that the model is merged, but --role is instruct"):
         identify("m", str(tmp_path), "instruct")
 
 
@@ -63,7 +63,7 @@ def test_other_models_are_what_is_asked_or_what_their_name_says(tmp_path, model,
 
 @pytest.mark.parametrize("model", ["/instruct/base", "instruct-thinking-ties", "mi-0.8"])
 def test_nothing_is_guessed(tmp_path, model):
-    with pytest.raises(EvalError, match="nothing tells whether") as caught:
+    with pytest.raises(EvalError, match="the role is unknown") as caught:
         identify(model, str(tmp_path))
     assert "--role" in caught.value.remedy
 

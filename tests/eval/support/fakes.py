@@ -51,7 +51,7 @@ class FakeEngine:
     """Answers in reverse order, and fails after `fail_after` responses with `error`."""
 
     def __init__(self, fail_after: int | None = None, error: BaseException | None = None) -> None:
-        self.fail_after, self.error = fail_after, error or EngineError("the engine broke", "Mend it.")
+        self.fail_after, self.error = fail_after, error or EngineError("the engine broke", "Fix it.")
         self.asked: list[Request] = []
         self.opened: list[str] = []
 

@@ -290,7 +290,7 @@ _RESUMED = [
     Fault(
         "run-json-read-before-its-lock",
         "eval/run/driver.py",
-        old="            with changing_run(out):  # another process may have added to it since\n"
+        old="            with changing_run(out):  # another process may have changed run.json\n"
         "                joined = _joined(out, now)\n",
         new="            joined = _joined(out, now)\n            with changing_run(out):\n",
         tests=(f"{_DRIVER}test_run_json_is_read_and_written_under_one_lock",),
@@ -333,7 +333,7 @@ _RESUMED = [
     Fault(
         "short-write-taken-for-whole",
         "eval/run/journal.py",
-        old="        while line:  # a full disk may take a part, and raise on the next write\n"
+        old="        while line:  # a full disk may accept a part, and raise on the next write\n"
         "            line = line[self._file.write(line) :]\n",
         new="        self._file.write(line)\n",
         tests=(f"{_DRIVER}test_a_disk_that_takes_a_part_gets_the_rest",),
