@@ -18,11 +18,11 @@ from mi_kernels.errors import ArgumentError
 
 from .. import benchmarks
 from ..run import files
+from ..run.roles import paper_sampling
 from ..schema import Run, Sampling, Scores, Setting
 
 Pair = tuple[str, str]
 
-_PAPER_SAMPLING = {"instruct": (0.7, 0.8), "thinking": (0.6, 0.95), "merged": (0.6, 0.95)}
 _ORDER = ("instruct", "interpolation", "thinking", "merge", "ablation")
 
 
@@ -268,5 +268,6 @@ def _said(decoding: tuple[float, float, int]) -> str:
 def _usual_sampling(entries: Sequence[Entry], benchmark: str, instruct: bool) -> tuple[float, float, int] | None:
     """The most frequent sampling of Instruct models, or of the others; the paper's if several are equally frequent."""
     found = Counter(_decoding(e.sampling(benchmark)) for e in entries if (e.kind == "instruct") == instruct)
-    paper = _PAPER_SAMPLING["instruct" if instruct else "merged"]
+    papers = paper_sampling("instruct" if instruct else "merged", 0)
+    paper = (papers.temperature, papers.top_p)
     return max(found, key=lambda d: (found[d], d[:2] == paper, d)) if found else None

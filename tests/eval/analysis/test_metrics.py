@@ -69,7 +69,7 @@ def test_a_vote_is_for_the_most_frequent(answers: list[str | None], data: st.Dat
 @pytest.mark.parametrize("k", [0, 3])
 def test_k_is_at_most_n(k: int) -> None:
     for metric in ("pass", "vote"):
-        with pytest.raises(ValueError, match=f"k is {k}, and there are 2"):
+        with pytest.raises(ValueError, match=f"k is {k}, but problem 1 has 2 responses"):
             metrics.values([problem(["r", "w"])], f"{metric}@{k}")
 
 

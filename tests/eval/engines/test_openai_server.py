@@ -74,8 +74,8 @@ def test_no_more_requests_are_in_flight_than_asked_for():
     ("status", "content", "problem"),
     [
         (401, {"error": {"message": "no"}}, "rejected the key"),
-        (400, {"error": {"message": "max_tokens is too large"}}, "answers 400: "),
-        (500, {"error": {"message": "CUDA out of memory"}}, "answers 500: "),
+        (400, {"error": {"message": "max_tokens is too large"}}, "answered 400: "),
+        (500, {"error": {"message": "CUDA out of memory"}}, "answered 500: "),
         (0, {}, "does not answer"),
         (200, said("4", 1, reasoning_content="hm"), "removes the reasoning from the text"),
         (200, {**said("4", 1), "usage": None}, "does not report the number of generated tokens"),

@@ -52,7 +52,7 @@ def test_every_request_is_answered_once_by_processes_that_open_one_model_after_t
         ("OOM", "the engine ran out of memory: RuntimeError: CUDA out of memory. Tried", "Lower --max-num-seqs"),
         ("CACHE", "the engine ran out of memory: ValueError: No available memory", "--gpu-memory-utilization"),
         ("LOST", "the engine ran out of memory: (EngineCore pid=7) torch.OutOfMemoryError", "Lower --max-num-seqs"),
-        ("KILL", "an engine process died: killed (SIGKILL), most likely", "Lower --max-num-seqs"),
+        ("KILL", "an engine process died: killed (SIGKILL), probably", "Lower --max-num-seqs"),
         ("EXIT", "an engine process died (exit status 7): last words of a library", "Its log: "),
         ("REFUSE", "the model has no chat template", "The engine's log: "),
         ("BUG", "the engine failed: KeyError: 'oops'", "Its log: "),
@@ -112,7 +112,7 @@ def test_each_engine_gets_its_own_gpus(monkeypatch, visible, engines, parallel, 
 
 def test_too_few_gpus_are_refused(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(EngineError, match="2 engines of 2 GPUs need 4; 2 are visible"):
+    with pytest.raises(EngineError, match="2 engines of 2 GPUs need 4 GPUs; 2 are visible"):
         gpu_groups(2, 2)
 
 

@@ -170,7 +170,7 @@ def test_runs_that_do_not_compare_are_set_aside_with_the_reason(tmp_path: Path) 
     assert aside == {
         "few": "problems 10, not 30",
         "hot": "sampled with T 1, top_p 0.95, top_k 20",
-        "twin": "a second run like MI-0.6",
+        "twin": "it repeats MI-0.6",
     }
     assert [e.name for _, e in family.views[0].sweep()] == ["Instruct", "MI-0.4", "MI-0.6", "Thinking"]
     report.write(folder, tmp_path / "out")

@@ -295,7 +295,7 @@ def test_responses_without_their_settings_are_refused(tmp_path, lost):
         path.unlink()
     else:
         path.write_text(json.dumps({**json.loads(path.read_text()), "settings": {}}))
-    with pytest.raises(EvalError, match=r"sums\.jsonl: holds responses, and no run\.json says"):
+    with pytest.raises(EvalError, match=r"sums\.jsonl: holds responses, but run\.json does not record"):
         evaluate(tmp_path, FakeEngine())
 
 
@@ -440,7 +440,7 @@ def test_the_context_limits_the_tokens_and_says_so(tmp_path, capsys, config):
     out = driver.run(folder, [sums()], str(tmp_path / "out"), engine)
     assert load_run(out).settings["sums"].sampling.max_tokens == 64
     assert load_run(out).engine["settings"] == {"length": 64}
-    assert "note: sums: at most 64 tokens, the paper's 100" in capsys.readouterr().err
+    assert "note: sums: the token limit is 64, the paper's is 100" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_write_one_run(tmp_path):
