@@ -15,6 +15,7 @@ import torch
 import mi_kernels
 from mi_kernels import _cpu
 from mi_kernels.backends import cpu
+from mi_kernels.dtypes import CODES
 
 from .models import MODELS
 
@@ -128,7 +129,7 @@ LISTED: dict[str, Contestant] = {
 
 def kernel(case: Case, isa: str) -> Work:
     """The kernel of one ISA on one thread, without the checks of the public call."""
-    code = cpu.DTYPE_CODES[{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[case.dtype]]
+    code = CODES[{"bf16": "BF16", "fp16": "F16", "fp32": "F32"}[case.dtype]]
     out, a, b = case.buffers
     spans = [(out, 0, a, 0, b, 0, case.flat[0].numel(), LAM, code, code, code)]
 
