@@ -1,4 +1,4 @@
-"""The errors a user of `eval` can meet: two lines each, what is wrong and what to do, as everywhere in mi_kernels."""
+"""The errors that `eval` raises on purpose: what is wrong, then what to do, as in mi_kernels."""
 
 from __future__ import annotations
 
@@ -10,4 +10,8 @@ class EvalError(MIKernelsError):
 
 
 class EngineError(EvalError):
-    """The engine cannot start, ran out of memory or died. Every response finished before it is kept."""
+    """The engine cannot start, ran out of memory or died. Responses finished before that are kept."""
+
+
+class DataError(MIKernelsError):
+    """A benchmark's file, or a package that grading needs, is missing or not usable."""

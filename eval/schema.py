@@ -1,11 +1,11 @@
-"""The records that the rooms of `eval` hand to each other, and the files they lie in.
+"""The records that the modules of `eval` exchange, and the files that hold them.
 
 A run is a folder, one model on any number of benchmarks:
 
     run.json                  Run: the model, its role and lam, and a Setting for each benchmark
-    BENCHMARK.jsonl           a Response a line, appended as they come
-    BENCHMARK.verdicts.jsonl  a Verdict a line, made again whenever grading changes
-    BENCHMARK.scores.json     what `metrics.score` makes of both
+    BENCHMARK.jsonl           one Response per line, appended when it is finished
+    BENCHMARK.verdicts.jsonl  one Verdict per line, written again by every session
+    BENCHMARK.scores.json     Scores, from `analysis.metrics.score`
 
 Shares and accuracies are fractions from 0 to 1 in files, per cent in reports.
 """
@@ -36,12 +36,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What grading says of one response.
+    """The grade of one response.
 
     Attributes:
         correct: by the benchmark's main rule.
-        answer: what was read from the response, in a form in which equal answers are equal strings (Vote@k counts
-            them); None where nothing could be read.
+        answer: the answer found in the response, normalised so that equal answers are equal strings (Vote@k counts
+            them); None if no answer was found.
         others: verdicts by other rules, by their name: {"paper": True}.
     """
 
@@ -52,19 +52,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: each module of `eval.benchmarks` holds one, as BENCHMARK. A new benchmark is a new module.
+    """A benchmark. Each module of `eval.benchmarks` defines one as BENCHMARK; a new benchmark is a new module.
 
     Attributes:
-        name: as the command line says it, and the stem of its files. title: as a reader says it.
+        name: on the command line, and the stem of its files. title: in reports.
         samples: responses to a problem in the paper, its n.
         max_tokens: the paper's limit of new tokens.
-        load: the problems, from a file, folder or Hub id, or from where it is usually found (None).
-        grade: the verdict on a text whose reasoning has been stripped where the role asks for it. Runs in another
-            process, under a time limit: a module-level function of plain values.
-        ks: the k of Pass@k and Vote@k that reports show.
-        votes: whether a response has an answer that votes can count; where not, every Verdict.answer is None, and that
-            does not say that nothing was read.
-        private: its questions must not be written anywhere: responses then hold a digest in place of the prompt.
+        load: reads the problems from a file, folder or Hub id, or from the default place (None).
+        grade: returns the verdict on a text, from which the reasoning has been removed if the role requires it. Runs in
+            another process with a time limit, so it is a module-level function of plain values.
+        ks: the values of k for Pass@k and Vote@k in reports.
+        votes: whether responses have an answer that Vote@k can count. If not, every Verdict.answer is None, and a
+            response without one does not count as unparsed.
+        private: its questions must not be written anywhere; responses hold a digest instead of the prompt.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, and at most how many."""
+    """How tokens are drawn, and the limit of new tokens."""
 
     temperature: float
     top_p: float
@@ -93,12 +93,12 @@ class Response:
     """One answer of a model.
 
     Attributes:
-        problem, sample: which problem, and its how-manieth response from 0.
-        seed: of this response alone.
+        problem: the id. sample: the number of this response to the problem, from 0.
+        seed: of this response only.
         prompt: the user turn (not the chat template around it); "sha256:..." where the benchmark is private.
-        text: all that was generated, special tokens that end it excluded, `</think>` kept.
-        tokens: how many tokens were generated, the end-of-sequence token included.
-        finish_reason: "stop", or "length" where the limit cut it.
+        text: the generated text with `</think>`, without the special tokens that end it.
+        tokens: the number of generated tokens, including the end-of-sequence token.
+        finish_reason: "stop", or "length" if the token limit cut it.
     """
 
     problem: str
@@ -112,10 +112,10 @@ class Response:
 
 @dataclass(frozen=True)
 class Setting:
-    """How one benchmark was run: two runs compare when their settings are equal.
+    """How one benchmark was run. Two runs can be compared if their settings are equal.
 
     Attributes:
-        digest: sha256 of the problems as loaded.
+        digest: sha256 of the loaded problems.
     """
 
     samples: int
@@ -127,13 +127,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run is of.
+    """What run.json holds.
 
     Attributes:
-        model: the folder or id that was evaluated. name: how reports call it ("MI-0.8").
+        model: the folder or id that was evaluated. name: in reports ("MI-0.8").
         role: one of ROLES: it decides the sampling and whether reasoning is stripped.
-        lam: where the model is a plain interpolation. merge: what its mi_kernels.json holds, if it has one.
-        engine: what generated: its name, version and settings.
+        lam: of a plain interpolation, otherwise None. merge: the content of its mi_kernels.json, or None.
+        engine: name, version and settings of the engine that generated the responses.
     """
 
     model: str
@@ -156,7 +156,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class ProblemScore:
-    """One problem's responses, counted: what every interval and every comparison of two runs is made from."""
+    """Counts over the responses to one problem. All intervals and comparisons of runs are computed from these."""
 
     id: str
     n: int
@@ -171,14 +171,14 @@ class ProblemScore:
 
 @dataclass(frozen=True)
 class Scores:
-    """What a run reached on one benchmark.
+    """The scores of a run on one benchmark.
 
     Attributes:
         mean: Mean@n. passes, votes: Pass@k and Vote@k by k. think: Think #R. tokens: Token #N, the mean.
         tokens_median, tokens_p95: of all responses. histogram: (edges, counts) of tokens.
-        cut: the share that the limit cut. unparsed: the share in which no answer was found.
+        cut: the share that the token limit cut. unparsed: the share in which no answer was found.
         others: Mean@n by the other gradings.
-        problems: by problem, in the benchmark's order.
+        problems: the counts of each problem, in the benchmark's order.
     """
 
     benchmark: str

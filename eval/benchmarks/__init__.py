@@ -1,4 +1,4 @@
-"""The benchmarks, one module each; a module that holds a BENCHMARK is one."""
+"""The benchmarks: one module each, which holds a BENCHMARK. `datasets` reads their files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import pkgutil
 
 from ..schema import Benchmark
 
+_SHARED = ("datasets",)  # modules that are not a benchmark
+
 
 def names() -> list[str]:
-    """Every benchmark there is."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    """The names of all benchmarks."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _SHARED)
 
 
 def get(name: str) -> Benchmark:

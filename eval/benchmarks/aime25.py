@@ -9,8 +9,8 @@ import functools
 import logging
 from typing import Any
 
-from .. import datasets
 from ..schema import Benchmark, Problem, Verdict
+from . import datasets
 
 PROMPT = "{question}\nPlease reason step by step, and put your final answer within \\boxed{}."
 
@@ -28,7 +28,7 @@ SOURCE = datasets.Source(
 
 
 def load(where: str | None) -> list[Problem]:
-    """Rows of question and answer (an id is optional); see `datasets` for `where`."""
+    """Reads rows with question, answer and optionally id. For `where` see `datasets`."""
     datasets.need("math_verify", "math-verify[antlr4_13_2]")
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
@@ -39,11 +39,11 @@ def load(where: str | None) -> list[Problem]:
 
 
 def grade(reference: str, text: str) -> Verdict:
-    """Whether what stands in the last box equals the reference, by math-verify.
+    """Whether the content of the last box equals the reference, by math-verify.
 
-    The calls are MATHVerifyEvaluator's, the order of verify's arguments included: it is not symmetric. math-verify
-    takes the last box; boxes that a comma, a word or a line break of less than 70 characters joins to it are read
-    with it, as a set. Its time-outs use SIGALRM, so this runs in a main thread only.
+    The calls are those of MATHVerifyEvaluator, with the same order of arguments, because `verify` is not symmetric.
+    math-verify reads the last box. Boxes joined to it by a comma, a word or a line break of less than 70 characters
+    are read with it, as a set. Its timeouts use SIGALRM, so this must run in a main thread.
     """
     math = _math_verify()
     predicted = math.predicted(text)
@@ -54,13 +54,13 @@ def grade(reference: str, text: str) -> Verdict:
 
 
 class _MathVerify:
-    """math-verify, set up as OpenCompass does. `equations`, which OpenCompass sets too, is without effect by now."""
+    """math-verify with the settings of OpenCompass. OpenCompass also sets `equations`, which has no effect today."""
 
     def __init__(self) -> None:
         import math_verify
         from latex2sympy2_extended import NormalizationConfig
 
-        # It warns of its own time-outs; those responses are counted in the scores.
+        # It warns about its own timeouts; the scores count those responses.
         logging.getLogger("math_verify").setLevel(logging.ERROR)
         self._library = math_verify
         self._reference = [math_verify.LatexExtractionConfig(), math_verify.ExprExtractionConfig()]
@@ -90,12 +90,12 @@ def _math_verify() -> _MathVerify:
 
 
 def _canonical(predicted: list[Any]) -> str:
-    """A wrong answer as votes count it: m + n = 71, 71 and 71.0 are one. All right answers are the reference."""
+    """A wrong answer, normalised for votes: m + n = 71, 71 and 71.0 are equal. Correct answers are the reference."""
     value = getattr(predicted[0], "rhs", predicted[0])
     try:
         whole = getattr(value, "is_Float", False) and float(value).is_integer()
         return str(int(value) if whole else value)
-    except (ValueError, OverflowError):  # a number of more digits than Python prints
+    except (ValueError, OverflowError):  # a number with more digits than Python prints
         return str(predicted[-1])
 
 

@@ -1,6 +1,6 @@
-"""Chains: the task of the tiny pair (`eval.tiny_pair`), 64 problems made here. The paper has no such benchmark.
+"""Chains: the task of the tiny pair (`eval.tiny_pair`), 64 generated problems. The paper has no such benchmark.
 
-Not one of the problems is among those that the pair was trained on.
+The pair was not trained on any of these problems.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def load(where: str | None) -> list[Problem]:
-    """Always the same problems.
+    """Generates the problems, always the same.
 
     Raises:
         EvalError: `where` is given.
     """
     if where is not None:
-        raise EvalError(f"the problems of chains are made, and --data names {where}", "Leave --data chains=... out.")
+        raise EvalError(f"the problems of chains are generated, but --data names {where}", "Remove --data chains=....")
     rng = random.Random(SEED)
-    # A dictionary, so that no chain comes twice.
+    # A dictionary, so that every chain is there once.
     chains: dict[str, task.Chain] = {}
     while len(chains) < PROBLEMS:
         chain = task.draw(rng, test=True)

@@ -1,6 +1,6 @@
 """GPQA-Diamond: 198 multiple-choice questions of biology, physics and chemistry.
 
-Its authors ask that questions are published nowhere in plain text: no message, log, report or file of a run holds one.
+Its authors ask not to publish the questions as plain text. So no message, log, report or file of a run contains one.
 Prompt, order of options and the paper's grading are OpenCompass's (its simple-evals configuration).
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-from .. import datasets
 from ..schema import Benchmark, Problem, Verdict
+from . import datasets
 
 PROMPT = (
     "Answer the following multiple choice question. The last line of your response should be of the following format: "
@@ -31,10 +31,10 @@ SOURCE = datasets.Source(
     ),
 )
 
-# What the paper's grading takes: the first, whatever follows, in the case it is written in.
+# The paper's grading: the first match, whatever follows; the letter is compared as written.
 PAPER = re.compile(r"(?i)ANSWER\s*:\s*([A-D])")
 
-# Markup that models put between, before and around: **Answer:** $\boxed{\text{D}}$, ANSWER: (d), Answer: option D.
+# Markup around the letter: **Answer:** $\boxed{\text{D}}$, ANSWER: (d), Answer: option D.
 MARKUP = r"(?:[\s*_`'\"$({\[\\]|(?:text|textbf|mathrm|mathbf|boxed)(?=\s*\{)|(?:option|choice)\b)*"
 # A small letter counts at the end of a line only: "Answer: a photon".
 ROBUST = re.compile(
@@ -44,7 +44,7 @@ ROBUST = re.compile(
 
 
 def load(where: str | None) -> list[Problem]:
-    """The CSV's rows in its order; see `datasets` for `where`."""
+    """Reads the rows of the CSV file in order. For `where` see `datasets`."""
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
         question, *options = datasets.fields("gpqa", row, number, "Question", *COLUMNS)
@@ -53,7 +53,7 @@ def load(where: str | None) -> list[Problem]:
 
 
 def grade(reference: str, text: str) -> Verdict:
-    """By the last "ANSWER: X", markup tolerated; "paper": by the first, with the paper's pattern."""
+    """Grades the last "ANSWER: X", with markup allowed. "paper" grades the first match of the paper's pattern."""
     found = ROBUST.findall(text)
     answer = found[-1].upper() if found else None
     first = PAPER.search(text)
@@ -64,7 +64,7 @@ def _prompt(question: str, options: list[str], order: str) -> tuple[str, str]:
     """The prompt, and the letter of the right option, which is options[0]."""
     shown = [options["ABCD".index(letter)] for letter in order]
     parts = {"{question}": question, **{f"{{{letter}}}": option for letter, option in zip("ABCD", shown)}}
-    # One pass: a question may itself hold "{A}".
+    # One pass, because a question may contain "{A}".
     prompt = re.sub("|".join(map(re.escape, parts)), lambda match: parts[match[0]], PROMPT)
     return prompt, "ABCD"[shown.index(options[0])]
 

@@ -1,8 +1,8 @@
 """IFEval: 541 prompts with instructions that a program can check; the score is prompt-level strict.
 
-The checks are lm-eval's copy of google-research's, as are OpenCompass's. Two things in every public copy are random,
-and are not here: langdetect draws a seed of its own, and letter_frequency counts a random letter where the one asked
-for is "#" or "!" (two prompts), which here is counted itself.
+The checks are lm-eval's copy of google-research's, like those of OpenCompass. Two of them are random in every public
+copy but not here: langdetect gets a fixed seed; and for "#" and "!" (two prompts) letter_frequency counts that
+character instead of a random letter.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .. import datasets
+from ..errors import DataError
 from ..schema import Benchmark, Problem, Verdict
+from . import datasets
 
 SOURCE = datasets.Source(
     name="ifeval",
@@ -25,12 +26,12 @@ SOURCE = datasets.Source(
     },
 )
 
-# NLTK's sentence model: number_sentences and capital_word_frequency cut text with it.
+# NLTK's sentence model, which number_sentences and capital_word_frequency use.
 MODEL = "tokenizers/punkt_tab/english"
 
 
 def load(where: str | None) -> list[Problem]:
-    """Rows of key, prompt, instruction_id_list and kwargs; see `datasets` for `where`."""
+    """Reads rows with key, prompt, instruction_id_list and kwargs. For `where` see `datasets`."""
     datasets.need("lm_eval", "lm-eval[ifeval]")
     datasets.need("langdetect", "lm-eval[ifeval]")
     _need_model()
@@ -40,25 +41,26 @@ def load(where: str | None) -> list[Problem]:
             "ifeval", row, number, "key", "prompt", "instruction_id_list", "kwargs"
         )
         if len(ids) != len(arguments):
-            raise datasets.DataError(
-                f"ifeval: row {number} has {len(ids)} instructions and {len(arguments)} kwargs.", "Each needs its own."
+            raise DataError(
+                f"ifeval: row {number} has {len(ids)} instructions and {len(arguments)} kwargs.",
+                "Each instruction needs its own kwargs.",
             )
-        # The Hub's copy writes every argument of every instruction, null where it has none.
+        # The Hub's copy lists every argument for every instruction, with null for those it does not have.
         given = [{name: value for name, value in a.items() if value is not None} for a in arguments]
         problems.append(Problem(str(key), prompt, {"prompt": prompt, "ids": list(ids), "arguments": given}))
     return datasets.unique("ifeval", problems)
 
 
 def grade(reference: Mapping[str, Any], text: str) -> Verdict:
-    """Whether the text follows every instruction of its prompt. There is no answer that votes could count."""
+    """Whether the text follows every instruction of its prompt. The verdict has no answer for votes."""
     return Verdict(correct=all(followed(reference, text)), answer=None)
 
 
 def followed(reference: Mapping[str, Any], text: str) -> list[bool]:
-    """Which instructions `text` follows; an empty text follows none.
+    """For each instruction, whether `text` follows it. An empty text follows none.
 
     Raises:
-        DataError: an instruction that the checker does not know.
+        DataError: the checker does not know an instruction.
     """
     if not text.strip():
         return [False] * len(reference["ids"])
@@ -69,7 +71,7 @@ def followed(reference: Mapping[str, Any], text: str) -> list[bool]:
 def _follows(name: str, arguments: Mapping[str, Any], prompt: str, text: str) -> bool:
     checks = _checks()
     if name not in checks:
-        raise datasets.DataError(f"ifeval: there is no instruction {name}.", f"Known: {', '.join(sorted(checks))}.")
+        raise DataError(f"ifeval: unknown instruction {name}.", f"Known: {', '.join(sorted(checks))}.")
     letter = arguments.get("letter", "")
     if name == "keywords:letter_frequency" and letter and not (letter.isascii() and letter.isalpha()):
         return _counted(text.lower().count(letter), arguments)
@@ -88,7 +90,7 @@ def _counted(count: int, arguments: Mapping[str, Any]) -> bool:
 @functools.cache
 def _checks() -> Mapping[str, Callable[[str], Any]]:
     """The checkers by instruction."""
-    _need_model()  # first: lm-eval tries to download it otherwise, and goes on without
+    _need_model()  # first, because lm-eval would try to download it, and ignore a failure
     import langdetect
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
 
@@ -97,10 +99,10 @@ def _checks() -> Mapping[str, Callable[[str], Any]]:
 
 
 def _need_model() -> None:
-    """Makes NLTK's models under $MI_EVAL_DATA known, and looks for the one needed.
+    """Adds $MI_EVAL_DATA/nltk_data to NLTK's path and checks that the sentence model is installed.
 
     Raises:
-        DataError: it is not there.
+        DataError: the model is missing.
     """
     datasets.need("nltk", "lm-eval[ifeval]")
     import nltk
@@ -111,10 +113,10 @@ def _need_model() -> None:
     try:
         nltk.data.find(f"{MODEL}/")
     except LookupError as error:
-        raise datasets.DataError(
-            f"ifeval: NLTK's sentence model, {MODEL}, is in none of its folders.",
-            "python -m nltk.downloader punkt_tab. Without a network: copy the nltk_data folder it makes elsewhere, "
-            f"and set NLTK_DATA to it or lay it into ${datasets.DATA}.",
+        raise DataError(
+            f"ifeval: NLTK's sentence model, {MODEL}, is missing.",
+            "Run `python -m nltk.downloader punkt_tab`. Without a network, copy the nltk_data folder from another "
+            f"machine and set NLTK_DATA to it, or put it into ${datasets.DATA}.",
         ) from error
 
 

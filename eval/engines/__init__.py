@@ -1,12 +1,12 @@
 """The engines that turn prompts into responses, behind one small interface.
 
-| kind           | generates                                                                                |
-| -------------- | ---------------------------------------------------------------------------------------- |
-| `vllm`         | in one process or several beside this one, each on its own GPUs, or on the CPU             |
-| `openai`       | on any OpenAI-compatible server, by URL                                                  |
-| `transformers` | with `transformers` on the CPU or a GPU: a slow substitute where vLLM cannot be installed |
+| kind           | generates                                                                                  |
+| -------------- | ------------------------------------------------------------------------------------------ |
+| `vllm`         | in one or several other processes, each on its own GPUs, or on the CPU                     |
+| `openai`       | on any OpenAI-compatible server, by URL                                                    |
+| `transformers` | with `transformers` on the CPU or a GPU: slow, for machines where vLLM cannot be installed |
 
-This process never imports vLLM or torch: an engine that dies takes no finished response with it.
+This process never imports vLLM or torch, so finished responses survive an engine that dies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KINDS = ("vllm", "openai", "transformers")
 
 @dataclass(frozen=True)
 class Request:
-    """One response wanted. `index` is the caller's own number for it; `prompt` is the user turn."""
+    """One response to generate. `index` is the caller's number for it; `prompt` is the user turn."""
 
     index: int
     prompt: str
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Completion:
-    """One response: the fields are those of `schema.Response`."""
+    """One generated response; for the fields see `schema.Response`."""
 
     index: int
     text: str
@@ -43,13 +43,13 @@ class Completion:
 
 @dataclass(frozen=True)
 class Options:
-    """How an engine runs; what it generates depends on none of them but for the last bits of its logits.
+    """How an engine runs. These options change at most the last bits of its logits.
 
     Attributes:
         url: of the server, for `openai`. concurrency: requests in flight there.
         engines: processes that share the requests. tensor_parallel: GPUs of each.
         max_num_seqs: responses generated together. gpu_memory_utilization: vLLM's share of each GPU's memory.
-        kv_cache_memory: bytes of it on the CPU, by default what the model and `max_num_seqs` ask for.
+        kv_cache_memory: bytes of KV cache on the CPU; by default it follows from the model and `max_num_seqs`.
         threads: of each engine on the CPU, by default its share of the cores.
         extra: further arguments of `vllm.LLM`, by name.
     """
@@ -68,30 +68,30 @@ class Options:
 
 
 class Refusal(Exception):
-    """A failure that an engine process explains itself: its text is for the user as it is."""
+    """A failure that an engine process explains itself. The text is shown to the user unchanged."""
 
 
 class Engine(Protocol):
     """Generates for one model at a time. A context manager: leaving it stops what it started."""
 
     def open(self, model: str, length: int) -> Mapping[str, Any]:
-        """Makes `model` the one that generates.
+        """Loads `model`.
 
         Args:
-            model: a folder, or what a server calls it. length: tokens that the longest prompt and response may take.
+            model: a folder, or the server's name for it. length: the most tokens of a prompt and its response.
 
         Returns:
-            What `schema.Run.engine` holds: name, version, settings.
+            The content of `schema.Run.engine`: name, version, settings.
 
         Raises:
-            EngineError: it cannot.
+            EngineError: the model cannot be loaded.
         """
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Every response as it finishes, in any order.
 
         Raises:
-            EngineError: the engine failed; what was yielded before is whole.
+            EngineError: the engine failed. Responses yielded before are complete.
         """
 
     def close(self) -> None: ...
@@ -102,10 +102,10 @@ class Engine(Protocol):
 
 
 def create(options: Options) -> Engine:
-    """The engine that `options` describe, not started yet.
+    """The engine described by `options`, not started yet.
 
     Raises:
-        EvalError: there is none, or what it needs is not installed.
+        EvalError: the kind is unknown, or a package that it needs is missing.
     """
     if options.kind == "openai":
         from .openai_server import OpenAIServer
@@ -115,4 +115,4 @@ def create(options: Options) -> Engine:
         from .processes import Processes
 
         return Processes(options)
-    raise EvalError(f"there is no engine {options.kind!r}", f"Give one of {', '.join(KINDS)}.")
+    raise EvalError(f"unknown engine {options.kind!r}", f"Choose one of {', '.join(KINDS)}.")

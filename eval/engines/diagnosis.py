@@ -1,4 +1,4 @@
-"""What stopped an engine, told from its exceptions and its log: above all whether it was memory."""
+"""Finds the cause of an engine's failure, in particular lack of memory, from its exceptions and its log."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MEMORY = (
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """What went wrong in one line, as "text", and its "kind": "memory", "refusal" or "error".
+    """The failure in one line ("text") and its "kind": "memory", "refusal" or "error".
 
-    An engine often wraps the cause: the whole chain is looked at.
+    Searches the whole chain of exceptions, because an engine often wraps the cause.
     """
     if isinstance(error, Refusal):
         return {"kind": "refusal", "text": str(error)}
@@ -31,7 +31,7 @@ def failure(error: BaseException) -> dict[str, str]:
 
 
 def memory_line(log: Iterable[str]) -> str | None:
-    """The last line of an engine's log with an error about memory: its own processes die without a word to it."""
+    """The last line about memory in an engine's log. Child processes of an engine report such errors only there."""
     lines = [line for line in log if "Error" in line and _is_memory(line)]
     return shortened(lines[-1]) if lines else None
 
@@ -50,6 +50,6 @@ def _is_memory(text: str) -> bool:
 
 
 def shortened(text: str) -> str:
-    """The first three lines as one: the first of a validation error only counts the others."""
+    """The first three lines joined: the first line of a validation error contains only a count."""
     line = "; ".join([line.strip() for line in text.splitlines() if line.strip()][:3])
     return line if len(line) <= 300 else line[:297] + "..."

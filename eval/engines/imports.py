@@ -1,8 +1,8 @@
-"""What must look absent before vLLM or transformers' models are imported beside a CPU build of torch.
+"""Hides packages that break the import of vLLM and of transformers' models with a CPU build of torch.
 
-vLLM's CPU build asks for torchvision, torchaudio and torchcodec, and PyPI's builds of them belong to a CUDA torch:
-their import fails, and that of every Qwen3 with it. None in `sys.modules` makes a package look as if it were not
-installed, which all its users allow for; so nothing has to be uninstalled.
+vLLM's CPU build requires torchvision, torchaudio and torchcodec, but their builds on PyPI need a CUDA torch: importing
+them fails, and so does importing Qwen3. None in `sys.modules` makes a package look as if it were not installed, which
+its users handle. So nothing has to be uninstalled.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _EXTRAS = ("torchvision", "torchaudio", "torchcodec", "triton")
 
 
 def hide_cuda_extras() -> None:
-    """Call it before the first import of vLLM or transformers. Does nothing beside a CUDA torch, or to CPU builds."""
+    """Must run before the first import of vLLM or transformers. Does nothing with a CUDA torch, or to CPU builds."""
     if not _version("torch").endswith("+cpu"):
         return
     for name in _EXTRAS:

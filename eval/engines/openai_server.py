@@ -1,8 +1,8 @@
-"""Any server that speaks OpenAI's chat completions: vLLM's own, SGLang, llama.cpp, a gateway.
+"""Any server with OpenAI's chat completions API: vLLM, SGLang, llama.cpp, a gateway.
 
-One request is one response, so `usage.completion_tokens` counts its tokens on every server. The key is read from
-OPENAI_API_KEY by the client. vLLM's server: `python -m vllm.entrypoints.openai.api_server --model OUT`, without
---reasoning-parser: Think #R counts `</think>` in the text.
+Each request asks for one response, so `usage.completion_tokens` is its token count on every server. The client reads
+the key from OPENAI_API_KEY. vLLM's server is `python -m vllm.entrypoints.openai.api_server --model OUT`, without
+--reasoning-parser, because Think #R counts `</think>` in the text.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from typing import Any
 from ..errors import EngineError
 from . import Completion, Options, Request
 
-_RETRIES = 6  # the client waits 0.5 s, then twice as long each time, up to 8 s: half a minute for a restart
+_RETRIES = 6  # the client waits 0.5 s, then twice as long each time, up to 8 s: about half a minute
 
 
 class OpenAIServer:
     """An `Engine` on the server at `options.url`, with `options.concurrency` requests in flight.
 
-    What fails for the moment (no connection, 408, 409, 429, 5xx) is tried again, with growing pauses.
+    Temporary failures (no connection, 408, 409, 429, 5xx) are retried, with growing pauses.
     """
 
     def __init__(self, options: Options, retries: int = _RETRIES) -> None:
         self._url = (options.url or "").rstrip("/")
         if not self._url.startswith(("http://", "https://")):
-            raise EngineError(f"--url is {options.url!r}", "Give the server's, such as http://localhost:8000/v1.")
+            raise EngineError(
+                f"--url is {options.url!r}", "Give the URL of a server, such as http://localhost:8000/v1."
+            )
         self._concurrency = options.concurrency
         self._retries = retries
         self._model = ""
@@ -36,14 +38,14 @@ class OpenAIServer:
         served = asyncio.run(self._served())
         if model not in served:
             raise EngineError(
-                f"{self._url} serves {', '.join(served) or 'nothing'}, not {model}",
-                "Give MODEL as the server calls it (--served-model-name of vLLM's).",
+                f"{self._url} serves {', '.join(served) or 'no model'}, not {model}",
+                "Give MODEL as the server names it (for vLLM: --served-model-name).",
             )
         self._model = model
         return {"name": "openai", "version": None, "settings": {"url": self._url}}
 
     def close(self) -> None:
-        """Nothing to stop: the server is somebody else's."""
+        """Does nothing: this process did not start the server."""
 
     def __enter__(self) -> OpenAIServer:
         return self
@@ -67,7 +69,7 @@ class OpenAIServer:
                     yield loop.run_until_complete(anext(stream))
                 except StopAsyncIteration:
                     return
-        finally:  # an error, Ctrl-C, or a caller that stops early: nothing may go on in the background
+        finally:  # after an error, Ctrl-C, or a caller that stops early, nothing may run in the background
             loop.run_until_complete(stream.aclose())
             loop.close()
 
@@ -83,7 +85,7 @@ class OpenAIServer:
                         return
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     failed = [task for task in done if task.exception()]
-                    for task in done.difference(failed):  # what came is handed on before what failed is told
+                    for task in done.difference(failed):  # finished responses first, then the failure
                         yield task.result()
                     for task in failed:
                         error = task.exception()
@@ -108,12 +110,12 @@ class OpenAIServer:
         choice = answer.choices[0]
         if getattr(choice.message, "reasoning_content", None) or getattr(choice.message, "reasoning", None):
             raise EngineError(
-                f"{self._url} takes the reasoning out of the text, and with it the </think> that is counted",
-                "Start the server without its reasoning parser.",
+                f"{self._url} removes the reasoning from the text, with the </think> that Think #R counts",
+                "Start the server without a reasoning parser.",
             )
         if answer.usage is None:
             raise EngineError(
-                f"{self._url} does not say how many tokens it generated", "Use a server that sends usage."
+                f"{self._url} does not report the number of generated tokens", "Use a server that sends `usage`."
             )
         return Completion(
             request.index, choice.message.content or "", answer.usage.completion_tokens, str(choice.finish_reason)
@@ -126,7 +128,7 @@ class OpenAIServer:
             base_url=self._url,
             api_key=os.environ.get("OPENAI_API_KEY", "none"),
             max_retries=self._retries,
-            # 80,000 tokens take as long as they take; a server that is not there should be told apart soon.
+            # 80,000 tokens may take any time; a missing server should be noticed soon.
             timeout=openai.Timeout(None, connect=10.0),
         )
 
@@ -135,10 +137,12 @@ class OpenAIServer:
 
         if isinstance(error, openai.APIConnectionError):
             return EngineError(
-                f"{self._url} does not answer: {error.__cause__ or error}", "Is the server running, and at this URL?"
+                f"{self._url} does not answer: {error.__cause__ or error}", "Check the URL, and that the server runs."
             )
         if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
-            return EngineError(f"{self._url} refuses the key", "Set OPENAI_API_KEY to one that it takes.")
+            return EngineError(f"{self._url} rejected the key", "Set OPENAI_API_KEY to a valid key.")
         if isinstance(error, openai.APIStatusError):
-            return EngineError(f"{self._url} answers {error.status_code}: {error.message[:200]}", "See its log.")
+            return EngineError(
+                f"{self._url} answered {error.status_code}: {error.message[:200]}", "See the server's log."
+            )
         return EngineError(f"{self._url}: {type(error).__name__}: {error}", "See the server's log.")

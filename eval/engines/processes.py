@@ -1,4 +1,4 @@
-"""Engines in processes of their own: starts them, shares the requests out, and says what happened when one dies."""
+"""Runs engines in separate processes: starts them, distributes the requests, and explains why one died."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import EngineError
-from ..models import kv_bytes_per_token, weight_bytes
 from . import Completion, Options, Request
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
+from .model_folder import kv_bytes_per_token, weight_bytes
 
 _BACKENDS = {
     "vllm": "eval.engines.vllm_engine:VllmBackend",
@@ -37,7 +37,7 @@ class Processes:
     """An `Engine` of `options.engines` processes of one kind; each gets every n-th request.
 
     Args:
-        backend: the class that runs in each, as MODULE:CLASS, where it is not that of `options.kind`.
+        backend: the class that runs in each, as MODULE:CLASS; by default that of `options.kind`.
     """
 
     def __init__(self, options: Options, backend: str | None = None) -> None:
@@ -50,7 +50,7 @@ class Processes:
 
     def open(self, model: str, length: int) -> Mapping[str, Any]:
         if not self._on_cpu:
-            self.close()  # the only sure way to get a GPU's memory back
+            self.close()  # only the end of a process surely frees a GPU's memory
         if not self._workers:
             self._workers = [
                 _Worker(self._backend, i, environment)
@@ -80,7 +80,7 @@ class Processes:
         for worker, share in busy:
             worker.start(share, answers)
         running, error = len(busy), None
-        while (running and error is None) or not answers.empty():  # what has come is handed on before an error is told
+        while (running and error is None) or not answers.empty():  # finished responses first, then the error
             answer = answers.get()
             if isinstance(answer, EngineError):
                 error = error or answer
@@ -104,9 +104,9 @@ class Processes:
 
 
 def cpu_cache_bytes(sequence: int, sequences: int, engines: int) -> int:
-    """Bytes of KV cache for `sequences` responses of `sequence` bytes each, within a third of the free memory.
+    """Bytes of KV cache for `sequences` responses of `sequence` bytes each, at most a third of the free memory.
 
-    At least 256 MiB, and at least one whole response: vLLM refuses less.
+    At least 256 MiB, and at least one complete response: vLLM refuses less.
     """
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (3 * engines)
     return max(1 << 28, sequence + (sequence >> 3), min(sequence * sequences, free))
@@ -128,12 +128,12 @@ class _Worker:
                 stderr=log,
                 text=True,
                 encoding="utf-8",
-                start_new_session=True,  # Ctrl-C is this process's to handle, and its children go in one kill
+                start_new_session=True,  # this process handles Ctrl-C; one kill ends the engine's children
             )
 
     def send(self, orders: Sequence[Mapping[str, Any]]) -> None:
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died: the answer that does not come says how
+        with contextlib.suppress(BrokenPipeError):  # the process has died: `receive` reports how
             self._process.stdin.writelines(json.dumps(order) + "\n" for order in orders)
             self._process.stdin.flush()
 
@@ -141,7 +141,7 @@ class _Worker:
         """The next answer.
 
         Raises:
-            EngineError: it failed, or died.
+            EngineError: the engine failed or died.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -153,7 +153,7 @@ class _Worker:
         return answer
 
     def start(self, share: Sequence[Request], answers: queue.Queue[dict[str, Any] | EngineError]) -> None:
-        """Lets it generate `share`; what it answers, or an EngineError, arrives in `answers`."""
+        """Starts generating `share`. Its answers, or an EngineError, arrive in `answers`."""
 
         def listen() -> None:
             self.send([{"generate": len(share)}, *map(asdict, share)])
@@ -186,7 +186,7 @@ class _Worker:
         memory = memory_line(lines)
         if status == -signal.SIGKILL or memory:
             return EngineError(
-                f"an engine process died: {memory or 'killed (SIGKILL), most likely by the system for lack of memory'}",
+                f"an engine process died: {memory or 'killed (SIGKILL), probably by the system for lack of memory'}",
                 f"{_MORE_MEMORY} Its log: {self.log}.",
             )
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
@@ -198,7 +198,7 @@ class _Worker:
             return [line.strip() for line in file if line.strip()]
 
     def stop(self) -> None:
-        """Ends the process and its children, in the middle of whatever they do. The log stays where one failed."""
+        """Ends the process and its children immediately. Keeps the log if it failed."""
         assert self._process.stdin is not None
         keep_log = self._failed_once
         with contextlib.suppress(BrokenPipeError):
@@ -209,6 +209,6 @@ class _Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._listener is not None:
-            self._listener.join()  # it takes this end for a death, and reads the log
+            self._listener.join()  # it reads the log when the process ends
         if not keep_log:
             os.unlink(self.log)

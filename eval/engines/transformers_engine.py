@@ -1,7 +1,7 @@
-"""Generation with transformers inside an engine process: for machines on which vLLM cannot be installed.
+"""Generates with transformers inside an engine process, for machines on which vLLM cannot be installed.
 
-Each response draws from a generator of its own, so it does not depend on what is generated beside it but for the last
-bits of its logits; a batch is done when its longest response is.
+Each response has its own random generator, so other responses in the batch change at most the last bits of its logits.
+A batch ends when its longest response ends.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .chat import chat_tokens, hides_thinking
 
 
 class TransformersBackend:
-    """A `worker.Backend`, on the first GPU where there is one."""
+    """A `worker.Backend`. Uses the first GPU, or the CPU if the machine has none."""
 
     def __init__(self) -> None:
         self._model: Any = None
@@ -86,10 +86,10 @@ def _end_tokens(model: Any) -> set[int]:
 
 
 def _draw(logits: Any, request: Request, generator: Any) -> int:
-    """One token: temperature, then top_k, then top_p of what is left, as vLLM has it.
+    """Draws one token: temperature, then top_k, then top_p among the rest, in the order of vLLM.
 
     Args:
-        logits: float32 of shape (vocabulary,). request: temperature 0 takes the most likely token.
+        logits: float32 of shape (vocabulary,). request: with temperature 0, the most likely token is taken.
     """
     import torch
 

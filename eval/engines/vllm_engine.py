@@ -1,4 +1,4 @@
-"""vLLM inside an engine process: requests one by one into its loop, so that each response leaves as it finishes."""
+"""Generates with vLLM inside an engine process; each response is returned as soon as it is finished."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .chat import chat_tokens, hides_thinking
 
 
 class VllmBackend:
-    """A `worker.Backend`. On the CPU it opens one model after the other; GPU memory is only surely given back by
-    ending the process."""
+    """A `worker.Backend`. On the CPU one process opens several models in turn; only the end of a process surely frees
+    the memory of a GPU."""
 
     def __init__(self) -> None:
         self._llm: Any = None
@@ -49,9 +49,9 @@ def llm_arguments(length: int, options: Mapping[str, Any]) -> dict[str, Any]:
         if options[name] is not None:
             arguments[name] = options[name]
     if options["on_cpu"]:
-        # Compiling takes minutes there; without a size vLLM asks for 92 % of the memory.
-        # A seeded response whose prompt is read in parts stops vLLM 0.32 there: it sets its generator back, and those
-        # of the CPU cannot be.
+        # Compiling takes minutes on a CPU, and without a size vLLM takes 92 % of the memory.
+        # A seeded request with a chunked prefill stops vLLM 0.32 on a CPU: it resets the generator, which the CPU
+        # generator of torch does not support.
         arguments.update(
             enforce_eager=True, kv_cache_memory_bytes=options["kv_cache_memory"], enable_chunked_prefill=False
         )

@@ -1,11 +1,11 @@
-"""An engine process: `python -m eval.engines.worker MODULE:CLASS`, told what to do by JSON lines on stdin.
+"""An engine process: `python -m eval.engines.worker MODULE:CLASS`, controlled by JSON lines on stdin.
 
-| told                               | answers on stdout                                              |
+| command                            | answers on stdout                                              |
 | ---------------------------------- | -------------------------------------------------------------- |
 | {"open": {model, length, options}} | {"opened": {...}}                                              |
 | {"generate": N}, then N requests   | {"done": completion} as each finishes, then {"finished": true} |
 
-or {"failed": {"kind", "text"}}. It ends when stdin does: with its parent, however that dies.
+or {"failed": {"kind", "text"}}. The process ends when stdin is closed, so it never outlives its parent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .diagnosis import failure
 
 
 class Backend(Protocol):
-    """What runs inside the process. Made without arguments; imports its package when it opens."""
+    """The engine inside the process. Created without arguments; `open` imports its package."""
 
     def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
@@ -60,14 +60,14 @@ def _request(content: dict[str, Any]) -> Request:
 
 
 def _read_lines(source: TextIO, lines: queue.Queue[str]) -> None:
-    """Hands on every line; at the end of them the parent has gone, and so must this process, whatever it is doing."""
+    """Forwards every line. When they end, the parent is gone, and this process exits immediately."""
     for line in source:
         lines.put(line)
     os._exit(0)
 
 
 def main() -> None:
-    # Engines print to stdout, from C++ too: the answers get a descriptor of their own, everything else goes to the log.
+    # Engines print to stdout, also from C++. So the answers get their own descriptor, and stdout goes to the log.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     module, name = sys.argv[1].split(":")

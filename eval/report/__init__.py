@@ -1,6 +1,6 @@
-"""A report on a folder of runs: report.md, report.json, index.html, and each picture as PNG and SVG.
+"""The report on a folder of runs: report.md, report.json, index.html, and each picture as PNG and SVG.
 
-The same runs give the same bytes. Nothing of a problem or a response is in it, only counts.
+The same runs give the same bytes. A report contains counts, never the text of a problem or a response.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 
 from mi_kernels.errors import ArgumentError, OutputError
+from mi_kernels.system.atomic import write_file
 
-from .. import files
+from ..run import files
 
 TITLE = "Evaluation of interpolated models"
 
@@ -20,16 +21,16 @@ def write(
     *,
     max_tokens_per_answer: float | None = None,
 ) -> list[str]:
-    """Writes the report on `runs_folder` (of run folders, or one run's) into the folder `out`.
+    """Writes the report on `runs_folder` (a folder of runs, or one run) into the folder `out`.
 
     Args:
-        max_tokens_per_answer: recommend a model whose mean tokens stay within it, too.
+        max_tokens_per_answer: also recommend a model whose mean tokens are at most this.
 
     Returns:
-        The paths written: index.html, report.md, report.json, then pictures.
+        The paths of the files: index.html, report.md, report.json, then pictures.
 
     Raises:
-        ArgumentError: no run with scores, or a budget that is not positive.
+        ArgumentError: `runs_folder` has no run with scores, or the budget is not positive.
         OutputError: matplotlib is missing, or `out` cannot be written.
     """
     if max_tokens_per_answer is not None and not max_tokens_per_answer > 0:
@@ -38,7 +39,7 @@ def write(
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise OutputError(
-            f"a report has pictures, and matplotlib cannot be imported: {error}",
+            f"a report needs matplotlib, which cannot be imported: {error}",
             "Run `python -m pip install 'mi_kernels[eval]'`.",
         ) from error
     from . import collect, content, markdown, page
@@ -51,16 +52,10 @@ def write(
         page_text = page.render(TITLE, content.HOW, made.sections, made.images)
         pictures = {f"{stem}.{kind}": data for stem, image in made.images.items() for kind, data in image.items()}
         for name, data in pictures.items():
-            _write(os.path.join(folder, name), data)
-        _write(os.path.join(folder, "report.md"), markdown.render(TITLE, content.HOW, made.sections).encode())
+            write_file(os.path.join(folder, name), data)
+        write_file(os.path.join(folder, "report.md"), markdown.render(TITLE, content.HOW, made.sections).encode())
         files.write_json(os.path.join(folder, "report.json"), {"families": made.values, "notes": notes})
-        _write(os.path.join(folder, "index.html"), page_text.encode())
+        write_file(os.path.join(folder, "index.html"), page_text.encode())
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}", "Choose another folder.") from error
     return [os.path.join(folder, name) for name in ("index.html", "report.md", "report.json", *sorted(pictures))]
-
-
-def _write(path: str, data: bytes) -> None:
-    with open(f"{path}.part", "wb") as file:
-        file.write(data)
-    os.replace(f"{path}.part", path)

@@ -1,28 +1,28 @@
-"""The runs of a folder, sorted into what may be compared.
+"""Loads the runs of a folder and groups those that can be compared.
 
-A family is one pair of models and what was merged from them. Within a family and a benchmark, runs compare when they
-answered the same problems as often and within the same limit of tokens. The temperature and top_p are a role's own
-(Instruct is sampled differently from the rest, in the paper too); runs that depart from their role's belong to the
-decoding grid.
+A family is a pair of models and the models merged from them. Within a family and a benchmark, runs can be compared if
+they have the same problems, the same number of samples and the same token limit. The usual temperature and top_p depend
+on the role (the paper samples Instruct differently); runs with other values belong to the decoding grid.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mi_kernels.checkpoint.hub import cached_id
 from mi_kernels.errors import ArgumentError
 
-from .. import benchmarks, files
+from .. import benchmarks
+from ..run import files
+from ..run.roles import paper_sampling
 from ..schema import Run, Sampling, Scores, Setting
 
 Pair = tuple[str, str]
 
-_PAPER_SAMPLING = {"instruct": (0.7, 0.8), "thinking": (0.6, 0.95), "merged": (0.6, 0.95)}
 _ORDER = ("instruct", "interpolation", "thinking", "merge", "ablation")
 
 
@@ -34,7 +34,7 @@ class Entry:
         name: unique in the report. model: the last part of the model's folder or Hub id.
         kind: "instruct", "thinking", "interpolation" (of everything by one lam), "ablation" (of some layers or modules)
             or "merge" (by another method).
-        lam: of an interpolation; 0 and 1 for its ends.
+        lam: of an interpolation; 0 and 1 for Instruct and Thinking.
         scores: by benchmark.
     """
 
@@ -47,12 +47,12 @@ class Entry:
 
     @property
     def record(self) -> Mapping[str, Any]:
-        """What mi_kernels.json holds; empty where there is none."""
+        """The content of mi_kernels.json; empty if the model has none."""
         return self.run.merge or {}
 
     @property
     def mask(self) -> str:
-        """The layers and modules that were merged, in words; "" where all were."""
+        """The merged layers and modules, in words; "" if all were merged."""
         return ", ".join(f"{part} {self.record[part]}" for part in ("layers", "modules") if self.record.get(part))
 
     def sampling(self, benchmark: str) -> Sampling:
@@ -64,8 +64,8 @@ class View:
     """One benchmark of a family.
 
     Attributes:
-        entries: those that compare, in the order of tables. set_aside: (name, why) of those that do not.
-        grid: those of one model each that differ in temperature or top_p, the usual one among them.
+        entries: the runs that can be compared, in the order of tables. set_aside: (name, reason) of the others.
+        grid: by model, its runs with different temperature or top_p, including the usual one.
     """
 
     benchmark: str
@@ -79,9 +79,9 @@ class View:
         return self.entries[0].run.settings[self.benchmark]
 
     def sweep(self) -> list[tuple[float, Entry]]:
-        """Interpolations and their ends, by lam; where there is none of everything, those of the one mask there is.
+        """The interpolations with Instruct and Thinking, by lam.
 
-        A masked interpolation starts at Instruct, and does not end at Thinking.
+        If all interpolations have the same mask, those with Instruct: they do not end at Thinking.
         """
         masked = [e for e in self.entries if e.kind == "ablation" and isinstance(e.record.get("lam"), (int, float))]
         plain = [(e.lam, e) for e in self.entries if e.lam is not None]
@@ -93,7 +93,7 @@ class View:
 
 @dataclass(frozen=True)
 class Family:
-    """A pair of models with what was made from it. `pair`: (instruct, thinking); None where nothing tells."""
+    """A pair of models with the models merged from it. `pair`: (instruct, thinking), or None if unknown."""
 
     pair: Pair | None
     entries: Sequence[Entry]
@@ -105,13 +105,13 @@ class Family:
 
 
 def families(folder: str) -> tuple[list[Family], list[str]]:
-    """Every family in `folder`, the largest first, and notes on what could not be used.
+    """Every family in `folder`, the largest first, and notes on scores that are missing.
 
     Args:
-        folder: of run folders, or one run's.
+        folder: a folder of runs, or one run.
 
     Raises:
-        ArgumentError: no folder, no run in it, or none with scores.
+        ArgumentError: `folder` does not exist, or has no run with scores.
     """
     entries, notes = _load(folder)
     pairs = list(dict.fromkeys(pair for e in entries if (pair := _pair(e)) is not None))
@@ -130,9 +130,8 @@ def families(folder: str) -> tuple[list[Family], list[str]]:
 
 
 def model_name(source: str) -> str:
-    """The last part of a path or Hub id, without a revision; of the Hub's cache, the id's."""
-    cached = re.search(r"models--[\w.-]+?--([\w.-]+)/snapshots/", source + "/")
-    return cached[1] if cached else source.rstrip("/").rsplit("/", 1)[-1].split("@")[0]
+    """The last part of a path or Hub id, without a revision. For a path in the Hub's cache, that of the id."""
+    return (cached_id(source) or source).rstrip("/").rsplit("/", 1)[-1].split("@")[0]
 
 
 def _load(folder: str) -> tuple[list[Entry], list[str]]:
@@ -152,8 +151,8 @@ def _load(folder: str) -> tuple[list[Entry], list[str]]:
         if scores:
             loaded.append((os.path.basename(os.path.abspath(path)), run, scores))
     if not loaded:
-        what = "holds no run with scores" if runs else "holds no run.json, nor does a folder in it"
-        raise ArgumentError(f"{folder}: {what}", "Evaluate a model into it, or score what is there, first.")
+        what = "has no run with scores" if runs else "has no run.json, and no folder with one"
+        raise ArgumentError(f"{folder}: {what}", "Evaluate a model into it first, or finish its runs.")
     often = Counter(run.name for _, run, _ in loaded)
     entries = []
     for place, run, scores in loaded:
@@ -207,7 +206,7 @@ def _view(benchmark: str, entries: Sequence[Entry]) -> View:
             if not any(entry in runs for runs in grids.values()):
                 aside.append((entry.name, f"sampled with {_said(drawn)}"))
         elif twin is not None:
-            aside.append((entry.name, f"a second run like {twin.name}"))
+            aside.append((entry.name, f"it repeats {twin.name}"))
         else:
             kept.append(entry)
     return View(benchmark, title(benchmark), kept, aside, grids)
@@ -230,7 +229,7 @@ def _grid_name(runs: Sequence[Entry]) -> str:
 
 
 def title(benchmark: str) -> str:
-    """A benchmark as a reader says it; its name where its module, or what that imports, is missing."""
+    """The title of a benchmark; its name if its module, or an import of it, is missing."""
     if benchmark not in benchmarks.names():
         return benchmark
     try:
@@ -254,7 +253,7 @@ def _difference(key: Compared, usual: Compared) -> str:
         for name, mine, theirs in zip(names, key, usual)
         if mine != theirs
     ]
-    # Fewer problems are other problems: once is enough.
+    # A different number of problems implies a different problem set: the first is enough.
     return ", ".join(s for s in shown if s != "other problems" or len(shown) == 1)
 
 
@@ -267,7 +266,8 @@ def _said(decoding: tuple[float, float, int]) -> str:
 
 
 def _usual_sampling(entries: Sequence[Entry], benchmark: str, instruct: bool) -> tuple[float, float, int] | None:
-    """The most frequent one among Instruct models, or among the others; the paper's among equally frequent ones."""
+    """The most frequent sampling of Instruct models, or of the others; the paper's if several are equally frequent."""
     found = Counter(_decoding(e.sampling(benchmark)) for e in entries if (e.kind == "instruct") == instruct)
-    paper = _PAPER_SAMPLING["instruct" if instruct else "merged"]
+    papers = paper_sampling("instruct" if instruct else "merged", 0)
+    paper = (papers.temperature, papers.top_p)
     return max(found, key=lambda d: (found[d], d[:2] == paper, d)) if found else None

@@ -1,4 +1,4 @@
-"""What a report says, family by family: tables, pictures and sentences, and the same as plain values."""
+"""The content of a report, family by family: tables, pictures and sentences, and the same as plain values."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .. import advice, stages
+from ..analysis import advice, stages
 from ..schema import Scores
 from . import paper, plots, tables
 from .collect import Entry, Family, View
 from .document import Picture, Points, Section
 
 HOW = (
-    "Shares are per cent. Square brackets and error bars hold 95 % intervals from a bootstrap over problems. "
-    "Token #N is the mean number of generated tokens of a response, Think #R the share that holds </think>. "
-    "Stage 2 is where the fitted Think #R goes from 5 % to 95 % of its way; hatching shows where a boundary may lie."
+    "Shares are in per cent. Square brackets and error bars are 95 % intervals from a bootstrap over problems. "
+    "Token #N is the mean number of generated tokens of a response; Think #R is the share of responses with </think>. "
+    "In stage 2 the fitted Think #R rises from 5 % to 95 % of its range; hatching shows the range of a boundary."
 )
 
 
 @dataclass
 class Content:
-    """A report in the making."""
+    """The parts of a report, filled by `compose`."""
 
     sections: list[Section] = field(default_factory=list)
     images: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Content:
 def compose(families: Sequence[Family], notes: Sequence[str], budget: float | None) -> Content:
     content = Content()
     if notes:
-        content.sections.append(Section("Not in this report", 2, [Points(notes)]))
+        content.sections.append(Section("Missing from this report", 2, [Points(notes)]))
     for number, family in enumerate(families):
         prefix = "" if len(families) == 1 else f"family{number + 1}-"
         _family(content, family, prefix, budget)
@@ -46,7 +46,7 @@ def _family(content: Content, family: Family, prefix: str, budget: float | None)
     summary = tables.overview(family)
     blocks: list[Any] = [summary]
     if any(row.aside for row in summary.rows):
-        blocks.append(f"The rows called paper are from {paper.CITATION}.")
+        blocks.append(f"Rows named paper are from {paper.CITATION}.")
     content.sections.append(Section(family.title, 2, blocks))
     values: dict[str, Any] = {"family": family.title, "benchmarks": {}}
     content.values.append(values)
@@ -54,7 +54,7 @@ def _family(content: Content, family: Family, prefix: str, budget: float | None)
     if len(views) > 1:
         found = _advise(family.entries, views, budget)
         content.sections.append(
-            Section("Advice over all benchmarks, each with the same weight", 3, [Points(advice.sentences(found))])
+            Section("Advice over all benchmarks, with equal weights", 3, [Points(advice.sentences(found))])
         )
         values["advice"] = asdict(found)
     for view in views:
@@ -79,8 +79,8 @@ def _benchmark(content: Content, family: Family, view: View, stem: str, budget: 
         f"{setting.sampling.max_tokens:,} tokens."
     ]
     said += paper.differences(name, setting) if theirs else []
-    said += [f"{who} is set aside: {why}." for who, why in view.set_aside]
-    said += tables.shares_to_tell(view)
+    said += [f"{who} is excluded: {why}." for who, why in view.set_aside]
+    said += tables.high_shares(view)
     blocks: list[Any] = [Points([*(advice.sentences(found) if found else []), *said])]
     values: dict[str, Any] = {
         "title": view.title,
@@ -104,7 +104,7 @@ def _benchmark(content: Content, family: Family, view: View, stem: str, budget: 
         table = tables.ablations(view, family, part)
         if table:
             title = f"{view.title}: which {part} are merged"
-            content.sections.append(Section(title, 3, ["What is not merged keeps Instruct's weights.", table]))
+            content.sections.append(Section(title, 3, ["Other tensors keep Instruct's weights.", table]))
     values["decoding"] = _decoding(content, view, stem)
     return values
 
@@ -136,7 +136,7 @@ def _stages(
     curve = found.curve and {key: float(value[0]) for key, value in found.curve._asdict().items()}
     wanted = stages.next_lam(points, low=points[0][0], high=points[-1][0])
     if wanted is not None and found.method != "none":
-        blocks.insert(2, f"To know the boundaries better, evaluate lam = {wanted:g} next.")
+        blocks.insert(2, f"To determine the boundaries better, evaluate lam = {wanted:g} next.")
     return {**asdict(found), "curve": curve, "next_lam": wanted, "sentences": said}
 
 
@@ -157,7 +157,7 @@ def _decoding(content: Content, view: View, stem: str) -> dict[str, Any]:
 
 
 def _values(entry: Entry, scores: Scores, theirs: Any) -> dict[str, Any]:
-    """All of a run's figures but the counts of each problem."""
+    """All scores of a run except the counts of each problem."""
     figures = {key: value for key, value in vars(scores).items() if key not in ("problems", "benchmark")}
     plain = {key: _plain(value) for key, value in figures.items()}
     about = {"name": entry.name, "model": entry.run.model, "kind": entry.kind, "lam": entry.lam}

@@ -1,4 +1,4 @@
-"""A report before it has a format: sections of paragraphs, lists, tables and pictures."""
+"""A report without a format: sections of paragraphs, lists, tables and pictures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Row:
-    """Cells as text. `aside`: figures of the paper, set apart from ours."""
+    """Cells as text. `aside`: a row with the paper's figures, shown in another style."""
 
     cells: Sequence[str]
     aside: bool = False
@@ -19,7 +19,7 @@ class Table:
     """The first column names the row.
 
     Attributes:
-        columns: (group, label): neighbours of one group stand under one heading; "" for none.
+        columns: (group, label). Adjacent columns of one group share a heading; "" means no group.
     """
 
     columns: Sequence[tuple[str, str]]
@@ -28,7 +28,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """`stem`.svg and `stem`.png in the report's folder. `text`: what it shows, for those who do not see it."""
+    """`stem`.svg and `stem`.png in the report's folder. `text`: the alternative text."""
 
     stem: str
     text: str
@@ -43,7 +43,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Section:
-    """`level`: 2 for a family, 3 for what is in it."""
+    """`level`: 2 for a family, 3 for a section of it."""
 
     title: str
     level: int

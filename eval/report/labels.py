@@ -1,4 +1,4 @@
-"""Names beside the points of a plot, placed where they cover least."""
+"""Places names next to the points of a plot, where they cover as little as possible."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FURTHER = (1.0, 1.9, 2.8)
 
 
 def place(figure: Any, axis: Any, points: Sequence[tuple[str, tuple[float, float]]], *, size: float) -> None:
-    """Writes each name at the free place nearest to its point; names further off get a line to it.
+    """Writes each name at the nearest free place; names at a distance get a line to their point.
 
-    Greedy in the order given: a place costs what it covers of markers and names already written, the markers that the
-    line to it crosses, and what of it lies outside the plot.
+    Greedy, in the given order. The cost of a place is the area of markers and earlier names that it covers, the markers
+    that its line crosses, and the part outside the plot.
     """
     from matplotlib.patheffects import withStroke
 
-    figure.draw_without_rendering()  # constrained layout settles where the axes are
+    figure.draw_without_rendering()  # constrained layout determines the position of the axes
     pixel = figure.dpi / 72
     renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
     at = [tuple(axis.transData.transform(point)) for _, point in points]
@@ -70,7 +70,7 @@ def _cost(box: Box, taken: list[Box], rim: Any) -> float:
 
 
 def _crossed(point: tuple[float, float], box: Box, others: list[Box]) -> float:
-    """What it costs that the line from `point` to the middle of `box` crosses other markers: it would point at them."""
+    """The cost of other markers on the line from `point` to the middle of `box`, which would seem to point at them."""
     end = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     steps = [i / 8 for i in range(1, 8)]
     way = [(point[0] + t * (end[0] - point[0]), point[1] + t * (end[1] - point[1])) for t in steps]

@@ -36,7 +36,7 @@ def _table(table: Table) -> str:
 
 
 def escaped(text: str) -> str:
-    """Names are the user's: nothing in them may become markup or leave its cell."""
+    """`text` with markup escaped and on one line, because users choose the names."""
     for sign in "\\`*_[]<|":
         text = text.replace(sign, f"\\{sign}")
     return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""A report as one HTML page: style, tables and pictures within it, nothing fetched from anywhere."""
+"""A report as one HTML page that contains its style, tables and pictures, and loads nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 
 from .document import Picture, Points, Section, Table
 
-# The policy makes a browser refuse whatever this page might ask for.
+# With this policy a browser refuses to load anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
@@ -74,7 +74,7 @@ def _block(block: str | Points | Table | Picture, images: Mapping[str, Mapping[s
 
 
 def _text(sentence: str) -> str:
-    """A number keeps its sign of per cent on its line."""
+    """Escapes `sentence` and keeps numbers and their per cent signs on one line."""
     return escape(sentence).replace(" %", "&nbsp;%")
 
 

@@ -1,7 +1,7 @@
-"""The figures of "Revisiting Model Interpolation for Efficient Reasoning" (arXiv 2510.10977), to stand beside ours.
+"""The figures of "Revisiting Model Interpolation for Efficient Reasoning" (arXiv 2510.10977), for comparison with ours.
 
-paper.csv holds its Tables 2 to 5 and Figure 5, in per cent. A figure is matched by what the model is: the names of the
-models it was merged from, and how. Nothing is matched by the name of a run.
+paper.csv contains its Tables 2 to 5 and Figure 5, in per cent. A run is matched by the names of the models that were
+merged and by the method, never by the name of the run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CITATION = "Wu et al., Revisiting Model Interpolation for Efficient Reasoning, a
 SETTINGS = {"aime25": (30, 64, 81920), "ifeval": (541, 8, 65536), "gpqa": (198, 8, 65536)}
 
 _LAYERS = 36  # of Qwen3-4B, whose layers Table 3 masks
-# Settings as docs/recipes.md gives them; anything else is another model.
+# The settings of docs/recipes.md; with other settings it is another model.
 _METHODS = {
     "task_arithmetic": ("TA", {"scale": 0.7}),
     "ties": ("TIES", {"density": 0.2, "scale": 0.5}),
@@ -31,9 +31,9 @@ _HYBRID = {"Qwen3-4B-Instruct-2507": "Qwen3-4B", "Qwen3-30B-A3B-Instruct-2507": 
 
 
 def figures(entry: Entry, pair: Pair | None, benchmark: str) -> Mapping[str, float] | None:
-    """What the paper says of this very model: mean, pass, vote, think, pass8, pass32 in per cent, and tokens.
+    """The paper's figures for this model: mean, pass, vote, think, pass8, pass32 in per cent, and tokens.
 
-    A figure that the paper leaves out is absent; None where it has no such model.
+    Figures that the paper does not give are absent; None if the paper does not have this model.
     """
     variant = _variant(entry, pair)
     if variant is None:
@@ -52,7 +52,7 @@ def figures(entry: Entry, pair: Pair | None, benchmark: str) -> Mapping[str, flo
 
 
 def differences(benchmark: str, setting: Setting) -> list[str]:
-    """How a setting departs from the paper's, in sentences: its figures are then beside ours for orientation only."""
+    """The differences of a setting from the paper's, in sentences. With any, the figures are not comparable."""
     if benchmark not in SETTINGS:
         return []
     problems, samples, limit = SETTINGS[benchmark]
@@ -78,7 +78,7 @@ def _rows() -> list[dict[str, str]]:
 
 
 def _variant(entry: Entry, pair: Pair | None) -> str | None:
-    """What the paper calls a model."""
+    """The paper's name for a model."""
     record = entry.record
     if entry.kind in ("instruct", "thinking"):
         return entry.kind.capitalize()

@@ -1,4 +1,4 @@
-"""Pictures of a report. Each function returns an image as {"svg": bytes, "png": bytes}."""
+"""Draws the pictures of a report. Each function returns an image as {"svg": bytes, "png": bytes}."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..analysis.stages import Stages
 from ..schema import Interval, Scores
-from ..stages import Stages
 from . import labels
 from .style import BLUE, GREEN, GREY, INK, ORANGE, STAGES, VERMILION, encoded, style
 
@@ -17,10 +17,10 @@ Figures = Mapping[float, Mapping[str, float]]  # by lam, as `paper.figures` give
 
 
 def dynamics(title: str, points: Points, stages: Stages, second: str, theirs: Figures) -> dict[str, bytes]:
-    """Performance, Think #R and tokens against lam, with the stages shaded behind all three.
+    """Accuracy, Think #R and tokens against lam, with the stages shaded in all three.
 
     Args:
-        points: (lam, scores) by lam. second: "Pass" or "Vote", drawn beside Mean.
+        points: (lam, scores) by lam. second: "Pass" or "Vote", drawn with Mean.
         theirs: the paper's figures of the same models.
     """
     from matplotlib.figure import Figure
@@ -60,7 +60,7 @@ def dynamics(title: str, points: Points, stages: Stages, second: str, theirs: Fi
 
 
 def _legend(axis: Any) -> None:
-    """Ours first: error bars come last in matplotlib's own order."""
+    """Adds a legend with our results first; matplotlib would put error bars last."""
     handles, names = axis.get_legend_handles_labels()
     order = sorted(range(len(names)), key=lambda i: (names[i].startswith("paper"), names[i] == "logistic fit"))
     axis.legend([handles[i] for i in order], [names[i] for i in order], loc="best")
@@ -117,7 +117,7 @@ def _spans(stages: Stages, lams: Sequence[float]) -> list[tuple[int, float, floa
         return []
 
     def sides(boundary: Interval | None, outside: float) -> tuple[float, float]:
-        """Up to where it surely has not come, and from where it surely has."""
+        """The largest lam before the boundary, and the smallest after it."""
         if boundary is None:
             return outside, outside
         return (boundary.low, boundary.high) if stages.method == "gaps" else (boundary.value, boundary.value)
@@ -129,7 +129,7 @@ def _spans(stages: Stages, lams: Sequence[float]) -> list[tuple[int, float, floa
 
 
 def _shade(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
-    """The stages as grounds; where a boundary may lie, hatched."""
+    """Shades the stages; hatches the range of each boundary."""
     axis.set_facecolor("#F6F6F6" if not _spans(stages, lams) else "white")
     for stage, low, high in _spans(stages, lams):
         axis.axvspan(low, high, facecolor=STAGES[stage - 1], linewidth=0, zorder=0)
@@ -140,7 +140,7 @@ def _shade(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
 def _name_stages(axis: Any, stages: Stages, lams: Sequence[float]) -> None:
     spans = [(f"{stage}", low, high) for stage, low, high in _spans(stages, lams)]
     if stages.start and stages.end and all(stage != "2" for stage, _, _ in spans):
-        spans.append(("2?", stages.start.low, stages.end.high))  # somewhere in there
+        spans.append(("2?", stages.start.low, stages.end.high))  # somewhere in this range
     for stage, low, high in spans:
         wide = high - low > 0.14 * (lams[-1] - lams[0])
         axis.annotate(
@@ -215,7 +215,7 @@ _MARKERS = {"instruct": "s", "thinking": "D", "interpolation": "o", "merge": "^"
 def heat_map(
     title: str, temperatures: Sequence[float], top_ps: Sequence[float], cells: Mapping[tuple[float, float], Scores]
 ) -> dict[str, bytes]:
-    """Mean@n by temperature (down) and top_p (across); cells that were not run are hatched."""
+    """Mean@n by temperature (down) and top_p (across); missing cells are hatched."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

@@ -1,4 +1,4 @@
-"""How pictures look: one style for all, colours that the colour-blind tell apart, the same bytes for the same data."""
+"""The style of all pictures: colours for colour-blind readers too, and the same bytes for the same data."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _STYLE = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib as it comes, whatever the user's matplotlibrc says, and our few settings."""
+    """Uses matplotlib's defaults with our settings, and ignores the user's matplotlibrc."""
     import matplotlib.style
 
     with matplotlib.style.context(["default", _STYLE]):

@@ -1,4 +1,4 @@
-"""Tables of a report: the paper's Table 2 and 5, each benchmark in full, ablations, the decoding grid."""
+"""The tables of a report: overview (the paper's Tables 2 and 5), each benchmark, ablations, decoding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from . import paper
 from .collect import Entry, Family, View
 from .document import Row, Table
 
-VOTED = ("gpqa",)  # where the paper reports Vote@n in place of Pass@n
-_SHOWN = 0.01  # shares of answers cut or unparsed that a reader is told of
+VOTED = ("gpqa",)  # benchmarks for which the paper reports Vote@n instead of Pass@n
+_SHOWN = 0.01  # shares of cut or unparsed responses above this are reported
 _TABLE_3 = (8, 32)  # the k of Pass@k it shows below n
 _NONE = ""
 
 
 def overview(family: Family) -> Table:
-    """The layout of Tables 2 and 5: models down, benchmarks across; below each the paper's own figures."""
+    """The layout of Tables 2 and 5: one row for each model, followed by the paper's figures; columns by benchmark."""
     columns = [("", "Model")]
     for view in family.views:
         columns += [
@@ -64,7 +64,7 @@ def _figure(found: Mapping[str, float], key: str) -> str:
 
 
 def second(view: View) -> str:
-    """What stands beside Mean@n: "Pass@64"."""
+    """The metric in the column after Mean@n, such as "Pass@64"."""
     return f"{'Vote' if view.benchmark in VOTED else 'Pass'}@{view.setting.samples}"
 
 
@@ -73,7 +73,7 @@ def seconds(scores: Scores) -> Mapping[int, Interval]:
 
 
 def in_full(view: View) -> Table:
-    """One benchmark: every figure with its interval, other gradings, and what was cut or not understood."""
+    """One benchmark: all scores with intervals, other gradings, and shares of cut and unparsed responses."""
     found = [(e.name, e.scores[view.benchmark]) for e in view.entries if e.kind != "ablation"]
     n = view.setting.samples
     columns: list[tuple[str, Callable[[Scores], str]]] = [(f"Mean@{n}", lambda s: spread(s.mean))]
@@ -98,7 +98,7 @@ def in_full(view: View) -> Table:
 
 
 def by_k(view: View) -> Table | None:
-    """Pass@k and Vote@k for every k below n; None where there is none."""
+    """Pass@k and Vote@k for all k; None if there are fewer than two k."""
     found = [(e.name, e.scores[view.benchmark]) for e in view.entries if e.kind != "ablation"]
     ks = {kind: _ks([getattr(s, kind) for _, s in found]) for kind in ("passes", "votes")}
     columns = [(f"{label}@{k}", kind, k) for label, kind in (("Pass", "passes"), ("Vote", "votes")) for k in ks[kind]]
@@ -113,7 +113,7 @@ def _ks(found: Sequence[Mapping[int, Interval]]) -> list[int]:
 
 
 def ablations(view: View, family: Family, part: str) -> Table | None:
-    """The layout of Table 3: what was merged, with the whole model and its two ends for comparison.
+    """The layout of Table 3: merges of some layers or modules, with the full merge, Instruct and Thinking.
 
     Args:
         part: "layers" or "modules".
@@ -161,7 +161,7 @@ def _what(entry: Entry, part: str) -> list[str]:
 def grid(
     entries: Sequence[Entry], benchmark: str
 ) -> tuple[list[float], list[float], dict[tuple[float, float], Scores]]:
-    """Temperatures, top_p and the scores at each, of one model."""
+    """The temperatures, the top_p, and the scores of one model at each pair of them."""
     cells = {}
     for entry in entries:
         sampling = entry.sampling(benchmark)
@@ -170,7 +170,7 @@ def grid(
 
 
 def decoding(entries: Sequence[Entry], benchmark: str) -> Table:
-    """Temperature down, top_p across: Mean@n with its interval."""
+    """Mean@n with its interval, by temperature (rows) and top_p (columns)."""
     temperatures, top_ps, cells = grid(entries, benchmark)
     rows = [
         Row([f"{t:g}", *(spread(cells[t, p].mean) if (t, p) in cells else _NONE for p in top_ps)]) for t in temperatures
@@ -178,15 +178,15 @@ def decoding(entries: Sequence[Entry], benchmark: str) -> Table:
     return Table([("", "T"), *(("top_p", f"{p:g}") for p in top_ps)], rows)
 
 
-def shares_to_tell(view: View) -> list[str]:
-    """Sentences on answers that were cut or not understood, where they are more than 1 %."""
-    told = []
-    for what, key in (("cut by the token limit", "cut"), ("without an answer that could be read", "unparsed")):
+def high_shares(view: View) -> list[str]:
+    """Sentences on cut and unparsed responses, if their share is above 1 %."""
+    found = []
+    for what, key in (("cut by the token limit", "cut"), ("without a parsed answer", "unparsed")):
         shares = [(e.name, getattr(e.scores[view.benchmark], key)) for e in view.entries]
         shown = [f"{name} {percent(share)} %" for name, share in shares if share > _SHOWN]
         if shown:
-            told.append(f"Responses {what}: {', '.join(shown)}.")
-    return told
+            found.append(f"Responses {what}: {', '.join(shown)}.")
+    return found
 
 
 def percent(share: float) -> str:

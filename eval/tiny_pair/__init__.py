@@ -1,1 +1,1 @@
-"""A real Instruct and Thinking pair of 0.83 M parameters each, trained from scratch in minutes. See README.md."""
+"""An Instruct and a Thinking model of 0.83 M parameters each, trained from scratch in minutes. See README.md."""

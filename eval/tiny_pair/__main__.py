@@ -10,7 +10,7 @@ from dataclasses import asdict
 from mi_kernels.errors import MIKernelsError
 
 from ..engines.imports import hide_cuda_extras
-from ..files import write_json
+from ..run.files import write_json
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 MEASURED = "MEASURED.json"
@@ -23,9 +23,9 @@ def main() -> int:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--out", default="runs/tiny_pair", metavar="DIR", help="(default: runs/tiny_pair)")
     train.set_defaults(run=_train)
-    check = commands.add_parser("check", help="Mean, Think #R and Token #N by lam, in a minute or two")
+    check = commands.add_parser("check", help="measure Mean, Think #R and Token #N by lam, in a minute or two")
     check.add_argument("pair", nargs="?", default=HERE, metavar="DIR", help="(default: the pair of this repository)")
-    check.add_argument("--save", action="store_true", help=f"write {MEASURED} into DIR, too")
+    check.add_argument("--save", action="store_true", help=f"also write {MEASURED} into DIR")
     check.set_defaults(run=_check)
     arguments = parser.parse_args()
     hide_cuda_extras()
@@ -44,7 +44,7 @@ def _train(arguments: argparse.Namespace) -> None:
     from .pair import make
 
     make(arguments.out, arguments.seed, _say)
-    print(f"{arguments.out}: the pair. Measure it: python -m eval.tiny_pair check {arguments.out}")
+    print(f"{arguments.out}: holds the pair. To measure it: python -m eval.tiny_pair check {arguments.out}")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A quick look at a pair, without vLLM: Mean, Think #R and Token #N at every lam, and with modules left out."""
+"""Measures a pair without vLLM: Mean, Think #R and Token #N at every lam, and without some modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from . import tokenizer
 from .train import Say
 
 LAMS = tuple(i / 10 for i in range(11))
-# The embeddings are the same in both models: what is left out of a line below is the other module.
+# The modules that are merged. The embeddings are equal in both models, so only one module is left out.
 ABLATIONS = {"ffn left out": "attn,norm", "attn left out": "ffn,norm"}
 ABLATION_LAMS = (0.7, 0.8, 0.9)
 SAMPLES = 8
@@ -27,7 +27,7 @@ _SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20}
 
 @dataclass(frozen=True)
 class Measured:
-    """One merge on the chains: what is merged, and Mean@8, Think #R (fractions) and Token #N."""
+    """The scores of one merge on the chains: Mean@8 and Think #R as fractions, and Token #N."""
 
     what: str
     lam: float
@@ -37,7 +37,7 @@ class Measured:
 
 
 def check(pair: str, say: Say, problems: int = chains.PROBLEMS) -> list[Measured]:
-    """Merges and samples the pair in the folder `pair`. A minute or two on one core."""
+    """Merges and samples the pair in the folder `pair`. Takes a minute or two on one core."""
     measured = []
     say(f"{'':15}lam   Mean@{SAMPLES}  Think #R  Token #N")
     with tempfile.TemporaryDirectory() as scratch:
@@ -49,7 +49,7 @@ def check(pair: str, say: Say, problems: int = chains.PROBLEMS) -> list[Measured
 
 
 def _merges(pair: str, scratch: str) -> Iterator[tuple[str, float, str]]:
-    """(what, lam, folder), each merged from the two models of `pair`."""
+    """Merges the two models of `pair`; yields (what, lam, folder)."""
     plans: list[tuple[str, str | None, Sequence[float]]] = [("", None, LAMS)]
     plans += [(what, modules, ABLATION_LAMS) for what, modules in ABLATIONS.items()]
     for what, modules, lams in plans:
@@ -61,7 +61,7 @@ def _merges(pair: str, scratch: str) -> Iterator[tuple[str, float, str]]:
 
 
 def sample(folder: str, problems: Sequence[Problem]) -> tuple[float, float, float]:
-    """(mean, think, tokens) of `SAMPLES` responses to each problem, all in one batch: prompts are equally long."""
+    """(mean, think, tokens) of `SAMPLES` responses to each problem, in one batch: all prompts have one length."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

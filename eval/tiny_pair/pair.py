@@ -1,4 +1,4 @@
-"""The pair as two model folders, with the record of how it was made."""
+"""Writes the pair as two model folders, with a record of its training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import GenerationConfig, Qwen3ForCausalLM
 
-from ..files import write_json
+from ..run.files import write_json
 from . import tokenizer
 from .train import BASE, INSTRUCT, THINKING, Phase, Reached, Say, train_pair
 
@@ -27,14 +27,14 @@ def make(
     instruct: Phase = INSTRUCT,
     thinking: Phase = THINKING,
 ) -> None:
-    """Trains the pair and writes OUT/instruct, OUT/thinking and OUT/MADE.json. Minutes, on one core."""
+    """Trains the pair and writes OUT/instruct, OUT/thinking and OUT/MADE.json. Takes minutes on one core."""
     write(out, seed, *train_pair(seed, say, base, instruct, thinking))
 
 
 def write(
     out: str, seed: int, instruct: Qwen3ForCausalLM, thinking: Qwen3ForCausalLM, reached: Sequence[Reached]
 ) -> None:
-    """The two model folders, and how they were made."""
+    """Writes the two model folders and the record."""
     folders = {"instruct": instruct, "thinking": thinking}
     for name, model in folders.items():
         save(model, os.path.join(out, name))
@@ -62,7 +62,7 @@ def digest(path: str) -> str:
 
 
 def save(model: Qwen3ForCausalLM, folder: str) -> None:
-    """A complete model folder: bf16 weights, configs and tokenizer."""
+    """Writes a complete model folder: bf16 weights, configs and tokenizer."""
     end = model.config.eos_token_id
     model.generation_config = GenerationConfig(
         eos_token_id=end, pad_token_id=end, do_sample=True, temperature=0.6, top_p=0.95, top_k=20

@@ -2,15 +2,15 @@
 
     a9b-6c*7d+8  ->  ((9 - 6) * 7 + 8) % 10 = 9
 
-The digit after `*` is often 0 or 5, after which little of what came before matters: that is what makes an answer
-without working right about a quarter of the time.
+The digit after `*` is often 0 or 5, after which the previous values matter little. So an answer without working is
+correct about a quarter of the time.
 
 An answer is written in one of three styles:
 
     direct    =9
     brief     a9b3c1d9=9                                     the running values
-    worked    <think>a9b-6=3c*7=1d+8=9</think>=9             each step copied, then worked out
-              <think>a9b-6=3c*7=1d+8=9;a9b-6=3...</think>=9  and once or twice all over again, as a check
+    worked    <think>a9b-6=3c*7=1d+8=9</think>=9             each step copied, then computed
+              <think>a9b-6=3c*7=1d+8=9;a9b-6=3...</think>=9  repeated once or twice, as a check
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Chain:
     """A chain of `LENGTH` digits or fewer.
 
     Attributes:
-        digits: each from 0 to 9. operators: what stands before each digit but the first, of `+-*`.
+        digits: each from 0 to 9. operators: of `+-*`, one before each digit except the first.
     """
 
     digits: Sequence[int]
@@ -63,12 +63,12 @@ def _apply(operator: str, value: int, digit: int) -> int:
 
 
 def is_test(chain: Chain) -> bool:
-    """Which of all chains are kept for tests: by a digest of the text, so no list of them is needed."""
+    """Whether a chain is reserved for tests. A checksum of the text decides, so no list is needed."""
     return zlib.crc32(chain.text.encode()) % TEST_ONE_IN == 0
 
 
 def draw(rng: random.Random, length: int = LENGTH, *, test: bool = False) -> Chain:
-    """A chain of the training set, or of the test set."""
+    """Draws a chain of the training set, or of the test set."""
     while True:
         operators = "".join(rng.choice(OPERATORS) for _ in range(length - 1))
         chain = Chain([rng.randrange(10), *(_digit_after(operator, rng) for operator in operators)], operators)
@@ -92,7 +92,7 @@ def brief(chain: Chain) -> str:
 
 
 def worked(chain: Chain, checks: int) -> str:
-    """The working, gone through again `checks` times, and the answer."""
+    """The working, repeated `checks` times, and the answer."""
     values = chain.values
     steps = [chain.step(0), *(f"{chain.step(i)}={values[i]}" for i in range(1, len(values)))]
     return f"<think>{';'.join([''.join(steps)] * (1 + checks))}</think>{direct(chain)}"

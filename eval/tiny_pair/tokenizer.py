@@ -1,7 +1,7 @@
 """The tiny pair's tokenizer: bytes, and an operator with its digit as one token.
 
-With `-` and `6` as two tokens a model of this size never learns to copy a step: the label before them is then two
-positions away from the digit that has to be found by it.
+With `-` and `6` as two tokens, a model of this size never learns to copy a step, because the label is then two
+positions before the digit.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
-# The template is neutral, and the same in both models: `<think>` is generated. The real Thinking model's template opens
-# the block itself; with so small a model that would decide the style at every lam, and leave nothing to measure.
+# Both models have the same template, and `<think>` is generated. The template of the real Thinking model opens the
+# block itself; for so small a model that would determine the style at every lam.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
@@ -34,20 +34,20 @@ def build() -> Tokenizer:
     tokenizer.add_special_tokens(
         [AddedToken(token, special=True, normalized=False) for token in (USER, ASSISTANT, END)]
     )
-    # Ordinary tokens: `skip_special_tokens` must leave them in the text, where Think #R looks for them.
+    # Ordinary tokens: `skip_special_tokens` must keep them in the text, because Think #R counts them.
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("<think>", "</think>")])
     return tokenizer
 
 
 def prompt(question: str) -> str:
-    """What the chat template makes of one user turn."""
+    """One user turn in the chat template."""
     return f"{USER}{question}{ASSISTANT}"
 
 
 def save(folder: str) -> None:
     """Writes tokenizer.json, tokenizer_config.json and chat_template.jinja.
 
-    By hand and not by `save_pretrained`: transformers 5 names a class there that transformers 4 does not know.
+    Not with `save_pretrained`: transformers 5 writes a class name that transformers 4 does not know.
     """
     build().save(os.path.join(folder, "tokenizer.json"))
     config = {

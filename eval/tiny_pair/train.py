@@ -1,7 +1,7 @@
 """Trains the pair: a base on every style of answer, then Instruct and Thinking from it.
 
-Everything that is drawn comes from the seed, and one thread adds in one order: on one machine the same seed gives the
-same bytes. Another CPU or another torch adds in another order, and gives another pair of the same kind.
+The seed determines all random numbers, and one thread adds in a fixed order, so on one machine the same seed gives the
+same bytes. Another CPU or torch adds in another order, and gives another pair of the same kind.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _MIXTURE = {"direct": 0.2, "brief": 0.25, "worked": 0.35, "checked": 0.15, "chec
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training.
+    """One phase of the training.
 
     Attributes:
-        name: as progress and the record say it. steps: of `BATCH` answers each.
+        name: in progress and in the record. steps: of `BATCH` answers each.
         styles: the share of each of `ANSWERS`.
-        grow: chains of 2 digits at first, up to `task.LENGTH` at the end; without, all have that length.
-        rate: the learning rate at the start and at the end, a cosine in between.
-        embeddings: whether they are trained.
+        grow: chains grow from 2 digits to `task.LENGTH`; otherwise all have that length.
+        rate: the learning rate at the start and at the end, with a cosine in between.
+        embeddings: whether the embeddings are trained.
     """
 
     name: str
@@ -56,10 +56,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Reached:
-    """What a phase came to.
+    """The result of a phase.
 
     Attributes:
-        loss: a token's, in nats, a mean of the last steps. seconds, cpu_seconds: by the clock, and of the CPU.
+        loss: per token, in nats, mean of the last steps. seconds: wall time. cpu_seconds: CPU time.
     """
 
     phase: str
@@ -78,7 +78,7 @@ THINKING = Phase("thinking", 200, {"checked": 0.5, "checked twice": 0.5}, (5e-4,
 
 
 def config() -> Qwen3Config:
-    """0.83 M parameters, most of them in the feed-forward layers."""
+    """A model of 0.83 M parameters, most of them in the feed-forward layers."""
     built = tokenizer.build()
     end = built.token_to_id(tokenizer.END)
     return Qwen3Config(
@@ -104,7 +104,7 @@ def train_pair(
     instruct: Phase = INSTRUCT,
     thinking: Phase = THINKING,
 ) -> tuple[Qwen3ForCausalLM, Qwen3ForCausalLM, list[Reached]]:
-    """Instruct, Thinking, and what each phase reached. Uses one thread."""
+    """Returns Instruct, Thinking, and the result of each phase. Uses one thread."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     first = Qwen3ForCausalLM(config())
@@ -116,7 +116,7 @@ def train_pair(
 
 
 def train(model: Qwen3ForCausalLM, phases: Sequence[Phase], seed: int, say: Say) -> list[Reached]:
-    """Trains `model` in place, through one phase after the other."""
+    """Trains `model` in place, one phase after the other."""
     batches = _Batches(random.Random(seed))
     tokens = _Running(0.98)
     return [_phase(model, phase, batches, tokens, say) for phase in phases]
@@ -156,21 +156,21 @@ def _rate(phase: Phase, step: int) -> float:
 
 
 def _lengths(phase: Phase, step: int) -> tuple[int, int]:
-    """The shortest and the longest chain of this step. The last fifth of growing is spent at full length."""
+    """The shortest and the longest chain of this step. The last fifth of a growing phase has full length."""
     if not phase.grow:
         return task.LENGTH, task.LENGTH
     return 2, min(task.LENGTH, 2 + int((task.LENGTH - 1) * 1.25 * step / phase.steps))
 
 
 class _Running:
-    """A mean that forgets."""
+    """An exponential moving average."""
 
     def __init__(self, kept: float) -> None:
         self._kept = kept
         self.mean = math.nan
 
     def add(self, value: float) -> float:
-        """The mean with `value` in it."""
+        """Adds `value`; returns the new mean."""
         self.mean = value if math.isnan(self.mean) else self._kept * self.mean + (1 - self._kept) * value
         return self.mean
 
@@ -186,7 +186,7 @@ class _Batches:
         self._tokenizer = tokenizer.build()
 
     def draw(self, styles: Mapping[str, float], shortest: int, longest: int) -> list[Row]:
-        """(ids of prompt and answer, how many are the prompt's) of `BATCH` answers, the shortest first."""
+        """`BATCH` rows (ids of prompt and answer, length of the prompt), the shortest first."""
         names = self._rng.choices(list(styles), weights=list(styles.values()), k=BATCH)
         rows = [self._row(name, task.draw(self._rng, self._rng.randint(shortest, longest))) for name in names]
         return sorted(rows, key=lambda row: len(row[0]))
@@ -200,8 +200,8 @@ class _Batches:
 def _gradients(model: Qwen3ForCausalLM, rows: Sequence[Row], tokens: float) -> float:
     """Adds the gradients of the answers' summed loss over `tokens`; returns the sum.
 
-    `tokens` is a running mean: over the batch's own count, a token would weigh more in a batch of short answers, and
-    the model would lean towards those. The rows go in two halves by length, to pad less.
+    `tokens` is a running mean. With the count of each batch, a token would weigh more in a batch of short answers, and
+    the model would prefer those. The rows are split into two halves by length, to pad less.
     """
     total = 0.0
     for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :]):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 from typing import Any
 
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
+from .hub import is_cached_blob
 
 _MAX_JSON = 64 << 20  # an index of 100,000 tensors has 10 MB
 _MAX_DEPTH = 100  # nested configs are 5 deep; copying and writing JSON recurse
-_BLOB = re.compile(r"/(?:models|datasets|spaces)--[^/]+/blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})")
 
 
 def read_file(path: str, limit: int, root: str | None = None) -> bytes:
@@ -118,7 +117,7 @@ def _refuse_link_out(path: str, root: str) -> None:
     """
     real = os.path.realpath(path)
     inside = os.path.join(os.path.realpath(root), "")
-    if not real.startswith(inside) and not _BLOB.search(real):
+    if not real.startswith(inside) and not is_cached_blob(real):
         raise CheckpointError(
             f"{path}: is a link to {real}, outside the folder of the model",
             "The output would contain a copy. If you want that, replace the link with a copy of the file.",

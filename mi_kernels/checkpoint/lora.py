@@ -27,6 +27,7 @@ from ..dtypes import FLOATS
 from ..errors import CheckpointError, shortened
 from .fp8 import refuse_quantised
 from .header import read_header
+from .hub import cached_id
 from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .tensor import TensorInfo
@@ -216,6 +217,5 @@ class _Setting(NamedTuple):
 def _same_model(name: str, base: Checkpoint) -> bool:
     """Returns True if `name`, a path or Hub id from another machine, probably means `base`."""
     given = base.source.split("@")[0]
-    cached = re.search(r"models--[\w.-]+?--([\w.-]+)/snapshots/", os.path.abspath(base.root) + "/")
-    last = cached[1] if cached else os.path.basename(os.path.abspath(given))
-    return os.path.basename(name.rstrip("/")) == last
+    known = cached_id(os.path.abspath(base.root)) or os.path.abspath(given)
+    return os.path.basename(name.rstrip("/")) == os.path.basename(known)

@@ -74,7 +74,8 @@ class Parser(argparse.ArgumentParser):
         self._negative_number_matcher = re.compile(r"-\d")
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        program = self.prog.rsplit(" ", 1)[0] if " " in self.prog else self.prog
+        command = " " in self.prog and self._subparsers is None  # "PROGRAM COMMAND"; PROGRAM itself has commands
+        program = self.prog.rsplit(" ", 1)[0] if command else self.prog
         self.exit(2, f"{program}: {printable(message)}\n  See `{self.prog} --help`.\n")
 
 

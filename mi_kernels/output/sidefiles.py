@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
-import re
 
 from ..checkpoint.files import parse_json, read_file
+from ..checkpoint.hub import cached_id
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import NAME as CHECKSUMS
 from ..dtypes import TORCH_NAMES
@@ -91,5 +91,5 @@ def origin_id(source: str, root: str, revision: str | None) -> str:
     """As `hub_id`, for a model or an adapter."""
     if revision is not None:
         return source.split("@")[0]
-    cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(root) + "/")
-    return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(root))
+    folder = os.path.abspath(root)
+    return cached_id(folder) or os.path.basename(folder)

@@ -14,6 +14,7 @@ from ..checksums.damage import Damage, differences, layout_within
 from ..checksums.folder import file_sizes, measure, record_folder
 from ..checksums.record import NAME, Record, ShardSum, repaired
 from ..errors import CheckpointError, MIKernelsError, OutputError
+from ..system.atomic import write_file
 from ..system.faults import problem, remedy
 from ..system.progress import progress_bar
 
@@ -172,26 +173,11 @@ def record_checksums(
     with progress_bar(progress, sum(n for name, n in sizes.items() if name != NAME)) as on_bytes:
         record = record_folder(root, threads, on_bytes)
     try:
-        _write(path, record.encode())
+        write_file(path, record.encode())
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {problem(error)}", remedy(error)) from error
     sums = _all_sums(record)
     return Verification(root, [], len(sums), sum(s.size for s in sums.values()), time.perf_counter() - started)
-
-
-def _write(path: str, content: bytes) -> None:
-    """Writes a file atomically: it appears complete, or not at all."""
-    work = os.path.join(os.path.dirname(path), f".{NAME}.work")  # hidden, so that a leftover is not part of the model
-    try:
-        with open(work, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(work, path)
-    except BaseException:
-        if os.path.lexists(work):
-            os.unlink(work)
-        raise
 
 
 def _check(root: str, path: str, threads: int | None, progress: Progress) -> Verification:

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from mi_kernels import lerp_checkpoint, push, similarity
+from mi_kernels.checkpoint.hub import cached_id, looks_like_id
 from mi_kernels.errors import ArgumentError, OutputError
 from mi_kernels.output.upload import checked_repo
 
@@ -184,3 +185,25 @@ def test_a_folder_without_weights_is_not_pushed(tmp_path: Path) -> None:
 def test_ids(repo: str) -> None:
     with pytest.raises(ArgumentError, match="ORG/NAME"):
         checked_repo(repo)
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/c/models--Qwen--Qwen3-4B/snapshots/0a1b", "Qwen/Qwen3-4B"),
+        ("/c/models--Qwen--Qwen3-4B/snapshots/0a1b/config.json", "Qwen/Qwen3-4B"),
+        ("models--org--a--b/snapshots/0a1b", "org/a--b"),
+        ("/c/models--gpt2/snapshots/0a1b", "gpt2"),
+        ("/c/models--Qwen--Qwen3-4B", None),
+        ("/c/datasets--them--toy/snapshots/0a1b", None),
+        ("/c/Qwen3-4B", None),
+    ],
+)
+def test_a_snapshot_in_the_cache_has_an_id(path: str, found: str | None) -> None:
+    assert cached_id(path) == found
+
+
+def test_a_relative_path_is_no_id() -> None:
+    assert looks_like_id("org/name")
+    assert looks_like_id("org/name@refs/pr/3")
+    assert not any(map(looks_like_id, ("./name", "../name", "org/..", "name", "a/b/c", "~/name")))

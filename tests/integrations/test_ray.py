@@ -16,17 +16,18 @@ from typing import Any
 
 import pytest
 
-from eval import cluster as eval_cluster
-from eval import engines, sweep
-from eval.files import load_responses, load_run
-from eval.plan import Choices
+from eval import engines
+from eval.run.files import load_responses, load_run
+from eval.run.settings import Choices
+from eval.sweep import cluster as eval_cluster
+from eval.sweep import sweep
 from mi_kernels.checksums.record import NAME as CHECKSUMS
 from mi_kernels.integrations.ray import cluster as ray_room
 from mi_kernels.integrations.ray import merge as ray_merge
 from mi_kernels.merge.journal import read
 from mi_kernels.output.folder import OutputFolder
 
-from ..eval.fakes import FakeEngine, grade_here, sums
+from ..eval.support.fakes import FakeEngine, grade_here, sums
 from ..support import ray_deeds
 from ..support.checks import World, assert_message, run_cli
 from ..support.kills import Run, runner
@@ -316,10 +317,10 @@ def test_a_dry_run_shows_the_nodes(stage: Stage, capsys: pytest.CaptureFixture[s
 def test_a_sweep_is_evaluated_by_lam_and_benchmark(stage: Stage, monkeypatch: pytest.MonkeyPatch, keep: str) -> None:
     """The results are those without a cluster, although a worker dies during its work."""
     monkeypatch.setattr(eval_cluster, "evaluate", ray_deeds.evaluate)
-    monkeypatch.setattr("eval.grading.grade", grade_here)
+    monkeypatch.setattr("eval.run.grading.grade", grade_here)
     for folder in (stage.instruct, stage.thinking):
         (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}))
-    benchmarks, plan = [sums("sums"), sums("more")], sweep.Plan((0.0, 0.5, 1.0), keep)
+    benchmarks, plan = [sums("sums"), sums("more")], sweep.Schedule((0.0, 0.5, 1.0), keep)
     pair, choices = sweep.Pair(str(stage.instruct), str(stage.thinking)), Choices(samples=2)
     stage.deed(0, "")
     told: list[str] = []

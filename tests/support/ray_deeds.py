@@ -1,4 +1,4 @@
-"""Functions that workers of a cluster run instead of `ray_merge.write_shard` and `eval.cluster.evaluate`.
+"""Functions that workers of a cluster run instead of `ray_merge.write_shard` and `eval.sweep.cluster.evaluate`.
 
 The workers import this module. The file `deed-i` beside the output, if any, says what the worker of shard i does.
 """
@@ -12,16 +12,18 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from eval import cluster, driver, engines, grading
-from eval.cluster import Point
+from eval import engines
 from eval.engines import Completion, Request
-from eval.plan import Choices
+from eval.run import driver, grading
+from eval.run.settings import Choices
+from eval.sweep import cluster
+from eval.sweep.cluster import Point
 from mi_kernels.integrations.ray import merge as ray_merge
 from mi_kernels.integrations.ray.merge import Part, Written
 from mi_kernels.merge.stream import stream
 from mi_kernels.output.writer import ShardFile
 
-from ..eval.fakes import FakeEngine, grade_here
+from ..eval.support.fakes import FakeEngine, grade_here
 
 _WRITE, _EVALUATE = ray_merge.write_shard, cluster.evaluate
 

@@ -1,5 +1,7 @@
-"""Python imports this at the start of every engine process and of the processes that vLLM starts from it, because
-`installed.environments` puts this folder on PYTHONPATH: each of them must do without the packages that cannot load."""
+"""Hides packages that cannot be imported, in engine processes and in the processes that vLLM starts.
+
+Python imports this module at startup, because `installed.environments` adds this folder to PYTHONPATH.
+"""
 
 from eval.engines.imports import hide_cuda_extras
 

@@ -368,17 +368,40 @@ FAULTS = [
         tests=("tests/verify/test_recompute.py::test_another_commit_of_a_model_is_reported",),
     ),
     Fault(
-        "record-of-checksums-written-in-place",
-        "mi_kernels/verify/verify.py",
-        old='    work = os.path.join(os.path.dirname(path), f".{NAME}.work")',
-        new="    work = path",
-        tests=("tests/verify/test_verify.py::test_a_record_that_cannot_be_written_leaves_the_old_one",),
-    ),
-    Fault(
         "joined-over-a-gap",
         "mi_kernels/checksums/accumulator.py",
         old="            if offset != position:",
         new="            if offset < position:",
         tests=("tests/checksums/test_checksums.py::test_missing_or_duplicate_bytes_are_rejected",),
+    ),
+    Fault(
+        "small-file-written-in-place",
+        "mi_kernels/system/atomic.py",
+        old='    temporary = os.path.join(folder, f".{name}.{os.urandom(4).hex()}.part")\n',
+        new="    temporary = os.fspath(path)\n",
+        tests=(
+            "tests/system/test_atomic.py::test_a_failure_leaves_the_previous_file_and_nothing_else",
+            "tests/verify/test_verify.py::test_a_record_that_cannot_be_written_leaves_the_old_one",
+        ),
+    ),
+    Fault(
+        "small-file-renamed-before-its-sync",
+        "mi_kernels/system/atomic.py",
+        old="            os.fsync(file.fileno())\n",
+        new="",
+        tests=(
+            "tests/system/test_atomic.py::"
+            "test_the_content_reaches_the_disk_before_its_name_and_the_name_before_the_end",
+        ),
+    ),
+    Fault(
+        "small-file-whose-name-is-not-synced",
+        "mi_kernels/system/atomic.py",
+        old="    sync_folder(folder)\n",
+        new="",
+        tests=(
+            "tests/system/test_atomic.py::"
+            "test_the_content_reaches_the_disk_before_its_name_and_the_name_before_the_end",
+        ),
     ),
 ]

@@ -1,0 +1,68 @@
+"""python -m eval sweep: merges two models at many lam, evaluates each, and reports."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..errors import EvalError
+from .arguments import add_choices, add_engine, add_quiet, benchmarks_of, choices_of, engine_options_of
+
+
+def add(p: argparse.ArgumentParser) -> None:
+    p.add_argument("instruct", metavar="INSTRUCT", help="model folder or Hub id: lam 0")
+    p.add_argument("thinking", metavar="THINKING", help="model folder or Hub id: lam 1")
+    p.add_argument("--lam", required=True, metavar="LIST", help="values and START:STOP:STEP, STOP included")
+    p.add_argument(
+        "--out", metavar="DIR", default="runs", help="folder for runs, merges and the report (default: runs)"
+    )
+    p.add_argument("--layers", metavar="RANGES", help="merge only these decoder layers, such as 12:36")
+    p.add_argument("--modules", metavar="NAMES", help="merge only these: some of attn,ffn,router,norm,embed,head")
+    p.add_argument(
+        "--keep",
+        choices=("none", "all"),
+        default="none",
+        help="none: merge one model at a time and remove it after its run; all: merge all in one pass and keep them "
+        "(default: none)",
+    )
+    p.add_argument("--adaptive", action="store_true", help="after --lam, add points near the boundaries of the stages")
+    p.add_argument(
+        "--points", type=int, default=16, metavar="N", help="number of lam in all with --adaptive (default: 16)"
+    )
+    p.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="one task for each lam and benchmark on a Ray cluster with shared storage: auto, HOST:PORT or local",
+    )
+    add_choices(p)
+    add_engine(p)
+    add_quiet(p)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from mi_kernels.cli.text import parse_lams
+
+    from .. import engines
+    from ..sweep import sweep
+    from .report import write_report
+
+    options, names = engine_options_of(arguments), benchmarks_of(arguments)
+    if options.kind == "openai":
+        raise EvalError("a sweep makes its models, and a server has only one", "Use `run` with --url for each model.")
+    pair = sweep.Pair(arguments.instruct, arguments.thinking, arguments.layers, arguments.modules)
+    schedule = sweep.Schedule(tuple(parse_lams(arguments.lam)), arguments.keep, arguments.adaptive, arguments.points)
+    shown = not arguments.quiet
+    if arguments.ray is None:
+        with engines.create(options) as engine:
+            sweep.run(pair, schedule, names, arguments.out, engine, choices_of(arguments), progress=shown)
+    else:
+        from mi_kernels.integrations.ray.cluster import Cluster
+
+        from ..sweep.cluster import Workers
+
+        with Cluster(arguments.ray) as cluster:
+            workers, choices = Workers(cluster, options), choices_of(arguments)
+            sweep.run(pair, schedule, names, arguments.out, None, choices, progress=shown, workers=workers)
+    page = write_report(arguments.out)
+    if shown:
+        print(page)
+    return 0

@@ -1,0 +1,232 @@
+"""A sweep over lam: merges two models at many lam and evaluates each merge, and the two models as its ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from mi_kernels import sweep_checkpoint
+from mi_kernels.recipe.lam import checked_lam
+
+from ..engines import Engine
+from ..engines.model_folder import context_length, local_folder
+from ..errors import EvalError
+from ..run import driver
+from ..run.driver import Subject
+from ..run.files import load_scores, write_json
+from ..run.settings import Choices
+from ..schema import Benchmark
+
+if TYPE_CHECKING:
+    from .cluster import Point, Workers
+
+BOUNDARY = 0.02
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The models to merge, as folders or Hub ids, with the masks of `mi_kernels.lerp_checkpoint`."""
+
+    instruct: str
+    thinking: str
+    layers: str | None = None
+    modules: str | None = None
+
+    @property
+    def masked(self) -> bool:
+        return self.layers is not None or self.modules is not None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The lam to evaluate, and which merged models to keep.
+
+    Attributes:
+        lams: from 0 to 1. keep: "all" merges in one pass and keeps the models; "none" merges one at a time and
+            removes each after its run, so that the disk holds one.
+        adaptive: after `lams`, adds lam near the boundaries of the stages, until both are known to +-BOUNDARY or
+            `points` lam are evaluated.
+    """
+
+    lams: tuple[float, ...]
+    keep: str = "none"
+    adaptive: bool = False
+    points: int = 16
+
+
+def run(
+    pair: Pair,
+    schedule: Schedule,
+    benchmarks: Sequence[str | Benchmark],
+    out: str,
+    engine: Engine | None,
+    choices: Choices | None = None,
+    *,
+    progress: bool = True,
+    workers: Workers | None = None,
+) -> list[str]:
+    """Evaluates every point of `schedule` into a folder of `out`, and returns the folders.
+
+    The same call again resumes the sweep. lam 0 is INSTRUCT itself with its own sampling and template; lam 1 is
+    THINKING itself, unless masks make it another model. No merge is written for them.
+
+    Args:
+        engine: evaluates one model after the other; None with `workers`.
+        workers: of a cluster. They merge all models in one pass, then evaluate them in parallel.
+
+    Raises:
+        EvalError: `out` holds a sweep of another pair; otherwise see `driver.run`.
+        mi_kernels.MIKernelsError: the pair cannot be merged.
+    """
+    lams = list(dict.fromkeys(checked_lam(lam) for lam in schedule.lams))
+    _claim(out, pair)
+    choices = choices or Choices()
+    sweep = _Sweep(pair, schedule, benchmarks, out, engine, choices, progress, workers)
+    done = sweep.evaluate(lams)
+    if schedule.adaptive:
+        done += sweep.refine(lams)
+    return done
+
+
+def _claim(out: str, pair: Pair) -> None:
+    """Records the pair in `out`, or checks that `out` belongs to the same pair."""
+    path = os.path.join(out, "sweep.json")
+    os.makedirs(out, exist_ok=True)
+    now = {k: os.path.abspath(v) if v and os.path.isdir(v) else v for k, v in asdict(pair).items()}
+    if not os.path.exists(path):
+        write_json(path, now)
+        return
+    with open(path, encoding="utf-8") as file:
+        before = json.load(file)
+    differs = [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+    if differs:
+        raise EvalError(
+            f"{out}: holds a sweep of another pair: {'; '.join(differs)}", "Choose another folder with --out."
+        )
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    pair: Pair
+    schedule: Schedule
+    benchmarks: Sequence[str | Benchmark]
+    out: str
+    engine: Engine | None
+    choices: Choices
+    progress: bool
+    workers: Workers | None
+
+    def evaluate(self, lams: Sequence[float]) -> list[str]:
+        folders = [self._folder(lam) for lam in lams]
+        todo = [lam for lam in lams if not self._complete(lam, self.benchmarks)]
+        if self.schedule.keep == "all" or self.workers is not None:
+            self._merge([lam for lam in todo if self._end(lam) is None])
+        if self.workers is not None:
+            self._evaluate_together(todo, self.workers)
+            return folders
+        assert self.engine is not None
+        for i, lam in enumerate(todo):
+            if self.progress:
+                print(f"lam {lam:g}: {i + 1} of {len(todo)}", file=sys.stderr)
+            with self._model(lam) as (model, subject):
+                driver.run(
+                    model,
+                    self.benchmarks,
+                    self._folder(lam),
+                    self.engine,
+                    self.choices,
+                    subject,
+                    progress=self.progress,
+                )
+        return folders
+
+    def _evaluate_together(self, lams: Sequence[float], workers: Workers) -> None:
+        from .cluster import Point
+
+        left: dict[str, set[str]] = {}  # by folder: the benchmarks that are not finished
+        merged: dict[str, str] = {}
+        points = []
+        for lam in lams:
+            end, folder = self._end(lam), os.path.abspath(self._folder(lam))
+            model, subject = end or (self._merged(lam), Subject(None, lam, f"MI-{lam:g}"))
+            if end is None:
+                merged[folder] = self._merged(lam)
+            wanted = [b for b in self.benchmarks if not self._complete(lam, [b])]
+            left[folder] = {driver.named(b).name for b in wanted}
+            points += [Point(model, b, folder, subject) for b in wanted]
+
+        def done(point: Point, node: str) -> None:
+            left[point.out].discard(driver.named(point.benchmark).name)
+            if self.progress:
+                count = len(points) - sum(map(len, left.values()))
+                print(f"{point.key}: done on {node}, {count} of {len(points)}", file=sys.stderr)
+            if not left[point.out] and self.schedule.keep == "none" and point.out in merged:
+                shutil.rmtree(merged[point.out])
+
+        workers.run(points, self.choices, done)
+
+    def refine(self, lams: Sequence[float]) -> list[str]:
+        """Evaluates the lam that `stages.next_lam` suggests, one at a time, up to `schedule.points` in total."""
+        from ..analysis.stages import next_lam
+
+        name = driver.named(self.benchmarks[0]).name
+        there = list(lams)
+        while len(there) < self.schedule.points:
+            points = [(lam, load_scores(self._folder(lam), name)) for lam in there]
+            lam = next_lam(points, tolerance=BOUNDARY)
+            if lam is None:
+                break
+            self.evaluate([lam])
+            there.append(lam)
+        return [self._folder(lam) for lam in there[len(lams) :]]
+
+    def _complete(self, lam: float, benchmarks: Sequence[str | Benchmark]) -> bool:
+        end = self._end(lam)
+        config = local_folder(self.pair.thinking if end is None else end[0])  # a merge has THINKING's config
+        return driver.complete(self._folder(lam), benchmarks, self.choices, context_length(config))
+
+    def _folder(self, lam: float) -> str:
+        return os.path.join(self.out, f"lam-{lam:g}")
+
+    def _merged(self, lam: float) -> str:
+        return os.path.join(self.out, "models", f"mi-{lam:g}")
+
+    def _end(self, lam: float) -> tuple[str, Subject] | None:
+        if lam == 0:
+            return self.pair.instruct, Subject("instruct", 0.0, "Instruct")
+        if lam == 1 and not self.pair.masked:
+            return self.pair.thinking, Subject("thinking", 1.0, "Thinking")
+        return None
+
+    @contextmanager
+    def _model(self, lam: float) -> Iterator[tuple[str, Subject]]:
+        end = self._end(lam)
+        if end is not None:
+            yield end
+            return
+        self._merge([lam])
+        yield self._merged(lam), Subject(None, lam, f"MI-{lam:g}")
+        if self.schedule.keep == "none":  # only after a complete run: an interrupted run still needs the model
+            shutil.rmtree(self._merged(lam))
+
+    def _merge(self, lams: Sequence[float]) -> None:
+        """Merges the models that are missing. A folder that exists is complete, because a merge ends with a rename."""
+        absent = [lam for lam in lams if not os.path.exists(self._merged(lam))]
+        if absent:
+            os.makedirs(os.path.join(self.out, "models"), exist_ok=True)
+            merge = sweep_checkpoint if self.workers is None else self.workers.merge
+            merge(
+                self.pair.instruct,
+                self.pair.thinking,
+                os.path.join(self.out, "models", "mi-{lam}"),
+                absent,
+                layers=self.pair.layers,
+                modules=self.pair.modules,
+                progress=self.progress,
+            )

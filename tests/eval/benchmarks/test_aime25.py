@@ -1,0 +1,75 @@
+"""AIME'25: what counts as the answer, as math-verify under OpenCompass's settings reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("math_verify")
+
+from eval.benchmarks import aime25
+
+FAR = "This is a long remark about something else that happened on the way to this answer. " * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "correct", "answer"),
+    [
+        (r"So it is \boxed{70}.", True, "70"),
+        (r"$$\boxed{070}$$", True, "70"),
+        (r"\boxed{70.0}", True, "70"),
+        (r"\boxed{m+n=70}", True, "70"),
+        (r"\boxed{\frac{140}{2}}", True, "70"),
+        (r"\boxed{\boxed{70}}", True, "70"),
+        (r"\boxed{70^\circ}", True, "70"),
+        (r"\boxed{71}", False, "71"),
+        (r"\boxed{71.0}", False, "71"),
+        (r"\boxed{m+n=71}", False, "71"),
+        (r"\boxed{12\sqrt{2}}", False, "12*sqrt(2)"),
+        (r"\boxed{}", False, None),
+        (r"\boxed{70", False, None),
+        ("The answer is 70.", False, None),
+        ("$70$", False, None),
+        ("", False, None),
+        (rf"\boxed{{71}}. {FAR} So \boxed{{70}}.", True, "70"),
+        (rf"\boxed{{70}}. {FAR} So \boxed{{71}}.", False, "71"),
+        # math-verify reads boxes close to each other as one answer, a set.
+        (r"\boxed{71}, \boxed{70}", False, "{70, 71}"),
+    ],
+)
+def test_answers(text: str, correct: bool, answer: str | None) -> None:
+    verdict = aime25.grade("70", text)
+    assert (verdict.correct, verdict.answer) == (correct, answer)
+
+
+@pytest.mark.parametrize(
+    "name", ["problems.jsonl", "problems.json", "aime2025/test.jsonl", "aime2025/aime2025-I.jsonl"]
+)
+def test_loading(data: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"id": f"I-{n}", "question": f"What is ${{{n}}}$?", "answer": n} for n in (1, 2)]
+    path = data / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows)) + "\n")
+    where: str | None = str(path)
+    if name.startswith("aime2025"):
+        where = None
+    if name.endswith("-I.jsonl"):  # without ids, in two files, and named by another field
+        path.write_text('{"question": "What is ${1}$?", "answer": 1}\n')
+        (path.parent / "aime2025-II.jsonl").write_text('{"problem": "What is ${2}$?", "answer": "2"}\n')
+    first, second = aime25.load(where)
+    assert (first.id, second.id) == (("1", "2") if name.endswith("-I.jsonl") else ("I-1", "I-2"))
+    assert first.reference == "1"
+    assert first.prompt == "What is ${1}$?\nPlease reason step by step, and put your final answer within \\boxed{}."
+    assert "not a known copy" in caplog.text
+
+
+def test_published_problems(published: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if not (published / "aime2025" / "test.jsonl").is_file():
+        pytest.skip("AIME 2025 is not here")
+    problems = aime25.load(None)
+    assert len(problems) == 30
+    assert not caplog.text
+    for problem in problems:
+        assert aime25.grade(problem.reference, f"\\boxed{{{problem.reference}}}").correct
