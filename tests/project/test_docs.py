@@ -1,7 +1,7 @@
 """README and docs/: their code and commands run, their links exist, and every command and variable is documented.
 
-A block of Python, and each line of a block that calls `mi-kernels`, runs. Each page has its own folder, with tiny models
-of the names that the pages use. A block that cannot run here says why in a comment before it:
+A block of Python, and each line of a block that calls `mi-kernels`, runs. Each page has its own folder, with tiny
+models of the names that the pages use. A block that cannot run here says why in a comment before it:
 
     <!-- not run: needs vLLM -->
 
