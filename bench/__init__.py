@@ -1,2 +1,1 @@
-"""Benchmarks: `pytest bench/` in memory, `python -m bench.merge` file to file, `python -m bench.gpu`
-everything on a GPU. See bench/README.md."""
+"""Benchmarks: how to run them, what they measure, and how to add one is in bench/README.md."""

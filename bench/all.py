@@ -1,11 +1,12 @@
-"""Measures everything that bench/results holds, and writes the report and README's figures from it.
+"""Measures everything in bench/results, then writes the report and the figures of README.md.
 
-    python -m bench.all                     # about 45 minutes on a quiet machine with two cores; 32 GB of disk
-    python -m bench.all --quick             # small models, few rounds: tries every step, figures of no worth
-    python -m bench.all --only memory,sweep # some steps
+    python -m bench.all                          # about 45 minutes on an idle machine with two cores; 32 GB of disk
+    python -m bench.all --quick                  # tries every step on small models; its figures mean nothing
+    python -m bench.all --only memory,sweep      # only these steps
 
-mergekit's environment is made on first use, or named by MERGEKIT_ENV. Each step's inputs are removed after it: all of
-them would be 45 GB. Nothing else should run meanwhile.
+The steps are those that the benchmarks declare (registry.py). The environment of mergekit is created on first use, or
+named by MERGEKIT_ENV. The inputs of a step are deleted after it, because all of them would take 45 GB. Run nothing
+else on the machine at the same time.
 """
 
 from __future__ import annotations
@@ -20,55 +21,39 @@ from pathlib import Path
 
 from . import results
 from .models import home
+from .registry import Benchmark, Step, benchmarks
 
-# step: the module, its arguments, and those that make it quick. The step's name is that of its result file.
-STEPS: dict[str, tuple[str, list[str], list[str]]] = {
-    "memory": ("pytest", ["bench/", "-q"], ["-k", "1MiB or threads"]),
-    "merge-0.6B": (
-        "bench.merge",
-        ["--cold", "--rounds", "4", "--with", "torch,paper,mergekit"],
-        ["--rounds", "2", "--most", "0.2", "--with", "torch,paper"],
-    ),
-    "merge-1.7B": ("bench.merge", ["--model", "1.7B"], ["--rounds", "2", "--most", "0.2"]),
-    "merge-4B": ("bench.merge", ["--model", "4B", "--rounds", "3"], ["--rounds", "2", "--most", "0.2"]),
-    "merge-30B-A3B": (
-        "bench.merge",
-        ["--model", "30B-A3B", "--most", "10", "--rounds", "3"],
-        ["--rounds", "2", "--most", "0.2"],
-    ),
-    "grow-size": ("bench.merge", ["--grow", "size", "--with", "torch,paper"], ["--sizes", "0.1,0.2", "--rounds", "2"]),
-    "grow-threads": ("bench.merge", ["--grow", "threads"], ["--gigabytes", "0.2", "--rounds", "2"]),
-    "grow-lam": ("bench.merge", ["--grow", "lam"], ["--gigabytes", "0.1", "--rounds", "2"]),
-    "sweep": ("bench.sweep", ["--rounds", "2"], ["--most", "0.1", "--rounds", "2"]),
-    "safety": ("bench.safety", [], ["--most", "0.05", "--rounds", "2"]),
-    "methods-mergekit": ("bench.methods", ["--rounds", "2", "--with", "mergekit"], ["--most", "0.05"]),
-    "methods": ("bench.methods", [], ["--most", "0.2", "--rounds", "2"]),
-}
 LAST = (["bench.report"], ["bench.report", "--readme"])
 
 
-def command(step: str, folder: Path, quick: bool, work: str | None) -> list[str]:
-    """The command line of one step, its result going to `folder`."""
-    module, arguments, less = STEPS[step]
-    place = ["--results" if module == "pytest" else "--json", str(folder / f"{step}.json")]
-    where = ["--folder", work] if work and module != "pytest" else []
-    return [sys.executable, "-m", module, *arguments, *(less if quick else []), *place, *where]
+def steps() -> dict[str, tuple[Benchmark, Step]]:
+    """Every step of every benchmark, by the name of its result file."""
+    return {name: (found, step) for found in benchmarks().values() for name, step in found.steps.items()}
+
+
+def command(name: str, folder: Path, quick: bool, work: str | None) -> list[str]:
+    """The command line of one step, which writes its result into `folder`."""
+    benchmark, step = steps()[name]
+    options = [*step.arguments, *(step.quick if quick else []), "--json", str(folder / f"{name}.json")]
+    options += ["--folder", work] if work and benchmark.takes_folder else []
+    return [sys.executable, "-m", benchmark.command, *options]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     assert __doc__ is not None
+    known = steps()
     parser = argparse.ArgumentParser(
         prog="python -m bench.all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="small models and few rounds; README stays as it is")
-    parser.add_argument("--only", default=",".join(STEPS), help=f"steps (default: {','.join(STEPS)})")
-    parser.add_argument("--results", type=Path, default=results.RESULTS, help="where results go")
-    parser.add_argument("--folder", help="where the benchmarks work and keep their inputs")
+    parser.add_argument("--quick", action="store_true", help="small models and few rounds; README.md does not change")
+    parser.add_argument("--only", default=",".join(known), help=f"steps (default: {','.join(known)})")
+    parser.add_argument("--results", type=Path, default=results.RESULTS, help="the folder of the result files")
+    parser.add_argument("--folder", help="the working folder of the benchmarks, which holds their inputs")
     arguments = parser.parse_args(argv)
-    steps = arguments.only.split(",")
-    if unknown := set(steps) - set(STEPS):
+    chosen = arguments.only.split(",")
+    if unknown := set(chosen) - set(known):
         parser.error(f"unknown steps: {', '.join(sorted(unknown))}")
-    commands = [command(step, arguments.results, arguments.quick, arguments.folder) for step in steps]
+    commands = [command(step, arguments.results, arguments.quick, arguments.folder) for step in chosen]
     own = arguments.results == results.RESULTS and not arguments.quick
     commands += [[sys.executable, "-m", *last, "--results", str(arguments.results)] for last in LAST[: 1 + own]]
     for line in commands:

@@ -1,13 +1,14 @@
-"""Is HEAD slower than BASE? Both run in turns on this machine; exit status 1 where one is slower beyond noise.
+"""Reports whether HEAD is slower than BASE, measured on this machine; exit status 1 if it is, beyond noise.
 
     python -m bench.compare main HEAD
     python -m bench.compare HEAD~1 HEAD --quick
     python -m bench.compare v0.1.0 HEAD --rows 'lerp bf16, 1 MiB;mi-kernels --version'
 
-Both commits are unpacked and built beside the benchmark's inputs (kept for the next time). A round starts a process for
-each side, so that where its memory lies is drawn anew, and asks them in turns, A B B A, for every row; it gives one
-ratio for each. A row is slower when the median ratio is above 1.03 and Wilcoxon's signed-rank test over the rounds
-says so at 5 % for all rows together (Bonferroni). What is measured are the rows of compare_worker.py.
+Both commits are unpacked and built next to the inputs of the benchmarks, and kept for the next run. Each round starts a
+new process for each commit, because speed depends on where memory is allocated. The processes time every row
+alternately, in the order A B B A, which gives one ratio for each row and round. A row is slower if its median ratio is
+above 1.03 and Wilcoxon's signed-rank test over the rounds is significant at 5 %, corrected for the number of rows
+(Bonferroni). The rows are defined in programs/compare.py.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from .models import home
 from .noise import show, signed_rank, spread
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-WORKER = Path(__file__).with_name("compare_worker.py")
-LEAST = 1.03  # a smaller slowdown is no alarm
-LEVEL = 0.05  # of a false alarm, over all rows
+WORKER = REPOSITORY / "bench" / "programs" / "compare.py"
+LEAST = 1.03  # a smaller median ratio raises no alarm
+LEVEL = 0.05  # probability of a false alarm, over all rows
 ROUNDS, QUICK_ROUNDS = 12, 8
 QUICK_ROWS = ("lerp bf16, 1 MiB", "lerp bf16, 64 MiB", "multi_lerp, 4,000 small tensors")
-_SECONDS = 0.005  # of one timing, by more calls where a call is shorter; short enough to fall between disturbances
-_TURNS = 8  # at most, each A B B A or B A A B; fewer where a call is longer
+_SECONDS = 0.005  # of one timing, which repeats shorter calls; short enough to fall between disturbances
+_TURNS = 8  # at most; each is A B B A or B A A B; fewer for a longer call
 
 
 def built(revision: str, place: Path) -> Path:
-    """A folder with that commit's package, compiled; kept under `place` by the commit's hash."""
+    """The folder with the compiled package of that commit. It is kept below `place`, named by its hash."""
     git = ["git", "-C", str(REPOSITORY)]
     commit = subprocess.run([*git, "rev-parse", f"{revision}^{{commit}}"], capture_output=True, text=True)
     if commit.returncode != 0:
-        raise SystemExit(f"bench.compare: no commit {revision!r} in this repository")
+        raise SystemExit(f"bench.compare: {revision!r} is not a commit of this repository")
     name = commit.stdout.strip()
     folder = place / "builds" / name
     if not (folder / "built").exists():
@@ -62,7 +63,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 class Side:
-    """A running worker of one commit."""
+    """A running process of programs/compare.py in the folder of one commit."""
 
     def __init__(self, folder: Path, inputs: Path) -> None:
         self.folder = folder
@@ -82,7 +83,7 @@ class Side:
         self.process.stdin.flush()
         answer = self.process.stdout.readline()
         if not answer:
-            raise SystemExit(f"bench.compare: the worker in {self.folder} ended at {line!r}")
+            raise SystemExit(f"bench.compare: the process in {self.folder} ended without an answer to {line!r}")
         return answer.rstrip("\n")
 
     def __enter__(self) -> Side:
@@ -95,10 +96,12 @@ class Side:
 
 
 def one_round(ask: Sequence[Callable[[str], str]], rows: Sequence[str]) -> dict[str, float]:
-    """For each row HEAD's seconds over BASE's: the least of a few timings in turns; disturbance only adds.
+    """Seconds of HEAD / seconds of BASE for each row, from the minimum of a few alternating timings.
+
+    The minimum, because disturbances only add time.
 
     Args:
-        ask: what BASE's and HEAD's workers answer.
+        ask: send a line to the process of BASE, and of HEAD, and return its answer.
     """
     found = {}
     for row in rows:
@@ -113,7 +116,11 @@ def one_round(ask: Sequence[Callable[[str], str]], rows: Sequence[str]) -> dict[
 
 
 def verdict(ratios: Sequence[float], rows: int) -> str:
-    """`slower`, `faster` or `same`, of HEAD, where `rows` such decisions are taken."""
+    """Whether HEAD is `slower`, `faster` or the `same`.
+
+    Args:
+        rows: the number of rows that are decided, for the correction.
+    """
     for word, values in (("slower", ratios), ("faster", [1 / ratio for ratio in ratios])):
         if median(values) > LEAST and signed_rank(values) < LEVEL / rows:
             return word
@@ -121,15 +128,15 @@ def verdict(ratios: Sequence[float], rows: int) -> str:
 
 
 def compare(folders: Sequence[Path], inputs: Path, rows: Sequence[str], rounds: int) -> dict[str, list[float]]:
-    """The ratios of every row, one a round."""
+    """The ratios of each row, one for each round."""
     found: dict[str, list[float]] = {}
     for number in range(rounds):
-        first = number % 2  # who starts first gets other memory
+        first = number % 2  # the order of the starts affects where memory is allocated
         with Side(folders[first], inputs) as one, Side(folders[1 - first], inputs) as other:
             sides = [one.ask, other.ask][:: -1 if first else 1]
             available = one.ask("rows").split("\t")
             if unknown := set(rows) - set(available):
-                raise SystemExit(f"bench.compare: no rows {sorted(unknown)}; there are {available}")
+                raise SystemExit(f"bench.compare: unknown rows {sorted(unknown)}; known: {available}")
             for row, ratio in one_round(sides, rows or available).items():
                 found.setdefault(row, []).append(ratio)
         print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
@@ -141,7 +148,7 @@ def table(found: dict[str, list[float]]) -> str:
         [row, show(spread(ratios), digits=3), f"{signed_rank(ratios):.4f}", verdict(ratios, len(found))]
         for row, ratios in found.items()
     ]
-    return results.table(["", "HEAD / BASE (min - max)", "p of slower", "HEAD is"], lines)
+    return results.table(["", "HEAD / BASE (min - max)", "p (slower)", "HEAD is"], lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,11 +156,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("base", metavar="BASE", help="a commit")
-    parser.add_argument("head", metavar="HEAD", help="another")
+    parser.add_argument("base", metavar="BASE", help="the commit to compare with")
+    parser.add_argument("head", metavar="HEAD", help="the commit that may be slower")
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK_ROWS)} rows, {QUICK_ROUNDS} rounds")
-    parser.add_argument("--rows", help="only these, separated by semicolons")
-    parser.add_argument("--folder", help="where to build and to keep inputs")
+    parser.add_argument("--rows", help="only these rows, separated by semicolons")
+    parser.add_argument("--folder", help="the working folder, which keeps builds and inputs")
     arguments: Any = parser.parse_args(argv)
     place = home(arguments.folder)
     folders = [built(revision, place) for revision in (arguments.base, arguments.head)]

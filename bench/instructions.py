@@ -1,12 +1,12 @@
-"""Instructions an element of the hot kernels: the figure of speed that does not depend on the machine's mood.
+"""Counts the instructions for each element in the hot kernels: a figure of speed without noise.
 
-    python -m bench.instructions            # counts, and compares with bench/results/instructions.json; status 1 if off
-    python -m bench.instructions --update   # counts, and stores them for this compiler
+    python -m bench.instructions            # compares with bench/results/instructions.json; status 1 if a count is off
+    python -m bench.instructions --update   # stores the counts for this compiler
 
-A native driver (instructions.cpp) is compiled with setup.py's flags and run under valgrind, which counts exactly: only
-another compiler, or a change of the code, changes a count. So counts are kept by compiler version, and held within 2 %.
-valgrind does not know AVX-512; that kernel is the same loop over wider registers. Fewer instructions are not always
-less time: `bench.compare` measures that.
+A native driver (programs/instructions.cpp) is compiled with the flags of setup.py and run under valgrind, which counts
+exactly: only another compiler or a change of the code changes a count. So counts are stored by compiler version, and
+must agree within 2 %. valgrind does not know AVX-512; that kernel is the same loop with wider registers. Fewer
+instructions do not always take less time: `bench.compare` measures time.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from pathlib import Path
 from typing import Any
 
 from . import results
+from .registry import Benchmark
 
 BAND = 0.02
 STORE = results.RESULTS / "instructions.json"
 HERE = Path(__file__).resolve().parent
 SOURCES = ("isa", "scalar", "avx2", "avx512", "neon")
-# Those of setup.py.
+# The flags of setup.py.
 _FLAGS = ["-std=c++17", "-O3", "-ffp-contract=off", "-fno-fast-math"]
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _ISA_FLAGS = {"avx2": _AVX2, "avx512": [*_AVX2, "-mavx512f", "-mavx512bw", "-w"]}
 
 
 class CannotCountError(RuntimeError):
-    """A tool that is needed is missing, or a result for this compiler is."""
+    """A tool is missing, or no counts are stored for this compiler."""
 
 
 def compiler() -> tuple[str, str]:
     """The C++ compiler's command and its version with the machine: "g++ 12.2.0, x86_64"."""
     command = os.environ.get("CXX", "g++")
     if shutil.which(command) is None:
-        raise CannotCountError(f"no {command}")
+        raise CannotCountError(f"the compiler {command} is missing")
     first = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     version = re.search(r"\d+\.\d+\.\d+", first)
     kind = "clang" if "clang" in first else "g++"
@@ -55,7 +56,10 @@ def build(folder: Path) -> Path:
     command, _ = compiler()
     flags = _ISA_FLAGS if platform.machine().lower() in ("x86_64", "amd64") else {}
     objects = []
-    for source in [*(HERE.parent / "csrc" / "cpu" / f"{name}.cpp" for name in SOURCES), HERE / "instructions.cpp"]:
+    for source in [
+        *(HERE.parent / "csrc" / "cpu" / f"{name}.cpp" for name in SOURCES),
+        HERE / "programs" / "instructions.cpp",
+    ]:
         objects.append(str(folder / f"{source.stem}.o"))
         own = flags.get(source.stem, [])
         subprocess.run([command, *_FLAGS, *own, "-c", str(source), "-o", objects[-1]], check=True)
@@ -65,7 +69,7 @@ def build(folder: Path) -> Path:
 
 
 def count(program: Path, isa: str, kernel: str) -> float:
-    """Instructions an element."""
+    """Instructions for each element."""
     output = program.parent / "callgrind.out"
     options = ["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=counted", f"--callgrind-out-file={output}"]
     done = subprocess.run(["valgrind", *options, str(program), isa, kernel], capture_output=True, text=True)
@@ -75,16 +79,14 @@ def count(program: Path, isa: str, kernel: str) -> float:
     return int(found[1]) / int(done.stdout)
 
 
-def _listed(program: Path) -> list[str]:
-    """What the driver can run under valgrind, which shows it a processor without AVX-512."""
-    command = ["valgrind", "-q", "--tool=none", str(program)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
 def measure(only: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """A row for each kernel on each ISA that valgrind can run; `only` some kernels."""
+    """A row for each kernel and each ISA that valgrind can run.
+
+    Args:
+        only: the kernels to count (default: all).
+    """
     if shutil.which("valgrind") is None:
-        raise CannotCountError("no valgrind")
+        raise CannotCountError("valgrind is missing")
     group = compiler()[1]
     rows = []
     with tempfile.TemporaryDirectory(prefix="mi-kernels-instructions-") as name:
@@ -100,10 +102,10 @@ def measure(only: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def stored(group: str) -> dict[str, float]:
-    """The counts kept for this compiler, by row name.
+    """The stored counts of this compiler, by row name.
 
     Raises:
-        CannotCountError: there are none.
+        CannotCountError: none are stored.
     """
     rows = results.load(STORE)["rows"] if STORE.exists() else []
     found = {row["name"]: row["instructions_per_element"] for row in rows if row["group"] == group}
@@ -113,7 +115,7 @@ def stored(group: str) -> dict[str, float]:
 
 
 def off(rows: Sequence[dict[str, Any]], wanted: dict[str, float]) -> list[str]:
-    """What lies outside the band, or is not stored; in words."""
+    """A line for each count that differs from its stored value by more than BAND, or has none."""
     found = []
     for row in rows:
         now, before = row["instructions_per_element"], wanted.get(row["name"])
@@ -123,11 +125,23 @@ def off(rows: Sequence[dict[str, Any]], wanted: dict[str, float]) -> list[str]:
 
 
 def update(rows: Sequence[dict[str, Any]]) -> None:
-    """Stores the rows in place of those of their compiler."""
+    """Replaces the stored rows of the same compiler."""
     others = results.load(STORE)["rows"] if STORE.exists() else []
     kept = [row for row in others if row["group"] != rows[0]["group"]]
     command = "python -m bench.instructions --update"
     results.save(STORE, results.record("instructions", command, {"band": BAND}, [*kept, *rows]))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Instructions for each element: a table for each compiler."""
+    groups: dict[str, list[list[str]]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append([row["name"], f"{row['instructions_per_element']:.3f}"])
+    return "\n\n".join(results.table([group, "instructions an element"], lines) for group, lines in groups.items())
+
+
+# No step of `bench.all`: new counts are stored only on purpose, by `--update`.
+BENCHMARK = Benchmark(name="instructions", command="bench.instructions", table=table, takes_folder=False)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -139,8 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         rows = measure()
-        lines = [[row["name"], f"{row['instructions_per_element']:.3f}"] for row in rows]
-        print(results.table([rows[0]["group"], "instructions an element"], lines))
+        print(table(rows))
         if arguments.update:
             update(rows)
             return 0

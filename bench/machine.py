@@ -1,4 +1,4 @@
-"""What a figure was measured on."""
+"""Describes the machine and the code that a figure was measured with."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import mi_kernels
 from mi_kernels import _cpu
 
 PACKAGES = ("numpy", "torch", "safetensors", "ml_dtypes", "pytest-benchmark")
-_GENERATED = (":(exclude,top)bench/results", ":(exclude,top)README.md")  # a result does not make itself outdated
+_GENERATED = (":(exclude,top)bench/results", ":(exclude,top)README.md")  # a new result does not count as a change
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory, kernel, commit, date and the versions of what took part."""
+    """Processor, cores, memory, kernel, commit, date and the versions of the packages."""
     return {
         "date": date.today().isoformat(),
         "processor": _processor(),
@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
 
 
 def available_memory() -> int:
-    """Bytes that new processes can have without swapping, as Linux estimates it."""
+    """Bytes available to new processes without swapping, as Linux estimates them."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""Layouts of real models, for benchmark checkpoints, and where such checkpoints are kept."""
+"""The checkpoints of the benchmarks: layouts of real models, options, and the folder that keeps the files."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Layout(NamedTuple):
     """A checkpoint's tensors.
 
     Attributes:
-        name: as the tables call it.
+        name: the name in the tables.
         shapes: of each tensor, after shrinking.
-        shrink: what every tensor's elements were divided by, about (its first dimension was, rounded up).
-        config: the whole model's.
+        shrink: the divisor of the first dimension of each tensor (the quotient is rounded up).
+        config: the configuration of the model before shrinking.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Of the tensors, in bf16."""
+        """Bytes of all tensors in bf16."""
         return size_of(self.shapes)
 
 
@@ -61,7 +61,7 @@ def size_of(shapes: Shapes) -> int:
 
 
 def layout(model: str, most: int | None = None) -> Layout:
-    """The layout of one of MODELS; all tensors stay, with fewer rows where they would be more than `most` bytes."""
+    """The layout of one of MODELS. It keeps all tensors, with fewer rows if they would exceed `most` bytes."""
     shapes = MODELS[model]()
     config = qwen3_config(shapes)
     whole = size_of(shapes)
@@ -73,38 +73,38 @@ def layout(model: str, most: int | None = None) -> Layout:
 
 
 def sized(gigabytes: float) -> Layout:
-    """Qwen3-0.6B's layers, as many as make so many GB: sizes that differ in nothing else."""
+    """As many layers of Qwen3-0.6B as make so many GB, so that sizes differ only in the number of layers."""
     shapes = qwen3_like(int(gigabytes * 1e9))
     return Layout(f"{gigabytes:g} GB", shapes, 1, qwen3_config(shapes))
 
 
 def parser(program: str, doc: str | None, rounds: int) -> argparse.ArgumentParser:
-    """The options of a benchmark on one model's layout."""
+    """The options of a benchmark with the layout of one model."""
     made = argparse.ArgumentParser(
         prog=f"python -m {program}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--model", choices=MODELS, default="0.6B", help="whose layout (default: 0.6B)")
-    made.add_argument("--most", type=float, metavar="GB", help="shrink the model to this (default: not at all)")
-    made.add_argument("--rounds", type=int, default=rounds, help=f"runs of each (default: {rounds})")
-    made.add_argument("--folder", help="where to work and keep the inputs")
-    made.add_argument("--json", type=Path, help="also write the results there")
+    made.add_argument("--model", choices=MODELS, default="0.6B", help="the model whose layout is used (default: 0.6B)")
+    made.add_argument("--most", type=float, metavar="GB", help="shrink the model to this size (default: its own size)")
+    made.add_argument("--rounds", type=int, default=rounds, help=f"runs of each contestant (default: {rounds})")
+    made.add_argument("--folder", help="the working folder, which keeps the inputs")
+    made.add_argument("--json", type=Path, help="also write the results to this file")
     return made
 
 
 def wanted_layout(arguments: argparse.Namespace) -> Layout:
-    """What `parser`'s options ask for."""
+    """The layout that the options of `parser` select."""
     return layout(arguments.model, None if arguments.most is None else int(arguments.most * 1e9))
 
 
 def home(folder: str | None) -> Path:
-    """Where benchmarks work and keep their inputs: `folder`, or mi-kernels-bench among the temporary files."""
+    """The working folder: `folder`, or mi-kernels-bench in the folder of temporary files. Created if missing."""
     path = Path(folder or os.path.join(tempfile.gettempdir(), "mi-kernels-bench")).resolve()
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def checkpoint(folder: Path, wanted: Layout, seed: int, shards: int = 1) -> Path:
-    """The checkpoint of this layout and seed under `folder`; written on first use, and kept."""
+    """The checkpoint of this layout and seed below `folder`. It is written on first use, and kept."""
     content = json.dumps([wanted.shapes, wanted.config, seed, shards])
     path = folder / "inputs" / hashlib.sha256(content.encode()).hexdigest()[:16]
     if not path.exists():
@@ -116,6 +116,6 @@ def checkpoint(folder: Path, wanted: Layout, seed: int, shards: int = 1) -> Path
 
 
 def room_for(folder: Path, copies: int) -> int:
-    """Bytes that each of `copies` checkpoints may have on the disk of `folder`, with a tenth left over."""
+    """The size in bytes at which `copies` checkpoints fit on the disk of `folder`, with a tenth to spare."""
     kept = sum(file.stat().st_size for file in (folder / "inputs").glob("*/*"))
     return int((shutil.disk_usage(folder).free + kept) * 0.9) // copies

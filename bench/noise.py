@@ -1,4 +1,4 @@
-"""What repeated timings say: their spread, ratios taken round by round, and whether one side is slower for certain."""
+"""Statistics of repeated timings: their spread, ratios by rounds, and a test of whether one side is slower."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    """The spread of values[i] / base[i]: both sides of a pair met the same state of the machine."""
+    """The spread of values[i] / base[i]. Both were measured in round i, with the machine in the same state."""
     return spread([value / other for value, other in zip(values, base, strict=True)])
 
 
@@ -25,7 +25,7 @@ def show(found: dict[str, Any], scale: float = 1.0, digits: int = 2) -> str:
 
 
 def signed_rank(ratios: Sequence[float]) -> float:
-    """The one-sided p of Wilcoxon's signed-rank test that `ratios` lie above 1, exact for their number.
+    """The one-sided p-value of Wilcoxon's signed-rank test that `ratios` are above 1, exact for their number.
 
     Ranks are those of |log ratio|; under the null hypothesis each carries either sign with probability 1/2. Ties keep
     the order they come in, and a ratio of exactly 1 counts as below (against an alarm).

@@ -1,18 +1,19 @@
-"""The one form of every result file, so that one report can read them all.
+"""The format of every result file, except those of bench.gpu.
 
-    bench      which benchmark: memory, merge, grow, sweep, methods, safety, instructions, serving, ray
-    command    what gives it again
+    bench      the name of the benchmark, as its module registers it (registry.py)
+    command    the command that measures it again
     machine    processor, cores, memory, system, commit, date, versions (machine.describe)
     settings   what was chosen: model, lam, rounds, ...
-    rows       a list; each has `group`, `name`, and figures
+    rows       a list; each row has `group`, `name`, and figures
 
-A figure is a number, a spread {min, median, max, rounds} of repeated measurements, or None where there is none; in
-seconds, bytes and shares throughout. (bench.gpu's files are of its own form.)
+A figure is a number, a spread {min, median, max, rounds} of repeated measurements, or None if it was not measured.
+Units are seconds, bytes and shares.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,14 @@ from typing import Any
 from . import machine
 
 RESULTS = Path(__file__).parent / "results"
-BENCHES = ("memory", "merge", "grow", "sweep", "methods", "safety", "instructions", "serving", "ray")
-_PLACES = ("--json", "--folder", "--results")  # where a result or a working file goes does not change a figure
+_PLACES = ("--json", "--folder", "--results")  # they do not change a figure
+
+# Results measured before these modules moved into bench/files name the commands of that time.
+_MOVED = re.compile(r"^python -m bench\.(merge|sweep|methods|safety|ray)\b")
 
 
 def command_line(program: str, argv: Sequence[str]) -> str:
-    """`python -m PROGRAM ARGUMENTS` without the options that only name places."""
+    """`python -m PROGRAM ARGUMENTS` without the options that only name files and folders."""
     kept: list[str] = []
     skip = False
     for argument in argv:
@@ -37,7 +40,7 @@ def command_line(program: str, argv: Sequence[str]) -> str:
 
 
 def record(bench: str, command: str, settings: dict[str, Any], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A result of this machine and commit."""
+    """A result measured on this machine, at this commit."""
     return {
         "bench": bench,
         "command": command,
@@ -48,31 +51,31 @@ def record(bench: str, command: str, settings: dict[str, Any], rows: Sequence[di
 
 
 def check(found: dict[str, Any]) -> None:
-    """Refuses what is not of the form above.
+    """Checks the format above.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: names the row and the key that are wrong.
     """
-    if set(found) != {"bench", "command", "machine", "settings", "rows"} or found["bench"] not in BENCHES:
-        raise ValueError(f"not a result file: keys {sorted(found)}, bench {found.get('bench')!r}")
+    if set(found) != {"bench", "command", "machine", "settings", "rows"}:
+        raise ValueError(f"not a result file: keys {sorted(found)}")
     if missing := {"date", "processor", "cores", "commit", "versions"} - set(found["machine"]):
         raise ValueError(f"{found['bench']}: machine lacks {sorted(missing)}")
     for row in found["rows"]:
         label = f"{found['bench']}, {row.get('group')}, {row.get('name')}"
         if not isinstance(row.get("group"), str) or not isinstance(row.get("name"), str):
-            raise ValueError(f"{label}: a row has a group and a name")
+            raise ValueError(f"{label}: a row needs a group and a name")
         for key, value in row.items():
             if isinstance(value, dict):
                 if set(value) != {"min", "median", "max", "rounds"}:
-                    raise ValueError(f"{label}, {key}: a spread has min, median, max and rounds")
+                    raise ValueError(f"{label}, {key}: a spread needs exactly min, median, max and rounds")
                 if not value["min"] <= value["median"] <= value["max"]:
-                    raise ValueError(f"{label}, {key}: {value} is in no order")
+                    raise ValueError(f"{label}, {key}: {value} is not in order")
             elif not isinstance(value, str | int | float | None):
-                raise ValueError(f"{label}, {key}: {value!r} is no figure")
+                raise ValueError(f"{label}, {key}: {value!r} is not a figure")
 
 
 def save(path: Path, found: dict[str, Any]) -> None:
-    """Writes a record as JSON, one row a line, so that a diff of two runs can be read."""
+    """Writes a record as JSON with one row in each line, so that the diff of two runs is readable."""
     check(found)
     head = {key: value for key, value in found.items() if key != "rows"}
     text = json.dumps(head, indent=1).removesuffix("\n}")
@@ -82,14 +85,23 @@ def save(path: Path, found: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A record that `save` wrote.
+    """A record that `save` wrote. Its command is the one that measures it today.
 
     Raises:
         ValueError: see `check`.
     """
     found: dict[str, Any] = json.loads(path.read_text())
     check(found)
-    return found
+    return {**found, "command": _MOVED.sub(r"python -m bench.files.\1", found["command"])}
+
+
+def where(found: dict[str, Any]) -> str:
+    """The machine, the date and the commit of a record, in a few words."""
+    machine = found["machine"]
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB; "
+        f"{machine['date']}, commit {machine['commit']}"
+    )
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mi_kernels.output.sidefiles import RECORD, read_record
+from mi_kernels.merge.record import read_content
+from mi_kernels.output.sidefiles import RECORD
 
 from .errors import EvalError
 from .schema import ROLES, Sampling
@@ -46,7 +47,7 @@ def identify(model: str, folder: str | None, role: str | None = None) -> Identit
     Raises:
         EvalError: nothing tells the role, or `role` contradicts mi_kernels.json.
     """
-    record = read_record(folder) if folder else None
+    record = read_content(folder) if folder else None
     if record is not None:
         if role not in (None, "merged"):
             raise EvalError(

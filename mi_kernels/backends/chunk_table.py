@@ -3,7 +3,7 @@
 A launch has one program (block) for each chunk. Program i looks up its tensor, `chunk_tensor[i]`, and the element it
 starts at, `chunk_start[i]`, and handles at most `chunk` elements from there. Tensors of all sizes share one launch, and
 no program does more than another. A table holds tensors of one dtype triple (out, a, b), since a kernel is compiled
-for one; its codes are those of `cpu.DTYPE_CODES`: 0 bf16, 1 float16, 2 float32.
+for one; its codes are those of `dtypes.CODES`: 0 bf16, 1 float16, 2 float32.
 
 A tensor's weight w is lam: 0 copies a and 1 copies b, bytes where the dtypes agree and converted where they differ;
 any other is interpolated as the contract says (`ops.linear`).

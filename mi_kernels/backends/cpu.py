@@ -8,17 +8,13 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from ..dtypes import CODES
 from ..errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
-    from .._cpu import CombineSpan, Span
+    from .spans import CombineSpan, Span
 
 ISA_VARIABLE = "MI_KERNELS_CPU_ISA"
-
-# The kernels' codes for dtypes, by the names of safetensors.
-DTYPE_CODES = {"BF16": 0, "F16": 1, "F32": 2}
-BYTES = 3
-ITEM_SIZES = (2, 2, 4, 1)
 
 
 def choose_isa(available: Sequence[str], requested: str | None) -> str:
@@ -76,7 +72,7 @@ def checked_threads(threads: int | None) -> int:
 
 
 def run_spans(spans: Sequence[Span], isa: str, threads: int = 1) -> None:
-    """Interpolates (weight 0 or 1: copies) every span; see `_cpu.pyi` for what a span is."""
+    """Interpolates (weight 0 or 1: copies) every span; see `spans`."""
     from .. import _cpu
 
     _cpu.lerp_spans(spans, isa, threads)
@@ -110,7 +106,7 @@ def run_groups(spans: Sequence[Span], group: int, isa: str) -> None:
 
 
 def run_combine(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None:
-    """Combines several models into one, span by span; see `_cpu.pyi`."""
+    """Combines several models into one, span by span; see `spans`."""
     from .. import _cpu
 
     if spans:
@@ -127,5 +123,5 @@ def run_addresses(table: Any, weights: Any, dtypes: Sequence[str], isa: str, thr
     """
     from .. import _cpu
 
-    out, a, b = (DTYPE_CODES[dtype] for dtype in dtypes)
+    out, a, b = (CODES[dtype] for dtype in dtypes)
     _cpu.lerp_addresses(table, weights, out, a, b, isa, threads)

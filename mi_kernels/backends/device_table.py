@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..dtypes import CODE_TORCH
 from . import chunk_table as table
-from .cpu import DTYPE_CODES
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +55,7 @@ def by_dtypes(
     """Which pairs (indices, in order) have which dtypes."""
     import torch
 
-    names = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-    codes = {dtype: DTYPE_CODES[name] for dtype, name in names.items()}
+    codes = {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
     kinds = [{x.dtype for x in tensors} for tensors in (outs, a, b)]
     if all(len(kind) == 1 for kind in kinds):  # as checkpoints are; thousands of tensors one by one take their time
         o, x, y = (codes[kind.pop()] for kind in kinds)

@@ -18,13 +18,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from ..dtypes import CODE_SIZES, CODE_TORCH
 from ..errors import BackendError
 from . import cpu
-
-if TYPE_CHECKING:
-    from .._cpu import Span
+from .spans import Operand, Span
 
 PIECES = 3  # one is packed, one is on its way in or computed, one comes back
 PIECE = 4 << 20  # a third of what a chunk of 4 MiB moves; some 200 microseconds of PCIe, against as much for launching
@@ -139,37 +138,28 @@ class _Piece:
         """How many elements of several tensors still fit, each tensor aligned."""
         return (self.high - self.low - len(item_sizes) * (_ALIGNMENT - 1)) // sum(item_sizes)
 
-    def add(self, group: Sequence[Span], operands: Sequence[_Operand], first: int, n: int) -> None:
+    def add(self, group: Sequence[Span], operands: Sequence[Operand], first: int, n: int) -> None:
         """Elements first to first + n of a group; each of its operands once."""
         at = {}
         for operand in operands:
-            buffer, offset, code = operand.of
-            size = cpu.ITEM_SIZES[code]
-            self.fills.append(_copy(self.buffer, self.low, buffer, offset + first * size, n * size))
-            at[operand.key] = self._tensor(self.low, n, code)
+            size = CODE_SIZES[operand.dtype]
+            start = operand.offset + first * size
+            self.fills.append(Span.copy(self.buffer, self.low, operand.buffer, start, n * size))
+            at[_key(operand)] = self._tensor(self.low, n, operand.dtype)
             self.low = _aligned(self.low + n * size)
         for span in group:
-            slot, offset, code, weight = span[0], span[1], span[8], span[7]
-            size = cpu.ITEM_SIZES[code]
+            size = CODE_SIZES[span.out_dtype]
             self.high = (self.high - n * size) // _ALIGNMENT * _ALIGNMENT
-            self.drains.append(_copy(slot, offset + first * size, self.buffer, self.high, n * size))
-            a, b = (at[operand.key] for operand in _operands(span))
-            self.tensors.append((self._tensor(self.high, n, code), a, b))
-            self.weights.append(weight)
+            self.drains.append(Span.copy(span.out, span.out_offset + first * size, self.buffer, self.high, n * size))
+            a, b = (at[_key(operand)] for operand in span.read)
+            self.tensors.append((self._tensor(self.high, n, span.out_dtype), a, b))
+            self.weights.append(span.weight)
 
     def _tensor(self, start: int, n: int, code: int) -> Any:
         import torch
 
-        dtype = (torch.bfloat16, torch.float16, torch.float32)[code]
-        return self.device[start : start + n * cpu.ITEM_SIZES[code]].view(dtype)
-
-
-class _Operand:
-    """A buffer, an offset in it and a dtype code; equal keys are the same elements."""
-
-    def __init__(self, buffer: Any, offset: int, code: int) -> None:
-        self.of = buffer, offset, code
-        self.key = id(buffer), offset, code
+        dtype = getattr(torch, CODE_TORCH[code])
+        return self.device[start : start + n * CODE_SIZES[code]].view(dtype)
 
 
 class SpanRunner:
@@ -196,11 +186,11 @@ class SpanRunner:
         Raises:
             BackendError: the device failed, or its memory is full; names it. Nothing is under way any more.
         """
-        copies = [span for span in spans if _is_copy(span)]
+        copies = [span for span in spans if span.copies]
         try:
             with _named(self._gpu.name):
                 for start in range(0, len(spans), group):
-                    self._add([span for span in spans[start : start + group] if not _is_copy(span)])
+                    self._add([span for span in spans[start : start + group] if not span.copies])
                 self._send()
                 cpu.run_groups(copies, 1, self._isa)  # while the device works
                 for _ in self._pieces:
@@ -213,9 +203,9 @@ class SpanRunner:
     def _add(self, group: Sequence[Span]) -> None:
         if not group:
             return
-        operands = list({operand.key: operand for span in group for operand in _operands(span)}.values())
-        sizes = [cpu.ITEM_SIZES[operand.of[2]] for operand in operands] + [cpu.ITEM_SIZES[span[8]] for span in group]
-        first, length = 0, group[0][6]
+        operands = list({_key(operand): operand for span in group for operand in span.read}.values())
+        sizes = [CODE_SIZES[operand.dtype] for operand in operands] + [CODE_SIZES[span.out_dtype] for span in group]
+        first, length = 0, group[0].elements
         while first < length:
             piece = self._pieces[self._next]
             n = min(piece.room(sizes), length - first)
@@ -263,21 +253,9 @@ class SpanRunner:
             piece.clear()
 
 
-def _is_copy(span: Span) -> bool:
-    """Whether the output has the bytes of an input, or dtypes that no GPU kernel knows."""
-    weight, codes = span[7], span[8:]
-    read = codes[2] if weight == 1 else codes[1]
-    return cpu.BYTES in codes or (weight in (0, 1) and codes[0] == read)
-
-
-def _operands(span: Span) -> tuple[_Operand, _Operand]:
-    """What a span reads, as a and b: a conversion (weight 0 or 1) reads one of them only."""
-    a, b = _Operand(span[2], span[3], span[9]), _Operand(span[4], span[5], span[10])
-    return (b if span[7] == 1 else a), (a if span[7] == 0 else b)
-
-
-def _copy(to: Any, at: int, source: Any, start: int, nbytes: int) -> Span:
-    return (to, at, source, start, source, start, nbytes, 0.0, cpu.BYTES, cpu.BYTES, cpu.BYTES)
+def _key(operand: Operand) -> tuple[int, int, int]:
+    """Equal keys are the same elements."""
+    return id(operand.buffer), operand.offset, operand.dtype
 
 
 def _aligned(offset: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from ..dtypes import FLOATS
 from ..errors import MismatchError, shortened
 from ..system.faults import reading_failed
 from .differences import vocabulary_remedy
@@ -15,7 +16,6 @@ from .tensor import TensorInfo
 from .virtual import Tensor
 
 # What can be interpolated, by safetensors' names.
-FLOATS = ("BF16", "F16", "F32")
 
 _HEAD = "lm_head.weight"
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from ..backends import cpu
+from ..backends.spans import Operand
+from ..dtypes import CODES, code_of, item_size
 from ..system.calls import PAGE
 from .mapped import MappedFile
-from .tensor import ITEM_SIZE, TensorInfo
+from .tensor import TensorInfo
 from .virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
 
-if TYPE_CHECKING:
-    from .._cpu import Operand
-
-F32 = cpu.DTYPE_CODES["F32"]
+F32 = CODES["F32"]
 
 
 def is_computed(tensor: Tensor) -> bool:
@@ -49,14 +47,14 @@ class Inputs:
         self._open.close()
 
     def operand(self, model: int, tensor: Tensor, first: int, count: int, scratch: memoryview | None = None) -> Operand:
-        """Elements `first` to `first + count` of a tensor of model number `model`: (buffer, offset, dtype code).
+        """Elements `first` to `first + count` of a tensor of model number `model`.
 
         Args:
             scratch: 4 * count bytes or more, where what is computed lies as float32 until the next call with the same
                 memory; None for memory of its own. Not used where `is_computed(tensor)` is False.
         """
         if isinstance(tensor, TensorInfo):
-            return *self._at(model, tensor, first), cpu.DTYPE_CODES.get(tensor.dtype, cpu.BYTES)
+            return Operand(*self._at(model, tensor, first), code_of(tensor.dtype))
         if isinstance(tensor, SavedTensor):
             return self.operand(model, tensor.whole, first, count)
         from .. import _cpu
@@ -88,10 +86,10 @@ class Inputs:
                 count,
                 self._isa,
             )
-        return scratch, 0, F32
+        return Operand(scratch, 0, F32)
 
     def _at(self, model: int, tensor: TensorInfo, first: int) -> tuple[object, int]:
-        return self._maps[model][tensor.shard].data, tensor.begin + first * ITEM_SIZE.get(tensor.dtype, 1)
+        return self._maps[model][tensor.shard].data, tensor.begin + first * item_size(tensor.dtype)
 
     def check_length(self, model: int, tensor: Tensor) -> None:
         """A file may have changed since its header was read.
@@ -125,7 +123,7 @@ class Inputs:
         ranges = []
         for model, tensor, first, count in wanted:
             for t, begin, end in _ranges(tensor, first, count):
-                item = ITEM_SIZE.get(t.dtype, 1)
+                item = item_size(t.dtype)
                 ranges.append((model, t.shard, t.begin + begin * item, t.begin + end * item))
         joined: list[tuple[int, int, int, int]] = []
         for model, shard, begin, end in sorted(ranges):

@@ -23,6 +23,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ..dtypes import FLOATS
 from ..errors import CheckpointError, shortened
 from .fp8 import refuse_quantised
 from .header import read_header
@@ -31,7 +32,6 @@ from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .tensor import TensorInfo
 from .virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
 
-_FLOATS = ("BF16", "F16", "F32")
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?(embedding)|\.weight)")
 _MERGE_FIRST = "Merge it into its base with PEFT first, and give the result."
@@ -125,7 +125,7 @@ def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], 
         match = _FACTOR.fullmatch(name)
         side = (match["module"], bool(match["embedding"])) if match else ("", False)
         plain = re.sub(r"\.(?:base_layer|modules_to_save)(?=\.)", "", name)
-        if not t.name.startswith(_PREFIX) or t.dtype not in _FLOATS:
+        if not t.name.startswith(_PREFIX) or t.dtype not in FLOATS:
             strangers.append(t.name)
         elif match and f"{side[0]}.weight" in base.tensors and (side[0], not side[1]) not in sides:
             sides.setdefault(side, {})[match["side"]] = t
@@ -175,7 +175,7 @@ def _adapted(
             f"{list(base.shape)} and rank {rank}",
             "Give the base that the adapter was trained on; r, rank_pattern and fan_in_fan_out must be as in training.",
         )
-    if not isinstance(base, ScaledTensor) and base.dtype not in _FLOATS:
+    if not isinstance(base, ScaledTensor) and base.dtype not in FLOATS:
         raise CheckpointError(f"{adapter.file}: {base.name} is {base.dtype} in the base", "LoRA adds to floats.")
     return LoraTensor(base, a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), transposed)
 

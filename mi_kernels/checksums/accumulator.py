@@ -12,8 +12,9 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 from ..backends import cpu
-from .crc import combine, crc32c
-from .record import BLOCK, FileSum, Record, ShardSum, TensorSum
+from ..dtypes import BYTES
+from .crc import combine
+from .record import BLOCK, FileSum, ShardSum, TensorSum
 
 
 class Extent(NamedTuple):
@@ -22,7 +23,7 @@ class Extent(NamedTuple):
     name: str
     begin: int
     end: int
-    code: int = cpu.BYTES
+    code: int = BYTES
 
 
 class Layout(NamedTuple):
@@ -46,7 +47,6 @@ class Accumulator:
     def __init__(self, shards: Iterable[Layout]) -> None:
         self._isa = cpu.isa()
         self._shards = [_Shard(s) for s in shards]
-        self._files: dict[str, FileSum] = {}
 
     def add(self, shard: int, offset: int, data: Any) -> list[tuple[int, int]]:
         """The bytes of shard number `shard` from `offset` on. They are read once, without the interpreter lock.
@@ -56,34 +56,18 @@ class Accumulator:
         """
         from .. import _cpu
 
-        lengths = self.pieces(shard, offset, memoryview(data).nbytes)
+        lengths = self._shards[shard].pieces(offset, memoryview(data).nbytes)
         codes = self._shards[shard].codes(offset, len(lengths))
         crcs, nonfinite = _cpu.crc32c_pieces(data, lengths, codes, self._isa)
-        self.add_crcs(shard, offset, lengths, crcs)
+        self._shards[shard].add(offset, lengths, crcs)
         if True not in nonfinite:
             return []
         ends = list(accumulate(lengths, initial=offset))
         return [(ends[i], ends[i + 1]) for i, bad in enumerate(nonfinite) if bad]
 
-    def pieces(self, shard: int, offset: int, length: int) -> list[int]:
-        """The lengths of the pieces that a range of a shard is cut into, for `add_crcs`."""
-        return self._shards[shard].pieces(offset, length)
-
-    def add_crcs(self, shard: int, offset: int, lengths: Sequence[int], crcs: Sequence[int]) -> None:
-        """As `add`, with CRCs taken elsewhere: of the pieces from `offset` on, of these lengths."""
-        self._shards[shard].add(offset, lengths, crcs)
-
-    def add_file(self, name: str, content: bytes) -> None:
-        """A small file beside the shards."""
-        self._files[name] = FileSum(len(content), crc32c(content))
-
     def shard(self, number: int) -> ShardSum:
         """The checksums of one shard, all of whose bytes must have been given."""
         return self._shards[number].sums()
-
-    def record(self) -> Record:
-        """The checksums of everything that was given."""
-        return Record({s.layout.name: s.sums() for s in self._shards}, dict(sorted(self._files.items())))
 
 
 class _Shard:
@@ -91,7 +75,7 @@ class _Shard:
         self.layout = layout
         blocks = (b for t in layout.tensors for b in range(t.begin, t.end, BLOCK))
         self._edges = sorted({0, layout.header, layout.size, *blocks, *(t.end for t in layout.tensors)})
-        self._codes = [cpu.BYTES] * len(self._edges)  # of what begins at an edge
+        self._codes = [BYTES] * len(self._edges)  # of what begins at an edge
         for t in layout.tensors:
             for i in range(bisect_left(self._edges, t.begin), bisect_left(self._edges, t.end)):
                 self._codes[i] = t.code

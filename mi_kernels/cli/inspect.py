@@ -33,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summarize(model: Checkpoint) -> dict[str, Any]:
     """Counts by dtype and by module, in tensors and bytes; the architecture; how the model was made, if we made it."""
-    from ..output.sidefiles import read_record
+    from ..merge.record import read_content
 
     modules: dict[str, dict[str, int]] = defaultdict(lambda: {"tensors": 0, "bytes": 0})
     dtypes: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def summarize(model: Checkpoint) -> dict[str, Any]:
         "dtypes": dict(dtypes),
         "modules": {m: modules[m] for m in (*MODULES, OTHER) if m in modules},
         "other": others,
-        "merged": read_record(model.root),
+        "merged": read_content(model.root),
         "notes": model.notes,
     }
 

@@ -11,7 +11,7 @@ from .shell import Parser
 def add(p: Parser) -> None:
     p.add_argument("recipe", metavar="RECIPE", help="a YAML file")
     p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to make")
-    add_output(p, copy_from=None)
+    add_output(p, recipe=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -19,7 +19,8 @@ def run(arguments: argparse.Namespace) -> int:
     from .merging import finish, options_of
 
     options = options_of(arguments)
-    for key in ("dtype", "copy_from"):
-        if options[key] is None:  # the recipe decides
-            del options[key]
+    if options["dtype"] is None:  # the recipe decides
+        del options["dtype"]
+    if options["copy_from"] is None:
+        del options["copy_from"]
     return finish(plan_merge(arguments.recipe, arguments.out, **options), arguments)

@@ -8,34 +8,33 @@ import os
 import shlex
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ..errors import ArgumentError, printable
 from ..merge.job import Job, Report
+from ..merge.options import FLAGS, MergeOptions
 from ..output import upload
 from .recipe_table import format_table, recipe_table
 from .text import parse_count, parse_size, show_bytes
 
 
-def options_of(arguments: argparse.Namespace) -> dict[str, Any]:
+def options_of(arguments: argparse.Namespace) -> MergeOptions:
+    """The options of a merge from the command line's words."""
     if arguments.quiet:  # huggingface_hub reads it when it is imported, for a download or an upload
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return {
-        "device": arguments.device,
-        "backend": arguments.backend,
-        "dtype": arguments.dtype,
-        "threads": parse_count(arguments.threads, "--threads"),
-        "max_memory": parse_size(arguments.max_memory, "--max-memory"),
-        "overwrite": arguments.overwrite,
-        "progress": not (arguments.quiet or arguments.json),
-        "copy_from": arguments.copy_from,
-        "max_shard_size": parse_size(arguments.max_shard_size, "--max-shard-size"),
-        "io": arguments.io,
-        "restart": arguments.restart,
-        # Uploading takes minutes; to read both models once more, seconds.
-        "sigma": "sigma" in arguments and bool(arguments.sigma or arguments.push) and not arguments.dry_run,
-        "strict": arguments.strict,
-    }
+    found: dict[str, Any] = {"progress": not (arguments.quiet or arguments.json)}
+    for option in FLAGS:
+        if not hasattr(arguments, option.name):
+            continue
+        value, flag = getattr(arguments, option.name), "--" + option.name.replace("_", "-")
+        if option.metadata["kind"] == "size":
+            value = parse_size(value, flag)
+        elif option.metadata["kind"] == "count":
+            value = parse_count(value, flag)
+        found[option.name] = value
+    if "sigma" in found:  # uploading takes minutes; to read both models once more, seconds
+        found["sigma"] = bool(found["sigma"] or arguments.push) and not arguments.dry_run
+    return cast(MergeOptions, found)
 
 
 def _runner(arguments: argparse.Namespace) -> tuple[Callable[[Job], list[Report]], Callable[[Job], list[str]]]:
@@ -79,7 +78,7 @@ def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
         return []
     if len(job.outputs) > 1 and "{lam}" not in arguments.push:
         raise ArgumentError(f"--push {arguments.push}: does not say where lam goes", "Write 'ORG/NAME-{lam}'.")
-    lams = [output.record.get("lam") for output in job.outputs]
+    lams = [output.record.parameters.get("lam") for output in job.outputs]
     return [
         upload.checked_repo(arguments.push.replace("{lam}", f"{lam:g}") if isinstance(lam, float) else arguments.push)
         for lam in lams
@@ -109,7 +108,7 @@ def describe_plan(job: Job) -> str:
     lines = [printable(f"note: {note}") for note in job.notes()]
     sizes = {row.name: row.inputs[0].nbytes for row in job.alignment.rows}
     for i, output in enumerate(job.outputs):
-        lines.append(f"{printable(output.folder.given)}: {output.record['summary']}")
+        lines.append(f"{printable(output.folder.given)}: {output.record.summary}")
         if all(source.formula is None for source in job.sources.values()):
             weights = {name: source.weights[i] for name, source in job.sources.items()}
             lines.append(format_table(recipe_table(sizes, weights), show_bytes))

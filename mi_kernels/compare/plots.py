@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
 from ..errors import ArgumentError, OutputError, printable
 from ..system.faults import problem, remedy
+from .plot_style import encoded, style
 from .similarity import Similarity
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 FORMATS = (".png", ".svg")
 
-_STYLE = {
-    "font.size": 9,
-    "hatch.color": "0.82",
-    "hatch.linewidth": 0.6,
-    "image.cmap": "viridis",
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "mi_kernels",  # the same data, the same file
-}
+_HATCHES = {"hatch.color": "0.82", "hatch.linewidth": 0.6}
 
 
 def check(path: str | os.PathLike[str]) -> None:
@@ -58,23 +48,10 @@ def heat_map(found: Similarity, path: str | os.PathLike[str]) -> None:
     """
     check(path)
     given = os.fspath(path)
-    picture = io.BytesIO()
-    with _style():
-        figure = _draw(found)
-        kind = os.path.splitext(given)[1][1:].lower()
-        metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(picture, format=kind, dpi=160, bbox_inches="tight", metadata=metadata)
-    _write(given, picture.getvalue())
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """matplotlib as it comes, whatever the user's matplotlibrc says, and our few settings."""
-    import matplotlib
-    import matplotlib.style
-
-    with matplotlib.style.context(["default", _STYLE]):
-        yield
+    kind = os.path.splitext(given)[1][1:].lower()
+    with style(_HATCHES):
+        picture = encoded(_draw(found), kind, dpi=160, bbox_inches="tight")
+    _write(given, picture)
 
 
 def _write(path: str, content: bytes) -> None:

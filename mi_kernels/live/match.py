@@ -15,8 +15,8 @@ from ..checkpoint.open import open_checkpoint
 from ..checkpoint.record import Checkpoint
 from ..checkpoint.tensor import TensorInfo
 from ..checkpoint.virtual import Tensor
+from ..dtypes import FROM_TORCH
 from ..errors import ArgumentError, DTypeError, MismatchError, shortened
-from ..ops.arrays import TORCH_DTYPES
 from ..ops.overlap import find_overlap
 from .sides import same_bytes
 
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
     @property
     def floating(self) -> bool:
-        return str(self.tensor.dtype) in TORCH_DTYPES
+        return str(self.tensor.dtype) in FROM_TORCH
 
     @property
     def kind(self) -> Hashable:
@@ -174,7 +174,7 @@ def match(parts: Sequence[Part], models: Sequence[Checkpoint]) -> Match:
 
 def _described(part: Part) -> TensorInfo:
     t = part.tensor
-    return TensorInfo(part.name, TORCH_DTYPES[str(t.dtype)], tuple(t.shape), 0, 0, t.nbytes)
+    return TensorInfo(part.name, FROM_TORCH[str(t.dtype)], tuple(t.shape), 0, 0, t.nbytes)
 
 
 def _resolve(
@@ -211,7 +211,7 @@ def _resolve(
 def _check_dtypes(live: Mapping[str, Tensor], model: Checkpoint, exact: bool) -> None:
     for name, tensor in model.tensors.items():
         mine = live[name].dtype
-        if tensor.dtype not in TORCH_DTYPES.values() or (exact and tensor.dtype != mine):
+        if tensor.dtype not in FROM_TORCH.values() or (exact and tensor.dtype != mine):
             raise MismatchError(
                 f"{name}: {mine} in the live model, {tensor.dtype} in {model.source}",
                 "Load the model in the dtype of its file, or keep both sides: resident=True."

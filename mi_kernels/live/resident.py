@@ -17,10 +17,11 @@ from ..checkpoint.alignment import align
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.virtual import Tensor
+from ..dtypes import TORCH_NAMES
 from ..errors import CheckpointError
-from ..merge.api import lerp_sources
 from ..merge.options import Options
 from ..merge.plan import Source
+from ..merge.sources import lerp_sources
 from ..merge.spans import fill_tensor
 from ..ops.arrays import on_huge_pages
 from ..recipe.interpolation import Recipe
@@ -30,19 +31,6 @@ if TYPE_CHECKING:
 
     from ..recipe.models import MergeRecipe
 
-_TORCH_NAMES = {
-    "BOOL": "bool",
-    "U8": "uint8",
-    "I8": "int8",
-    "I16": "int16",
-    "I32": "int32",
-    "I64": "int64",
-    "BF16": "bfloat16",
-    "F16": "float16",
-    "F32": "float32",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
 _AHEAD = 2  # tensors computed before they are asked for, for each thread
 
 
@@ -82,7 +70,7 @@ class Resident:
 
     def merge(self, recipe: MergeRecipe) -> Iterator[tuple[str, torch.Tensor]]:
         """`lerp` for the methods of `merge_checkpoint`."""
-        from ..merge.sources import combined_sources
+        from ..merge.combined import combined_sources
 
         return self._tensors(combined_sources(recipe, self.models, self.alignment, self._threads))
 
@@ -122,7 +110,7 @@ def torch_dtype(name: str) -> torch.dtype:
     """
     import torch
 
-    found = getattr(torch, _TORCH_NAMES.get(name, ""), None)
+    found = getattr(torch, TORCH_NAMES.get(name, ""), None)
     if not isinstance(found, torch.dtype):
         raise CheckpointError(f"tensors of dtype {name} cannot be handed over", "Merge to a folder: mi-kernels lerp.")
     return found

@@ -14,16 +14,16 @@ from ..checkpoint.inputs import Inputs, is_computed
 from ..checkpoint.record import Checkpoint
 from ..checkpoint.tensor import TensorInfo
 from ..checkpoint.virtual import SavedTensor
+from ..dtypes import FLOATS, FROM_TORCH, TORCH_NAMES
 from ..errors import MismatchError
 from ..merge.plan import Source
 from ..merge.spans import fill_tensor
-from ..ops.arrays import TORCH_DTYPES
 from ..ops.linear import lerp, multi_lerp
 
 Tensors = Mapping[str, torch.Tensor]
 
 _STAGE = 64 << 20  # bytes of each side that are on their way from pinned memory at a time
-_DTYPES = {name: getattr(torch, dtype.removeprefix("torch.")) for dtype, name in TORCH_DTYPES.items()}
+_DTYPES = {name: getattr(torch, TORCH_NAMES[name]) for name in FLOATS}
 
 
 class Sides(Protocol):
@@ -160,7 +160,7 @@ def same_bytes(x: torch.Tensor, y: torch.Tensor) -> bool:
 def _fill(inputs: Inputs, source: Source, live: torch.Tensor, isa: str) -> None:
     """Computes `source` into `live`; where that is on another device, by way of one tensor's worth of memory."""
     out = live if live.device.type == "cpu" else torch.empty_like(live, device="cpu")
-    like = TensorInfo("", TORCH_DTYPES[str(out.dtype)], tuple(out.shape), 0, 0, out.nbytes)
+    like = TensorInfo("", FROM_TORCH[str(out.dtype)], tuple(out.shape), 0, 0, out.nbytes)
     if out.numel():
         fill_tensor(inputs, source, like, memoryview(out.view(-1).view(torch.uint8).numpy()), isa)
     if out is not live:

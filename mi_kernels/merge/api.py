@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._version import __version__
-from ..checkpoint.alignment import Alignment, align
+from ..checkpoint.alignment import align
 from ..checkpoint.open import open_checkpoint
-from ..checkpoint.record import Checkpoint
 from ..errors import ArgumentError
 from ..output.folder import OutputFolder
-from ..recipe.interpolation import Recipe, plain
+from ..recipe.interpolation import Recipe
 from ..recipe.lam import checked_lam
 from ..recipe.masks import Layers, Modules
 from . import job
 from .job import Job, Report
-from .options import Options
-from .plan import Source
+from .options import MergeOptions, Options, takes_options
+from .record import MergeRecord
+from .sources import lerp_sources
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from ..recipe.models import MergeRecipe
 
-NUMERICS = "Bit-identical to torch.lerp(a.float(), b.float(), lam).to(dtype); lam 0 and 1 copy bytes."
 
-
+@takes_options
 def lerp_checkpoint(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
@@ -35,20 +35,8 @@ def lerp_checkpoint(
     *,
     layers: Layers = None,
     modules: Modules = None,
-    device: str = "auto",
-    backend: str | None = None,
-    dtype: str | None = None,
-    threads: int | None = None,
-    max_memory: int | None = None,
-    overwrite: bool = False,
-    progress: bool | Callable[[int, int], None] = True,
     extrapolate: bool = False,
-    copy_from: str = "thinking",
-    max_shard_size: int | None = None,
-    io: str = "auto",
-    restart: bool = False,
-    sigma: bool = False,
-    strict: bool = False,
+    **options: Unpack[MergeOptions],
 ) -> Report:
     """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
 
@@ -58,26 +46,10 @@ def lerp_checkpoint(
     Args:
         instruct, thinking: model folders, or Hub ids ORG/NAME[@REVISION].
         out: the folder to make: INSTRUCT's shard layout, small files from `copy_from`.
-        lam: from 0 (instruct) to 1 (thinking); others only with `extrapolate`.
-        layers, modules: masks, see `mi_kernels.recipe.masks.select`; what they leave out keeps INSTRUCT's bytes.
-        device: "cpu", "cuda" (the first GPU), "cuda:1", "cuda:0,cuda:1" (in turns), or "auto": the CPU, see
-            `mi_kernels.backends.device`. The bits are the same. GPUs take at most 256 MiB of pinned memory besides, and
-            as much of their own.
-        backend: "cpu", "cuda" or "triton"; None for the best on the device. With "auto", it chooses the device.
-        dtype: "bfloat16", "float16" or "float32" to convert every floating tensor; None keeps INSTRUCT's dtypes.
-        threads: computing threads; None for all cores.
-        max_memory: bytes for buffers; None for at most 128 MiB.
-        overwrite: replace a model that stands at `out`; it stays until the new one is whole.
-        progress: a bar on a terminal's stderr, or a function called with (bytes done, bytes in all).
-        copy_from: "thinking" or "instruct": whose config, tokenizer and chat template the output gets.
-        max_shard_size: bytes of data in a shard; None keeps INSTRUCT's layout.
-        io: "direct" (past the page cache), "buffered", or "auto": direct where the file system can.
-        restart: drop what a killed merge left of `out`, whatever it was, and begin anew. Without it, the same call goes
-            on where the killed one was, and any other is refused.
-        sigma: measure first how far apart the two models are (`mi_kernels.similarity`), for the model card: reads both
-            once more.
-        strict: refuse what is otherwise told in the report's notes and may make a bad model: NaN or inf in what is read
-            or written, one model twice, tokenizers or computing settings that differ; see docs/safety.md.
+        lam: from 0 (instruct) to 1 (thinking); other values only with `extrapolate`.
+        layers, modules: masks, see `mi_kernels.recipe.masks.select`. Tensors outside them keep INSTRUCT's bytes.
+        extrapolate: allow lam outside [0, 1].
+        options: the fields of `mi_kernels.merge.options.Options`: dtype, device, threads, overwrite, strict, ...
 
     Returns:
         A Report.
@@ -85,26 +57,18 @@ def lerp_checkpoint(
     Raises:
         MIKernelsError: a refusal, before anything is written: what is wrong, and the remedy. OutputError also where
             the disk fails while writing, StrictError where `strict` finds something; nothing is left behind then.
+
+    Example:
+        >>> import mi_kernels
+        >>> report = mi_kernels.lerp_checkpoint("instruct", "thinking", "mi-0.8", lam=0.8, progress=False)
+        >>> report.out
+        'mi-0.8'
     """
-    options = Options(
-        device,
-        backend,
-        dtype,
-        threads,
-        max_memory,
-        overwrite,
-        progress,
-        copy_from,
-        max_shard_size,
-        io,
-        restart,
-        sigma,
-        strict,
-    )
     recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
-    return plan_lerp(instruct, thinking, [(out, recipe)], options).run()[0]
+    return plan_lerp(instruct, thinking, [(out, recipe)], Options(**options)).run()[0]
 
 
+@takes_options
 def sweep_checkpoint(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
@@ -114,7 +78,7 @@ def sweep_checkpoint(
     layers: Layers = None,
     modules: Modules = None,
     extrapolate: bool = False,
-    **options: Any,
+    **options: Unpack[MergeOptions],
 ) -> list[Report]:
     """`lerp_checkpoint` for every lam in `lams`, in one pass: both inputs are read once, all outputs are written.
 
@@ -145,7 +109,7 @@ def plan_sweep(
     layers: Layers = None,
     modules: Modules = None,
     extrapolate: bool = False,
-    **options: Any,
+    **options: Unpack[MergeOptions],
 ) -> Job:
     """`sweep_checkpoint` up to the point where writing would begin."""
     values = [checked_lam(lam, extrapolate) for lam in lams]
@@ -159,8 +123,11 @@ def plan_sweep(
     return plan_lerp(instruct, thinking, outs, Options(**options))
 
 
+@takes_options
 def merge_checkpoint(
-    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe, out: str | os.PathLike[str], **options: Any
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe,
+    out: str | os.PathLike[str],
+    **options: Unpack[MergeOptions],
 ) -> Report:
     """Merges by any method: what `recipe` says, into the folder `out`.
 
@@ -181,20 +148,24 @@ def merge_checkpoint(
 
 
 def plan_merge(
-    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe, out: str | os.PathLike[str], **options: Any
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe,
+    out: str | os.PathLike[str],
+    **options: Unpack[MergeOptions],
 ) -> Job:
     """`merge_checkpoint` up to the point where writing would begin."""
     # Here and not above: interpolation has no use for them, and a tenth of a merge's time may be its start.
     from ..recipe.load import load
     from ..recipe.models import MergeRecipe, from_dict
-    from .sources import combined_sources
+    from .combined import combined_sources
 
     started = time.perf_counter()
     if isinstance(recipe, Mapping):
         recipe = from_dict(recipe)
     elif not isinstance(recipe, MergeRecipe):
         recipe = load(recipe)
-    chosen = Options(**{"dtype": recipe.dtype, "copy_from": recipe.copy_from, **options})
+    by_recipe: MergeOptions = {"dtype": recipe.dtype, "copy_from": recipe.copy_from}
+    by_recipe.update(options)
+    chosen = Options(**by_recipe)
     if chosen.copy_from == "base" and recipe.base is None:
         raise ArgumentError("copy_from is 'base', and the recipe has no base", "Use 'thinking' or 'instruct'.")
     if recipe.pair is not None:
@@ -211,7 +182,7 @@ def plan_merge(
     folder.protect(path for m in models for path in m.paths())
     alignment = align(models)
     found = combined_sources(recipe, models, alignment, chosen.thread_count)
-    output = job.Output(folder, _merge_record(recipe, models, chosen, found))
+    output = job.Output(folder, MergeRecord.of_recipe(recipe, models, chosen, found))
     return Job(models, recipe.base is not None, alignment, found, [output], chosen, started)
 
 
@@ -233,81 +204,9 @@ def plan_lerp(
     alignment = align(models)
     sources = lerp_sources(alignment, [recipe for _, recipe in outs])
     outputs = [
-        job.Output(folder, _record(recipe, models, options, sources, i))
+        job.Output(folder, MergeRecord.of_lerp(recipe, models, options, sources, i))
         for i, (folder, (_, recipe)) in enumerate(zip(folders, outs))
     ]
     if options.copy_from == "base":
         raise ArgumentError("copy_from is 'base', and interpolation has no base", "Use 'thinking' or 'instruct'.")
     return Job(models, False, alignment, sources, outputs, options, started)
-
-
-def lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:
-    """A Source for each tensor, with a weight for each of `recipes`."""
-    names = [row.name for row in alignment.rows]
-    weights = [recipe.weights(names) for recipe in recipes]
-    return {
-        # What is not floating is the same in both models, and copied.
-        row.name: Source(row.inputs, tuple(w[row.name] if row.floating else 0.0 for w in weights))
-        for row in alignment.rows
-    }
-
-
-def _record(
-    recipe: Recipe, models: Sequence[Checkpoint], options: Options, sources: dict[str, Source], output: int
-) -> dict[str, Any]:
-    """What mi_kernels.json holds: enough to make the same folder again."""
-    content = recipe.to_dict()
-    copied = sum(s.weights[output] in (0, 1) for s in sources.values())
-    masks = {"layers": content.get("layers"), "modules": content.get("modules")}
-    shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
-    return {
-        "mi_kernels": __version__,
-        "role": "merged",
-        "method": "lerp",
-        "rules": [dict(rule) for rule in content.get("rules", [])],
-        "summary": f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(recipe.lam)}{shown}.",
-        "lam": content["lam"],
-        **masks,
-        "dtype": options.out_dtype,
-        "copy_from": options.copy_from,
-        "max_shard_size": options.max_shard_size,
-        "instruct": models[0].identity(),
-        "thinking": models[1].identity(),
-        "tensors_interpolated": len(sources) - copied,
-        "tensors_copied": copied,
-        "numerics": NUMERICS,
-    }
-
-
-def _merge_record(
-    recipe: MergeRecipe, models: Sequence[Checkpoint], options: Options, sources: dict[str, Source]
-) -> dict[str, Any]:
-    copied = sum(s.copied for s in sources.values())
-    settings = [
-        {"layers": [part.start, part.stop], "by_model": [dict(m) for m in part.by_model], **part.settings}
-        for part in recipe.slices
-    ]
-    shown = "".join(f", {key} {_shown(value)}" for key, value in recipe.settings.items())
-    return {
-        "mi_kernels": __version__,
-        "role": "merged",
-        "method": recipe.method,
-        "summary": f"Merged by {recipe.method}{shown}.",
-        "settings": dict(recipe.settings),
-        "defaults": dict(recipe.defaults),
-        "slices": settings,
-        "layers": plain(recipe.layers),
-        "modules": plain(recipe.modules),
-        "dtype": options.out_dtype,
-        "copy_from": options.copy_from,
-        "max_shard_size": options.max_shard_size,
-        "base": models[0].identity() if recipe.base is not None else None,
-        "models": [m.identity() for m in models[1 if recipe.base is not None else 0 :]],
-        "tensors_interpolated": len(sources) - copied,
-        "tensors_copied": copied,
-        "numerics": "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods.",
-    }
-
-
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

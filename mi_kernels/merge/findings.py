@@ -13,16 +13,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..backends import cpu
+from ..backends.spans import Operand
 from ..checkpoint.inputs import Inputs, is_computed
-from ..checkpoint.tensor import ITEM_SIZE, TensorInfo
+from ..checkpoint.tensor import TensorInfo
+from ..dtypes import CODE_SIZES, CODES, item_size
 from ..errors import StrictError, shortened
 from .plan import Plan, Source
-
-if TYPE_CHECKING:
-    from .._cpu import Operand
 
 Piece = tuple[Source, TensorInfo, int, int]  # a tensor's source, its place in the output, first element, their number
 
@@ -181,12 +180,12 @@ class Watch:
             pieces: the tensors in it.
         """
         for source, out, first, count in pieces:
-            item = ITEM_SIZE.get(out.dtype, 1)
+            item = item_size(out.dtype)
             begin, end = out.begin + first * item, out.begin + (first + count) * item
             bad = [seen for seen in chunk if any(x < end and begin < y for x, y in seen.nonfinite)]
             if bad or (out.name in self._dropping and self._any_nonfinite(source, first, count, inputs)):
-                code = cpu.DTYPE_CODES[out.dtype]
-                results = [(seen.output, (seen.data, begin - offset, code)) for seen in bad]
+                code = CODES[out.dtype]
+                results = [(seen.output, Operand(seen.data, begin - offset, code)) for seen in bad]
                 self._count(source, out.name, first, count, results, inputs)
             if self._same.get(out.name):
                 self._compare(source, out.name, first, count, inputs)
@@ -243,7 +242,7 @@ class Watch:
             operands = [inputs.operand(k, source.inputs[k], at, n) for k in used]
             # Without a result that is not finite nothing overflowed, and any operand stands for it.
             for number, (output, (data, begin, code)) in enumerate(results or [(-1, operands[0])]):
-                skipped = (at - first) * cpu.ITEM_SIZES[code] if results else 0
+                skipped = (at - first) * CODE_SIZES[code] if results else 0
                 counts, overflowed = _cpu.count_nonfinite((data, begin + skipped, code), operands, n)
                 with self._lock:
                     if overflowed:
@@ -259,7 +258,8 @@ class Watch:
         different = []
         for k in self._same[name]:
             a, b = (inputs.operand(i, source.inputs[i], first, count) for i in (0, k))
-            if a[2] != b[2] or not _cpu.same_bytes(*a[:2], *b[:2], count * cpu.ITEM_SIZES[a[2]]):
+            nbytes = count * CODE_SIZES[a.dtype]
+            if a.dtype != b.dtype or not _cpu.same_bytes(a.buffer, a.offset, b.buffer, b.offset, nbytes):
                 different.append(k)
         if different:
             with self._lock:

@@ -15,7 +15,8 @@ from ..checkpoint import differences
 from ..checkpoint.alignment import Alignment, Row
 from ..checkpoint.differences import Difference
 from ..checkpoint.record import Checkpoint
-from ..checkpoint.tensor import ITEM_SIZE
+from ..checksums.record import ShardSum
+from ..dtypes import item_size
 from ..errors import OutputError
 from ..output import card, sidefiles
 from ..output.folder import OutputFolder
@@ -26,9 +27,10 @@ from ..system.progress import progress_bar
 from .findings import Values, Watch
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
+from .record import MergeRecord
 from .resume import Work, publish, request_of
 from .spans import Runner
-from .stream import stream
+from .stream import Request, Sink, stream
 
 _SPARE = 16 << 20  # bytes left free for the file system's own needs
 
@@ -81,7 +83,7 @@ class Output:
     """
 
     folder: OutputFolder
-    record: dict[str, Any]
+    record: MergeRecord
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -108,11 +110,11 @@ class Job:
         if self.options.strict:
             differences.refuse(self.outputs[0].folder.given, self._differences)
 
-    def run(self, streamer: Callable[..., None] = stream) -> list[Report]:
+    def run(self, streamer: Callable[[Request, Sink], None] = stream) -> list[Report]:
         """Streams every output and publishes them; none is visible before all of them are whole.
 
         Args:
-            streamer: what writes the shards, with the arguments of `stream`.
+            streamer: what writes the shards, as `stream` does.
 
         Raises:
             ClusterError: the streamer's cluster failed; what was finished is kept.
@@ -132,21 +134,15 @@ class Job:
                 works = self._begin(stack, shards, small)
                 todo = sum(work.left for work in works)
                 on_bytes = stack.enter_context(progress_bar(options.progress, todo))
-                watch, numbers = Watch(plan), {shard.name: i for i, shard in enumerate(shards)}
-                streamer(
-                    plan,
-                    [output.folder.staged for output in outputs],
-                    buffers,
-                    io=options.io,
-                    on_bytes=on_bytes,
-                    runner=self._runner(buffers),
-                    finished=[work.finished for work in works],
-                    on_shard=lambda output, name, sums: works[output].finish(
-                        name, sums, watch.shard(numbers[name], output)
-                    ),
-                    watch=watch,
-                )
-                found = [Values.joined(work.values[shard.name] for shard in shards) for work in works]
+                watch = Watch(plan)
+
+                def on_shard(output: int, shard: int, sums: ShardSum) -> None:
+                    works[output].finish(shard, sums, watch.shard(shard, output))
+
+                folders, finished = [output.folder.staged for output in outputs], [work.finished for work in works]
+                request = Request(plan, folders, buffers, options.io, finished, self._runner(buffers))
+                streamer(request, Sink(on_bytes=on_bytes, on_shard=on_shard, watch=watch))
+                found = [Values.joined(work.values[i] for i in range(len(shards))) for work in works]
                 if options.strict:
                     for output, values in zip(outputs, found):
                         values.refuse(output.folder.given, self._names())
@@ -174,7 +170,7 @@ class Job:
             output.folder.__enter__()
         works = []
         for i, output in enumerate(outputs):
-            asked = {**output.record, "strict": True} if options.strict else output.record
+            asked = {**output.record.asked(), **({"strict": True} if options.strict else {})}
             request = request_of(asked, self.models, shards, self.sources, i)
             works.append(Work(output.folder, request, shards, options.restart))
         for work, files in zip(works, small):
@@ -212,8 +208,8 @@ class Job:
         self, i: int, shards: Sequence[OutputShard], works: Sequence[Work], notes: list[str], values: Values
     ) -> Report:
         # Read for any of the outputs, written for this one.
-        read = [s for s in shards if any(s.name not in work.finished for work in works)]
-        written = [s for s in shards if s.name not in works[i].finished]
+        read = [s for k, s in enumerate(shards) if any(k not in work.finished for work in works)]
+        written = [s for k, s in enumerate(shards) if k not in works[i].finished]
         sources = [self.sources[t.name] for s in read for t in s.tensors]
         finished, all_shards = sum(len(work.finished) for work in works), len(shards) * len(works)
         resumed = [f"resumed: {finished} of {all_shards} shards were finished"] if finished else []
@@ -261,10 +257,10 @@ class Job:
         if config in files:
             path = os.path.join(origin.root, config)
             files[config] = sidefiles.adjust_config(files[config], path, self.alignment.untied, self.options.out_dtype)
-        files[sidefiles.RECORD] = sidefiles.encode_record(output.record)
-        files["README.md"] = card.model_card(
-            self.models, output.record, output.card, os.path.basename(output.folder.path)
-        )
+        files[sidefiles.RECORD] = output.record.encode()
+        record = output.record
+        facts = card.Facts(record.summary, record.numerics, record.version, **output.card)
+        files["README.md"] = card.model_card(self.models, facts, os.path.basename(output.folder.path))
         files.update(encode_index(index))
         return files
 
@@ -274,7 +270,7 @@ def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
     for row in rows:
         first = row.inputs[0]
         out = dtype if dtype is not None and row.floating else first.dtype
-        nbytes = first.elements * ITEM_SIZE[out] if row.floating else first.nbytes
+        nbytes = first.elements * item_size(out) if row.floating else first.nbytes
         tensors.append(OutputTensor(row.name, out, first.shape, nbytes, first.shard))
     return tensors
 

@@ -24,22 +24,9 @@ from .findings import Values
 from .journal import Journal, Request, State, read
 from .plan import Source
 
-# Keys of mi_kernels.json that ask for nothing: they follow from the others, or name the inputs as they were typed.
-_DESCRIPTIONS = (
-    "role",
-    "summary",
-    "numerics",
-    "tensors_interpolated",
-    "tensors_copied",
-    "instruct",
-    "thinking",
-    "base",
-    "models",
-)
-
 
 def request_of(
-    record: Mapping[str, Any],
+    asked: Mapping[str, Any],
     models: Sequence[Checkpoint],
     shards: Sequence[OutputShard],
     sources: Mapping[str, Source],
@@ -48,7 +35,7 @@ def request_of(
     """Everything that decides the bytes of output number `output`, as plain values.
 
     Args:
-        record: of how it is made, as mi_kernels.json will hold it.
+        asked: what decides the bytes besides the inputs, see `MergeRecord.asked`.
         models: what is read.
         shards: what is written: their names, sizes and headers count.
         sources: what each tensor is made of, however that was asked for.
@@ -61,7 +48,6 @@ def request_of(
             inputs = [[i.shard, i.begin] if isinstance(i, TensorInfo) else repr(i) for i in source.inputs]
             made.append([source.formula or source.weights[output], inputs])
         digest.update(json.dumps(made, sort_keys=True).encode() + shard.header)
-    asked = {key: value for key, value in record.items() if key not in _DESCRIPTIONS}
     request = {**asked, "inputs": [file for model in models for file in model.evidence()], "plan": digest.hexdigest()}
     plain: Request = json.loads(json.dumps(request))
     return plain
@@ -105,8 +91,8 @@ class Work:
         restart: drop what is there, whatever it is.
 
     Attributes:
-        finished: checksums of the shards that are there and right, by name.
-        values: what was found in the values of these, and of those that have been written since.
+        finished: checksums of the shards that are there and right, by their numbers.
+        values: what was found in the values of these, and of those that have been written since; by their numbers.
 
     Raises:
         OutputError: another merge is unfinished in the work folder.
@@ -116,9 +102,9 @@ class Work:
         self, folder: OutputFolder, request: Request, shards: Sequence[OutputShard], restart: bool = False
     ) -> None:
         self.folder, self._shards = folder, shards
-        self.finished: dict[str, ShardSum] = {}
-        self.values: dict[str, Values] = {}
-        self._sums: dict[str, ShardSum] = {}  # of those that were written since
+        self.finished: dict[int, ShardSum] = {}
+        self.values: dict[int, Values] = {}
+        self._sums: dict[int, ShardSum] = {}  # of those that were written since
         self._moved = False  # the model stands at its place already
         self._state = State() if restart else self._read(request)
         self._request = request
@@ -155,8 +141,8 @@ class Work:
         Raises:
             CheckpointError: one of them cannot be read.
         """
-        listed = [shard.name for shard in self._shards if shard.name in self._state.shards]
-        if not listed:
+        sums = {i: self._state.shards[s.name] for i, s in enumerate(self._shards) if s.name in self._state.shards}
+        if not sums:
             return
         out = self.folder.path
         if self._state.publishing:
@@ -164,14 +150,14 @@ class Work:
             self._moved = all(_holds(os.path.join(out, name), content) for name, content in files.items())
         root = out if self._moved else self.folder.staged
 
-        sums = self._state.shards
-        whole = [name for name in listed if _has_size(os.path.join(root, name), sums[name].size)]
-        measured = measure(root, [Layout(name, sums[name].size, sums[name].size, []) for name in whole], threads)
-        self.finished = {name: sums[name] for name, now in zip(whole, measured) if now.crc == sums[name].crc}
+        whole = [i for i in sums if _has_size(os.path.join(root, self._shards[i].name), sums[i].size)]
+        layouts = [Layout(self._shards[i].name, sums[i].size, sums[i].size, []) for i in whole]
+        measured = measure(root, layouts, threads)
+        self.finished = {i: sums[i] for i, now in zip(whole, measured) if now.crc == sums[i].crc}
         if self._moved and len(self.finished) < len(self._shards):  # it was changed since
             self._moved = False
             self.finished.clear()
-        self.values = {name: self._state.values[name] for name in self.finished}
+        self.values = {i: self._state.values[self._shards[i].name] for i in self.finished}
         if self._moved:
             self.folder.adopt()
 
@@ -179,7 +165,7 @@ class Work:
         """Takes over what is finished, and removes the rest."""
         if self._moved:
             return
-        self.folder.prepare(self.finished)
+        self.folder.prepare({self._shards[i].name for i in self.finished})
         if not self.finished:
             self._state = State()
         self._journal = Journal(self.folder.journal, self._request, self._state, self.folder.staged)
@@ -187,17 +173,17 @@ class Work:
     @property
     def left(self) -> int:
         """Bytes of shards that are still to be written."""
-        return sum(shard.size for shard in self._shards if shard.name not in self.finished)
+        return sum(shard.size for i, shard in enumerate(self._shards) if i not in self.finished)
 
     def needed(self, small: Mapping[str, bytes]) -> int:
         """Bytes of disk that are wanted besides those of the work folder, whose remains are used again or freed."""
         remains = self.folder.used_space() - sum(sums.size for sums in self.finished.values())
         return max(0, self.left + sum(map(len, small.values())) - max(0, remains))
 
-    def finish(self, name: str, sums: ShardSum, values: Values) -> None:
-        """A shard is closed and synced. May be called from any thread."""
-        self._sums[name], self.values[name] = sums, values
-        self._journal.finished(name, sums, values)
+    def finish(self, shard: int, sums: ShardSum, values: Values) -> None:
+        """Notes that the shard of this number is closed and synced. May be called from any thread."""
+        self._sums[shard], self.values[shard] = sums, values
+        self._journal.finished(self._shards[shard].name, sums, values)
 
     def complete(self, small: Mapping[str, bytes]) -> None:
         """Writes the files besides the shards, and the checksums of all; then notes that only the rename is left."""
@@ -205,7 +191,9 @@ class Work:
             return
         for name, content in small.items():
             self.folder.write_file(name, content)
-        self.folder.write_file(CHECKSUMS, self._record(small, {**self.finished, **self._sums}))
+        sums = {**self.finished, **self._sums}
+        named = {shard.name: sums[i] for i, shard in enumerate(self._shards)}
+        self.folder.write_file(CHECKSUMS, self._record(small, named))
         self._journal.publishing()
 
     def _record(self, small: Mapping[str, bytes], sums: Mapping[str, ShardSum]) -> bytes:

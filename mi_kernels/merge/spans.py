@@ -7,16 +7,17 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..backends import cpu
+from ..backends.spans import CombineSpan, Operand, Span
 from ..checkpoint.inputs import Inputs
-from ..checkpoint.tensor import ITEM_SIZE
 from ..checkpoint.virtual import Tensor
+from ..dtypes import BYTES, CODES, code_of, item_size
 from ..system.calls import io_buffer
 from .plan import Source
 
 if TYPE_CHECKING:
-    from .._cpu import CombineSpan, Formula, Operand, Span
+    from .._cpu import Formula
 
-Runner = Callable[[Sequence["Span"], int], None]  # as `cpu.run_groups` without its isa
+Runner = Callable[[Sequence[Span], int], None]  # as `cpu.run_groups` without its isa
 
 _BLOCK = 1 << 18  # elements of a virtual tensor at a time: its float32 values stay in the second-level cache
 
@@ -53,7 +54,7 @@ class Filler:
         """
         computed = source.computed()
         block = min(_BLOCK, len(self._scratch) // len(computed) // 4) if computed else length
-        item = ITEM_SIZE.get(out.dtype, 1)
+        item = item_size(out.dtype)
         for first in range(begin, begin + length, max(block, 1)):
             count = min(block, begin + length - first)
             # One block behind the other, in the order of the models.
@@ -99,14 +100,14 @@ def _lerp_spans(
     operands: dict[int, Operand],
     count: int,
 ) -> Iterator[Span]:
-    code = cpu.DTYPE_CODES.get(out.dtype, cpu.BYTES)
-    if code == cpu.BYTES:  # a copy: count bytes, not elements
-        count *= ITEM_SIZE.get(out.dtype, 1)
+    code = code_of(out.dtype)
+    if code == BYTES:  # a copy: count bytes, not elements
+        count *= item_size(out.dtype)
     for slot, weight in zip(slots, weights):
         # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
         a = operands[1 if weight == 1 else 0]
         b = operands[0 if weight == 0 else 1]
-        yield (slot, at, a[0], a[1], b[0], b[1], count, weight, code, a[2], b[2])
+        yield Span(slot, at, a.buffer, a.offset, b.buffer, b.offset, count, weight, code, a.dtype, b.dtype)
 
 
 def _combine_span(
@@ -118,4 +119,4 @@ def _combine_span(
     first: int,
     count: int,
 ) -> CombineSpan:
-    return (slot, at, cpu.DTYPE_CODES[out.dtype], list(operands.values()), count, first, formula)
+    return CombineSpan(slot, at, CODES[out.dtype], list(operands.values()), count, first, formula)

@@ -20,10 +20,11 @@ from typing import NamedTuple, Protocol
 
 from ..backends import cpu
 from ..checkpoint.inputs import Inputs
-from ..checkpoint.tensor import ITEM_SIZE, TensorInfo
+from ..checkpoint.tensor import TensorInfo
 from ..checksums.accumulator import Accumulator
 from ..checksums.record import ShardSum
-from ..output.layout import OutputShard, stretches
+from ..dtypes import item_size
+from ..output.layout import stretches
 from ..output.writer import ShardFile
 from ..system import interrupts
 from ..system.calls import PAGE, io_buffer
@@ -31,11 +32,11 @@ from .findings import Seen, Watch
 from .plan import Buffers, Plan, Source
 from .spans import Filler, Runner
 
-OnShard = Callable[[int, str, ShardSum], None]
+OnShard = Callable[[int, int, ShardSum], None]  # (number of the output, number of the shard, checksums)
 
 
-class ShardSink(Protocol):
-    """Where a shard's bytes go: `checkpoint.writer.ShardFile`, or what is called in its place."""
+class ShardWriter(Protocol):
+    """Takes the bytes of one shard: `output.writer.ShardFile`, or what a sink opens instead."""
 
     def write(self, data: memoryview, offset: int) -> None: ...
 
@@ -44,84 +45,98 @@ class ShardSink(Protocol):
     def abandon(self) -> None: ...
 
 
+class Request(NamedTuple):
+    """What a stream writes, and how.
+
+    Attributes:
+        plan: the shards, and what each tensor is made of.
+        folders: one for each weight of the sources.
+        buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
+        io: how `output.writer.ShardFile` writes.
+        finished: for each folder the numbers of the shards that are there already.
+        runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas always run
+            on the CPU kernels.
+    """
+
+    plan: Plan
+    folders: Sequence[str]
+    buffers: Buffers
+    io: str = "auto"
+    finished: Sequence[Collection[int]] = ()
+    runner: Callable[[], Runner] | None = None
+
+
+class Sink(NamedTuple):
+    """Who takes what a stream makes. Every function may be called from any thread.
+
+    Attributes:
+        open: opens one shard: (path, size in bytes, io).
+        on_bytes: is called with each number of bytes that was written.
+        on_shard: is called when a shard is closed and synced. None: no checksums are taken.
+        watch: looks at the values of every chunk, before `on_shard` is called for its shard. Needs `on_shard`.
+    """
+
+    open: Callable[[str, int, str], ShardWriter] = ShardFile
+    on_bytes: Callable[[int], None] = lambda count: None
+    on_shard: OnShard | None = None
+    watch: Watch | None = None
+
+
 class _Chunk(NamedTuple):
     shard: int
     offset: int
     length: int
 
 
-def stream(
-    plan: Plan,
-    folders: Sequence[str],
-    buffers: Buffers,
-    *,
-    io: str = "auto",
-    on_bytes: Callable[[int], None] = lambda n: None,
-    runner: Callable[[], Runner] | None = None,
-    sink: Callable[[str, int, str], ShardSink] = ShardFile,
-    finished: Sequence[Collection[str]] = (),
-    on_shard: OnShard | None = None,
-    watch: Watch | None = None,
-) -> None:
-    """Writes every shard of `plan` into each of `folders`, durably. The inputs are read once for all of them.
+def stream(request: Request, sink: Sink | None = None) -> None:
+    """Writes every shard of a plan into each folder, durably. The inputs are read once for all folders.
 
     Args:
-        folders: one for each weight of the sources.
-        buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
-        io: how `checkpoint.writer.ShardFile` writes.
-        on_bytes: called with the number of bytes written, from any thread.
-        runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas are theirs.
-        sink: takes the bytes of one shard; called as `ShardFile` is.
-        finished: for each folder the names of shards that are there already.
-        on_shard: called with the folder's number, the name and the checksums of a shard that is closed and synced, from
-            any thread. None takes no checksums.
-        watch: looks at the values of every chunk; a shard has been looked at when `on_shard`, which must be there, is
-            called for it.
+        request: what is written, and how.
+        sink: who takes the results; None writes files and reports nothing.
 
     Raises:
         OSError: a write failed.
         CheckpointError: an input can no longer be read, also where it fails half-way.
     """
+    sink = sink or Sink()
+    plan = request.plan
     with ExitStack() as stack:
         inputs = stack.enter_context(Inputs(plan.models))
         for source in plan.sources.values():
             for k in source.used():
                 inputs.check_length(k, source.inputs[k])
-        files = _Files(plan.shards, folders, io, sink, finished)
+        files = _Files(request, sink)
         stack.callback(files.abandon)
-        _Work(plan, files, inputs, buffers, on_bytes, runner, on_shard, watch).run()
+        _Work(request, sink, files, inputs).run()
 
 
 class _Files:
     """The output files that are being written: opened at the first chunk, closed after the last one."""
 
-    def __init__(
-        self,
-        shards: Sequence[OutputShard],
-        folders: Sequence[str],
-        io: str,
-        sink: Callable[[str, int, str], ShardSink],
-        finished: Sequence[Collection[str]],
-    ) -> None:
-        self._shards, self._folders, self._io, self._sink = shards, folders, io, sink
-        self._open: dict[int, list[ShardSink]] = {}
+    def __init__(self, request: Request, sink: Sink) -> None:
+        self._shards, self._folders = request.plan.shards, request.folders
+        self._io, self._sink = request.io, sink
+        self._open: dict[int, list[ShardWriter]] = {}
         self._lock = threading.Lock()
         # For each shard the numbers of the folders that still need it.
+        outputs = range(len(request.folders))
         self.wanted = [
-            [i for i in range(len(folders)) if not finished or shard.name not in finished[i]] for shard in shards
+            [i for i in outputs if not request.finished or number not in request.finished[i]]
+            for number in range(len(self._shards))
         ]
 
     def __len__(self) -> int:
         return len(self._folders)
 
-    def of(self, shard: int) -> list[ShardSink]:
+    def of(self, shard: int) -> list[ShardWriter]:
         """The files of one shard, one for each folder that needs it."""
         with self._lock:
             if shard not in self._open:
                 name, size = self._shards[shard].name, self._shards[shard].size
                 self._open[shard] = []
                 for i in self.wanted[shard]:
-                    self._open[shard].append(self._sink(os.path.join(self._folders[i], name), size, self._io))
+                    self._open[shard].append(self._sink.open(os.path.join(self._folders[i], name), size, self._io))
             return self._open[shard]
 
     def close(self, shard: int) -> None:
@@ -140,21 +155,11 @@ class _Files:
 class _Work:
     """One stream: the shared list of chunks and what workers do with them."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        files: _Files,
-        inputs: Inputs,
-        buffers: Buffers,
-        on_bytes: Callable[[int], None],
-        runner: Callable[[], Runner] | None,
-        on_shard: OnShard | None,
-        watch: Watch | None,
-    ) -> None:
-        self._plan, self._files, self._inputs, self._buffers = plan, files, inputs, buffers
-        self._on_bytes, self._on_shard, self._watch = on_bytes, on_shard, watch
+    def __init__(self, request: Request, sink: Sink, files: _Files, inputs: Inputs) -> None:
+        plan, buffers = request.plan, request.buffers
+        self._plan, self._files, self._inputs, self._buffers, self._sink = plan, files, inputs, buffers, sink
         self._isa, self._computes = cpu.isa(), plan.computes
-        self._runner = runner or (lambda: partial(cpu.run_groups, isa=self._isa))
+        self._runner = request.runner or (lambda: partial(cpu.run_groups, isa=self._isa))
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
         self._left = [-(-s.size // buffers.chunk) if to else 0 for s, to in zip(plan.shards, files.wanted)]
@@ -219,18 +224,18 @@ class _Work:
                 used = slots[: len(wanted)]
                 self._fill(used, chunk, filler)
                 nonfinite = []
-                if self._on_shard is not None:
+                if self._sink.on_shard is not None:
                     for slot, output in zip(used, wanted):  # now, while the caches hold them
                         nonfinite.append(self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length]))
-                if self._watch is not None:
+                if self._sink.watch is not None:
                     found = [Seen(*seen) for seen in zip(wanted, used, nonfinite)]
-                    self._watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
+                    self._sink.watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
                 self._inputs.check()
                 # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(used, self._files.of(chunk.shard)):
                     file.write(slot[:pages], chunk.offset)
-                    self._on_bytes(chunk.length)
+                    self._sink.on_bytes(chunk.length)
                 self._finish(chunk)
         except BaseException as error:
             self._fail(error)
@@ -247,9 +252,9 @@ class _Work:
         if not last:
             return
         self._files.close(chunk.shard)
-        if self._on_shard is not None:
+        if self._sink.on_shard is not None:
             for output in self._files.wanted[chunk.shard]:
-                self._on_shard(output, self._plan.shards[chunk.shard].name, self._sums[output].shard(chunk.shard))
+                self._sink.on_shard(output, chunk.shard, self._sums[output].shard(chunk.shard))
 
     def _pieces(self, chunk: _Chunk) -> Iterator[tuple[Source, TensorInfo, int, int]]:
         """The tensors in a chunk: (source, where it stands, first element, number of elements)."""
@@ -259,7 +264,7 @@ class _Work:
             if t.begin >= end:
                 break
             begin, stop = max(t.begin, chunk.offset), min(t.end, end)
-            item = ITEM_SIZE.get(t.dtype, 1)
+            item = item_size(t.dtype)
             if stop > begin:
                 yield self._plan.sources[t.name], t, (begin - t.begin) // item, (stop - begin) // item
 
@@ -279,6 +284,6 @@ class _Work:
         wanted = self._files.wanted[chunk.shard]
         for source, out, first, count in self._pieces(chunk):
             weights = [source.weights[i] for i in wanted] if source.formula is None else ()
-            at = out.begin + first * ITEM_SIZE.get(out.dtype, 1) - chunk.offset
+            at = out.begin + first * item_size(out.dtype) - chunk.offset
             filler.add(slots, at, source, weights, out, first, count)
         filler.flush(len(slots))

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..backends import cpu
+from ..backends.spans import Operand
 
 PIECE = 1 << 20
 _SAMPLE, _RUN = 1 << 16, 1 << 10
 _MAGNITUDES = 0x7FFFFFFF
 _HIGH_BINS, _LOW_BINS = 1 << 16, 1 << 15  # of the 31 bits of a float32's magnitude, see csrc/cpu/stats.h
 
-Operand = tuple[object, int, int]  # (buffer, offset in bytes, dtype code), see _cpu.pyi
 # Gives elements `first` to `first + count` of a tensor.
 Reader = Callable[[int, int], Operand]
 

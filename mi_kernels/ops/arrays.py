@@ -12,11 +12,8 @@ from operator import eq
 from typing import Any, NamedTuple
 
 from ..backends import cpu
+from ..dtypes import FROM_NUMPY, FROM_TORCH
 from ..errors import ArgumentError, DTypeError
-
-_NUMPY_DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "bfloat16": "BF16"}
-TORCH_DTYPES = {"torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16"}
-
 
 _HUGE_PAGES_PAY = 4 << 20  # bytes: touching fresh pages of 4 KiB takes longer than interpolating
 
@@ -62,7 +59,7 @@ def as_array(value: Any, name: str, writable: bool = False) -> Array:
 
     if not isinstance(value, np.ndarray):
         raise DTypeError(f"{name} is a {type(value).__name__}", "Give a NumPy array or a torch tensor.")
-    dtype = _NUMPY_DTYPES.get(value.dtype.name)
+    dtype = FROM_NUMPY.get(value.dtype.name)
     if dtype is None or not value.dtype.isnative:
         raise DTypeError(
             f"{name} has dtype {value.dtype}", "Give float32, float16, or bfloat16 (ml_dtypes, or its bits as uint16)."
@@ -100,7 +97,7 @@ def are_sound(*lists: Sequence[Any]) -> bool:
     for tensors in lists:
         if not (
             set(map(type, tensors)) <= {tensor, torch.nn.Parameter}
-            and {str(dtype) for dtype in set(map(tensor.dtype.__get__, tensors))} <= TORCH_DTYPES.keys()
+            and {str(dtype) for dtype in set(map(tensor.dtype.__get__, tensors))} <= FROM_TORCH.keys()
             and set(map(tensor.layout.__get__, tensors)) == {torch.strided}
             and not any(map(tensor.requires_grad.__get__, tensors))
             and all(map(tensor.is_contiguous, tensors))
@@ -128,7 +125,7 @@ def check_tensor(tensor: Any, label: Callable[[int], str], i: int = 0) -> str:
     """
     import torch
 
-    dtype = TORCH_DTYPES.get(str(tensor.dtype))
+    dtype = FROM_TORCH.get(str(tensor.dtype))
     if dtype is None or tensor.layout != torch.strided:
         raise DTypeError(
             f"{label(i)} has dtype {tensor.dtype}, layout {tensor.layout}",

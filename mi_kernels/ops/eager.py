@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..backends import cpu, dispatch
+from ..backends.spans import Span
+from ..dtypes import CODES, FROM_TORCH
 from ..errors import ArgumentError, BackendError
 from ..recipe.lam import checked_lam
-from .arrays import TORCH_DTYPES, Array, are_sound, as_array, check_tensor, empty_like, is_torch
+from .arrays import Array, are_sound, as_array, check_tensor, empty_like, is_torch
 from .overlap import find_overlap
-
-if TYPE_CHECKING:
-    from .._cpu import Span
 
 T = TypeVar("T")
 Label = Callable[[str, int], str]  # (argument, index of the pair) -> its name in a message
@@ -91,7 +90,7 @@ def _run_cpu_tensors(
         widths = np.array([x[0].itemsize for x in columns], np.int64)
         _refuse(find_overlap(addresses, counts[:, None] * widths), label)
     table = np.ascontiguousarray(np.column_stack((addresses, counts)))
-    types = [TORCH_DTYPES[str(x[0].dtype)] for x in columns]
+    types = [FROM_TORCH[str(x[0].dtype)] for x in columns]
     cpu.run_addresses(table, np.array(lams, np.float64), types, cpu.isa(), cpu.checked_threads(threads))
     return results
 
@@ -172,8 +171,7 @@ def checked_lams(lam: float | Sequence[float], count: int) -> list[float]:
 
 
 def _span(a: Array, b: Array, out: Array, w: float) -> Span:
-    codes = cpu.DTYPE_CODES
-    return (
+    return Span(
         out.buffer,
         0,
         a.buffer,
@@ -182,9 +180,9 @@ def _span(a: Array, b: Array, out: Array, w: float) -> Span:
         0,
         out.buffer.size,
         w,
-        codes[out.dtype],
-        codes[a.dtype],
-        codes[b.dtype],
+        CODES[out.dtype],
+        CODES[a.dtype],
+        CODES[b.dtype],
     )
 
 

@@ -7,8 +7,9 @@ from functools import cache
 from typing import Any
 
 from ..backends import cpu, dispatch
+from ..dtypes import CODES, FROM_TORCH
 from ..recipe.lam import checked_lam
-from .arrays import TORCH_DTYPES, empty_like
+from .arrays import empty_like
 
 
 def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, threads: int | None) -> Any:
@@ -49,4 +50,4 @@ def _codes() -> dict[Any, int]:
     """The kernels' codes by torch's dtypes."""
     import torch
 
-    return {getattr(torch, name.removeprefix("torch.")): cpu.DTYPE_CODES[kind] for name, kind in TORCH_DTYPES.items()}
+    return {getattr(torch, name.removeprefix("torch.")): CODES[kind] for name, kind in FROM_TORCH.items()}

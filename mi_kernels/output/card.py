@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checkpoint.record import Checkpoint
 from ..errors import printable
@@ -22,14 +22,19 @@ _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.D
 _LICENCE = ("license", "license_name", "license_link")
 
 
-def model_card(models: Sequence[Checkpoint], record: dict[str, Any], besides: dict[str, Any], name: str) -> bytes:
-    """README.md of the merge of `models`.
+class Facts(NamedTuple):
+    """What the card says of a merge: two sentences for people, the version that made it; and where they are known, the
+    command line and the distance of the two models."""
 
-    Args:
-        record: what mi_kernels.json holds.
-        besides: "command", the shell's line that made it, and "sigma", where they are known.
-        name: the output's.
-    """
+    summary: str
+    numerics: str
+    version: str
+    command: str | None = None
+    sigma: float | None = None
+
+
+def model_card(models: Sequence[Checkpoint], facts: Facts, name: str) -> bytes:
+    """README.md of the merge of `models`; `name` is the output's."""
     ids = [[printable(i) for i in (hub_id(m), *([origin_id(*m.adapter)] if m.adapter else []))] for m in models]
     roots = [root for m in models for root in (m.root, *([m.adapter.root] if m.adapter else []))]
     flat = [i for parts in ids for i in parts]
@@ -41,10 +46,10 @@ def model_card(models: Sequence[Checkpoint], record: dict[str, Any], besides: di
     licence_front, licence_text = _licence(flat, roots, cards)
     paragraphs = [
         f"# {_text(name)}",
-        f"{record['summary']} Models: {_text(', '.join(map('+'.join, ids)))}.",
-        *([_sigma(besides["sigma"])] if "sigma" in besides else []),
-        *([_command(besides["command"])] if "command" in besides else []),
-        f"{record['numerics']} Made with mi_kernels {record['mi_kernels']}; `{RECORD}` holds the details.",
+        f"{facts.summary} Models: {_text(', '.join(map('+'.join, ids)))}.",
+        *([_sigma(facts.sigma)] if facts.sigma is not None else []),
+        *([_command(facts.command)] if facts.command is not None else []),
+        f"{facts.numerics} Made with mi_kernels {facts.version}; `{RECORD}` holds the details.",
         *licence_text,
     ]
     head = "\n".join(["---", *front, *licence_front, "---"])

@@ -14,6 +14,7 @@ from ..errors import ClusterError, OutputError
 from ..system import calls as system
 from ..system import interrupts
 from ..system.faults import naming, problem, remedy
+from .sidefiles import RECORD
 
 _WORK_SUFFIX = ".mi-kernels-work"
 _STAGED, _ASIDE, _JOURNAL = "model", "old", "journal"
@@ -96,7 +97,7 @@ class OutputFolder:
             return
         if not self._overwrite:
             raise OutputError(f"{self.given}: exists and is not empty", "Choose another output, or pass --overwrite.")
-        if not any(n == "mi_kernels.json" or n.endswith(".safetensors") for n in present):
+        if not any(n == RECORD or n.endswith(".safetensors") for n in present):
             raise OutputError(
                 f"{self.given}: does not look like a model folder, so it is not overwritten",
                 "Choose another output, or empty it yourself.",

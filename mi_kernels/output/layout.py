@@ -8,11 +8,11 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..backends import cpu
 from ..checkpoint.header import MAX_HEADER
 from ..checkpoint.record import INDEX, SINGLE, Checkpoint
-from ..checkpoint.tensor import ITEM_SIZE, TensorInfo
+from ..checkpoint.tensor import TensorInfo
 from ..checksums.accumulator import Extent, Layout
+from ..dtypes import code_of, is_known, item_size
 from ..errors import CheckpointError
 
 # Data starts on a page, so that every tensor of a later memory map is as aligned as its offset is.
@@ -65,7 +65,7 @@ def plan_shards(
 
 def stretches(shard: OutputShard) -> Layout:
     """What is summed of `shard`, and where values are looked at."""
-    tensors = [Extent(t.name, t.begin, t.end, cpu.DTYPE_CODES.get(t.dtype, cpu.BYTES)) for t in shard.tensors]
+    tensors = [Extent(t.name, t.begin, t.end, code_of(t.dtype)) for t in shard.tensors]
     return Layout(shard.name, shard.size, len(shard.header), tensors)
 
 
@@ -104,7 +104,7 @@ def shard_names(count: int) -> list[str]:
 
 def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: dict[str, str]) -> OutputShard:
     # Widest elements first, as safetensors itself writes: every tensor is then aligned to its element.
-    tensors = sorted(tensors, key=lambda t: -ITEM_SIZE.get(t.dtype, 0))
+    tensors = sorted(tensors, key=lambda t: -(item_size(t.dtype) if is_known(t.dtype) else 0))
     entries: dict[str, object] = {"__metadata__": metadata}
     offset = 0
     for t in tensors:

@@ -1,4 +1,4 @@
-"""The small files of the output: config, tokenizer, chat template, and the record of how it was made."""
+"""The small files of the output: config, tokenizer, chat template, licences."""
 
 from __future__ import annotations
 
@@ -6,22 +6,19 @@ import copy
 import json
 import os
 import re
-from typing import Any
 
-from ..checkpoint.files import parse_json, read_file, read_json
+from ..checkpoint.files import parse_json, read_file
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import NAME as CHECKSUMS
+from ..dtypes import TORCH_NAMES
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
 
-RECORD = "mi_kernels.json"
+RECORD = "mi_kernels.json"  # `merge.record` writes and reads it
 _KEPT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
 _NEVER = (".safetensors.index.json", ".bin.index.json")
 _OURS = (RECORD, CHECKSUMS)
-_MAX_RECORD = 4 << 20  # ours have a few kB
 _MAX_SIZE = 256 << 20  # of all of them; a tokenizer of 250,000 words is 20 MB
-
-_CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
 
 def collect(source: Checkpoint) -> dict[str, bytes]:
@@ -71,7 +68,7 @@ def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> 
             part["tie_word_embeddings"] = False
         for key in ("dtype", "torch_dtype"):
             if dtype is not None and key in part:
-                part[key] = _CONFIG_DTYPES[dtype]
+                part[key] = TORCH_NAMES[dtype]
     if untied:
         content["tie_word_embeddings"] = False  # where it is absent, some architectures tie
     if content == before:
@@ -93,13 +90,3 @@ def origin_id(source: str, root: str, revision: str | None) -> str:
         return source.split("@")[0]
     cached = re.search(r"models--([\w.-]+?)--([\w.-]+)/snapshots/", os.path.abspath(root) + "/")
     return f"{cached[1]}/{cached[2]}" if cached else os.path.basename(os.path.abspath(root))
-
-
-def encode_record(record: dict[str, Any]) -> bytes:
-    return (json.dumps(record, indent=2) + "\n").encode()
-
-
-def read_record(root: str) -> dict[str, Any] | None:
-    """How the model at `root` was made, if this package made it."""
-    path = os.path.join(root, RECORD)
-    return read_json(path, limit=_MAX_RECORD) if os.path.lexists(path) else None

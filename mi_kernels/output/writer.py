@@ -45,11 +45,6 @@ class ShardFile:
             self.abandon()
             raise
 
-    @property
-    def direct(self) -> bool:
-        """Whether writes go past the page cache. May turn False at the first one."""
-        return self._direct
-
     def write(self, data: memoryview, offset: int) -> None:
         """Writes all of `data` at `offset`. Data reaching beyond the file's end is cut off by `close`."""
         while len(data):

@@ -184,7 +184,7 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
 
 
 def from_record(record: Mapping[str, Any], models: Sequence[str], where: str) -> MergeRecipe:
-    """The recipe of a merge that mi_kernels.json describes (`merge._merge_record`), for `models`, the base first.
+    """The recipe of a merge that mi_kernels.json describes (`merge.record`), for `models`, the base first.
 
     Raises:
         ArgumentError: as `from_dict`. KeyError, TypeError or ValueError: it is not such a record.

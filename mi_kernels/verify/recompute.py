@@ -9,19 +9,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..checkpoint.open import open_checkpoint
-from ..checkpoint.record import Checkpoint
 from ..checksums.damage import Damage
+from ..dtypes import TORCH_NAMES
 from ..errors import ArgumentError, CheckpointError, MIKernelsError, MismatchError
 from ..merge.job import Job
 from ..merge.options import Options
 from ..merge.plan import Plan, plan_buffers
-from ..merge.stream import stream
-from ..output.sidefiles import RECORD, read_record
+from ..merge.record import LERP, MergeRecord, difference, incomplete, read_record
+from ..merge.record import given as how_given
+from ..merge.stream import Request, Sink, stream
+from ..output.sidefiles import RECORD
 from ..recipe.interpolation import Recipe
 from ..system.progress import progress_bar
 from .second_writer import Comparison, Difference
 
-_DTYPES = {None: None, "BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _OWN_FILES = (RECORD, "README.md")  # they name versions and paths
 
 
@@ -82,7 +83,7 @@ def recompute_merge(
     comparison = Comparison(root, shards)
     with progress_bar(progress, found.bytes) as on_bytes:
         buffers = plan_buffers(job.options.thread_count, None, 1 + plan.computes)
-        stream(plan, [root], buffers, on_bytes=on_bytes, sink=comparison.open)
+        stream(Request(plan, [root], buffers), Sink(open=comparison.open, on_bytes=on_bytes))
     for model in job.models:
         model.check_unchanged()
     small = job.small_files(job.outputs[0], index)
@@ -96,69 +97,42 @@ def recompute_merge(
     return found
 
 
-def _job(root: str, record: dict[str, Any], given: list[str], threads: int | None, notes: list[str]) -> Job:
-    """The merge as it was planned when `root` was made. Says in `notes` where a model is not the recorded one."""
+def _job(root: str, record: MergeRecord, given: list[str], threads: int | None, notes: list[str]) -> Job:
+    """The merge as it was planned when `root` was made. Notes where a model is not the recorded one."""
     path = os.path.join(root, RECORD)
+    sources = given or [how_given(identity) for identity in record.inputs]
+    if len(sources) != len(record.inputs):
+        raise ArgumentError(
+            f"{root}: was merged from {len(record.inputs)} models, and {len(sources)} are given",
+            f"Give them in this order: {', '.join(map(how_given, record.inputs))}.",
+        )
     try:
-        recorded = [record[k] for k in ("instruct", "thinking") if k in record]
-        recorded = recorded or [*([record["base"]] if record["base"] is not None else []), *record["models"]]
-        sources = given or [_source(identity) for identity in recorded]
-        if len(sources) != len(recorded):
-            raise ArgumentError(
-                f"{root}: was merged from {len(recorded)} models, and {len(sources)} are given",
-                f"Give them in this order: {', '.join(_source(identity) for identity in recorded)}.",
-            )
-        for identity, source in zip(recorded, sources):
-            notes += _strange(identity, open_checkpoint(source))
+        differences = [difference(identity, open_checkpoint(s)) for identity, s in zip(record.inputs, sources)]
+        notes += [text for text in differences if text is not None]
         return _planned(root, record, sources, threads)
     except MIKernelsError as error:
         if notes:  # this is why
             raise MismatchError(notes[0], error.problem) from error
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path}: does not tell all of how the merge was made ({error!r})",
-            "It was not written by this version of mi_kernels: merge again.",
-        ) from error
+        raise incomplete(path, error) from error
 
 
-def _planned(root: str, record: dict[str, Any], sources: list[str], threads: int | None) -> Job:
+def _planned(root: str, record: MergeRecord, sources: list[str], threads: int | None) -> Job:
     from ..merge.api import plan_lerp, plan_merge
 
-    options = {
+    options: dict[str, Any] = {
         "device": "cpu",
         "backend": "cpu",
-        "dtype": _DTYPES[record["dtype"]],
+        "dtype": None if record.dtype is None else TORCH_NAMES[record.dtype],
         "threads": threads,
         "overwrite": True,  # the folder is there, and only read
-        "copy_from": record["copy_from"],
-        "max_shard_size": record.get("max_shard_size"),  # merges of old do not say it
+        "copy_from": record.copy_from,
+        "max_shard_size": record.max_shard_size,
     }
-    if record["method"] == "lerp":
-        content = {key: record[key] for key in ("lam", "layers", "modules", "rules")}
-        recipe = Recipe.from_dict({**content, "extrapolate": True})
+    if record.method == LERP:
+        recipe = Recipe.from_dict({**record.parameters, "extrapolate": True})
         return plan_lerp(sources[0], sources[1], [(root, recipe)], Options(**options))
     from ..recipe.models import from_record
 
-    return plan_merge(from_record(record, sources, os.path.join(root, RECORD)), root, **options)
-
-
-def _source(identity: dict[str, Any]) -> str:
-    """How the model was given."""
-    parts = [identity, identity["adapter"]] if "adapter" in identity else [identity]
-    return "+".join(
-        p["source"] if p["revision"] is None else f"{p['source'].split('@')[0]}@{p['revision']}" for p in parts
-    )
-
-
-def _strange(recorded: dict[str, Any], model: Checkpoint) -> list[str]:
-    """Why `model` cannot be the recorded one: it holds other tensors, or is another commit."""
-    now = model.identity()
-    for key, what in (("tensors", "tensors"), ("bytes", "bytes"), ("headers", "SHA-256 of the headers")):
-        if key in recorded and recorded[key] != now[key]:
-            return [
-                f"{model.source} is not the recorded {recorded['source']}: {what} {now[key]}, recorded {recorded[key]}"
-            ]
-    if None not in (recorded["revision"], now["revision"]) and recorded["revision"] != now["revision"]:
-        return [f"{model.source} is at {now['revision']}, recorded is {recorded['revision']}"]
-    return []
+    return plan_merge(from_record(record.to_dict(), sources, os.path.join(root, RECORD)), root, **options)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..checkpoint.files import read_file
 from ..checkpoint.mapped import MappedFile
-from ..checkpoint.tensor import ITEM_SIZE
 from ..checksums.damage import Damage
+from ..dtypes import item_size
 from ..output.layout import OutputShard
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class _ComparedShard:
     def __init__(self, comparison: Comparison, shard: OutputShard, path: str | None) -> None:
         self._comparison, self._shard = comparison, shard
         self._file = MappedFile(path) if path is not None else None
-        tensors = [_Region(t.name, t.begin, t.end, ITEM_SIZE.get(t.dtype, 1)) for t in shard.tensors]
+        tensors = [_Region(t.name, t.begin, t.end, item_size(t.dtype)) for t in shard.tensors]
         self._regions = [_Region(None, 0, len(shard.header), 1), *tensors]
         self._ends = [r.end for r in self._regions]
 

@@ -13,8 +13,7 @@ import torch
 
 import mi_kernels
 from mi_kernels import BackendError
-from mi_kernels.backends import device, dispatch
-from mi_kernels.backends import gpu_runner as gpu_spans
+from mi_kernels.backends import device, dispatch, gpu_runner
 from mi_kernels.backends.device import choose
 from mi_kernels.backends.dispatch import Machine
 from mi_kernels.output.writer import ShardFile
@@ -117,7 +116,7 @@ def test_what_torch_finds(monkeypatch: pytest.MonkeyPatch, cuda: str | None, ava
 
 
 class Gpus:
-    """The devices that `gpu_spans` makes, FakeGpus all."""
+    """The devices that `gpu_runner` makes, FakeGpus all."""
 
     def __init__(self) -> None:
         self.made: list[FakeGpu] = []
@@ -136,7 +135,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Gpus:
     monkeypatch.setattr(device, "found_gpus", lambda: TWO)
     monkeypatch.setattr(dispatch, "this_machine", lambda kind: ALL)
     fakes = Gpus()
-    monkeypatch.setattr(gpu_spans, "CudaGpu", fakes)
+    monkeypatch.setattr(gpu_runner, "CudaGpu", fakes)
     return fakes
 
 

@@ -14,16 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_kernels import BackendError
-from mi_kernels.backends import cpu
-from mi_kernels.backends import gpu_runner as gpu_spans
+from mi_kernels.backends import cpu, gpu_runner
 from mi_kernels.backends.gpu_runner import PIECES, STAGING, SpanRunner, piece_size
 from mi_kernels.backends.reference import torch_lerp as torch_reference
+from mi_kernels.backends.spans import Span
+from mi_kernels.dtypes import BYTES, CODE_SIZES
 
 from ..support.fake_gpu import ORDERS, POISON, FakeGpu
 
 PIECE = 8192
 LAMS = (0.0, 1.0, 0.3, 0.8, -0.75, 1.5)
-BYTES = cpu.BYTES
+BYTES = BYTES
 
 
 class Case:
@@ -43,7 +44,7 @@ class Case:
         both: bool = False,
     ) -> None:
         rng = np.random.default_rng(seed)
-        sizes = cpu.ITEM_SIZES
+        sizes = CODE_SIZES
         # Maps start anywhere, as tensors in files do.
         total = sum(n * 4 + 7 for n, _ in groups) + 64
         self.inputs = []
@@ -63,7 +64,7 @@ class Case:
                     x = y
                 if lam == 0 and not both:
                     y = x
-                self.spans.append((slot, out_at, x[0], x[1], y[0], y[1], n, lam, out, x[2], y[2]))
+                self.spans.append(Span(slot, out_at, x[0], x[1], y[0], y[1], n, lam, out, x[2], y[2]))
             a_at, b_at, out_at = a_at + n * sizes[a] + 3, b_at + n * sizes[b] + 5, out_at + n * sizes[out]
 
     def run(self, gpu: FakeGpu, piece: int = PIECE) -> list[bytes]:
@@ -180,7 +181,7 @@ def test_memory_is_that_of_the_pieces() -> None:
 def test_all_pieces_stay_within_their_budget(workers: int, outputs: int) -> None:
     size = piece_size(workers, outputs)
     assert size * PIECES * workers <= STAGING
-    assert size <= gpu_spans.PIECE
+    assert size <= gpu_runner.PIECE
 
 
 @given(
@@ -218,8 +219,8 @@ def test_workers_take_the_devices_in_turns(monkeypatch: pytest.MonkeyPatch) -> N
         fake.name = name
         return fake
 
-    monkeypatch.setattr(gpu_spans, "CudaGpu", gpu)
-    runners = gpu_spans.Runners(["cuda:0", "cuda:1"], "triton", workers=5)
+    monkeypatch.setattr(gpu_runner, "CudaGpu", gpu)
+    runners = gpu_runner.Runners(["cuda:0", "cuda:1"], "triton", workers=5)
     assert made == [("cuda:0", "triton"), ("cuda:1", "triton")]
     assert [runners()._gpu.name for _ in range(5)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
 
@@ -263,7 +264,7 @@ class Recorder:
 
 def test_work_on_a_real_device_is_queued_where_it_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Recorder(monkeypatch)
-    gpu, device = gpu_spans.CudaGpu("cuda:1", "torch_reference"), torch.device("cuda:1")
+    gpu, device = gpu_runner.CudaGpu("cuda:1", "reference.torch_lerp"), torch.device("cuda:1")
     assert (gpu.copy_in, gpu.compute, gpu.copy_out) == ("in", "kernels", "out")
     gpu.pinned(64)
     gpu.memory(64)

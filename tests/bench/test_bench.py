@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ import pytest
 import torch
 
 from bench import all as bench_all
-from bench import compare, contestants, grow, memory, merge, models, ray, report, results, safety, serving, turns
+from bench import compare, models, registry, results
+from bench.files import contestants, grow, merge, ray, safety, turns
+from bench.files.process import CommandFailedError, run
+from bench.memory import cases as memory
 from bench.noise import ratios, signed_rank, spread
-from bench.process import CommandFailedError, run
+from bench.report import markdown as report
+from bench.serving import vllm as serving
 from mi_kernels.output.synthetic import qwen3_shapes
 
 TINY = models.Layout("tiny", qwen3_shapes(hidden=32, layers=2, ffn=48, heads=2, kv_heads=1, vocab=500), 1, {})
@@ -132,7 +137,7 @@ def test_wrong_bits_in_memory_are_never_timed() -> None:
     assert memory.checked(case, "torch", off_by_a_bit) == pytest.approx(1 / 1037)
     with pytest.raises(memory.WrongBitsError, match="some tensors: ours differs from the contract in 1 elements"):
         memory.checked(case, "ours", off_by_a_bit)
-    with pytest.raises(memory.WrongBitsError, match="has not computed the interpolation"):
+    with pytest.raises(memory.WrongBitsError, match="did not compute the interpolation"):
         memory.checked(case, "torch", lambda: case.a)
 
 
@@ -150,7 +155,7 @@ def test_a_merge_is_measured_and_written_in_the_one_form(tmp_path: Path, capsys:
     options = ["--most", "0.01", "--rounds", "2", "--folder", str(tmp_path), "--json", str(path)]
     merge.main(options)
     found = results.load(path)
-    assert found["command"] == "python -m bench.merge --most 0.01 --rounds 2"
+    assert found["command"] == "python -m bench.files.merge --most 0.01 --rounds 2"
     rows = {row["name"]: row for row in found["rows"]}
     assert list(rows) == ["ours", "disk", "cp"]
     assert rows["cp"]["of_cp"] == {"min": 1, "median": 1, "max": 1, "rounds": 2}
@@ -184,7 +189,7 @@ def test_what_vllm_and_ray_take_is_of_the_one_form() -> None:
     found = results.record("serving", "python -m bench.serving", {}, serving._rows(starts, changes))
     assert "| 3.000 (2.500 - 3.500) | 1.00 (1.00 - 1.00) |" in report.section("serving", found)
     times = {"plain": [(1.0, 1.5), (1.0, 1.5)], "ray, 1 worker": [(1.2, 4.0), (1.4, 5.0)]}
-    found = results.record("ray", "python -m bench.ray", {}, ray._rows(times))
+    found = results.record("ray", "python -m bench.files.ray", {}, ray._rows(times))
     assert "1.30 (1.20 - 1.40) | 4.50 (4.00 - 5.00) | 1.30 (1.20 - 1.40) |" in report.section("ray", found)
 
 
@@ -200,11 +205,12 @@ def test_one_pass_over_many_lam_is_checked_in_every_output(tmp_path: Path, monke
 
 
 def test_what_is_not_of_the_form_is_refused(tmp_path: Path) -> None:
-    good = results.record("merge", "python -m bench.merge", {}, [{"group": "g", "name": "n", "x": spread([2.0, 1.0])}])
+    good = results.record(
+        "merge", "python -m bench.files.merge", {}, [{"group": "g", "name": "n", "x": spread([2.0, 1.0])}]
+    )
     results.save(tmp_path / "good.json", good)
     assert results.load(tmp_path / "good.json") == json.loads(json.dumps(good))
     for change in (
-        {"bench": "other"},
         {"machine": {}},
         {"rows": [{"group": "g"}]},
         {"rows": [{"group": "g", "name": "n", "x": {"median": 1}}]},
@@ -216,6 +222,67 @@ def test_what_is_not_of_the_form_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "bad.json").exists()
 
 
+def test_a_module_registers_its_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "extra"
+    (folder / "disks").mkdir(parents=True)
+    (folder / "disks" / "seeks.py").write_text(
+        "from bench.registry import Benchmark, Step\n\n"
+        "STEPS = {'seeks': Step(quick=['--few'])}\n"
+        "BENCHMARK = Benchmark(name='seeks', command='extra.disks.seeks', table=str, steps=STEPS)\n"
+    )
+    (folder / "disks" / "other.py").write_text("raise AssertionError('imported')\n")
+    found = registry.declaring(folder)
+    assert found == ["extra.disks.seeks"]
+    names = [*registry.declaring(), *found]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "declaring", lambda: names)
+    registry.benchmarks.cache_clear()
+    try:
+        line = bench_all.command("seeks", tmp_path, quick=True, work="some")
+        assert line[2:] == ["extra.disks.seeks", "--few", "--json", str(tmp_path / "seeks.json"), "--folder", "some"]
+        names.append("extra.disks.seeks")
+        registry.benchmarks.cache_clear()
+        with pytest.raises(ValueError, match="declared by two benchmarks: seeks"):
+            registry.benchmarks()
+    finally:
+        registry.benchmarks.cache_clear()
+
+
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` of every benchmark names its command, and the options that `bench.all` passes."""
+    for name in registry.declaring():
+        module = import_module(name)
+        benchmark = module.BENCHMARK
+        path = compare.REPOSITORY / benchmark.command.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
+        if name == "bench.files.grow":
+            continue  # run by the command of bench.files.merge
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        text = capsys.readouterr().out
+        assert text.startswith(f"usage: python -m {benchmark.command} ")
+        if benchmark.steps:
+            assert "--json" in text
+            assert ("--folder" in text) == benchmark.takes_folder
+
+
+def test_a_result_without_a_benchmark_is_refused() -> None:
+    found = results.record("other", "python -m bench.other", {}, [])
+    with pytest.raises(ValueError, match="no benchmark is registered as 'other'; registered: grow, instructions,"):
+        report.section("other", found)
+
+
+def test_a_result_names_the_command_of_today(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    for measured, today in (
+        ("python -m bench.merge --cold", "python -m bench.files.merge --cold"),
+        ("python -m bench.serving", "python -m bench.serving"),
+        ("python -m bench.files.ray", "python -m bench.files.ray"),
+    ):
+        results.save(path, results.record("merge", measured, {}, []))
+        assert results.load(path)["command"] == today
+
+
 def test_ratios_are_taken_round_by_round() -> None:
     assert ratios([2.0, 6.0, 3.0], [1.0, 2.0, 3.0]) == {"min": 1, "median": 2, "max": 3, "rounds": 3}
     with pytest.raises(ValueError, match="argument"):
@@ -223,10 +290,11 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_all_names_results_by_step(tmp_path: Path) -> None:
-    for step, (module, *_) in bench_all.STEPS.items():
+    for step, (benchmark, _) in bench_all.steps().items():
         line = bench_all.command(step, tmp_path, quick=True, work="some")
-        assert str(tmp_path / f"{step}.json") in line
-        assert ("some" in line) == (module != "pytest")
+        assert line[1:3] == ["-m", benchmark.command]
+        assert line[line.index("--json") + 1] == str(tmp_path / f"{step}.json")
+        assert ("some" in line) == (benchmark.name != "memory")
     assert grow.thread_counts(2) == [1, 2]
     assert grow.thread_counts(12) == [1, 2, 4, 8, 12]
     assert grow.thread_counts(1) == [1]

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu, gpu_checks, gpu_clock, gpu_memory
+from bench.gpu import checks, in_memory
+from bench.gpu import run as gpu
+from bench.gpu.clock import CudaClock, DryClock
 from bench.models import MODELS
 
 from ..support import ROOT
@@ -52,9 +54,9 @@ def test_a_dry_run_meets_no_promise() -> None:
 @pytest.mark.parametrize(("model", "tensors"), [("4B", 398), ("30B-A3B", 18_867)])
 def test_a_model_that_is_too_large_keeps_all_its_tensors(model: str, tensors: int) -> None:
     whole = [math.prod(shape) for shape in MODELS[model]().values()]
-    assert gpu_memory.counts_of(model, 1 << 40) == (whole, 1.0)
+    assert in_memory.counts_of(model, 1 << 40) == (whole, 1.0)
     budget = 6 * sum(whole) // 7
-    counts, shrink = gpu_memory.counts_of(model, budget)
+    counts, shrink = in_memory.counts_of(model, budget)
     assert len(counts) == tensors
     assert min(counts) > 0
     assert shrink == pytest.approx(7, rel=1e-6)
@@ -62,7 +64,7 @@ def test_a_model_that_is_too_large_keeps_all_its_tensors(model: str, tensors: in
 
 
 def test_wrong_bits_are_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = gpu_memory.contestants
+    real = in_memory.contestants
 
     def contestants(backends: Any) -> Any:
         def wrong(s: Any) -> None:
@@ -74,11 +76,11 @@ def test_wrong_bits_are_never_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_timing(*_: Any) -> float:
         raise AssertionError("timed")
 
-    monkeypatch.setattr(gpu_memory, "contestants", contestants)
-    monkeypatch.setattr(gpu_memory, "copy_bandwidth", lambda clock, rounds: 1.0)
-    monkeypatch.setattr(gpu_clock.DryClock, "kernel", no_timing)
-    with pytest.raises(gpu_memory.WrongBitsError, match="backend reference: tensor 3 of "):
-        gpu_memory.measure(gpu_clock.DryClock(), "4B", ["reference"], 1, limit=5)
+    monkeypatch.setattr(in_memory, "contestants", contestants)
+    monkeypatch.setattr(in_memory, "copy_bandwidth", lambda clock, rounds: 1.0)
+    monkeypatch.setattr(DryClock, "kernel", no_timing)
+    with pytest.raises(in_memory.WrongBitsError, match="backend reference: tensor 3 of "):
+        in_memory.measure(DryClock(), "4B", ["reference"], 1, limit=5)
 
 
 def test_outcomes_are_counted_by_backend(tmp_path: Path) -> None:
@@ -91,13 +93,13 @@ def test_outcomes_are_counted_by_backend(tmp_path: Path) -> None:
         "    if backend == 'triton': pytest.skip('none')\n"
         "    assert lam == 0.3\n"
     )
-    found = gpu_checks.run_tests([str(file)])
+    found = checks.run_tests([str(file)])
     assert found["outcomes"] == {"cuda failure": 1, "cuda passed": 1, "triton skipped": 2}
     assert not found["passed"]
     assert [name.partition("::")[2] for name in found["failed"]] == ["test_one[0.8-cuda]"]
     assert "assert 0.8 == 0.3" in found["output"]
-    assert gpu_checks.run_tests([str(file), "-k", "cuda and 0.3"])["passed"]
-    assert not gpu_checks.run_tests([str(file), "-k", "triton"])["passed"], "skipping everything proves nothing"
+    assert checks.run_tests([str(file), "-k", "cuda and 0.3"])["passed"]
+    assert not checks.run_tests([str(file), "-k", "triton"])["passed"], "skipping everything proves nothing"
 
 
 def test_the_sanitizer_runs_every_tool_and_reports_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,19 +113,19 @@ def test_the_sanitizer_runs_every_tool_and_reports_each(tmp_path: Path, monkeypa
     )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert gpu_checks.find_sanitizer() == str(program)
-    found = gpu_checks.run_sanitizer(str(program), ["tests/gpu/test_bits.py"])
-    assert {tool: found[tool]["clean"] for tool in gpu_checks.TOOLS} == {
+    assert checks.find_sanitizer() == str(program)
+    found = checks.run_sanitizer(str(program), ["tests/gpu/test_bits.py"])
+    assert {tool: found[tool]["clean"] for tool in checks.TOOLS} == {
         "memcheck": True, "racecheck": False, "initcheck": True,
     }  # fmt: skip
     assert found["memcheck"]["summary"] == ["ERROR SUMMARY: 0 errors"]
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert [call.split()[1] for call in calls] == list(gpu_checks.TOOLS)
+    assert [call.split()[1] for call in calls] == list(checks.TOOLS)
     assert all(call.endswith("tests/gpu/test_bits.py cache=1") for call in calls)
 
 
 def test_a_machine_without_the_sanitizer_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "not installed" in gpu_checks.run_sanitizer(None, [])["missing"]
+    assert "not installed" in checks.run_sanitizer(None, [])["missing"]
 
 
 def test_the_sanitizers_subset_has_tests_of_both_backends() -> None:
@@ -133,7 +135,7 @@ def test_the_sanitizers_subset_has_tests_of_both_backends() -> None:
     tests = [node.name for node in module.body if isinstance(node, ast.FunctionDef)]
     names = [f"{name}[{backend}]" for name in tests for backend in ("cuda", "triton")]
     wanted = ("all_sizes", "unaligned", "in_place", "scalars")
-    assert all(word in gpu_checks.SUBSET for word in wanted)
+    assert all(word in checks.SUBSET for word in wanted)
     assert all(sum(word in name for name in names) == 2 for word in wanted)
 
 
@@ -160,7 +162,7 @@ def test_a_dry_run_goes_through_every_section(tmp_path: Path, capsys: pytest.Cap
 
 def test_nothing_is_timed_after_a_failed_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing = {"passed": False, "outcomes": {"cuda failure": 1}, "failed": ["test_bits::test_one"]}
-    monkeypatch.setattr(gpu_checks, "run_tests", lambda *_: failing)
+    monkeypatch.setattr(checks, "run_tests", lambda *_: failing)
     path = tmp_path / "report.json"
     assert gpu.main(["--dry-run", "--json", str(path)]) == 1
     report = json.loads(path.read_text())
@@ -170,7 +172,7 @@ def test_nothing_is_timed_after_a_failed_test(tmp_path: Path, monkeypatch: pytes
 
 def test_a_section_alone_adds_to_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passing = {"passed": True, "outcomes": {"cuda passed": 1}, "failed": []}
-    monkeypatch.setattr(gpu_checks, "run_tests", lambda *_: passing)
+    monkeypatch.setattr(checks, "run_tests", lambda *_: passing)
     path = tmp_path / "report.json"
     for section in ("tests", "sanitizer"):
         assert gpu.main(["--dry-run", "--json", str(path), "--only", section]) == 0
@@ -232,7 +234,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     with buffers():
         done.append("clock")
-        clock = gpu_clock.CudaClock()
+        clock = CudaClock()
     done.clear()
     assert clock.kernel(lambda: done.append("work")) == 0.008
     return done

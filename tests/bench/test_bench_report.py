@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import readme, report, results
+from bench import results
 from bench.instructions import BAND, CannotCountError, compiler, measure, off, stored
 from bench.noise import spread
+from bench.registry import benchmarks
+from bench.report import markdown as report
+from bench.report import readme
 
 COMMITTED = sorted(path for path in results.RESULTS.glob("*.json") if not path.name.startswith("gpu-"))
 
@@ -23,6 +26,7 @@ def test_readme_says_what_the_results_hold() -> None:
 def test_committed_results_are_of_the_one_form(path: Path) -> None:
     found = results.load(path)
     assert found["rows"]
+    assert found["bench"] in benchmarks()
     assert not any(word in path.read_text() for word in ("/tmp", "/home", "/root"))
 
 
@@ -41,7 +45,7 @@ def test_figures_follow_the_results(tmp_path: Path) -> None:
     settings = {"model": "m", "bytes": 2e9, "mergekit": None}
     results.save(tmp_path / "merge-0.6B.json", results.record("merge", "python -m some", settings, rows))
     text = " ".join(readme.figures(tmp_path).split())
-    assert "m-shaped checkpoints of 2.00 GB" in text
+    assert "two checkpoints of 2.00 GB with the shapes of m:" in text
     assert "| 1.25 (1.00 - 3.00) |" in text
     assert "| 42 MB | none |" in text
     assert "99.00" not in text, "cold rows are not README's"
@@ -73,7 +77,7 @@ def test_the_report_shows_every_result_and_its_plots(tmp_path: Path) -> None:
     assert "Qwen3-4B, 398 tensors" in text
     assert "0.900 |" in text
     drawn = report.draw(report.load_all(tmp_path), tmp_path / "plots")
-    assert set(drawn) == set(report.PLOTS)
+    assert set(drawn) == set(report.all_plots())
     for name in drawn:
         assert f"plots/{name}.png" in text
         for kind, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):

@@ -24,7 +24,7 @@ from mi_kernels.cli import main
 from mi_kernels.compare.similarity import similarity
 from mi_kernels.merge.api import sweep_checkpoint
 from mi_kernels.merge.plan import Buffers, Plan, Source
-from mi_kernels.merge.stream import stream
+from mi_kernels.merge.stream import Request, stream
 from mi_kernels.methods.registry import METHODS
 from mi_kernels.output.layout import OutputTensor, plan_shards
 
@@ -162,7 +162,7 @@ def test_formulas_over_several_models_take_virtual_tensors(tmp_path: Path, chunk
     plan = Plan(plan_shards(tensors, models[0])[0], sources, [m.files for m in models])
     assert plan.computes
     (tmp_path / "o").mkdir()
-    stream(plan, [str(tmp_path / "o")], Buffers(chunk, 2))
+    stream(Request(plan, [str(tmp_path / "o")], Buffers(chunk, 2)))
     expected = {n: (values[0][n] / 2 + values[1][n] / 4 - values[2][n]).bfloat16() for n in plain}
     assert_same(tmp_path / "o", expected)
 

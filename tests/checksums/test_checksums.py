@@ -159,16 +159,7 @@ def test_pieces_in_any_order_from_any_thread(
     arrange(cuts)
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(lambda c: sums.add(c[0], c[1], memoryview(files[c[0]].data)[c[1] : c[2]]), cuts))
-    sums.add_file("config.json", b"{}")
-    assert sums.record() == Record({f.layout.name: f.sums() for f in files}, {"config.json": FileSum(2, crc32c(b"{}"))})
-
-
-def test_crcs_taken_elsewhere_count_alike(files: list[File]) -> None:
-    file, sums = files[0], Accumulator([files[0].layout])
-    lengths = sums.pieces(0, 0, len(file.data))
-    assert len(lengths) == 1 + 1 + 3 + 1  # header, a tensor, three blocks of another, the last one
-    sums.add_crcs(0, 0, lengths, _cpu.crc32c_pieces(file.data, lengths, [], _cpu.isas()[0])[0])
-    assert sums.shard(0) == file.sums()
+    assert [sums.shard(i) for i in range(len(files))] == [file.sums() for file in files]
 
 
 def test_bytes_that_are_missing_or_given_twice_are_no_checksum(files: list[File]) -> None:
@@ -176,7 +167,7 @@ def test_bytes_that_are_missing_or_given_twice_are_no_checksum(files: list[File]
     sums = Accumulator([files[0].layout])
     sums.add(0, 0, memoryview(data)[:-1])
     with pytest.raises(ValueError, match="1 bytes have not been given"):
-        sums.record()
+        sums.shard(0)
     with pytest.raises(ValueError, match="given twice or not at all"):
         sums.add(0, len(data) - 2, memoryview(data)[-2:-1])
     shifted = Accumulator([files[0].layout])  # as many bytes as there are, one byte too far on

@@ -12,6 +12,7 @@ import torch
 import mi_kernels
 from mi_kernels.backends import cpu
 from mi_kernels.backends.gpu_runner import CudaGpu, SpanRunner
+from mi_kernels.backends.spans import Span
 
 from ..support.fake_gpu import FakeGpu
 from ..support.models import random_bits, save
@@ -40,8 +41,8 @@ def test_spans_have_the_cpus_bits(backend: str, device: Any, lams: tuple[float, 
             spans, at = [], 1
             for n, (out, x, y) in GROUPS:
                 for slot, lam in zip(slots, lams):
-                    spans.append((slot, at, b if lam == 1 else a, at, a if lam == 0 else b, at, n, lam, out,
-                                  y if lam == 1 else x, x if lam == 0 else y))  # fmt: skip
+                    spans.append(Span(slot, at, b if lam == 1 else a, at, a if lam == 0 else b, at, n, lam, out,
+                                      y if lam == 1 else x, x if lam == 0 else y))  # fmt: skip
                 at += n * 4 + 3
             run(spans, len(lams))
             results.append(slots)

@@ -39,7 +39,7 @@ ray = pytest.importorskip("ray")
 SHARDS = 5
 _PROGRAM = (
     "import sys; from mi_kernels.cli import main; from mi_kernels.integrations.ray import merge as ray_merge; "
-    "from tests import ray_deeds; ray_merge.write_shard = ray_deeds.write_shard; sys.exit(main())"
+    "from tests.support import ray_deeds; ray_merge.write_shard = ray_deeds.write_shard; sys.exit(main())"
 )
 
 

@@ -9,20 +9,19 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mi_kernels import CheckpointError, OutputError, Recipe, Report, lerp_checkpoint, sweep_checkpoint
 from mi_kernels.checksums.crc import crc32c
 from mi_kernels.checksums.record import NAME as CHECKSUMS
-from mi_kernels.checksums.record import Record
+from mi_kernels.checksums.record import Record, ShardSum
 from mi_kernels.errors import ClusterError
 from mi_kernels.merge.api import plan_lerp
 from mi_kernels.merge.job import _SPARE
 from mi_kernels.merge.journal import read
 from mi_kernels.merge.options import Options
-from mi_kernels.merge.stream import stream
+from mi_kernels.merge.stream import Request, Sink, stream
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.output.writer import ShardFile
 
@@ -229,7 +228,7 @@ def test_without_a_journal_it_starts_clean(
 def test_another_version_is_refused(
     killed: Killed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mi_kernels.merge.api.__version__", "99")
+    monkeypatch.setattr("mi_kernels.merge.record.__version__", "99")
     assert_refused(capsys, killed.root, killed.again(), "with mi_kernels", 'not "99"', "--restart")
 
 
@@ -356,14 +355,15 @@ def test_what_a_failing_cluster_finished_is_kept(tmp_path: Path) -> None:
     job = plan_lerp(world.instruct, world.thinking, [(world.out, Recipe(0.5))], Options(progress=False, threads=1))
     done: list[str] = []
 
-    def failing(*arguments: Any, on_shard: Callable[..., None], **options: Any) -> None:
-        def fail_at_the_third(output: int, name: str, sums: object) -> None:
+    def failing(request: Request, sink: Sink) -> None:
+        def fail_at_the_third(output: int, shard: int, sums: ShardSum) -> None:
             if len(done) == 2:
                 raise ClusterError("node 3 is gone", "Run the same command again.")
-            done.append(name)
-            on_shard(output, name, sums)
+            done.append(request.plan.shards[shard].name)
+            assert sink.on_shard is not None
+            sink.on_shard(output, shard, sums)
 
-        stream(*arguments, on_shard=fail_at_the_third, **options)
+        stream(request, sink._replace(on_shard=fail_at_the_third))
 
     with pytest.raises(ClusterError):
         job.run(failing)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mi_kernels import ArgumentError, CheckpointError, open_checkpoint
 from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.merge.plan import CHUNK, DEFAULT_MEMORY, Buffers, Plan, Source, plan_buffers
-from mi_kernels.merge.stream import stream
+from mi_kernels.merge.stream import Request, Sink, stream
 from mi_kernels.output.layout import OutputTensor, plan_shards
 from mi_kernels.output.writer import PAGE, ShardFile
 
@@ -75,7 +75,7 @@ def test_copies(tmp_path: Path, chunk: int, workers: int, io: str) -> None:
     out = tmp_path / "out"
     out.mkdir()
     done: list[int] = []
-    stream(plan, [str(out)], Buffers(chunk, workers), io=io, on_bytes=done.append)
+    stream(Request(plan, [str(out)], Buffers(chunk, workers), io), Sink(on_bytes=done.append))
     assert_same_tensors(load(out), TENSORS)
     assert sum(done) == sum(shard.size for shard in plan.shards)
     assert [(out / s.name).stat().st_size for s in plan.shards] == [s.size for s in plan.shards]
@@ -95,7 +95,7 @@ def test_memory_is_that_of_the_buffers(tmp_path: Path, monkeypatch: pytest.Monke
     plan = copies(tmp_path / "m", {"w": torch.zeros(64 * PAGE, dtype=torch.uint8)})
     (tmp_path / "out").mkdir()
     monkeypatch.setattr("mi_kernels.system.calls.mmap", SimpleNamespace(**{**vars(mmap), "mmap": counting}))
-    stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 3))
+    stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 3)))
     assert sizes == [PAGE] * 3
 
 
@@ -105,7 +105,7 @@ def test_no_more_workers_than_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     started: list[str] = []
     start = threading.Thread.start
     monkeypatch.setattr(threading.Thread, "start", lambda self: (started.append(self.name), start(self)))
-    stream(plan, [str(tmp_path / "out")], Buffers(CHUNK, 50))
+    stream(Request(plan, [str(tmp_path / "out")], Buffers(CHUNK, 50)))
     assert len(started) == 1
 
 
@@ -129,7 +129,7 @@ def test_a_failing_write_ends_the_stream(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(ShardFile, "write", write)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        stream(plan, [str(tmp_path / "out")], Buffers(PAGE, workers))
+        stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, workers)))
     assert stream_workers() == []
     # Every other worker finishes the chunk it holds and the one it took ahead; nobody takes a new one.
     assert len(calls) <= 1 + 2 * (workers - 1) < -(-plan.shards[0].size // PAGE)
@@ -152,7 +152,7 @@ def test_the_first_of_several_errors_is_raised(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(ShardFile, "write", write)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 2))
+        stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 2)))
 
 
 def test_a_shard_is_reported_after_it_is_closed_in_every_folder(
@@ -175,11 +175,11 @@ def test_a_shard_is_reported_after_it_is_closed_in_every_folder(
             super().close()
             events.append(("closed", self.name))
 
-    def report(output: int, name: str, sums: object) -> None:
-        events.append(("reported", f"{folders[output].name}/{name}"))
+    def report(output: int, shard: int, sums: object) -> None:
+        events.append(("reported", f"{folders[output].name}/{plan.shards[shard].name}"))
 
     out = [str(folder) for folder in folders]
-    stream(plan, out, Buffers(PAGE, 1), sink=Recorded, on_shard=report)
+    stream(Request(plan, out, Buffers(PAGE, 1)), Sink(open=Recorded, on_shard=report))
     assert events == [
         (what, f"{folder.name}/{shard.name}")
         for shard in plan.shards
@@ -192,7 +192,7 @@ def test_a_shard_is_reported_after_it_is_closed_in_every_folder(
 def test_a_shard_that_cannot_be_closed_is_not_reported(tmp_path: Path, failing: int) -> None:
     plan = copies(tmp_path / "m", TENSORS, 2)
     (tmp_path / "out").mkdir()
-    reported: list[str] = []
+    reported: list[int] = []
 
     class Failing(ShardFile):
         def __init__(self, path: str, size: int, io: str) -> None:
@@ -206,13 +206,10 @@ def test_a_shard_that_cannot_be_closed_is_not_reported(tmp_path: Path, failing: 
 
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         stream(
-            plan,
-            [str(tmp_path / "out")],
-            Buffers(PAGE, 1),
-            sink=Failing,
-            on_shard=lambda output, name, sums: reported.append(name),
+            Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 1)),
+            Sink(open=Failing, on_shard=lambda output, shard, sums: reported.append(shard)),
         )
-    assert reported == [shard.name for shard in plan.shards[:failing]]
+    assert reported == list(range(failing))
 
 
 def test_an_interruption_waits_for_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +225,7 @@ def test_an_interruption_waits_for_the_workers(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(ShardFile, "write", write)
     with pytest.raises(KeyboardInterrupt):
-        stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 2))
+        stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 2)))
     assert stream_workers() == []
     count = len(written)
     time.sleep(0.5)
@@ -243,7 +240,7 @@ def test_a_failing_callback_ends_the_stream(tmp_path: Path) -> None:
         raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
-        stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 2), on_bytes=fail)
+        stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 2)), Sink(on_bytes=fail))
 
 
 def test_an_input_that_has_gone(tmp_path: Path) -> None:
@@ -251,7 +248,7 @@ def test_an_input_that_has_gone(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "m" / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="cannot be mapped"):
-        stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 1))
+        stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 1)))
 
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
@@ -259,9 +256,9 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        stream(plan, [str(tmp_path / name)], Buffers(PAGE, 2))
+        stream(Request(plan, [str(tmp_path / name)], Buffers(PAGE, 2)))
     with pytest.raises(FileExistsError):
-        stream(plan, [str(tmp_path / "one")], Buffers(PAGE, 2))
+        stream(Request(plan, [str(tmp_path / "one")], Buffers(PAGE, 2)))
     after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert after == before
 
@@ -277,7 +274,7 @@ def test_more_shards_than_descriptors(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (150, hard))
     try:
-        stream(plan, [str(tmp_path / "out")], Buffers(PAGE, 2))
+        stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 2)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert_same_tensors(load(tmp_path / "out"), tensors)
@@ -298,13 +295,12 @@ def page_aligned(content: bytes) -> memoryview:
 CONTENT = bytes(range(256)) * 40  # 2.5 pages
 
 
-def write_all(path: Path, io: str) -> ShardFile:
+def write_all(path: Path, io: str) -> None:
     file = ShardFile(str(path), len(CONTENT), io)
     data = page_aligned(CONTENT)
     for offset in (2 * PAGE, 0, PAGE):  # any order
         file.write(data[offset : offset + PAGE], offset)
     file.close()
-    return file
 
 
 @pytest.mark.parametrize("io", ["buffered", "auto"])
@@ -333,7 +329,7 @@ def test_a_file_system_without_direct_writing(tmp_path: Path, monkeypatch: pytes
         return real(path, flags, mode)
 
     monkeypatch.setattr(os, "open", refusing)
-    assert write_all(tmp_path / "f", io="auto").direct is False
+    write_all(tmp_path / "f", io="auto")
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
@@ -351,7 +347,7 @@ def test_a_file_system_that_refuses_the_first_direct_write(tmp_path: Path, monke
         return real(fd, data, offset)
 
     monkeypatch.setattr(os, "pwrite", refusing)
-    assert write_all(tmp_path / "f", io="auto").direct is False
+    write_all(tmp_path / "f", io="auto")
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
@@ -364,7 +360,7 @@ def test_short_writes_go_on_where_they_stopped(
         pytest.skip("needs /proc")
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real_short(real, fd, data, offset, step))
-    assert write_all(tmp_path / "f", io).direct is False  # what is left is no longer on a page boundary
+    write_all(tmp_path / "f", io)  # what is left is no longer on a page boundary
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 

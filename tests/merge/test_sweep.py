@@ -12,6 +12,7 @@ import torch
 
 from mi_kernels import ArgumentError, OutputError, Report, lerp_checkpoint, sweep_checkpoint
 from mi_kernels.backends import cpu
+from mi_kernels.dtypes import CODE_SIZES
 from mi_kernels.merge.plan import CHUNK, DEFAULT_MEMORY, plan_buffers
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.output.writer import ShardFile
@@ -104,7 +105,7 @@ def test_inputs_are_read_once(world: World, monkeypatch: pytest.MonkeyPatch, lam
         for i in range(0, len(spans), group):
             inputs = {(id(s[2]), s[3], id(s[4]), s[5], s[6]) for s in spans[i : i + group]}
             assert len(inputs) == 1, "the outputs of a group share their inputs"
-            handed.append(spans[i][6] * cpu.ITEM_SIZES[spans[i][9]])
+            handed.append(spans[i][6] * CODE_SIZES[spans[i][9]])
         run_groups(spans, group, isa)
 
     monkeypatch.setattr(cpu, "run_groups", counted)

@@ -159,6 +159,7 @@ def test_the_record(tmp_path: Path) -> None:
     chosen = sum(".layers.0." in n and ("mlp" in n or "self_attn" in n) for n in world.a)
     assert record == {
         "mi_kernels": __version__,
+        "schema": 1,
         "role": "merged",
         "method": "lerp",
         "rules": [],

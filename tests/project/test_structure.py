@@ -14,7 +14,7 @@ PACKAGE = ROOT / "mi_kernels"
 
 # From the bottom up: a folder imports from those before it, and from itself.
 ORDER = [
-    *("_version", "_cpu", "_cuda", "errors", "system", "backends"),
+    *("_version", "_cpu", "_cuda", "errors", "dtypes", "system", "backends"),
     *("checkpoint", "checksums", "methods", "recipe", "ops"),
     *("output", "compare", "merge", "verify", "live", "integrations", "cli"),
 ]

@@ -62,7 +62,7 @@ class FakeStream:
 
 
 class FakeGpu:
-    """`gpu_spans.Gpu` whose memory is the CPU's.
+    """`gpu_runner.Gpu` whose memory is the CPU's.
 
     Args:
         order: which stream goes first when somebody waits; it runs until an event stops it.

@@ -16,12 +16,12 @@ import torch
 import mi_kernels
 from mi_kernels import Recipe, Rule
 from mi_kernels.checkpoint.header import read_header
-from mi_kernels.checkpoint.tensor import ITEM_SIZE
 from mi_kernels.checksums.damage import Damage
 from mi_kernels.checksums.record import NAME as CHECKSUMS
+from mi_kernels.dtypes import item_size
 from mi_kernels.merge.api import plan_lerp
 from mi_kernels.merge.options import Options
-from mi_kernels.merge.stream import stream
+from mi_kernels.merge.stream import Request, Sink, stream
 from mi_kernels.verify.recompute import recompute_merge
 from mi_kernels.verify.second_writer import Difference
 from mi_kernels.verify.verify import record_checksums, verify_checkpoint
@@ -134,7 +134,7 @@ def flip_element(out: Path, seed: int) -> Difference:
     rng = random.Random(seed)
     shard = rng.choice(sorted(out.glob("*.safetensors")))
     tensor = rng.choice([t for t in read_header(str(shard), 0).tensors if t.elements])
-    item = ITEM_SIZE[tensor.dtype]
+    item = item_size(tensor.dtype)
     element = rng.randrange(tensor.elements)
     at = tensor.begin + element * item
     content = bytearray(shard.read_bytes())
@@ -217,8 +217,8 @@ def test_the_last_bytes_of_a_shard_count(tmp_path: Path) -> None:
 
 
 def test_a_model_that_changes_while_it_is_read_proves_nothing(merged: Merged, monkeypatch: pytest.MonkeyPatch) -> None:
-    def changing(*arguments: Any, **options: Any) -> None:
-        stream(*arguments, **options)
+    def changing(request: Request, sink: Sink) -> None:
+        stream(request, sink)
         os.utime(min(merged.world.thinking.glob("*.safetensors")), ns=(0, 5))
 
     monkeypatch.setattr("mi_kernels.verify.recompute.stream", changing)
@@ -339,6 +339,6 @@ def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[
     merged.change_record(method="lerp", copy_from=7)
     assert_refused(capsys, tmp_path, argv, "copy_from 7: unknown")
     (merged.out / "mi_kernels.json").write_text("{}")
-    assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not tell all")
+    assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not say how")
     (merged.out / "mi_kernels.json").unlink()
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json: missing", "Only what mi_kernels has merged")

@@ -20,10 +20,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ...backends import cpu
+from ...backends.spans import CombineSpan, Operand
+from ...dtypes import CODES, FROM_TORCH
 from ...errors import BackendError
 from ...methods.registry import AFFINE, MAX_MODELS, METHODS, Parameters, Tensor
 from ...ops import lerp
-from ...ops.arrays import TORCH_DTYPES, as_array, empty_like
+from ...ops.arrays import as_array, empty_like
 from ...recipe.lam import checked_lam
 
 try:
@@ -57,7 +59,7 @@ def mi_lerp(group: TensorGroup, lam: Annotated[float, AfterValidator(checked_lam
 def _linear(group: TensorGroup, weight: PerInput[float], normalize: bool = True) -> torch.Tensor:
     """mergekit's `linear` by the numerics of `mi_kernels.methods`; what the kernels do not take is mergekit's own."""
     tensors = [_plain(tensor) for tensor in group.tensors]
-    if str(tensors[0].dtype) not in TORCH_DTYPES or not 2 <= len(tensors) <= MAX_MODELS:
+    if str(tensors[0].dtype) not in FROM_TORCH or not 2 <= len(tensors) <= MAX_MODELS:
         return _own_linear((group,), parameters={"weight": dict(weight), "normalize": normalize})[0]
     parameters = Parameters(weights=weight.values_for(group.entries), normalize=normalize)
     # The formula of a linear merge reads no tensor, so that readers only count.
@@ -73,17 +75,17 @@ def _combine(tensors: list[torch.Tensor], formula: Formula) -> torch.Tensor:
     device = tensors[0].device
     tensors = [tensor.cpu() for tensor in tensors]
     out = empty_like(tensors[0])
-    operands = [(x.buffer, 0, cpu.DTYPE_CODES[x.dtype]) for x in (as_array(t, "a tensor") for t in tensors)]
+    operands = [Operand(x.buffer, 0, CODES[x.dtype]) for x in (as_array(t, "a tensor") for t in tensors)]
     into = as_array(out, "out", writable=True)
-    code = cpu.DTYPE_CODES[into.dtype]
+    code = CODES[into.dtype]
     threads = cpu.checked_threads(None)
     step = max(1, -(-out.numel() // threads))
     spans = [
-        (
+        CombineSpan(
             into.buffer,
             first * out.itemsize,
             code,
-            [(buffer, first * out.itemsize, kind) for buffer, _, kind in operands],
+            [x._replace(offset=first * out.itemsize) for x in operands],
             min(step, out.numel() - first),
             first,
             formula,

@@ -14,7 +14,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from ...errors import BackendError, ClusterError
 from ...merge.findings import Values, Watch
 from ...merge.job import Job, Report
 from ...merge.plan import Buffers, Plan
-from ...merge.stream import OnShard, stream
+from ...merge.stream import Request, Sink, stream
 from ...output.layout import OutputShard
 from .cluster import Cluster, Node
 
@@ -80,20 +80,8 @@ def run(job: Job, cluster: Cluster, threads: int | None = None) -> list[Report]:
     job = replace(job, options=replace(job.options, threads=threads))
     workers: set[str] = set()
 
-    def streamer(
-        plan: Plan,
-        folders: Sequence[str],
-        buffers: Buffers,
-        *,
-        io: str,
-        on_bytes: Callable[[int], None],
-        finished: Sequence[Collection[str]],
-        on_shard: OnShard,
-        watch: Watch,
-        **_: object,
-    ) -> None:
-        files = [model.contents() for model in job.models]
-        shards = _Shards(plan, folders, buffers, io, on_bytes, finished, on_shard, watch, files, workers)
+    def streamer(request: Request, sink: Sink) -> None:
+        shards = _Shards(request, sink, [model.contents() for model in job.models], workers)
         cluster.run(write_shard, shards.wanted(), shards, cpus=threads)
 
     reports = job.run(streamer)
@@ -117,50 +105,42 @@ def smallest(nodes: Sequence[Node]) -> int:
 class _Shards:
     """The shards of a merge as a cluster's tasks: see `ray.Tasks`."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        folders: Sequence[str],
-        buffers: Buffers,
-        io: str,
-        on_bytes: Callable[[int], None],
-        finished: Sequence[Collection[str]],
-        on_shard: OnShard,
-        watch: Watch,
-        files: Sequence[Sequence[Content]],
-        workers: set[str],
-    ) -> None:
-        self._plan, self._folders, self._buffers, self._io = plan, folders, buffers, io
-        self._on_bytes, self._finished, self._on_shard, self._watch = on_bytes, finished, on_shard, watch
+    def __init__(self, request: Request, sink: Sink, files: Sequence[Sequence[Content]], workers: set[str]) -> None:
+        self._request, self._sink = request, sink
         self._files, self._workers = files, workers
-        self._shards = {shard.name: shard for shard in plan.shards}
-        self._numbers = {shard.name: i for i, shard in enumerate(plan.shards)}
+        # A task's key is the shard's name: messages show it.
+        self._numbers = {shard.name: i for i, shard in enumerate(request.plan.shards)}
         self._attempts: dict[str, list[str]] = {}
 
     def wanted(self) -> list[str]:
         """The names of the shards that an output lacks."""
-        return [name for name in self._shards if any(name not in there for there in self._finished)]
+        finished = self._request.finished
+        return [name for name, i in self._numbers.items() if any(i not in there for there in finished)]
 
     def arguments(self, key: str) -> tuple[Part]:
-        shard = self._shards[key]
-        sources = {t.name: self._plan.sources[t.name] for t in shard.tensors}
+        request, number = self._request, self._numbers[key]
+        shard = request.plan.shards[number]
+        sources = {t.name: request.plan.sources[t.name] for t in shard.tensors}
         read = {(k, n) for source in sources.values() for k in source.used() for n in shards_of(source.inputs[k])}
         files = [self._files[k][n] for k, n in sorted(read)]
         self._attempts[key] = [
-            "" if key in there else _attempt(folder) for folder, there in zip(self._folders, self._finished)
+            "" if number in there else _attempt(folder) for folder, there in zip(request.folders, request.finished)
         ]
         plan = Plan([shard], sources, [[file.path for file in model] for model in self._files])
-        return (Part(__version__, plan, files, self._attempts[key], self._buffers, self._io),)
+        return (Part(__version__, plan, files, self._attempts[key], request.buffers, request.io),)
 
     def done(self, key: str, result: Written) -> None:
-        shard = self._shards[key]
+        number, sink = self._numbers[key], self._sink
+        assert sink.watch is not None
+        assert sink.on_shard is not None
+        shard = self._request.plan.shards[number]
         for output, attempt in enumerate(self._attempts[key]):
             if not attempt:
                 continue
-            self._take(shard, attempt, self._folders[output], result.node)
-            self._watch.take(self._numbers[key], output, result.values[output])
-            self._on_shard(output, key, result.sums[output])
-            self._on_bytes(shard.size)
+            self._take(shard, attempt, self._request.folders[output], result.node)
+            sink.watch.take(number, output, result.values[output])
+            sink.on_shard(output, number, result.sums[output])
+            sink.on_bytes(shard.size)
         self._workers.add(result.node)
 
     def _take(self, shard: OutputShard, attempt: str, folder: str, node: str) -> None:
@@ -211,22 +191,15 @@ def write_shard(part: Part) -> Written:
             )
     for file in part.files:
         check_same_content(file, node)
-    name, watch = part.plan.shards[0].name, Watch(part.plan)
+    watch = Watch(part.plan)
     written = Written({}, {}, node)
 
-    def on_shard(output: int, _: str, found: ShardSum) -> None:
-        written.sums[output], written.values[output] = found, watch.shard(0, output)
+    def on_shard(output: int, shard: int, found: ShardSum) -> None:
+        written.sums[output], written.values[output] = found, watch.shard(shard, output)
 
-    stream(
-        part.plan,
-        part.folders,
-        part.buffers,
-        io=part.io,
-        on_bytes=_Wanted(wanted),
-        finished=[() if folder else (name,) for folder in part.folders],
-        on_shard=on_shard,
-        watch=watch,
-    )
+    finished = [() if folder else (0,) for folder in part.folders]  # the plan has one shard
+    request = Request(part.plan, part.folders, part.buffers, part.io, finished)
+    stream(request, Sink(on_bytes=_Wanted(wanted), on_shard=on_shard, watch=watch))
     return written
 
 

@@ -18,11 +18,12 @@ from mi_kernels.checkpoint.header import read_header
 from mi_kernels.checkpoint.names import places
 from mi_kernels.checkpoint.open import open_checkpoint
 from mi_kernels.checkpoint.record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
-from mi_kernels.checkpoint.tensor import ITEM_SIZE, TensorInfo
+from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.checkpoint.virtual import LoraTensor, ScaledTensor
 from mi_kernels.checksums.record import NAME as CHECKSUMS
 from mi_kernels.checksums.record import Record, mended
 from mi_kernels.cli.text import parse_count, parse_lams, parse_size
+from mi_kernels.dtypes import is_known, item_size
 from mi_kernels.errors import MIKernelsError
 from mi_kernels.merge.journal import read as read_journal
 from mi_kernels.recipe.lam import checked_lam
@@ -94,7 +95,7 @@ def _check_ranges(tensors: list[TensorInfo], data: bytes) -> None:
     for t in tensors:
         assert t.begin == end
         assert t.end >= t.begin
-        assert t.nbytes == t.elements * ITEM_SIZE[t.dtype] if t.dtype in ITEM_SIZE else True
+        assert t.nbytes == t.elements * item_size(t.dtype) if is_known(t.dtype) else True
         end = t.end
     assert end == len(data)
 

@@ -42,7 +42,7 @@ class Tool(NamedTuple):
 
 def tool(name: str) -> Tool:
     if name == "paper":
-        return Tool("the paper's script", f"{sys.executable} -m bench.paper_script {{a}} {{b}} {{out}} 0.5")
+        return Tool("the paper's script", f"{sys.executable} -m bench.programs.paper {{a}} {{b}} {{out}} 0.5")
     if name == "mergekit" and "MERGEKIT_ENV" in os.environ:
         return Tool("mergekit 0.1.5", f"{os.environ['MERGEKIT_ENV']}/bin/mergekit-yaml {{config}} {{out}}")
     raise SystemExit(f"{name}: not known, or MERGEKIT_ENV does not name its environment")

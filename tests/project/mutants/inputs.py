@@ -24,7 +24,7 @@ FAULTS: list[Fault] = [
     Fault(
         "overflow-counted-in-the-first-block-only",
         "mi_kernels/merge/findings.py",
-        old="skipped = (at - first) * cpu.ITEM_SIZES[code] if results else 0",
+        old="skipped = (at - first) * CODE_SIZES[code] if results else 0",
         new="skipped = 0",
         tests=("tests/merge/test_findings.py::test_overflow_far_into_a_tensor_is_counted",),
     ),
@@ -62,7 +62,7 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         "statistics-of-zeros",
-        "mi_kernels/merge/sources.py",
+        "mi_kernels/merge/combined.py",
         old="                    inputs.check()\n",
         new="                    pass\n",
         tests=("tests/checkpoint/test_guard.py::test_a_shard_that_shrinks",),

@@ -24,8 +24,8 @@ FAULTS = [
     Fault(
         "finished-by-size-alone",
         "mi_kernels/merge/resume.py",
-        old="for name, now in zip(whole, measured) if now.crc == sums[name].crc}",
-        new="for name, now in zip(whole, measured)}",
+        old="for i, now in zip(whole, measured) if now.crc == sums[i].crc}",
+        new="for i, now in zip(whole, measured)}",
         tests=("tests/merge/test_resume.py::test_what_is_no_longer_right_is_done_again",),
     ),
     Fault(
@@ -154,13 +154,13 @@ FAULTS = [
         "shard-journalled-before-it-is-closed",
         "mi_kernels/merge/stream.py",
         old="""        self._files.close(chunk.shard)
-        if self._on_shard is not None:
+        if self._sink.on_shard is not None:
             for output in self._files.wanted[chunk.shard]:
-                self._on_shard(output, self._plan.shards[chunk.shard].name, self._sums[output].shard(chunk.shard))
+                self._sink.on_shard(output, chunk.shard, self._sums[output].shard(chunk.shard))
 """,
-        new="""        if self._on_shard is not None:
+        new="""        if self._sink.on_shard is not None:
             for output in self._files.wanted[chunk.shard]:
-                self._on_shard(output, self._plan.shards[chunk.shard].name, self._sums[output].shard(chunk.shard))
+                self._sink.on_shard(output, chunk.shard, self._sums[output].shard(chunk.shard))
         self._files.close(chunk.shard)
 """,
         tests=("tests/merge/test_stream.py::test_a_shard_is_reported_after_it_is_closed_in_every_folder",),
@@ -362,7 +362,7 @@ FAULTS = [
     ),
     Fault(
         "other-commit-not-noted",
-        "mi_kernels/verify/recompute.py",
+        "mi_kernels/merge/record.py",
         old='recorded["revision"] != now["revision"]:',
         new="False:",
         tests=("tests/verify/test_recompute.py::test_another_commit_of_a_model_is_reported",),

@@ -1,0 +1,1 @@
+"""In memory: kernels on tensors, relative to the same loop without arithmetic."""

@@ -1,0 +1,1 @@
+"""Programs that benchmarks start as child processes. Nothing imports them."""

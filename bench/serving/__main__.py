@@ -1,0 +1,3 @@
+from .vllm import main
+
+main()

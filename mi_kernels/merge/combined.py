@@ -1,0 +1,80 @@
+"""From a recipe to what each tensor is made of, reading the tensors where a method must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..backends.spans import Operand
+from ..checkpoint.alignment import Alignment, Row
+from ..checkpoint.inputs import Inputs
+from ..checkpoint.names import layer_count, places
+from ..checkpoint.record import Checkpoint
+from ..checkpoint.virtual import Tensor as Input
+from ..methods.registry import AFFINE, METHODS, Parameters, Tensor
+from ..methods.statistics import Reader, in_parallel
+from ..recipe.masks import select
+from ..recipe.models import MergeRecipe
+from .plan import Source
+
+if TYPE_CHECKING:
+    from .._cpu import Formula
+
+
+def combined_sources(
+    recipe: MergeRecipe, models: Sequence[Checkpoint], alignment: Alignment, threads: int
+) -> dict[str, Source]:
+    """A Source for each tensor. Those that masks leave out, or that are not floating, are the first model's bytes.
+
+    Args:
+        models: the base first, where the recipe has one.
+
+    Raises:
+        ArgumentError: a mask selects nothing, or a parameter has no value for a tensor.
+        CheckpointError: an input can no longer be read.
+    """
+    names = [row.name for row in alignment.rows]
+    found, depth = places(names), layer_count(names)
+    chosen = select(names, recipe.layers, recipe.modules)
+    unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model that is no base
+    sources: dict[str, Source] = {}
+    parameters: list[tuple[Row, Parameters]] = []
+    for row in alignment.rows:
+        sources[row.name] = Source(row.inputs, (unchanged if row.floating else 0.0,))
+        if row.floating and row.name in chosen:
+            parameters.append((row, recipe.parameters(row.name, found[row.name], depth)))
+
+    method = METHODS[recipe.method]
+    with Inputs([m.files for m in models]) as inputs:
+        for row, _ in parameters:
+            for k, t in enumerate(row.inputs):
+                inputs.check_length(k, t)
+
+        def task(row: Row, p: Parameters) -> Callable[[], None]:
+            def work() -> None:
+                readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
+                tensor = Tensor(row.name, row.inputs[0].elements, readers)
+                try:
+                    sources[row.name] = _source(row, method.formula(tensor, p))
+                finally:  # also where the zeros that stood in for the data were too much for the method
+                    inputs.check()
+
+            return work
+
+        # The largest first, so that no thread is left with one at the end.
+        parameters.sort(key=lambda item: -item[0].inputs[0].nbytes)
+        in_parallel([task(row, p) for row, p in parameters], threads if method.reads else 1)
+    return sources
+
+
+def _source(row: Row, formula: Formula) -> Source:
+    if formula["formula"] == AFFINE and len(row.inputs) == 2:
+        return Source(row.inputs, (formula["weights"][1],))  # lerp, which copies where a weight is 1
+    return Source(row.inputs, formula=formula)
+
+
+def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:
+    def read(first: int, count: int) -> Operand:
+        return inputs.operand(model, tensor, first, count)
+
+    return read

@@ -1,0 +1,51 @@
+"""The options of a merge have one list: Python's signatures, the command line and type checkers follow it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+import mi_kernels
+from mi_kernels.cli.program import build_parser
+from mi_kernels.merge.options import FLAGS, MergeOptions, Options
+
+
+def test_type_checkers_see_the_same_options() -> None:
+    assert {f.name: f.type for f in fields(Options)} == {
+        name: annotation.__forward_arg__ for name, annotation in MergeOptions.__annotations__.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "function", [mi_kernels.lerp_checkpoint, mi_kernels.sweep_checkpoint, mi_kernels.merge_checkpoint]
+)
+def test_help_shows_every_option_and_its_default(function: Any) -> None:
+    parameters = inspect.signature(function).parameters
+    for option in fields(Options):
+        assert parameters[option.name].default == option.default
+    assert not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(TypeError, match="thread"):
+        mi_kernels.lerp_checkpoint("a", "b", "out", 0.5, thread=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="thread"):
+        mi_kernels.merge_checkpoint({"method": "average", "models": ["a", "b"]}, "out", thread=2)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("command", ["lerp", "sweep", "merge"])
+def test_every_option_is_a_flag(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([command, "--help"])
+    shown = capsys.readouterr().out
+    for option in FLAGS:
+        assert ("--" + option.name.replace("_", "-") in shown) == (option.name != "sigma" or command != "merge")
+
+
+def test_every_option_is_documented() -> None:
+    assert Options.__doc__ is not None
+    for option in fields(Options):
+        assert f"        {option.name}: " in Options.__doc__
