@@ -1,0 +1,133 @@
+"""README and docs/ as a test reads them: their blocks of code, their commands, their links and their headings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import ROOT
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAM = "mi-kernels"
+_MARKER = re.compile(r"<!-- (not run|file): (.+?) -->")
+_SHELL = ("", "sh", "bash", "console")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code.
+
+    Attributes:
+        line: of its first line of code, counted from 1.
+        language: what follows the backticks; empty for an indented block.
+        not_run: why it does not run, from `<!-- not run: REASON -->` before it; None where it runs.
+        file: the file that it is the content of, from `<!-- file: NAME -->` before it; None where it is none.
+    """
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    not_run: str | None = None
+    file: str | None = None
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def commands(self) -> list[str]:
+        """The lines that call the program, with continued lines joined."""
+        if self.language not in _SHELL:
+            return []
+        lines = re.sub(r"\\\n\s*", " ", self.text).splitlines()
+        return [line for line in lines if arguments_of(line)]
+
+
+def blocks(page: Path) -> list[Block]:
+    """The blocks of `page`, in order.
+
+    Raises:
+        ValueError: a marker that no block follows.
+    """
+    found: list[Block] = []
+    marks: dict[str, str] = {}
+    lines = page.read_text().splitlines()
+    at = 0
+    while at < len(lines):
+        line = lines[at]
+        if mark := _MARKER.fullmatch(line):
+            marks[mark[1]] = mark[2]
+            at += 1
+            continue
+        fenced = line.startswith("```")
+        indented = line.startswith("    ") and (at == 0 or not lines[at - 1].strip() or _MARKER.match(lines[at - 1]))
+        if fenced or indented:
+            begin = at + fenced
+            end = begin
+            while end < len(lines) and (
+                lines[end] != "```" if fenced else not lines[end].strip() or lines[end].startswith("    ")
+            ):
+                end += 1
+            text = "\n".join(each if fenced else each[4:] for each in lines[begin:end]).rstrip() + "\n"
+            language = line[3:].strip() if fenced else ""
+            found.append(Block(page, begin + 1, language, text, marks.get("not run"), marks.get("file")))
+            marks = {}
+            at = end + fenced
+            continue
+        if line.strip() and marks:
+            raise ValueError(f"{page}:{at + 1}: a marker stands before something that is no block of code")
+        at += 1
+    if marks:
+        raise ValueError(f"{page}: a marker stands at the end")
+    return found
+
+
+def arguments_of(line: str) -> list[list[str]]:
+    """The arguments of each call of the program in a line of shell: [["env", "-h"]] of `a && mi-kernels env -h`."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    calls: list[list[str]] = []
+    inside = False
+    start = True  # where a command's name may stand
+    try:
+        for token in lexer:
+            if token and set(token) <= set("();<>|&"):
+                inside, start = False, True
+            elif start and token == PROGRAM:
+                calls.append([])
+                inside, start = True, False
+            else:
+                if inside:
+                    calls[-1].append(token)
+                start = False
+    except ValueError:  # prose or a table, not shell
+        return []
+    return calls
+
+
+def links(text: str) -> list[str]:
+    """The targets of all links and images."""
+    found = re.findall(r"\]\(([^()\s]+)\)", _without_code(text))
+    return [*found, *re.findall(r'(?:src|href)="([^"]+)"', text)]
+
+
+def anchors(text: str) -> set[str]:
+    """The names that GitHub gives to the headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
+
+
+def paths(text: str) -> Iterator[str]:
+    """The files and folders of the repository that the text names, such as tests/merge or csrc/combine.h."""
+    for path in re.findall(r"(?<![\w./-])(?:tests|csrc|mi_kernels|tools|eval|examples)/[\w./-]*\w", text):
+        yield path.rstrip("./-")
+
+
+def _without_code(text: str) -> str:
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`\n]*`", "", text)
