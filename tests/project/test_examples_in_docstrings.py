@@ -19,7 +19,7 @@ import mi_kernels
 WITHOUT_EXAMPLE = {
     *("ArgumentError", "BackendError", "CheckpointError", "DTypeError", "MIKernelsError", "MismatchError"),
     *("OutputError", "StrictError"),
-    *("Checkpoint", "MergeRecipe", "Recipe", "Report", "Rule", "lerp", "lerp_checkpoint", "merge_checkpoint"),
+    *("Checkpoint", "MergeRecipe", "Recipe", "Report", "Rule", "lerp", "merge_checkpoint"),
     *("multi_lerp", "open_checkpoint", "push", "sweep_checkpoint"),
 }
 
