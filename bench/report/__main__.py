@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=results.RESULTS, help="the folder of the result files")
     arguments = parser.parse_args(argv)
     if arguments.readme:
-        text = readme.with_figures(readme.README.read_text(), readme.figures(arguments.results))
-        readme.README.write_text(text)
-        print(f"written to {readme.README}")
+        for page, content in readme.pages(arguments.results):
+            page.write_text(readme.with_figures(page.read_text(), content))
+            print(f"written to {page}")
     else:
         print(f"written to {markdown.write(arguments.results)}")
 

@@ -1,4 +1,4 @@
-"""The figures of README.md, written from the result files."""
+"""The figures of README.md and of bench/results/README.md, written from the result files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..files.contestants import MEASURES
 from ..noise import show
 
 README = Path(__file__).resolve().parents[2] / "README.md"
+SUMMARY = results.RESULTS / "README.md"
 BEGIN = "<!-- figures: python -m bench.report --readme -->"
 END = "<!-- end of figures -->"
 WAYS = {
@@ -24,7 +25,18 @@ WAYS = {
 
 
 def figures(folder: Path = results.RESULTS) -> str:
-    """The text between the markers: what was measured, on which machine, and by which command.
+    """The table of README.md: the programs that merge, without the share of the disk alone."""
+    found = _load(folder, "merge-0.6B")
+    if found is None:
+        return ""
+    header, lines = _contestants(found)
+    shown = [line for line in lines if line[0] not in (WAYS["disk"], WAYS["cp"])]
+    columns = [i for i, name in enumerate(header) if name != "of the disk alone"]
+    return results.table([header[i] for i in columns], [[line[i] for i in columns] for line in shown])
+
+
+def summary(folder: Path = results.RESULTS) -> str:
+    """The figures of bench/results/README.md: what was measured, on which machine, and by which command.
 
     A paragraph is left out if its result file is missing.
     """
@@ -32,8 +44,13 @@ def figures(folder: Path = results.RESULTS) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def pages(folder: Path = results.RESULTS) -> list[tuple[Path, str]]:
+    """The pages with figures, and the text between the markers of each."""
+    return [(README, figures(folder)), (SUMMARY, summary(folder))]
+
+
 def with_figures(text: str, content: str) -> str:
-    """The text of README.md with `content` between the markers.
+    """The text of a page with `content` between the markers.
 
     Raises:
         ValueError: a marker is missing, repeated, or out of order.
@@ -63,23 +80,29 @@ def _merge(folder: Path) -> str:
     if found is None:
         return ""
     settings = found["settings"]
-    rows = [row for row in found["rows"] if row["group"].endswith("warm")]
-    rounds = rows[0]["seconds"]["rounds"]
-    wrong = "elements that differ from `torch.lerp` in float32"
-    header = ["", "seconds (min - max)", "of `cp`", "of the disk alone", "peak anonymous memory", wrong]
-    lines = []
-    for row in rows:
-        name = WAYS[row["name"]].replace("mergekit", (settings["mergekit"] or "").replace("==", " ") or "mergekit")
-        share = "" if row["differing"] is None else "none" if row["differing"] == 0 else f"{row['differing']:.2%}"
-        memory = "" if row["name"] in MEASURES else f"{row['anonymous']['max'] / 1e6:,.0f} MB"
-        ratios = [f"{row[key]['median']:.2f}" if key in row else "" for key in ("of_cp", "of_disk")]
-        lines.append([name, show(row["seconds"]), *ratios, memory, share])
+    rounds = next(row for row in found["rows"] if row["group"].endswith("warm"))["seconds"]["rounds"]
     about = (
         f"A merge of two checkpoints of {settings['bytes'] / 1e9:.2f} GB with the shapes of {settings['model']}: "
         "inputs in the page cache, output synced to disk, whole processes, "
         f"median of {rounds} alternating runs (`{found['command']}`; {results.where(found)}):"
     )
-    return f"{_wrapped(about)}\n\n{results.table(header, lines)}"
+    return f"{_wrapped(about)}\n\n{results.table(*_contestants(found))}"
+
+
+def _contestants(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table of a merge with cached inputs."""
+    rows = [row for row in found["rows"] if row["group"].endswith("warm")]
+    mergekit = (found["settings"]["mergekit"] or "").replace("==", " ") or "mergekit"
+    wrong = "elements that differ from `torch.lerp` in float32"
+    header = ["", "seconds (min - max)", "of `cp`", "of the disk alone", "peak anonymous memory", wrong]
+    lines = []
+    for row in rows:
+        name = WAYS[row["name"]].replace("mergekit", mergekit)
+        share = "" if row["differing"] is None else "none" if row["differing"] == 0 else f"{row['differing']:.2%}"
+        memory = "" if row["name"] in MEASURES else f"{row['anonymous']['max'] / 1e6:,.0f} MB"
+        ratios = [f"{row[key]['median']:.2f}" if key in row else "" for key in ("of_cp", "of_disk")]
+        lines.append([name, show(row["seconds"]), *ratios, memory, share])
+    return header, lines
 
 
 def _growth(folder: Path) -> str:

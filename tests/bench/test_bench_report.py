@@ -17,9 +17,10 @@ from bench.report import readme
 COMMITTED = sorted(path for path in results.RESULTS.glob("*.json") if not path.name.startswith("gpu-"))
 
 
-def test_readme_says_what_the_results_hold() -> None:
-    text = readme.README.read_text()
-    assert text == readme.with_figures(text, readme.figures()), "run `python -m bench.report --readme`"
+@pytest.mark.parametrize(("page", "content"), readme.pages(), ids=["README", "results"])
+def test_pages_say_what_the_results_hold(page: Path, content: str) -> None:
+    text = page.read_text()
+    assert text == readme.with_figures(text, content), "run `python -m bench.report --readme`"
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
@@ -44,7 +45,7 @@ def test_figures_follow_the_results(tmp_path: Path) -> None:
     ]
     settings = {"model": "m", "bytes": 2e9, "mergekit": None}
     results.save(tmp_path / "merge-0.6B.json", results.record("merge", "python -m some", settings, rows))
-    text = " ".join(readme.figures(tmp_path).split())
+    text = " ".join(readme.summary(tmp_path).split())
     assert "two checkpoints of 2.00 GB with the shapes of m:" in text
     assert "| 1.25 (1.00 - 3.00) |" in text
     assert "| 42 MB | none |" in text

@@ -54,7 +54,6 @@ WITH_LINKS = [
         for page in sorted((ROOT / folder).rglob("*.md"))
     ),
 ]
-COMING = ("examples/README.md", "adding.md")  # pages that may be linked before they are there
 BEGIN, END = "<!-- figures:", "<!-- end of figures -->"
 
 
@@ -126,14 +125,7 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
         assert done.returncode == 0, f"{block.place}: {line}\n{done.stdout}{done.stderr}"
 
 
-STALE = {  # until the page is fixed
-    "docs/recipes.md": pytest.mark.xfail(
-        raises=ImportError, reason="imports Recipe from mi_kernels.recipe, where it is not"
-    )
-}
-
-
-@pytest.mark.parametrize("page", [pytest.param(page, id=name, marks=STALE.get(name, ())) for name, page in ALL.items()])
+@pytest.mark.parametrize("page", [pytest.param(page, id=name) for name, page in ALL.items()])
 def test_code_and_commands_run(page: Path, workshop: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
@@ -171,20 +163,14 @@ def test_what_does_not_run_says_what_it_needs(page: Path) -> None:
 @pytest.mark.parametrize("page", WITH_LINKS, ids=[page.relative_to(ROOT).as_posix() for page in WITH_LINKS])
 def test_links_lead_somewhere(page: Path) -> None:
     name = page.relative_to(ROOT)
-    coming = []
     for link in links(page.read_text()):
         if re.match(r"[a-z]+:", link):
             continue
         path, _, anchor = link.partition("#")
         target = (page.parent / path) if path else page
-        if link.endswith(COMING) and not target.exists():
-            coming.append(link)
-            continue
         assert target.exists(), f"{name}: {link}"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target.read_text()), f"{name}: {link}"
-    if coming:
-        pytest.xfail(f"not written yet: {', '.join(coming)}")
 
 
 @EVERY_PAGE
@@ -246,35 +232,6 @@ def test_no_variable_is_documented_that_nothing_reads() -> None:
     text = "\n".join(file.read_text() for file in files if file != Path(__file__))
     for name in re.findall(r"^\| `(\w+)`", (DOCS / "environment.md").read_text(), re.MULTILINE):
         assert name in text, name
-
-
-def rows(text: str) -> dict[str, dict[str, str]]:
-    """The tables of a page: a row's cells by the names of the columns, rows by their first cell."""
-    found: dict[str, dict[str, str]] = {}
-    header: list[str] = []
-    for line in text.splitlines():
-        if not line.startswith("|"):
-            header = []
-            continue
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not header:
-            header = cells
-        elif not set(cells[0]) <= set("-: ") or not cells[0]:
-            found[cells[0]] = dict(zip(header[1:], cells[1:]))
-    return found
-
-
-def test_the_figures_of_readme_are_those_of_the_results() -> None:
-    """tests/bench holds the block between the markers against the results; here the rest is held against that block."""
-    readme, summary = (ROOT / "README.md").read_text(), (ROOT / "bench" / "results" / "README.md").read_text()
-    block = readme[readme.index("\n", readme.index(BEGIN)) : readme.index(END)]
-    assert block in summary, "copy the figures of README.md to bench/results/README.md"
-    before = rows(readme[: readme.index(BEGIN)])
-    quoted = {name: row for name, row in before.items() if name in rows(block)}
-    assert len(quoted) == 4
-    for name, row in quoted.items():
-        for column, cell in row.items():
-            assert cell == rows(block)[name][column], f"{name}, {column}"
 
 
 def test_blocks_are_found(tmp_path: Path) -> None:
