@@ -240,7 +240,9 @@ def test_another_commit_of_a_model_is_reported(tmp_path: Path, monkeypatch: pyte
     assert recompute_merge(str(world.out), ["org/model", world.thinking], progress=False).notes == []
     commit = next(commits)
     found = recompute_merge(str(world.out), ["org/model", world.thinking], progress=False)
-    assert found.notes == [f"org/model is at {'2' * 40}, recorded is {'1' * 40}"]
+    assert len(found.notes) == 1
+    for part in ("org/model", "1" * 40, "2" * 40):
+        assert part in found.notes[0]
 
 
 def test_checksums_made_to_match_do_not_hide_a_change(merged: Merged, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,7 +325,8 @@ def test_a_model_that_is_not_the_recorded_one_is_told_first(merged: Merged) -> N
     deep = save(merged.world.root / "deep" / "model", tiny(1, layers=3), 2)
     with pytest.raises(mi_kernels.MismatchError) as caught:
         recompute_merge(str(merged.out), [deep, merged.world.thinking], progress=False)
-    assert f"{deep} is not the recorded {merged.world.instruct}: tensors 36, recorded 25" in caught.value.problem
+    for part in (str(deep), str(merged.world.instruct), "tensors 36", "25"):
+        assert part in caught.value.problem
     other = save(merged.world.root / "deep" / "other", merged.world.a, 1)
     found = recompute_merge(str(merged.out), [merged.world.instruct, other], progress=False)
     assert "SHA-256 of the headers" in found.notes[0]
@@ -337,7 +340,7 @@ def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[
     merged.change_record(method="magic")
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "unknown method 'magic'")
     merged.change_record(method="lerp", copy_from=7)
-    assert_refused(capsys, tmp_path, argv, "copy_from 7: unknown")
+    assert_refused(capsys, tmp_path, argv, "unknown copy_from 7")
     (merged.out / "mi_kernels.json").write_text("{}")
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not say how")
     (merged.out / "mi_kernels.json").unlink()

@@ -24,7 +24,7 @@ from ...checkpoint.inputs import shards_of
 from ...checkpoint.stamp import Content
 from ...checksums.record import ShardSum
 from ...errors import BackendError, ClusterError
-from ...merge.findings import Values, Watch
+from ...merge.findings import Findings, Watch
 from ...merge.job import Job, Report
 from ...merge.plan import Buffers, Plan
 from ...merge.stream import Request, Sink, stream
@@ -56,7 +56,7 @@ class Written(NamedTuple):
     """What a worker says of a shard: its checksums and its values by the output's number, and who it is."""
 
     sums: dict[int, ShardSum]
-    values: dict[int, Values]
+    values: dict[int, Findings]
     node: str
 
 
