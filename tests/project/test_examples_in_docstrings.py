@@ -19,7 +19,7 @@ import mi_kernels
 WITHOUT_EXAMPLE = {
     *("ArgumentError", "BackendError", "CheckpointError", "DTypeError", "MismatchError"),
     *("OutputError", "StrictError"),
-    *("MergeRecipe", "Report", "merge_checkpoint", "sweep_checkpoint"),
+    "MergeRecipe",
 }
 
 # Names that users import from their modules.
