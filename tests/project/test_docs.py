@@ -54,7 +54,7 @@ WITH_LINKS = [
         for page in sorted((ROOT / folder).rglob("*.md"))
     ),
 ]
-COMING = ("examples/README.md", "adding.md")  # pages that may be linked before they are there
+COMING = ("examples/README.md",)  # pages that may be linked before they are there
 BEGIN, END = "<!-- figures:", "<!-- end of figures -->"
 
 
@@ -126,14 +126,7 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
         assert done.returncode == 0, f"{block.place}: {line}\n{done.stdout}{done.stderr}"
 
 
-STALE = {  # until the page is fixed
-    "docs/recipes.md": pytest.mark.xfail(
-        raises=ImportError, reason="imports Recipe from mi_kernels.recipe, where it is not"
-    )
-}
-
-
-@pytest.mark.parametrize("page", [pytest.param(page, id=name, marks=STALE.get(name, ())) for name, page in ALL.items()])
+@EVERY_PAGE
 def test_code_and_commands_run(page: Path, workshop: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):

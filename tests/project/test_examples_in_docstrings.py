@@ -19,8 +19,8 @@ import mi_kernels
 WITHOUT_EXAMPLE = {
     *("ArgumentError", "BackendError", "CheckpointError", "DTypeError", "MIKernelsError", "MismatchError"),
     *("OutputError", "StrictError"),
-    *("Checkpoint", "MergeRecipe", "Recipe", "Report", "Rule", "lerp", "merge_checkpoint"),
-    *("multi_lerp", "open_checkpoint", "push", "sweep_checkpoint"),
+    *("Checkpoint", "Report", "merge_checkpoint"),
+    *("open_checkpoint", "push", "sweep_checkpoint"),
 }
 
 # Names that users import from their modules.
