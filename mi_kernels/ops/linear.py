@@ -48,6 +48,7 @@ def lerp(a: T, b: T, lam: float, out: T | None = None, *, backend: str | None = 
         BackendError: the backend asked for is not available.
 
     >>> import numpy as np
+    >>> from mi_kernels import lerp
     >>> a, b = np.float32([0, 1, 2]), np.float32([1, 3, 2])
     >>> lerp(a, b, 0.5).tolist()
     [0.5, 2.0, 2.0]
@@ -85,6 +86,7 @@ def multi_lerp(
         As `lerp`; the message names the pair.
 
     >>> import numpy as np
+    >>> from mi_kernels import multi_lerp
     >>> a, b = [np.float32([0]), np.float32([0, 4])], [np.float32([1]), np.float32([2, 6])]
     >>> [merged.tolist() for merged in multi_lerp(a, b, [0.25, 0.5])]
     [[0.25], [1.0, 5.0]]

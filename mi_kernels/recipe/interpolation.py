@@ -61,6 +61,7 @@ class Recipe:
         Raises:
             ArgumentError: a key that is unknown (with near misses) or missing, or a value of a wrong kind.
 
+        >>> from mi_kernels import Recipe
         >>> Recipe.from_dict({"lam": 0.8, "modules": "ffn"})
         Recipe(lam=0.8, layers=None, modules='ffn', rules=(), extrapolate=False)
         """
@@ -81,6 +82,7 @@ class Recipe:
         Raises:
             ArgumentError: layers are a slice with a step, which has no text form.
 
+        >>> from mi_kernels import Recipe
         >>> Recipe(0.8, layers=slice(12, 36)).to_dict()
         {'lam': 0.8, 'layers': '12:36'}
         """

@@ -52,6 +52,10 @@ class MergeRecipe:
         layers, modules: masks for the other methods; tensors that they leave out keep the first model's bytes.
         dtype: of the output; None keeps the first model's (the base's, where there is one).
         copy_from: "thinking" (the last model), "instruct" (the first) or "base": whose small files the output gets.
+
+    >>> from mi_kernels import MergeRecipe
+    >>> MergeRecipe("task_arithmetic", ("I", "T"), base="B", settings={"scale": 0.7}).defaults
+    {'weight': 1.0, 'scale': 1.0, 'normalize': False}
     """
 
     method: str

@@ -125,7 +125,7 @@ def run_block(block: Block, names: dict[str, Any]) -> None:
         assert done.returncode == 0, f"{block.place}: {line}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=name) for name, page in ALL.items()])
+@EVERY_PAGE
 def test_code_and_commands_run(page: Path, workshop: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):

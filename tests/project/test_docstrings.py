@@ -1,4 +1,4 @@
-"""The examples in docstrings run."""
+"""The examples in the docstrings of methods, recipes and ops run, those of modules too."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ import mi_kernels
 WITHOUT_EXAMPLE = {
     *("ArgumentError", "BackendError", "CheckpointError", "DTypeError", "MismatchError"),
     *("OutputError", "StrictError"),
-    "MergeRecipe",
 }
 
 # Names that users import from their modules.
