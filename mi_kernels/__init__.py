@@ -1,12 +1,12 @@
-"""Merging large checkpoints, exactly and at the speed of the hardware.
+"""Merges large checkpoints exactly, at the speed of the hardware.
 
     mi_kernels.lerp_checkpoint(instruct, thinking, out, lam=0.8)     # model folders or Hub ids
     mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch
     mi_kernels.multi_lerp(a_list, b_list, lam)                       # many tensors in one call
     mi_kernels.combine(tensors, "ties", base=base, density=0.2)      # any other merge method
-    mi_kernels.similarity(instruct, thinking).overall.sigma          # how far apart two models are
+    mi_kernels.similarity(instruct, thinking).overall.sigma          # the distance between two models
 
-Names are imported when first used: `import mi_kernels` loads neither NumPy nor torch.
+Names are imported at their first use, so `import mi_kernels` loads neither NumPy nor torch.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def __getattr__(name: str) -> Any:
 
     if name == "live":  # a module
         return import_module(".live", __name__)
-    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)  # next time it is simply there
+    value = globals()[name] = getattr(
+        import_module(f".{_HOMES[name]}", __name__), name
+    )  # so that __getattr__ is not called again
     return value
 
 

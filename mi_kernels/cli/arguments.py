@@ -7,24 +7,26 @@ from .shell import Parser
 
 
 def add_pair(p: Parser) -> None:
-    p.add_argument("instruct", metavar="INSTRUCT", help="model folder, or Hub id ORG/NAME[@REVISION]: lam 0")
-    p.add_argument("thinking", metavar="THINKING", help="the other model: lam 1")
+    p.add_argument("instruct", metavar="INSTRUCT", help="the model at lam 0: a folder, or a Hub id ORG/NAME[@REVISION]")
+    p.add_argument("thinking", metavar="THINKING", help="the model at lam 1")
 
 
 def add_masks(p: Parser) -> None:
-    what = p.add_argument_group("what is merged (the rest keeps INSTRUCT's bytes)")
+    what = p.add_argument_group("tensors to merge (others keep the bytes of INSTRUCT)")
     what.add_argument(
         "--layers", metavar="RANGES", help="decoder layers: half-open ranges such as 12:36, :12,24: or 1/3:"
     )
-    what.add_argument("--modules", metavar="NAMES", help="some of attn,ffn,router,norm,embed,head")
+    what.add_argument(
+        "--modules", metavar="NAMES", help="modules, separated by commas: attn,ffn,router,norm,embed,head"
+    )
     what.add_argument("--extrapolate", action="store_true", help="allow lam outside [0, 1]")
 
 
 def add_output(p: Parser, recipe: bool = False) -> None:
-    """The options of `merge.options.Options`, and what only the command line has.
+    """Adds the options of `merge.options.Options`, and the options that only the command line has.
 
     Args:
-        recipe: the command takes a recipe, which says what these options leave out.
+        recipe: the command takes a recipe. It provides the defaults of some options.
     """
     groups = {name: p.add_argument_group(name) for name in (WRITTEN, HOW)}
     for option in FLAGS:
@@ -35,22 +37,24 @@ def add_output(p: Parser, recipe: bool = False) -> None:
             continue
         help, default = facts["help"], option.default
         if option.name == "copy_from":
-            help += f" (default: {'the recipe says' if recipe else default})"
+            help += f" (default: {'as in the recipe' if recipe else default})"
             default = None if recipe else default
         groups[facts["group"]].add_argument(flag, metavar=facts["metavar"], default=default, help=help)
     output, how = groups[WRITTEN], groups[HOW]
-    output.add_argument("--dry-run", action="store_true", help="check the inputs, show the plan, write nothing")
+    output.add_argument("--dry-run", action="store_true", help="check the inputs and show the plan, but write nothing")
     output.add_argument("--push", metavar="REPO", help="upload OUT to the Hub as ORG/NAME (sweep: 'ORG/NAME-{lam}')")
-    output.add_argument("--private", action="store_true", help="with --push: as a private model")
-    how.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    output.add_argument("--private", action="store_true", help="with --push: create a private repository")
+    how.add_argument("-q", "--quiet", action="store_true", help="print only errors")
     how.add_argument("--json", action="store_true", help="print the report as JSON")
     cluster = p.add_argument_group("on a Ray cluster with shared storage (docs/ray.md)")
     cluster.add_argument(
-        "--ray", metavar="ADDRESS", help="share the shards among its nodes: auto, HOST:PORT, or local for this machine"
+        "--ray",
+        metavar="ADDRESS",
+        help="distribute the shards over the nodes of a cluster: auto, HOST:PORT, or local for this machine",
     )
-    cluster.add_argument("--nodes", metavar="N", help="with --dry-run: plan for N nodes like this one, without them")
+    cluster.add_argument("--nodes", metavar="N", help="with --dry-run: plan for N nodes like this machine")
     cluster.add_argument(
         "--node-speed",
         metavar="SIZE",
-        help="with --dry-run: bytes a second that a node moves (default: 1GB)",
+        help="with --dry-run: bytes per second that a node reads and writes (default: 1GB)",
     )

@@ -1,4 +1,4 @@
-"""mi-kernels merge: what a recipe says, into a model folder."""
+"""mi-kernels merge: merges models into a model folder as a recipe describes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .shell import Parser
 
 
 def add(p: Parser) -> None:
-    p.add_argument("recipe", metavar="RECIPE", help="a YAML file")
-    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to make")
+    p.add_argument("recipe", metavar="RECIPE", help="a YAML file: a recipe, or a mergekit configuration")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to create")
     add_output(p, recipe=True)
 
 

@@ -1,4 +1,4 @@
-"""mi-kernels-mergekit: mergekit-yaml with our methods in it. Where mergekit is missing, it says so in two lines."""
+"""mi-kernels-mergekit: runs mergekit-yaml with the methods of mi_kernels. Prints an error if mergekit is missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SERVE = "--serve-linear"
 
 
 def main() -> int:
-    """Runs mergekit-yaml with the words after the program's name; our own option may stand anywhere among them."""
+    """Runs mergekit-yaml with the arguments of this program, except `--serve-linear`, which can be at any position."""
     words = [word for word in sys.argv[1:] if word != SERVE]
     try:
         from ..integrations import mergekit as ours

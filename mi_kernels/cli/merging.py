@@ -1,4 +1,4 @@
-"""What lerp, sweep and merge share: their options, and a job run, described, uploaded."""
+"""Shared by lerp, sweep and merge: parses the options, runs a job, prints the result, uploads it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .text import parse_count, parse_size, show_bytes
 
 
 def options_of(arguments: argparse.Namespace) -> MergeOptions:
-    """The options of a merge from the command line's words."""
-    if arguments.quiet:  # huggingface_hub reads it when it is imported, for a download or an upload
+    """Returns the options of a merge from the parsed command line."""
+    if arguments.quiet:  # huggingface_hub reads it when it is imported
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     found: dict[str, Any] = {"progress": not (arguments.quiet or arguments.json)}
     for option in FLAGS:
@@ -32,13 +32,13 @@ def options_of(arguments: argparse.Namespace) -> MergeOptions:
         elif option.metadata["kind"] == "count":
             value = parse_count(value, flag)
         found[option.name] = value
-    if "sigma" in found:  # uploading takes minutes; to read both models once more, seconds
+    if "sigma" in found:  # an upload takes minutes, and reading both models once more takes seconds
         found["sigma"] = bool(found["sigma"] or arguments.push) and not arguments.dry_run
     return cast(MergeOptions, found)
 
 
 def _runner(arguments: argparse.Namespace) -> tuple[Callable[[Job], list[Report]], Callable[[Job], list[str]]]:
-    """What runs a job, and what more there is to say of its plan: here, or on a cluster."""
+    """Returns a function that runs a job on this machine or a cluster, and one that describes how it splits the job."""
     if arguments.ray is None and arguments.nodes is None and arguments.node_speed is None:
         return Job.run, lambda job: []
     from . import ray
@@ -47,6 +47,7 @@ def _runner(arguments: argparse.Namespace) -> tuple[Callable[[Job], list[Report]
 
 
 def finish(job: Job, arguments: argparse.Namespace) -> int:
+    """Runs the job, prints its reports and uploads its outputs. With --dry-run, only describes the job."""
     repos = _repos(job, arguments)
     run_job, describe_split = _runner(arguments)
     if arguments.dry_run:
@@ -71,13 +72,15 @@ def finish(job: Job, arguments: argparse.Namespace) -> int:
 
 
 def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
-    """Where each output goes on the Hub; empty without --push."""
+    """Returns the repository on the Hub for each output, or an empty list without --push."""
     if arguments.push is None:
         if arguments.private:
-            raise ArgumentError("--private is given without --push", "Add --push ORG/NAME.")
+            raise ArgumentError("--private needs --push", "Add --push ORG/NAME.")
         return []
     if len(job.outputs) > 1 and "{lam}" not in arguments.push:
-        raise ArgumentError(f"--push {arguments.push}: does not say where lam goes", "Write 'ORG/NAME-{lam}'.")
+        raise ArgumentError(
+            f"--push {arguments.push}: does not contain {{lam}}", "Write {lam} where lam goes: 'ORG/NAME-{lam}'."
+        )
     lams = [output.record.parameters.get("lam") for output in job.outputs]
     return [
         upload.checked_repo(arguments.push.replace("{lam}", f"{lam:g}") if isinstance(lam, float) else arguments.push)
@@ -86,7 +89,7 @@ def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
 
 
 def describe(reports: list[Report]) -> str:
-    """The reports in a few lines for people."""
+    """Returns a short text about the reports for the user."""
     first = reports[0]
     lines = [printable(f"note: {note}") for note in first.notes]
     for r in reports:
@@ -104,7 +107,7 @@ def describe(reports: list[Report]) -> str:
 
 
 def describe_plan(job: Job) -> str:
-    """What a job would do: for interpolation, which layers and modules get which lam."""
+    """Returns a text about what a job would do. For interpolation, it shows the lam of each layer and module."""
     lines = [printable(f"note: {note}") for note in job.notes()]
     sizes = {row.name: row.inputs[0].nbytes for row in job.alignment.rows}
     for i, output in enumerate(job.outputs):

@@ -1,4 +1,4 @@
-"""mi-kernels: the command line. It imports the module of the command that runs and no other, so that it starts fast."""
+"""The command line mi-kernels. For a fast start it imports only the module of the command that runs."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from importlib import import_module
 from .._version import __version__
 from .shell import Parser, add_command, guarded
 
-# Each is a module of this folder, with `add(parser)` and `run(arguments)`: its line of help, and an example.
+# Each command is a module of this folder with `add(parser)` and `run(arguments)`. Here: its line of help, an example.
 COMMANDS = {
     "lerp": (
         "merge two checkpoints by linear interpolation",
         "mi-kernels lerp ./instruct ./thinking -o ./mi-0.8 --lam 0.8 --layers 12:36 --modules ffn",
     ),
     "sweep": (
-        "merge two checkpoints at many lam in one pass over both",
+        "merge two checkpoints with several values of lam, reading both only once",
         "mi-kernels sweep ./instruct ./thinking -o 'runs/mi-{lam}' --lam 0.2,0.4:0.6:0.05,0.8",
     ),
     "merge": (
-        "merge as a recipe says: ours, or a mergekit configuration as it is",
+        "merge models with any method, as described by a recipe or a mergekit configuration",
         "mi-kernels merge ties.yml -o ./ties",
     ),
     "compare": (
-        "show how far apart two checkpoints are, overall, by module and by layer",
+        "show the distance between two checkpoints: overall, by module and by layer",
         "mi-kernels compare ./instruct ./thinking --plot sigma.png",
     ),
     "inspect": (
-        "show what a checkpoint holds, after checking it",
+        "check a checkpoint and show what it contains",
         "mi-kernels inspect ./mi-0.8",
     ),
     "verify": (
-        "check every byte of a model folder against its checksums, or against the merge done again",
+        "check every byte of a model folder against its checksums, or by merging again",
         "mi-kernels verify ./mi-0.8 --recompute ./instruct ./thinking",
     ),
     "demo": (
-        "merge two made-up checkpoints, prove the result and time it",
+        "merge two generated checkpoints, verify the result and measure the time",
         "mi-kernels demo --size 400MB",
     ),
     "serve": (
-        "serve a merge with vLLM, with lam as a knob over HTTP; options behind -- go to vLLM",
+        "serve a merge with vLLM and change lam over HTTP; options after -- are passed to vLLM",
         "mi-kernels serve ./instruct ./thinking --lam 0.55 -- --max-model-len 32768",
     ),
     "env": (
-        "show what this machine offers, and what missing pieces cost",
+        "show what this machine supports, and what is missing",
         "mi-kernels env --json",
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status, see `shell.guarded`."""
+    """Runs one command. Returns the exit status, see `shell.guarded`."""
     words = list(sys.argv[1:] if argv is None else argv)
     return guarded("mi-kernels", lambda: _run(words), "; no output is half-done")
 
@@ -62,13 +62,13 @@ def _run(words: list[str]) -> int:
     arguments = build_parser(next((w for w in own if w in COMMANDS), "")).parse_args(
         own, argparse.Namespace(others=others)
     )
-    arguments.argv = words  # as typed, for the model card
+    arguments.argv = words  # for the model card, as the user typed them
     status: int = arguments.run(arguments)
     return status
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-    """Our arguments, and those behind `--` that `serve` hands on (argparse takes no options for positional ones)."""
+    """Splits the arguments of `serve` at `--`. vLLM gets the second part, which argparse cannot parse."""
     if argv[:1] != ["serve"] or "--" not in argv:
         return argv, []
     at = argv.index("--")
@@ -76,10 +76,10 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def build_parser(command: str | None = None) -> Parser:
-    """The parser of the whole program.
+    """Returns the parser of the program.
 
     Args:
-        command: the only one whose arguments are wanted: the others get their line of help; None for all.
+        command: add only the arguments of this command, and a line of help for each other one. None: add all arguments.
     """
     parser = Parser(
         prog="mi-kernels",

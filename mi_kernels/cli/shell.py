@@ -1,4 +1,4 @@
-"""What a program's command line shares: how refusals are printed, how signals end it, which status it returns."""
+"""Shared by all programs with a command line: printing of errors, signals, exit statuses, the parser."""
 
 from __future__ import annotations
 
@@ -15,29 +15,33 @@ from typing import Any
 from ..errors import MIKernelsError, printable
 from ..system.faults import problem, remedy
 
-# Python looks for garbage after so many new objects, 700 by default. A plan for 20,000 tensors makes a million that
-# stay: looking through them again and again took a quarter of the time.
+# Python collects garbage after this many new objects; the default is 700. A plan for 20,000 tensors creates a million
+# objects that stay in use, and collections took a quarter of the time of a merge.
 _OBJECTS = 200_000
 
 
 class Terminated(BaseException):
-    """SIGTERM, as an exception, so that it cleans up on the way out as Ctrl-C does."""
+    """SIGTERM as an exception, so that it cleans up in the same way as Ctrl-C."""
 
 
 def guarded(program: str, run: Callable[[], int], stopped: str) -> int:
-    """Runs a command; returns its exit status: 0, 2 for a refusal, 130 or 143 after Ctrl-C or SIGTERM.
+    """Runs a command and prints its errors.
 
     Args:
-        program: its name, which starts every message.
-        run: parses and does what is asked.
-        stopped: what a user who stopped it should know; follows "interrupted" and "terminated".
+        program: the name of the program. Every message starts with it.
+        run: parses the arguments and runs the command.
+        stopped: text after "interrupted" or "terminated", which tells a user who stopped the program about its state.
+
+    Returns:
+        The exit status: that of `run`, 2 for an error, 130 after Ctrl-C, 143 after SIGTERM, or 141 if the reader of
+        stdout has closed it.
     """
     previous = signal.signal(signal.SIGTERM, _terminate)
     thresholds = gc.get_threshold()
     gc.set_threshold(_OBJECTS)
     try:
         status = run()
-        sys.stdout.flush()  # here, where a reader that has gone is handled
+        sys.stdout.flush()  # flush inside try, which handles a closed stdout
         return status
     except MIKernelsError as error:
         return _say(program, error.problem, error.remedy)
@@ -46,7 +50,7 @@ def guarded(program: str, run: Callable[[], int], stopped: str) -> int:
     except Terminated:
         return _say(program, f"terminated{stopped}", status=143)
     except BrokenPipeError:
-        # The reader of our output has gone: say nothing, also not when the interpreter flushes at its end.
+        # The reader has closed stdout. Print nothing, and prevent an error when the interpreter flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -67,7 +71,7 @@ def _terminate(signum: int, frame: FrameType | None) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's, with its error in our two lines, and with -4: taken for a value as -4 is."""
+    """An argparse parser that prints errors in two lines, and accepts values that start like -4, such as `-4:`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -80,7 +84,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(commands: argparse._SubParsersAction[Parser], name: str, help: str, example: str) -> Parser:
-    """The parser of one command: `help` is its line in the program's help, and what its own help starts with."""
+    """Adds the parser of one command. `help` is its line in the help of the program, and starts its own help."""
     return commands.add_parser(
         name,
         help=help,

@@ -1,4 +1,4 @@
-"""mi-kernels sweep: two checkpoints in, a model folder out for each lam."""
+"""mi-kernels sweep: interpolates two checkpoints into one model folder for each lam."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from .shell import Parser
 
 def add(p: Parser) -> None:
     add_pair(p)
-    p.add_argument("-o", "--out", required=True, metavar="PATTERN", help="the folders to make, with {lam} in the name")
-    p.add_argument("--lam", required=True, metavar="LIST", help="values and START:STOP:STEP, STOP included")
+    p.add_argument(
+        "-o", "--out", required=True, metavar="PATTERN", help="the folders to create, with {lam} in the name"
+    )
+    p.add_argument(
+        "--lam", required=True, metavar="LIST", help="values, or START:STOP:STEP including STOP, separated by commas"
+    )
     add_masks(p)
     add_output(p)
 
