@@ -1,1 +1,1 @@
-"""Checkpoints in, model folders out: planned, streamed, journalled, published."""
+"""Merges checkpoints into model folders: plans a merge, streams tensors, keeps a journal, publishes the result."""

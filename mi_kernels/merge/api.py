@@ -1,4 +1,4 @@
-"""Checkpoints in, model folders out: checked, planned, streamed, published."""
+"""The public functions that merge checkpoints into model folders, and the planning step of each."""
 
 from __future__ import annotations
 
@@ -41,13 +41,14 @@ def lerp_checkpoint(
     """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
 
     Every tensor is bit-identical to ``torch.lerp(a.float(), b.float(), lam).to(dtype)``; see `mi_kernels.ops.linear`.
-    Memory stays flat whatever the model's size. `out` appears by one rename after everything is written and synced.
+    Memory use does not depend on the size of the model. `out` appears by one rename after all files are written and
+    synced. After a kill, the same call resumes the merge.
 
     Args:
         instruct, thinking: model folders, or Hub ids ORG/NAME[@REVISION].
-        out: the folder to make: INSTRUCT's shard layout, small files from `copy_from`.
-        lam: from 0 (instruct) to 1 (thinking); other values only with `extrapolate`.
-        layers, modules: masks, see `mi_kernels.recipe.masks.select`. Tensors outside them keep INSTRUCT's bytes.
+        out: the folder to create. It has the shard layout of `instruct` and the small files of `copy_from`.
+        lam: from 0 (instruct) to 1 (thinking). Other values need `extrapolate`.
+        layers, modules: masks, see `mi_kernels.recipe.masks.select`. Other tensors keep the bytes of `instruct`.
         extrapolate: allow lam outside [0, 1].
         options: the fields of `mi_kernels.merge.options.Options`: dtype, device, threads, overwrite, strict, ...
 
@@ -55,8 +56,14 @@ def lerp_checkpoint(
         A Report.
 
     Raises:
-        MIKernelsError: a refusal, before anything is written: what is wrong, and the remedy. OutputError also where
-            the disk fails while writing, StrictError where `strict` finds something; nothing is left behind then.
+        ArgumentError: an argument has a value that is not supported, or a mask selects no tensor.
+        BackendError: the device or the backend is not available.
+        CheckpointError: an input cannot be read, is not a valid checkpoint, or changes during the merge.
+        MismatchError: the two models do not fit together: names, shapes or dtypes differ.
+        OutputError: `out` must not be written, an unfinished merge with other arguments exists, or the disk fails.
+        StrictError: `strict` is set, and the merge found a problem that can spoil the model.
+
+        All are subclasses of MIKernelsError. Unless the message says otherwise, `out` is unchanged.
 
     Example:
         >>> import mi_kernels
@@ -80,20 +87,27 @@ def sweep_checkpoint(
     extrapolate: bool = False,
     **options: Unpack[MergeOptions],
 ) -> list[Report]:
-    """`lerp_checkpoint` for every lam in `lams`, in one pass: both inputs are read once, all outputs are written.
+    """Writes one model for every lam in `lams`. Reads both inputs only once.
 
-    Each output has the bytes of its own `lerp_checkpoint`. None becomes visible before all of them are whole.
+    Each output has the same bytes as a separate `lerp_checkpoint`. No output appears before all of them are complete.
 
     Args:
-        out: the folders to make, with ``{lam}`` where the value goes: "runs/mi-{lam}".
-        lams: distinct values, as `lerp_checkpoint` takes them.
-        instruct, thinking, layers, modules, extrapolate, options: as for `lerp_checkpoint`.
+        out: the folders to create, with ``{lam}`` in place of the value, such as "runs/mi-{lam}".
+        lams: distinct values in the range that `lerp_checkpoint` accepts.
+        instruct, thinking, layers, modules, extrapolate, options: see `lerp_checkpoint`.
 
     Returns:
-        A Report for each lam.
+        A Report for each lam, in the order of `lams`.
 
     Raises:
-        As `lerp_checkpoint`.
+        ArgumentError: `lams` is empty or contains duplicates, or `out` does not contain ``{lam}``.
+        BackendError, CheckpointError, MismatchError, OutputError, StrictError: see `lerp_checkpoint`.
+
+    Example:
+        >>> import mi_kernels
+        >>> reports = mi_kernels.sweep_checkpoint("instruct", "thinking", "mi-{lam}", [0.4, 0.6], progress=False)
+        >>> [report.out for report in reports]
+        ['mi-0.4', 'mi-0.6']
     """
     return plan_sweep(
         instruct, thinking, out, lams, layers=layers, modules=modules, extrapolate=extrapolate, **options
@@ -111,14 +125,14 @@ def plan_sweep(
     extrapolate: bool = False,
     **options: Unpack[MergeOptions],
 ) -> Job:
-    """`sweep_checkpoint` up to the point where writing would begin."""
+    """Does the checks and the planning of `sweep_checkpoint`. Writes nothing."""
     values = [checked_lam(lam, extrapolate) for lam in lams]
     if not values:
-        raise ArgumentError("lams is empty", "Give at least one value.")
+        raise ArgumentError("lams is empty", "Pass at least one value.")
     if len(set(values)) != len(values):
-        raise ArgumentError(f"lams holds a value twice: {', '.join(f'{v:g}' for v in values)}", "Give distinct values.")
+        raise ArgumentError(f"lams contains a value twice: {', '.join(f'{v:g}' for v in values)}", "Remove duplicates.")
     if "{lam}" not in out:
-        raise ArgumentError(f"out {out!r} does not say where lam goes", "Write {lam} in it, as in 'runs/mi-{lam}'.")
+        raise ArgumentError(f"out {out!r} does not contain {{lam}}", "Write {lam} where lam goes: 'runs/mi-{lam}'.")
     outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules, extrapolate=extrapolate)) for v in values]
     return plan_lerp(instruct, thinking, outs, Options(**options))
 
@@ -129,20 +143,31 @@ def merge_checkpoint(
     out: str | os.PathLike[str],
     **options: Unpack[MergeOptions],
 ) -> Report:
-    """Merges by any method: what `recipe` says, into the folder `out`.
+    """Merges models with any method, as `recipe` describes, into the folder `out`.
 
-    The numerics of each method stand in `mi_kernels.methods`; the safety, the memory and the layout are those of
-    `lerp_checkpoint`. The output has the first model's dtypes and shards, or the base's where there is one.
+    `mi_kernels.methods` documents the numerics of each method. Safety, memory use and resuming are the same as for
+    `lerp_checkpoint`. The output has the dtypes and shards of the base if the recipe has one, otherwise of the first
+    model.
 
     Args:
-        recipe: a YAML file (ours, or a mergekit configuration as it is), the same as a dict, or a MergeRecipe.
-        options: as for `lerp_checkpoint`; `dtype` and `copy_from` override the recipe's.
+        recipe: a YAML file (a recipe of mi_kernels or an unmodified mergekit configuration), a dict with the same
+            content as a recipe of mi_kernels, or a MergeRecipe.
+        out: the folder to create.
+        options: see `lerp_checkpoint`. `dtype` and `copy_from` override the recipe.
 
     Returns:
         A Report.
 
     Raises:
-        As `lerp_checkpoint`; ArgumentError for a recipe that asks for what is not supported.
+        ArgumentError: the recipe is not valid, or asks for something that is not supported.
+        BackendError, CheckpointError, MismatchError, OutputError, StrictError: see `lerp_checkpoint`.
+
+    Example:
+        >>> import mi_kernels
+        >>> recipe = {"method": "ties", "base": "instruct", "models": ["thinking"], "density": 0.5}
+        >>> report = mi_kernels.merge_checkpoint(recipe, "ties-0.5", progress=False)
+        >>> report.out
+        'ties-0.5'
     """
     return plan_merge(recipe, out, **options).run()[0]
 
@@ -152,8 +177,8 @@ def plan_merge(
     out: str | os.PathLike[str],
     **options: Unpack[MergeOptions],
 ) -> Job:
-    """`merge_checkpoint` up to the point where writing would begin."""
-    # Here and not above: interpolation has no use for them, and a tenth of a merge's time may be its start.
+    """Does the checks and the planning of `merge_checkpoint`. Writes nothing."""
+    # Imported here because interpolation does not need them, and imports can take a tenth of the time of a merge.
     from ..recipe.load import load
     from ..recipe.models import MergeRecipe, from_dict
     from .combined import combined_sources
@@ -167,14 +192,14 @@ def plan_merge(
     by_recipe.update(options)
     chosen = Options(**by_recipe)
     if chosen.copy_from == "base" and recipe.base is None:
-        raise ArgumentError("copy_from is 'base', and the recipe has no base", "Use 'thinking' or 'instruct'.")
+        raise ArgumentError("copy_from is 'base', but the recipe has no base", "Use 'thinking' or 'instruct'.")
     if recipe.pair is not None:
         instruct, thinking = recipe.models
         return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
     chosen.refuse_gpu(recipe.method)
     if chosen.sigma:
         raise ArgumentError(
-            f"sigma is asked for under method {recipe.method!r}", "It compares the two models of an interpolation."
+            f"sigma is set, but the method is {recipe.method!r}", "Leave out sigma, which only method 'lerp' supports."
         )
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
@@ -192,7 +217,7 @@ def plan_lerp(
     outs: Sequence[tuple[str | os.PathLike[str], Recipe]],
     options: Options,
 ) -> Job:
-    """`lerp_checkpoint` for several outputs, up to the point where writing would begin."""
+    """Does the checks and the planning of `lerp_checkpoint`, for one or more outputs. Writes nothing."""
     started = time.perf_counter()
     given = [os.fspath(instruct), os.fspath(thinking)]
     folders = [OutputFolder(out, given, options.overwrite) for out, _ in outs]
@@ -200,7 +225,10 @@ def plan_lerp(
     for folder in folders:
         folder.protect(path for m in models for path in m.paths())
     if len({folder.path for folder in folders}) != len(folders):
-        raise ArgumentError("two outputs of the sweep have the same name", "Give lam values that print differently.")
+        raise ArgumentError(
+            f"two outputs of the sweep have the same name: {', '.join(folder.given for folder in folders)}",
+            "Put {lam} in the last part of out, and use lam values that differ in their first six digits.",
+        )
     alignment = align(models)
     sources = lerp_sources(alignment, [recipe for _, recipe in outs])
     outputs = [
@@ -208,5 +236,5 @@ def plan_lerp(
         for i, (folder, (_, recipe)) in enumerate(zip(folders, outs))
     ]
     if options.copy_from == "base":
-        raise ArgumentError("copy_from is 'base', and interpolation has no base", "Use 'thinking' or 'instruct'.")
+        raise ArgumentError("copy_from is 'base', but interpolation has no base", "Use 'thinking' or 'instruct'.")
     return Job(models, False, alignment, sources, outputs, options, started)

@@ -1,4 +1,4 @@
-"""From a recipe to what each tensor is made of, reading the tensors where a method must."""
+"""Plans how each output tensor is computed, for every method except lerp. Some methods read the tensors for this."""
 
 from __future__ import annotations
 
@@ -25,19 +25,22 @@ if TYPE_CHECKING:
 def combined_sources(
     recipe: MergeRecipe, models: Sequence[Checkpoint], alignment: Alignment, threads: int
 ) -> dict[str, Source]:
-    """A Source for each tensor. Those that masks leave out, or that are not floating, are the first model's bytes.
+    """Returns the Source of each output tensor, by name.
+
+    A tensor outside the masks is copied from the first model of the recipe that is not the base. A tensor that is not
+    floating-point is the same in all models, and is copied too.
 
     Args:
-        models: the base first, where the recipe has one.
+        models: the base first if the recipe has one.
 
     Raises:
-        ArgumentError: a mask selects nothing, or a parameter has no value for a tensor.
+        ArgumentError: a mask selects no tensor, or a parameter has no value for a tensor.
         CheckpointError: an input can no longer be read.
     """
     names = [row.name for row in alignment.rows]
     found, depth = places(names), layer_count(names)
     chosen = select(names, recipe.layers, recipe.modules)
-    unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model that is no base
+    unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model after the base
     sources: dict[str, Source] = {}
     parameters: list[tuple[Row, dict[str, Any]]] = []
     for row in alignment.rows:
@@ -58,12 +61,12 @@ def combined_sources(
                 tensor = Tensor(row.name, row.inputs[0].elements, readers, base)
                 try:
                     sources[row.name] = _source(row, method.formula(tensor, **values))
-                finally:  # also where the zeros that stood in for the data were too much for the method
+                finally:  # a failed read leaves zeros, which can make the method fail: report the read
                     inputs.check()
 
             return work
 
-        # The largest first, so that no thread is left with one at the end.
+        # Largest first, so that no thread starts a large tensor when the others have finished.
         parameters.sort(key=lambda item: -item[0].inputs[0].nbytes)
         in_parallel([task(row, values) for row, values in parameters], 1 if method.reads == "nothing" else threads)
     return sources

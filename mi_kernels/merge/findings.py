@@ -1,11 +1,11 @@
-"""What the values of tensors are like: not finite, overflowed, the same in two models. Seen in passing, then counted.
+"""Finds problems in the values of tensors during a merge: NaN and infinity, overflow, identical tensors.
 
-While a chunk of output lies in the caches, one quick pass looks for values that are not finite. Every formula but two
-turns a NaN or an infinity of any input into one of the output, so only where there is one are the inputs looked at.
-TIES and DARE may drop it: their inputs take the quick pass as well. What is not read is not looked at: the other side
-of a copy.
+A quick pass checks each chunk of output for non-finite values while the chunk is still in the caches. Most formulas
+turn a non-finite input into a non-finite output, so the inputs are counted only if the quick pass finds something. A
+formula with a density or a threshold (TIES, DARE) can drop an input element, so its inputs get the quick pass too.
+Tensors that the merge does not read, such as the unused side of a copy, are not checked.
 
-Whether two models hold the same bytes is asked until the first difference, which is nearly always in the first bytes.
+Two tensors are compared up to their first difference, which is nearly always in the first bytes.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from ..dtypes import CODE_SIZES, CODES, item_size
 from ..errors import StrictError, shortened
 from .plan import Plan, Source
 
-Piece = tuple[Source, TensorInfo, int, int]  # a tensor's source, its place in the output, first element, their number
+Piece = tuple[Source, TensorInfo, int, int]  # source, place in the output, first element, number of elements
 
-_BLOCK = 1 << 18  # elements that are looked at again at a time
-_SHOWN = 3  # tensors in a note
+_BLOCK = 1 << 18  # elements that are counted at a time
+_SHOWN = 3  # tensors that a note names
 
 
 @dataclass
-class Values:
-    """What was found in one output, or in one of its shards.
+class Findings:
+    """Problems that were found in one output, or in one of its shards.
 
     Attributes:
-        nonfinite: by model's number and tensor, how many elements are NaN and how many infinite.
-        overflowed: by tensor, elements of the output that are not finite while those of all inputs are.
-        identical: by model's number, tensors with the very bytes of the first model's.
-        compared: by model's number, how many tensors were compared with the first model's.
+        nonfinite: the numbers of NaN and of infinite elements, by (number of the model, tensor).
+        overflowed: the number of non-finite elements of the output whose inputs are all finite, by tensor.
+        identical: the tensors with the same bytes as in the first model, by number of the model.
+        compared: how many tensors were compared with those of the first model, by number of the model.
     """
 
     nonfinite: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
@@ -46,8 +46,8 @@ class Values:
     compared: dict[int, int] = field(default_factory=dict)
 
     @classmethod
-    def joined(cls, parts: Iterable[Values]) -> Values:
-        """Those of several shards, each tensor in one of them."""
+    def joined(cls, parts: Iterable[Findings]) -> Findings:
+        """Joins the findings of several shards. Each tensor is in only one of them."""
         whole = cls()
         for part in parts:
             whole.nonfinite.update(part.nonfinite)
@@ -58,8 +58,8 @@ class Values:
                 whole.compared[k] = whole.compared.get(k, 0) + count
         return whole
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON can hold it; `of_plain` reads it."""
+    def to_plain(self) -> dict[str, Any]:
+        """Returns the findings as values that JSON supports. `from_plain` is the inverse."""
         return {
             "nonfinite": [[*key, *counts] for key, counts in self.nonfinite.items()],
             "overflowed": [list(item) for item in self.overflowed.items()],
@@ -68,7 +68,8 @@ class Values:
         }
 
     @classmethod
-    def of_plain(cls, plain: dict[str, Any]) -> Values:
+    def from_plain(cls, plain: dict[str, Any]) -> Findings:
+        """Returns the findings that `to_plain` converted."""
         return cls(
             {(k, name): (nan, inf) for k, name, nan, inf in plain["nonfinite"]},
             dict(plain["overflowed"]),
@@ -77,7 +78,7 @@ class Values:
         )
 
     def as_dict(self, models: Sequence[str]) -> dict[str, Any]:
-        """For reports, with the models by name."""
+        """Returns the findings for a report, with the names `models` in place of numbers."""
         return {
             "nonfinite": [
                 {"model": models[k], "tensor": name, "nan": nan, "inf": inf}
@@ -88,14 +89,14 @@ class Values:
         }
 
     def notes(self, models: Sequence[str]) -> list[str]:
-        """A sentence for each model and kind of thing. `models`: their names."""
+        """Returns one note for each model and kind of finding. `models` are the names of the models."""
         return [*self._nonfinite_notes(models), *self._overflow_notes(), *self._identity_notes(models)]
 
     def refuse(self, out: str, models: Sequence[str]) -> None:
-        """For strict merges.
+        """Ends a strict merge if there is a finding that can spoil the model.
 
         Raises:
-            StrictError: values that are not finite were read or made, or two models are one.
+            StrictError: an input or the output has non-finite values, or one model was passed twice.
         """
         same = [note for k in self._same_models() for note in self._identity_notes(models, k)]
         bad = [*self._nonfinite_notes(models), *self._overflow_notes(), *same]
@@ -103,7 +104,7 @@ class Values:
             more = f" (and {len(bad) - 1} more such findings)" if len(bad) > 1 else ""
             raise StrictError(
                 f"{out}: {bad[0]}{more}",
-                "Nothing was published. Mend the model, or leave --strict out to merge all the same.",
+                "Nothing was published. Fix the model, or run the command again without --strict.",
             )
 
     def _nonfinite_notes(self, models: Sequence[str]) -> list[str]:
@@ -119,7 +120,7 @@ class Values:
         if not self.overflowed:
             return []
         shown = _listed([f"{count:,} in {name}" for name, count in self.overflowed.items()])
-        return [f"elements of the output that overflow, their inputs being finite: {shown}"]
+        return [f"elements that overflow in the output although their inputs are finite: {shown}"]
 
     def _same_models(self) -> list[int]:
         return [k for k, names in self.identical.items() if len(names) == self.compared[k] > 1]
@@ -147,8 +148,14 @@ def _listed(items: list[str]) -> str:
     return "; ".join(items[:_SHOWN]) + more
 
 
-class Seen(NamedTuple):
-    """A chunk of one output: its number, the bytes, and ranges of the shard with values that are not finite."""
+class OutputChunk(NamedTuple):
+    """A chunk of one output.
+
+    Attributes:
+        output: the number of the output.
+        data: the bytes.
+        nonfinite: byte ranges (begin, end) of the shard that contain non-finite values.
+    """
 
     output: int
     data: memoryview
@@ -156,10 +163,10 @@ class Seen(NamedTuple):
 
 
 class Watch:
-    """Looks at every chunk of a stream, from any of its threads.
+    """Checks the values of every chunk of a stream. Any thread of the stream may call it.
 
     Args:
-        plan: what is streamed.
+        plan: the plan of the stream.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -168,31 +175,33 @@ class Watch:
         self._lock = threading.Lock()
         self._nonfinite: dict[tuple[int, str], tuple[int, int]] = {}
         self._overflowed: dict[tuple[int, str], int] = {}
-        # By tensor, the models in which no difference to the first one's has been met yet.
+        # For each tensor: the models whose bytes have been the same as those of the first model so far.
         compared = {name: _comparable(source) for name, source in plan.sources.items()}
         self._same = {name: models for name, models in compared.items() if models}
 
-    def look(self, chunk: Sequence[Seen], offset: int, pieces: Iterable[Piece], inputs: Inputs) -> None:
-        """At one chunk, from `offset` of the shard on, whose inputs have just been read.
+    def look(self, chunk: Sequence[OutputChunk], offset: int, pieces: Iterable[Piece], inputs: Inputs) -> None:
+        """Checks one chunk whose inputs were just read.
 
         Args:
-            chunk: for each output that it is written to.
-            pieces: the tensors in it.
+            chunk: the chunk in each output that it is written to.
+            offset: the offset of the chunk in the shard, in bytes.
+            pieces: the tensors in the chunk.
+            inputs: the open files of the models.
         """
         for source, out, first, count in pieces:
             item = item_size(out.dtype)
             begin, end = out.begin + first * item, out.begin + (first + count) * item
-            bad = [seen for seen in chunk if any(x < end and begin < y for x, y in seen.nonfinite)]
+            bad = [c for c in chunk if any(x < end and begin < y for x, y in c.nonfinite)]
             if bad or (out.name in self._dropping and self._any_nonfinite(source, first, count, inputs)):
                 code = CODES[out.dtype]
-                results = [(seen.output, Operand(seen.data, begin - offset, code)) for seen in bad]
+                results = [(c.output, Operand(c.data, begin - offset, code)) for c in bad]
                 self._count(source, out.name, first, count, results, inputs)
             if self._same.get(out.name):
                 self._compare(source, out.name, first, count, inputs)
 
-    def shard(self, number: int, output: int) -> Values:
-        """What was found in one shard, all of whose chunks have been looked at."""
-        found = Values()
+    def shard(self, number: int, output: int) -> Findings:
+        """Returns the findings of one shard. Call it after `look` has checked all chunks of the shard."""
+        found = Findings()
         for t in self._plan.shards[number].tensors:
             source = self._plan.sources[t.name]
             for k in range(len(source.inputs)):
@@ -206,8 +215,8 @@ class Watch:
                     found.identical.setdefault(k, []).append(t.name)
         return found
 
-    def take(self, number: int, output: int, found: Values) -> None:
-        """What the watch of another process found in one shard, as `shard` told it there."""
+    def take(self, number: int, output: int, found: Findings) -> None:
+        """Adds the findings of one shard that `shard` returned in another process."""
         same = {(k, name) for k, names in found.identical.items() for name in names}
         with self._lock:
             self._nonfinite.update(found.nonfinite)
@@ -240,7 +249,7 @@ class Watch:
         used = source.used()
         for at, n in _blocks(first, count):
             operands = [inputs.operand(k, source.inputs[k], at, n) for k in used]
-            # Without a result that is not finite nothing overflowed, and any operand stands for it.
+            # If all results are finite, nothing overflowed; any operand can then be passed as the result.
             for number, (output, (data, begin, code)) in enumerate(results or [(-1, operands[0])]):
                 skipped = (at - first) * CODE_SIZES[code] if results else 0
                 counts, overflowed = _cpu.count_nonfinite((data, begin + skipped, code), operands, n)
@@ -272,7 +281,7 @@ def _blocks(first: int, count: int) -> Iterable[tuple[int, int]]:
 
 
 def _dropping(plan: Plan) -> set[str]:
-    """Tensors whose formula may leave an element of an input out."""
+    """Returns the tensors whose formula can drop elements of an input."""
     return {
         name
         for name, source in plan.sources.items()
@@ -281,7 +290,7 @@ def _dropping(plan: Plan) -> set[str]:
 
 
 def _comparable(source: Source) -> list[int]:
-    """The models whose tensor is read and can be compared with the first one's, byte by byte."""
+    """Returns the models whose tensor is read and has the same dtype as in the first model, so that bytes compare."""
     used, first = source.used(), source.inputs[0]
     if 0 not in used or is_computed(first) or first.elements == 0:
         return []

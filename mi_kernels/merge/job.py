@@ -1,4 +1,4 @@
-"""A merge, planned: checked inputs, a source for each tensor, one or more outputs; then streamed and published."""
+"""A merge that is checked and planned, with a source for each tensor. `Job.run` writes and publishes its outputs."""
 
 from __future__ import annotations
 
@@ -24,32 +24,41 @@ from ..output.layout import OutputShard, OutputTensor, encode_index, plan_shards
 from ..system import interrupts
 from ..system.faults import writing_failed
 from ..system.progress import progress_bar
-from .findings import Values, Watch
+from .findings import Findings, Watch
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
 from .record import MergeRecord
-from .resume import Work, publish, request_of
+from .resume import ResumableWork, merge_request, publish
 from .spans import Runner
 from .stream import Request, Sink, stream
 
-_SPARE = 16 << 20  # bytes left free for the file system's own needs
+_SPARE = 16 << 20  # bytes that stay free for the file system itself
 
 
 @dataclass
 class Report:
-    """What a merge did.
+    """The result of a merge.
 
     Attributes:
-        out: the folder made.
-        seconds: from the first check to the published folder; of the whole sweep where there are several outputs.
-        bytes_read: of the input tensors. bytes_written: of the shards, headers included. Without what a merge that was
-            killed had finished.
-        tensors_interpolated, tensors_copied: their counts; copied ones have an input's bytes.
-        shards: how many safetensors files were written.
-        backend, isa, threads: what did the arithmetic; with a GPU, isa and threads are those that fed it.
-        device: "cpu", or the GPUs as "cuda:0,cuda:1".
-        notes: oddities that were handled, and what was found in the values, a sentence each.
-        values: what was found, tensor by tensor: `nonfinite`, `overflowed`, `identical`; see `merge.findings`.
+        out: the folder that was created.
+        seconds: the time from the first check to the published folder. For a sweep, the time of the whole sweep.
+        bytes_read: bytes of the input tensors that were read. A resumed merge does not count finished shards.
+        bytes_written: bytes of the shards that were written, headers included. Counted like `bytes_read`.
+        tensors_interpolated: the number of tensors that were computed.
+        tensors_copied: the number of tensors that have the bytes of an input.
+        shards: the number of safetensors files that were written.
+        backend, isa, threads: where the tensors were computed. With a GPU, `isa` and `threads` are those of the CPU
+            that feeds it.
+        notes: one sentence for each unusual thing in the inputs and each problem in the values.
+        device: "cpu", or the GPUs, such as "cuda:0,cuda:1".
+        values: the problems in the values for each tensor: `nonfinite`, `overflowed`, `identical`; see
+            `mi_kernels.merge.findings`.
+
+    Example:
+        >>> import mi_kernels
+        >>> report = mi_kernels.lerp_checkpoint("instruct", "thinking", "mi-0.5", lam=0.5, progress=False)
+        >>> report.out, report.device, report.values["nonfinite"]
+        ('mi-0.5', 'cpu', [])
     """
 
     out: str
@@ -68,18 +77,22 @@ class Report:
 
     @property
     def gigabytes_per_second(self) -> float:
-        """Bytes read and written, in 10^9 bytes per second."""
+        """The rate of reading and writing together, in 10^9 bytes per second."""
         return (self.bytes_read + self.bytes_written) / self.seconds / 1e9
 
     def as_dict(self) -> dict[str, Any]:
+        """Returns the report as values that JSON supports."""
         return {**asdict(self), "gigabytes_per_second": round(self.gigabytes_per_second, 3)}
 
 
 @dataclass(frozen=True)
 class Output:
-    """One folder to be made, and the record of how: what mi_kernels.json will hold.
+    """One output folder.
 
-    `card` is what only the model card says besides: "command", "sigma". It does not decide a byte of the weights.
+    Attributes:
+        folder: the folder to create.
+        record: how the output is made, for mi_kernels.json.
+        card: additional facts for the model card only: "command", "sigma". They have no effect on the tensors.
     """
 
     folder: OutputFolder
@@ -89,13 +102,16 @@ class Output:
 
 @dataclass(frozen=True)
 class Job:
-    """A merge that only has to be run.
+    """A merge that is checked and planned, and ready to run.
 
     Attributes:
-        models: the first one gives the layout of the shards.
-        has_base: whether the first one is the base of task vectors.
-        sources: by tensor; weights in the order of `outputs`.
-        started: when the merge began, by time.perf_counter().
+        models: the input models. The first one decides the layout of the shards.
+        has_base: True if the first model is the base of task vectors.
+        alignment: the tensors of all models, matched by name.
+        sources: the Source of each output tensor, by name. The weights are in the order of `outputs`.
+        outputs: the folders to create.
+        options: how the merge runs.
+        started: time.perf_counter() at the start of the merge.
     """
 
     models: Sequence[Checkpoint]
@@ -111,20 +127,21 @@ class Job:
             differences.refuse(self.outputs[0].folder.given, self._differences)
 
     def run(self, streamer: Callable[[Request, Sink], None] = stream) -> list[Report]:
-        """Streams every output and publishes them; none is visible before all of them are whole.
+        """Writes all outputs, and publishes them when all of them are complete.
 
         Args:
-            streamer: what writes the shards, as `stream` does.
+            streamer: a function that writes the shards. It has the signature of `stream`.
 
         Raises:
-            ClusterError: the streamer's cluster failed; what was finished is kept.
-            OutputError: no space, or the disk failed; nothing is left behind.
-            StrictError: a strict merge met values that are not finite, or one model twice; nothing is left behind.
+            CheckpointError: an input changed during the merge, or can no longer be read.
+            ClusterError: the cluster of the streamer failed. Finished shards are kept.
+            OutputError: the disk has too little space, or a write failed. All work of this merge is removed.
+            StrictError: a strict merge found non-finite values, or one model was passed twice. All work is removed.
         """
         options, outputs = self.options, self.outputs
         if options.sigma:
             self._measure()
-        notes = self.notes()  # of files that might not be there later
+        notes = self.notes()  # now, because input files can disappear during the merge
         shards, index = self.layout()
         small = [self.small_files(output, index) for output in outputs]
         plan = Plan(shards, self.sources, [m.files for m in self.models])
@@ -142,10 +159,10 @@ class Job:
                 folders, finished = [output.folder.staged for output in outputs], [work.finished for work in works]
                 request = Request(plan, folders, buffers, options.io, finished, self._runner(buffers))
                 streamer(request, Sink(on_bytes=on_bytes, on_shard=on_shard, watch=watch))
-                found = [Values.joined(work.values[i] for i in range(len(shards))) for work in works]
+                findings = [Findings.joined(work.findings[i] for i in range(len(shards))) for work in works]
                 if options.strict:
-                    for output, values in zip(outputs, found):
-                        values.refuse(output.folder.given, self._names())
+                    for output, found in zip(outputs, findings):
+                        found.refuse(output.folder.given, self._names())
                 for model in self.models:
                     model.check_unchanged()
                 for work, files in zip(works, small):
@@ -154,7 +171,7 @@ class Job:
                     publish([output.folder for output in outputs])
         except OSError as error:
             raise self._failed(error) from error
-        return [self._report(i, shards, works, notes, found[i]) for i in range(len(outputs))]
+        return [self._report(i, shards, works, notes, findings[i]) for i in range(len(outputs))]
 
     def _failed(self, error: OSError) -> OutputError:
         folders = [output.folder for output in self.outputs]
@@ -162,17 +179,19 @@ class Job:
         hit = next((folder for folder in folders if folder.holds(path)), folders[0])
         return writing_failed(error, hit.given, [folder.given for folder in folders if folder.published])
 
-    def _begin(self, stack: ExitStack, shards: list[OutputShard], small: Sequence[dict[str, bytes]]) -> list[Work]:
-        """The work on each output, its folder locked and taken over. What refuses changes nothing."""
+    def _begin(
+        self, stack: ExitStack, shards: list[OutputShard], small: Sequence[dict[str, bytes]]
+    ) -> list[ResumableWork]:
+        """Locks the folder of each output, and prepares the work on it. An error here changes no file."""
         outputs, options = self.outputs, self.options
         for output in outputs:
-            stack.push(output.folder)  # before it is entered: an interruption finds no gap between the two
+            stack.push(output.folder)  # before __enter__, so that an interruption between the two still unlocks it
             output.folder.__enter__()
         works = []
         for i, output in enumerate(outputs):
             asked = {**output.record.asked(), **({"strict": True} if options.strict else {})}
-            request = request_of(asked, self.models, shards, self.sources, i)
-            works.append(Work(output.folder, request, shards, options.restart))
+            request = merge_request(asked, self.models, shards, self.sources, i)
+            works.append(ResumableWork(output.folder, request, shards, options.restart))
         for work, files in zip(works, small):
             work.verify(files, options.thread_count)
             work.folder.check_target()
@@ -182,12 +201,12 @@ class Job:
         return works
 
     def layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
-        """The shards of every output, and the content of the index."""
+        """Returns the shards, which are the same for all outputs, and the content of the index."""
         tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
         return plan_shards(tensors, self.models[0], self.options.max_shard_size)
 
     def _measure(self) -> None:
-        """Records how far apart the two models are, for the card."""
+        """Measures the distance between the two models for the model card."""
         from ..compare.similarity import similarity_of
 
         found = similarity_of(self.models, threads=self.options.threads, progress=self.options.progress)
@@ -195,7 +214,7 @@ class Job:
             output.card["sigma"] = found.overall.sigma
 
     def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
-        """What makes the workers' runners: None for the CPU kernels."""
+        """Returns a function that creates the runner of a worker. None: use the CPU kernels."""
         place = self.options.place
         if not place.devices:
             return None
@@ -205,9 +224,14 @@ class Job:
         return lambda: runners().run_groups
 
     def _report(
-        self, i: int, shards: Sequence[OutputShard], works: Sequence[Work], notes: list[str], values: Values
+        self,
+        i: int,
+        shards: Sequence[OutputShard],
+        works: Sequence[ResumableWork],
+        notes: list[str],
+        findings: Findings,
     ) -> Report:
-        # Read for any of the outputs, written for this one.
+        # A shard is read if any output needs it, and written if this output needs it.
         read = [s for k, s in enumerate(shards) if any(k not in work.finished for work in works)]
         written = [s for k, s in enumerate(shards) if k not in works[i].finished]
         sources = [self.sources[t.name] for s in read for t in s.tensors]
@@ -225,16 +249,16 @@ class Job:
             backend=self.options.place.backend,
             isa=cpu.isa(),
             threads=self.options.thread_count,
-            notes=[*resumed, *notes, *values.notes(self._names())],
+            notes=[*resumed, *notes, *findings.notes(self._names())],
             device=",".join(self.options.place.devices) or "cpu",
-            values=values.as_dict(self._names()),
+            values=findings.as_dict(self._names()),
         )
 
     def notes(self) -> list[str]:
-        """Oddities that are handled, a sentence each."""
+        """Returns one sentence for each unusual thing in the inputs that the merge handles."""
         notes = [note for m in self.models for note in m.notes] + self.alignment.notes
         if not self._origin().config:
-            notes.append(f"{self._origin().source} has no config.json, so the output has none")
+            notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
         return [*notes, *(d.text for d in self._differences), *self.options.place.notes]
 
     @cached_property
@@ -245,12 +269,12 @@ class Job:
         return [model.source for model in self.models]
 
     def _origin(self) -> Checkpoint:
-        """The model whose small files the output gets."""
+        """Returns the model whose config, tokenizer and other small files are copied."""
         first = self.models[1 if self.has_base else 0]
         return {"thinking": self.models[-1], "instruct": first, "base": self.models[0]}[self.options.copy_from]
 
     def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
-        """The files beside the shards, by name."""
+        """Returns the content of all files except the shards and the checksums, by name."""
         origin = self._origin()
         files = sidefiles.collect(origin)
         config = "config.json"
@@ -276,7 +300,7 @@ def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
 
 
 def _check_space(folders: Sequence[OutputFolder], sizes: list[int]) -> None:
-    # Outputs may lie on several disks: each disk must hold its own.
+    # The outputs can be on different disks. Each disk must have space for the outputs on it.
     by_device: dict[int, list[int]] = {}
     for i, folder in enumerate(folders):
         by_device.setdefault(folder.device(), []).append(i)
@@ -285,6 +309,6 @@ def _check_space(folders: Sequence[OutputFolder], sizes: list[int]) -> None:
         needed, free = sum(sizes[i] for i in members) + _SPARE, first.free_space()
         if needed > free:
             raise OutputError(
-                f"{first.given}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free",
-                "Free some space, or choose another disk.",
+                f"{first.given}: the disk needs {needed / 1e9:.2f} GB of free space, but has {free / 1e9:.2f} GB",
+                "Free some space or choose another disk.",
             )

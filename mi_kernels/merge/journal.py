@@ -1,9 +1,9 @@
-"""What of an unfinished merge is finished: a file that only grows, for the same command to go on from.
+"""The journal of an unfinished merge: a file that records which shards are finished, so that the merge can resume.
 
-Each line is the CRC-32 of its JSON, a space, and the JSON. The first line is the request: everything that decides the
-bytes of the output. Then comes a line for each shard that is closed and synced, with its checksums; last, one that says
-that the model is being published. A line is synced before anything that relies on it is done; a torn one, and whatever
-follows it, counts as not written.
+Lines are only appended. Each line is the CRC-32 of its JSON, a space, and the JSON. The first line is the request, that
+is, everything that decides the bytes of the output. A line with checksums follows for each shard that is closed and
+synced. The last line says that the model is being published. A line is synced before any step that relies on it. A
+damaged line and all lines after it are ignored.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from ..checksums.record import Record, ShardSum
 from ..errors import CheckpointError
 from ..system.calls import sync_folder
 from ..system.faults import naming
-from .findings import Values
+from .findings import Findings
 
-Request = dict[str, Any]  # plain values, as JSON gives them back
+MergeRequest = dict[str, Any]  # the values are as JSON returns them
 
 
 @dataclass
 class State:
-    """What a journal says.
+    """The content of a journal.
 
     Attributes:
-        request: what was asked; None where there is no journal that can be read.
-        shards: checksums of the shards that are finished, by name.
-        values: what was found in their values.
-        publishing: whether all is finished, and the model may have its place already.
-        length: bytes of the lines that are whole.
+        request: what the merge was asked for; None if the journal is missing or its first line is damaged.
+        shards: the checksums of the finished shards, by name.
+        findings: the findings in the values of these shards, by name.
+        publishing: True if all files are finished. The model may already be published.
+        length: the number of bytes in the intact lines.
     """
 
-    request: Request | None = None
+    request: MergeRequest | None = None
     shards: dict[str, ShardSum] = field(default_factory=dict)
-    values: dict[str, Values] = field(default_factory=dict)
+    findings: dict[str, Findings] = field(default_factory=dict)
     publishing: bool = False
     length: int = 0
 
 
 def read(path: str) -> State:
-    """The journal at `path`; an empty State where there is none.
+    """Reads the journal at `path`. Returns an empty State if the file does not exist.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     state = State()
     try:
@@ -64,13 +64,13 @@ def read(path: str) -> State:
             if "request" in entry:
                 state.request = dict(entry["request"])
             elif "sums" in entry:
-                found, shards = Values.of_plain(entry["values"]), Record.decode(entry["sums"].encode(), path).shards
-                state.values.update(dict.fromkeys(shards, found))
+                found, shards = Findings.from_plain(entry["values"]), Record.decode(entry["sums"].encode(), path).shards
+                state.findings.update(dict.fromkeys(shards, found))
                 state.shards.update(shards)
             else:
                 state.publishing = entry["publishing"] is True
         except (CheckpointError, KeyError, TypeError, AttributeError, ValueError, RecursionError):
-            break  # another version's
+            break  # another version of mi_kernels wrote the line
         state.length += len(line)
     return state
 
@@ -79,21 +79,23 @@ class Journal:
     """Appends to the journal at `path`.
 
     Args:
-        state: what it says already; its torn end is cut off.
-        staged: the folder of the shards, whose names are synced with each line.
+        path: where the journal is, or where it is created.
+        request: the request of the merge, for the first line of a new journal.
+        state: the content of the journal, from `read`. The first append cuts off what follows the intact lines.
+        staged: the folder of the shards. Each append syncs its file names.
     """
 
-    def __init__(self, path: str, request: Request, state: State, staged: str) -> None:
+    def __init__(self, path: str, request: MergeRequest, state: State, staged: str) -> None:
         self._path, self._request, self._staged = path, request, staged
         self._length = state.length
         self._lock = threading.Lock()
 
-    def finished(self, name: str, sums: ShardSum, values: Values) -> None:
-        """The shard `name` is closed and synced."""
-        self._append({"sums": Record({name: sums}, {}).encode().decode(), "values": values.plain()})
+    def finished(self, name: str, sums: ShardSum, findings: Findings) -> None:
+        """Records that the shard `name` is closed and synced."""
+        self._append({"sums": Record({name: sums}, {}).encode().decode(), "values": findings.to_plain()})
 
     def publishing(self) -> None:
-        """Everything is finished, and the model will be moved to its place."""
+        """Records that all files are finished. The model is published after this."""
         self._append({"publishing": True})
 
     def _append(self, entry: Mapping[str, Any]) -> None:
@@ -122,7 +124,7 @@ def _encode(entry: Mapping[str, Any]) -> bytes:
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:
-    """The entry of a line; None where it is torn."""
+    """Returns the entry of a line, or None if the line is damaged."""
     text = line[9:-1]
     if line != b"%08x %s\n" % (zlib.crc32(text), text):
         return None

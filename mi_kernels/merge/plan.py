@@ -1,4 +1,4 @@
-"""What a stream works from: what each output tensor is made of, where it goes, and the memory there is."""
+"""The plan of a stream: how each output tensor is computed, where it is written, and the size of the buffers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from ..system.calls import PAGE
 if TYPE_CHECKING:
     from .._cpu import Combine
 
-CHUNK = 4 << 20  # large enough to amortise a system call, small enough to stay in the last-level cache
+CHUNK = 4 << 20  # bytes: large enough to amortize a system call, small enough for the last-level cache
 DEFAULT_MEMORY = 128 << 20
-_SPARE_WORKERS = 4  # so that cores compute while others wait for the disk
+_SPARE_WORKERS = 4  # more workers than cores: some compute while others wait for the disk
 
 
 class Source(NamedTuple):
-    """What one output tensor is made of.
+    """How one output tensor is computed.
 
     Attributes:
-        inputs: where each model holds it, model by model. Dtypes may differ; shapes do not.
-        weights: one for each output: 0 copies inputs[0], 1 copies inputs[1], anything else interpolates the two.
-        formula: instead of weights, how all inputs are combined into the one output; see `_cpu.pyi`.
+        inputs: the tensor in each model. The shapes are equal; the dtypes can differ.
+        weights: one weight for each output: 0 copies inputs[0], 1 copies inputs[1], other weights interpolate the two.
+        formula: used instead of weights: how all inputs are combined into a single output; see `_cpu.pyi`.
     """
 
     inputs: tuple[Tensor, ...]
@@ -34,20 +34,20 @@ class Source(NamedTuple):
 
     @property
     def copied(self) -> bool:
-        """True when every output has the bytes of an input."""
+        """True if every output is a copy of an input."""
         return self.formula is None and all(w in (0, 1) for w in self.weights)
 
     def used(self) -> list[int]:
-        """The numbers of the models that are read."""
+        """Returns the numbers of the models that are read."""
         if self.formula is not None:
             return list(range(len(self.inputs)))
-        if self.weights.count(1) == self.weights.count(0) == 0:  # nearly always
+        if self.weights.count(1) == self.weights.count(0) == 0:  # the most frequent case
             return [0, 1] if self.weights else []
         return [k for k, unused in ((0, 1), (1, 0)) if any(w != unused for w in self.weights)]
 
     def computed(self) -> list[int]:
-        """The numbers of those models that are read whose tensor is computed into scratch memory."""
-        if not any(map(is_computed, self.inputs)):  # nearly always
+        """Returns the numbers of the models that are read and whose tensor is first computed into scratch memory."""
+        if not any(map(is_computed, self.inputs)):  # the most frequent case
             return []
         return [k for k in self.used() if is_computed(self.inputs[k])]
 
@@ -56,9 +56,9 @@ class Plan(NamedTuple):
     """Everything a stream needs.
 
     Attributes:
-        shards: the files of each output; all outputs are laid out alike.
-        sources: a Source for each tensor of the shards.
-        models: the files of each input model, by path.
+        shards: the files of an output. All outputs have the same layout.
+        sources: the Source of each tensor of the shards, by name.
+        models: the paths of the files of each input model.
     """
 
     shards: Sequence[OutputShard]
@@ -67,30 +67,36 @@ class Plan(NamedTuple):
 
     @property
     def computes(self) -> bool:
-        """True when workers need scratch memory."""
+        """True if the workers need scratch memory."""
         return any(source.computed() for source in self.sources.values())
 
 
 class Buffers(NamedTuple):
-    """How memory is used: bytes of a chunk, and how many workers have one of them for each output."""
+    """The size of the buffers.
+
+    Attributes:
+        chunk: the size of a chunk in bytes.
+        workers: the number of workers. Each has a buffer of one chunk for each output.
+    """
 
     chunk: int
     workers: int
 
 
 def plan_buffers(threads: int, max_memory: int | None, outputs: int = 1) -> Buffers:
-    """Buffers for `threads` computing threads, and four more that wait for the disk, within `max_memory` bytes.
+    """Plans buffers within `max_memory` bytes, for `threads` computing threads and four more that wait for the disk.
 
-    The default of 128 MiB is a limit; a worker uses 4 MiB of it for each output, or less where there are many. Scratch
-    memory counts as one more output.
+    The default limit is 128 MiB. A worker uses 4 MiB for each output, or less if there are many workers or outputs.
+    Scratch memory counts as one more output.
 
     Raises:
-        ArgumentError: `max_memory` is not enough for one smallest buffer.
+        ArgumentError: `max_memory` is too small for one worker with the smallest buffers.
     """
     memory = DEFAULT_MEMORY if max_memory is None else max_memory
     if memory < PAGE * outputs:
         raise ArgumentError(
-            f"max_memory is {memory} bytes", f"Give at least {PAGE * outputs}; {DEFAULT_MEMORY >> 20} MiB is usual."
+            f"max_memory is {memory} bytes, which is too small",
+            f"Use at least {PAGE * outputs} bytes (default: {DEFAULT_MEMORY >> 20} MiB).",
         )
     workers = min(threads + _SPARE_WORKERS, memory // (PAGE * outputs))
     return Buffers(min(CHUNK, memory // (workers * outputs)) // PAGE * PAGE, workers)

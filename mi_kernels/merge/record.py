@@ -1,7 +1,7 @@
-"""mi_kernels.json: how a merged model was made, as a file beside its shards. This module writes it and reads it.
+"""mi_kernels.json, the file beside the shards that records how a model was merged. This module writes and reads it.
 
-A record holds enough to make the same folder again: the method and its parameters, what the output asked for, and the
-identity of every input. Schema 1 is every file of version 0.1; files without a `schema` are of that schema too.
+A record is enough to repeat the merge: it has the method with its parameters, the options that decide the output, and
+the identity of every input. Version 0.1 writes schema 1. A file without `schema` has schema 1 too.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ SCHEMA = 1
 LERP = "lerp"
 _LERP_NUMERICS = "Bit-identical to torch.lerp(a.float(), b.float(), lam).to(dtype); lam 0 and 1 copy bytes."
 _NUMERICS = "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods."
-_MOST_BYTES = 4 << 20  # of a file that is read; ours have a few kB
+_MOST_BYTES = 4 << 20  # larger files are rejected; a record has a few kB
 _PARAMETERS = {LERP: ("lam", "layers", "modules", "rules")}
 _OTHER_PARAMETERS = ("settings", "defaults", "slices", "layers", "modules")
 
-Identity = dict[str, Any]  # what `Checkpoint.identity` gives
+Identity = dict[str, Any]  # as `Checkpoint.identity` returns it
 
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """How one output was made.
+    """How one output was merged.
 
     Attributes:
         method: "lerp", or one of `mi_kernels.methods`.
-        summary: a sentence for people.
-        numerics: what the bits are, a sentence for people.
-        parameters: of the method, as plain values: lam, masks and rules of "lerp"; settings, defaults, slices and masks
-            of the others.
-        dtype: of the output, by safetensors' name; None where it keeps the first model's.
-        copy_from: whose small files the output has: "thinking", "instruct" or "base".
-        max_shard_size: bytes; None where the output keeps the first model's shards.
-        base: the identity of the base of task vectors; None where the method has none.
+        summary: one sentence that describes the merge to the user.
+        numerics: one sentence that describes the bits of the result to the user.
+        parameters: the parameters of the method as plain values. For "lerp": lam, masks and rules. For other methods:
+            settings, defaults, slices and masks.
+        dtype: the dtype of the output by its name in safetensors; None if it keeps the dtypes of the first model.
+        copy_from: the model whose small files were copied: "thinking", "instruct" or "base".
+        max_shard_size: in bytes; None if the output keeps the shards of the first model.
+        base: the identity of the base of task vectors; None if the method has no base.
         models: the identities of the other models, in order.
-        tensors_interpolated, tensors_copied: their counts.
-        version: of the mi_kernels that made it.
-        schema: of the file.
+        tensors_interpolated, tensors_copied: the numbers of computed and of copied tensors.
+        version: the version of mi_kernels that merged the model.
+        schema: the schema of the file.
     """
 
     method: str
@@ -73,7 +73,7 @@ class MergeRecord:
     def of_lerp(
         cls, recipe: Recipe, models: Sequence[Checkpoint], options: Options, sources: Mapping[str, Source], output: int
     ) -> MergeRecord:
-        """The record of output number `output` of an interpolation."""
+        """Returns the record of output number `output` of an interpolation."""
         content = recipe.to_dict()
         masks = {"layers": content.get("layers"), "modules": content.get("modules")}
         shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
@@ -99,7 +99,7 @@ class MergeRecord:
     def of_recipe(
         cls, recipe: MergeRecipe, models: Sequence[Checkpoint], options: Options, sources: Mapping[str, Source]
     ) -> MergeRecord:
-        """The record of a merge by any other method; `models` with the base first, where there is one."""
+        """Returns the record of a merge with any other method. If there is a base, it is the first of `models`."""
         copied = sum(s.copied for s in sources.values())
         shown = "".join(f", {key} {_shown(value)}" for key, value in recipe.settings.items())
         first = 0 if recipe.base is None else 1
@@ -129,11 +129,11 @@ class MergeRecord:
 
     @property
     def inputs(self) -> list[Identity]:
-        """The identities of all inputs in the order in which they are given: the base first."""
+        """The identities of all inputs in order, the base first."""
         return [*([] if self.base is None else [self.base]), *self.models]
 
     def asked(self) -> dict[str, Any]:
-        """What decides the bytes of the output, besides the inputs; a merge is resumed only where this is the same."""
+        """Returns everything except the inputs that decides the bytes of the output. It must be equal to resume."""
         return {
             "mi_kernels": self.version,
             "method": self.method,
@@ -144,7 +144,7 @@ class MergeRecord:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of mi_kernels.json."""
+        """Returns the content of mi_kernels.json."""
         if self.method == LERP:
             instruct, thinking = self.models
             models: dict[str, Any] = {"instruct": instruct, "thinking": thinking}
@@ -165,23 +165,23 @@ class MergeRecord:
         }
 
     def encode(self) -> bytes:
-        """mi_kernels.json as bytes."""
+        """Returns mi_kernels.json as bytes."""
         return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], path: str) -> MergeRecord:
-        """The record that mi_kernels.json holds; `path` is where it was read, for messages.
+        """Returns the record with the given content of mi_kernels.json. Messages name the file as `path`.
 
         Raises:
-            CheckpointError: a key is missing or of the wrong kind, the method is unknown, or a newer mi_kernels wrote
-            the file.
+            CheckpointError: a key is missing or has a wrong type, the method is unknown, or a newer version of
+                mi_kernels wrote the file.
         """
         try:
             schema = content.get("schema", 1)
             if not isinstance(schema, int) or schema > SCHEMA:
                 raise CheckpointError(
-                    f"{path}: has schema {schema!r}, and this version of mi_kernels reads schema {SCHEMA}",
-                    "Install the version of mi_kernels that wrote it, or a newer one.",
+                    f"{path}: has schema {schema!r}, but this version of mi_kernels reads only schema {SCHEMA}",
+                    "Install the version of mi_kernels that wrote the file, or a newer one.",
                 )
             method = content["method"]
             pair = method == LERP
@@ -191,7 +191,7 @@ class MergeRecord:
                 if method not in METHODS:
                     raise CheckpointError(
                         f"{path}: unknown method {method!r}",
-                        f"This version of mi_kernels knows {LERP}, {', '.join(METHODS)}.",
+                        f"Install the version of mi_kernels that wrote it. This one has {LERP}, {', '.join(METHODS)}.",
                     )
             models = [content["instruct"], content["thinking"]] if pair else list(content["models"])
             base = None if pair else content["base"]
@@ -204,7 +204,7 @@ class MergeRecord:
                 parameters={key: content[key] for key in _PARAMETERS.get(method, _OTHER_PARAMETERS)},
                 dtype=content["dtype"],
                 copy_from=content["copy_from"],
-                max_shard_size=content.get("max_shard_size"),  # early files do not have it
+                max_shard_size=content.get("max_shard_size"),  # the first versions did not write it
                 base=base,
                 models=models,
                 tensors_interpolated=content["tensors_interpolated"],
@@ -217,35 +217,35 @@ class MergeRecord:
 
 
 def incomplete(path: str, error: Exception) -> CheckpointError:
-    """The refusal of a record that does not say how the merge was made."""
+    """Returns the exception for a record that lacks information about the merge."""
     return CheckpointError(
         f"{path}: does not say how the merge was made ({error!r})",
-        "This version of mi_kernels did not write it: merge again.",
+        "The file was changed, or another program wrote it: merge the models again.",
     )
 
 
 def read_content(root: str) -> dict[str, Any] | None:
-    """What mi_kernels.json in the folder `root` holds, unchecked; None where there is none.
+    """Returns the unchecked content of mi_kernels.json in the folder `root`, or None if the file is missing.
 
     Raises:
-        CheckpointError: it cannot be read, or is not a JSON object.
+        CheckpointError: the file cannot be read, or is not a JSON object.
     """
     path = os.path.join(root, RECORD)
     return read_json(path, limit=_MOST_BYTES) if os.path.lexists(path) else None
 
 
 def read_record(root: str) -> MergeRecord | None:
-    """The record of the model folder `root`; None where it has none.
+    """Returns the record of the model folder `root`, or None if mi_kernels.json is missing.
 
     Raises:
-        CheckpointError: as `read_content` and `MergeRecord.from_dict`.
+        CheckpointError: see `read_content` and `MergeRecord.from_dict`.
     """
     content = read_content(root)
     return None if content is None else MergeRecord.from_dict(content, os.path.join(root, RECORD))
 
 
 def given(identity: Identity) -> str:
-    """How an input was given: a folder or a Hub id, with its revision and its adapter."""
+    """Returns an input as the user wrote it: a folder or a Hub id, with the revision and the adapter."""
     parts = [identity, identity["adapter"]] if "adapter" in identity else [identity]
     return "+".join(
         p["source"] if p["revision"] is None else f"{p['source'].split('@')[0]}@{p['revision']}" for p in parts
@@ -253,15 +253,17 @@ def given(identity: Identity) -> str:
 
 
 def difference(recorded: Identity, model: Checkpoint) -> str | None:
-    """Why `model` cannot be the recorded one, in a sentence: it holds other tensors, or is another commit."""
+    """Returns a sentence if `model` is not the recorded model, because its tensors or its commit differ; else None."""
     now = model.identity()
-    for key, what in (("tensors", "tensors"), ("bytes", "bytes"), ("headers", "SHA-256 of the headers")):
+    facts = (("tensors", "number of tensors"), ("bytes", "number of bytes"), ("headers", "SHA-256 of the headers"))
+    for key, what in facts:
         if key in recorded and recorded[key] != now[key]:
             return (
-                f"{model.source} is not the recorded {recorded['source']}: {what} {now[key]}, recorded {recorded[key]}"
+                f"{model.source} is not the recorded model {recorded['source']}: "
+                f"{what} {now[key]} instead of {recorded[key]}"
             )
     if None not in (recorded["revision"], now["revision"]) and recorded["revision"] != now["revision"]:
-        return f"{model.source} is at {now['revision']}, recorded is {recorded['revision']}"
+        return f"{model.source} is at commit {now['revision']}, but the record says {recorded['revision']}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The work on one output: what a killed merge of the same request left of it, what is still to do, and its journal."""
+"""Resuming an unfinished merge: which files of an output are finished, which are missing, and whether they fit."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from ..errors import OutputError
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard
 from ..system.faults import problem, remedy
-from .findings import Values
-from .journal import Journal, Request, State, read
+from .findings import Findings
+from .journal import Journal, MergeRequest, State, read
 from .plan import Source
 
 
-def request_of(
+def merge_request(
     asked: Mapping[str, Any],
     models: Sequence[Checkpoint],
     shards: Sequence[OutputShard],
     sources: Mapping[str, Source],
     output: int,
-) -> Request:
-    """Everything that decides the bytes of output number `output`, as plain values.
+) -> MergeRequest:
+    """Returns everything that decides the bytes of output number `output`, as plain values.
+
+    Two merges with equal requests write equal files, so one can resume the work of the other.
 
     Args:
-        asked: what decides the bytes besides the inputs, see `MergeRecord.asked`.
-        models: what is read.
-        shards: what is written: their names, sizes and headers count.
-        sources: what each tensor is made of, however that was asked for.
+        asked: the method, its parameters and the options, see `MergeRecord.asked`.
+        models: the input models.
+        shards: the shards of the output. Their names, sizes and headers are part of the request.
+        sources: how each output tensor is computed.
     """
     digest = hashlib.sha256()
     for shard in shards:
@@ -49,8 +51,11 @@ def request_of(
             made.append([source.formula or source.weights[output], inputs])
         digest.update(json.dumps(made, sort_keys=True).encode() + shard.header)
     request = {**asked, "inputs": [file for model in models for file in model.evidence()], "plan": digest.hexdigest()}
-    plain: Request = json.loads(json.dumps(request))
+    plain: MergeRequest = json.loads(json.dumps(request))
     return plain
+
+
+_RESTART = "pass --restart to delete its work and start from scratch"
 
 
 class _Refusal(NamedTuple):
@@ -58,22 +63,23 @@ class _Refusal(NamedTuple):
     remedy: str
 
 
-def _difference(old: Request, new: Request) -> _Refusal | None:
-    """Why work on `old` cannot be gone on with for `new`."""
-    own = "Its own command finishes it; or pass --restart, which drops it and begins anew."
+def _difference(old: MergeRequest, new: MergeRequest) -> _Refusal | None:
+    """Returns why a merge with the request `new` cannot resume the work of one with the request `old`."""
+    finish = f"Run the command that started it to finish it, or {_RESTART}."
+    if old.get("strict") != new.get("strict"):
+        return _Refusal(f"was started {'with' if old.get('strict') else 'without'} --strict", finish)
     for key in sorted({*old, *new} - {"inputs", "plan"}):
         if old.get(key) != new.get(key):
-            return _Refusal(f"with {key} {_shown(old.get(key))}, not {_shown(new.get(key))}", own)
+            return _Refusal(f"was started with {key} {_shown(old.get(key))}, not {_shown(new.get(key))}", finish)
     for was, now in zip(old["inputs"], new["inputs"]):
         if was["path"] != now["path"]:
-            return _Refusal(f"of {was['path']}, not {now['path']}", own)
+            return _Refusal(f"was started with {was['path']}, not {now['path']}", finish)
         for key, value in now.items():
             if was[key] != value:
-                change = f"its {key} is no longer {was[key]}, but {value}"
-                anew = "Pass --restart to begin anew with it as it is."
-                return _Refusal(f"of {was['path']} as it was: {change}", anew)
+                change = f"{was['path']} has changed since: its {key} was {was[key]} and is now {value}"
+                return _Refusal(f"cannot be resumed because {change}", f"{_RESTART.capitalize()}.")
     if old != new:
-        return _Refusal("with other tensors, weights or shards", own)
+        return _Refusal("was started with other tensors, weights or shards", finish)
     return None
 
 
@@ -81,41 +87,41 @@ def _shown(value: object) -> str:
     return "none" if value is None else json.dumps(value)
 
 
-class Work:
-    """The work on one output.
+class ResumableWork:
+    """The work on one output: finished shards of a killed merge, and what is still missing.
 
     Args:
-        folder: entered already.
-        request: what is asked, see `request_of`.
-        shards: what is to be written.
-        restart: drop what is there, whatever it is.
+        folder: the output folder. Its context is already entered.
+        request: what the merge is asked for, see `merge_request`.
+        shards: the shards of the output.
+        restart: ignore the work of an unfinished merge.
 
     Attributes:
-        finished: checksums of the shards that are there and right, by their numbers.
-        values: what was found in the values of these, and of those that have been written since; by their numbers.
+        finished: the checksums of the intact shards of a killed merge, by number of the shard.
+        findings: the findings in these shards and in the shards that were written since, by number of the shard.
 
     Raises:
-        OutputError: another merge is unfinished in the work folder.
+        OutputError: the work folder has an unfinished merge with another request, or its journal cannot be read.
     """
 
     def __init__(
-        self, folder: OutputFolder, request: Request, shards: Sequence[OutputShard], restart: bool = False
+        self, folder: OutputFolder, request: MergeRequest, shards: Sequence[OutputShard], restart: bool = False
     ) -> None:
         self.folder, self._shards = folder, shards
         self.finished: dict[int, ShardSum] = {}
-        self.values: dict[int, Values] = {}
-        self._sums: dict[int, ShardSum] = {}  # of those that were written since
-        self._moved = False  # the model stands at its place already
+        self.findings: dict[int, Findings] = {}
+        self._sums: dict[int, ShardSum] = {}  # of the shards that this process wrote
+        self._moved = False  # a killed process already moved the model to `out`
         self._state = State() if restart else self._read(request)
         self._request = request
 
-    def _read(self, request: Request) -> State:
+    def _read(self, request: MergeRequest) -> State:
         try:
             state = read(self.folder.journal)
         except OSError as error:
             raise OutputError(
                 f"{self.folder.given}: {self.folder.journal} cannot be read: {problem(error)}",
-                f"{remedy(error, reading=True)} Or pass --restart, which drops the unfinished merge.",
+                f"{remedy(error, reading=True)} Or pass --restart to delete the unfinished merge.",
             ) from error
         if state.request is None or state.request == request:
             return state
@@ -125,21 +131,22 @@ class Work:
             refusal = _difference(state.request, request)
         except (KeyError, TypeError):
             refusal = None
-        refusal = refusal or _Refusal("by another version", "Pass --restart to drop it and begin anew.")
-        raise OutputError(f"{self.folder.given}: an unfinished merge stands there, {refusal.problem}", refusal.remedy)
+        other = "was started by another version of mi_kernels"
+        refusal = refusal or _Refusal(other, f"{_RESTART.capitalize()}.")
+        raise OutputError(f"{self.folder.given}: an unfinished merge {refusal.problem}", refusal.remedy)
 
     def verify(self, small: Mapping[str, bytes], threads: int) -> None:
-        """Finds out how much is finished: reads every shard that the journal names, and takes those that are right.
+        """Reads every shard that the journal names, and keeps those whose checksums match as `finished`.
 
-        A process that was killed while it published may have moved the model to its place: where the small files are
-        there, so must the shards be.
+        A process that was killed while it published may have moved the model to `out`. If all small files are at `out`,
+        the shards must be there too.
 
         Args:
-            small: the files of the model besides its shards, but for their checksums.
-            threads: how many sum.
+            small: the content of all files of the model except the shards and the checksums, by name.
+            threads: the number of threads that compute checksums.
 
         Raises:
-            CheckpointError: one of them cannot be read.
+            CheckpointError: a shard cannot be read.
         """
         sums = {i: self._state.shards[s.name] for i, s in enumerate(self._shards) if s.name in self._state.shards}
         if not sums:
@@ -154,15 +161,15 @@ class Work:
         layouts = [Layout(self._shards[i].name, sums[i].size, sums[i].size, []) for i in whole]
         measured = measure(root, layouts, threads)
         self.finished = {i: sums[i] for i, now in zip(whole, measured) if now.crc == sums[i].crc}
-        if self._moved and len(self.finished) < len(self._shards):  # it was changed since
+        if self._moved and len(self.finished) < len(self._shards):  # the model was changed since
             self._moved = False
             self.finished.clear()
-        self.values = {i: self._state.values[self._shards[i].name] for i in self.finished}
+        self.findings = {i: self._state.findings[self._shards[i].name] for i in self.finished}
         if self._moved:
             self.folder.adopt()
 
     def begin(self) -> None:
-        """Takes over what is finished, and removes the rest."""
+        """Keeps the finished shards, and removes all other files of the killed merge."""
         if self._moved:
             return
         self.folder.prepare({self._shards[i].name for i in self.finished})
@@ -172,21 +179,21 @@ class Work:
 
     @property
     def left(self) -> int:
-        """Bytes of shards that are still to be written."""
+        """The bytes of the shards that are not finished."""
         return sum(shard.size for i, shard in enumerate(self._shards) if i not in self.finished)
 
     def needed(self, small: Mapping[str, bytes]) -> int:
-        """Bytes of disk that are wanted besides those of the work folder, whose remains are used again or freed."""
+        """Returns how many bytes of free disk space the rest needs, besides those that the work folder frees."""
         remains = self.folder.used_space() - sum(sums.size for sums in self.finished.values())
         return max(0, self.left + sum(map(len, small.values())) - max(0, remains))
 
-    def finish(self, shard: int, sums: ShardSum, values: Values) -> None:
-        """Notes that the shard of this number is closed and synced. May be called from any thread."""
-        self._sums[shard], self.values[shard] = sums, values
-        self._journal.finished(self._shards[shard].name, sums, values)
+    def finish(self, shard: int, sums: ShardSum, findings: Findings) -> None:
+        """Records that the shard with this number is closed and synced. Any thread may call it."""
+        self._sums[shard], self.findings[shard] = sums, findings
+        self._journal.finished(self._shards[shard].name, sums, findings)
 
     def complete(self, small: Mapping[str, bytes]) -> None:
-        """Writes the files besides the shards, and the checksums of all; then notes that only the rename is left."""
+        """Writes the small files and the checksums, and records that everything is ready to be published."""
         if self._moved:
             return
         for name, content in small.items():
@@ -217,13 +224,15 @@ def _holds(path: str, content: bytes) -> bool:
 
 
 def publish(folders: Sequence[OutputFolder]) -> None:
-    """Publishes all of them, or none: those that were, are withdrawn when a later one fails.
+    """Publishes all folders or none. If one fails, the folders that were already published are withdrawn.
 
-    Old models are removed when all are published, and journals after that, by the folders: a kill in between finds the
-    whole sweep finished.
+    The folders remove old models only after all are published, and their journals after that. If the process is killed
+    in between, the same command finds the complete sweep.
 
     Raises:
-        OutputError: one of them cannot be, and another one could not be withdrawn; or an old model cannot be removed.
+        OSError: a folder cannot be published. The others were withdrawn.
+        OutputError: a folder cannot be published and another one cannot be withdrawn, or an old model cannot be
+            removed.
     """
     for folder in folders:
         folder.check_target()
@@ -235,13 +244,13 @@ def publish(folders: Sequence[OutputFolder]) -> None:
         for folder in reversed(folders):
             try:
                 folder.withdraw()
-            except OSError:  # where only the sync after its renames failed, it is withdrawn
+            except OSError:  # if only the sync after the renames failed, the folder is withdrawn
                 stuck += [folder.given] if folder.published else []
         if stuck:
             why = problem(failure) if isinstance(failure, OSError) else getattr(failure, "problem", failure)
             raise OutputError(
-                f"{why}; {', '.join(stuck)}: published by then, cannot be withdrawn",
-                "What stands there is complete: keep it or remove it, and run the command again.",
+                f"{why}; {', '.join(stuck)}: already published, and cannot be withdrawn",
+                "Each of these folders is complete. To repeat the merge, remove them or pass --overwrite.",
             ) from failure
         raise
     for folder in folders:

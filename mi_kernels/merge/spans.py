@@ -1,4 +1,4 @@
-"""Pieces of output tensors, computed into memory: what streams and merges in memory share."""
+"""Computes pieces of output tensors into memory, for merges into files and merges in memory."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from .plan import Source
 if TYPE_CHECKING:
     from .._cpu import Combine
 
-Runner = Callable[[Sequence[Span], int], None]  # as `cpu.run_groups` without its isa
+Runner = Callable[[Sequence[Span], int], None]  # like `cpu.run_groups` without the argument isa
 
 _BLOCK = 1 << 18  # elements of a virtual tensor at a time: its float32 values stay in the second-level cache
 
 
 class Filler:
-    """Gathers spans until `flush` computes them; a virtual tensor is computed block by block, at once.
+    """Collects spans until `flush` computes them. Computes a virtual tensor at once, block by block.
 
     Args:
-        scratch: where virtual tensors are computed; may be empty where there are none.
-        run_groups: interpolates; formulas are the CPU's, with `isa`.
+        inputs: the open files of the models.
+        scratch: memory for virtual tensors. It can be empty if there are none.
+        run_groups: the function that interpolates. Formulas always run on the CPU.
+        isa: the instruction set for formulas.
     """
 
     def __init__(self, inputs: Inputs, scratch: memoryview, run_groups: Runner, isa: str) -> None:
@@ -45,19 +47,20 @@ class Filler:
         begin: int,
         length: int,
     ) -> None:
-        """Elements `begin` to `begin + length` of a tensor, into every slot from byte `at`.
+        """Adds elements `begin` to `begin + length` of a tensor, to be written to every slot from byte `at` on.
 
         Args:
-            slots: one for each output. A formula fills the first.
-            weights: of the slots; see `Source`.
-            out: the output tensor: its dtype counts.
+            slots: one buffer for each output. A formula fills only the first.
+            source: how the tensor is computed.
+            weights: one weight for each slot; see `Source`.
+            out: the output tensor. Only its dtype is used.
         """
         computed = source.computed()
         block = min(_BLOCK, len(self._scratch) // len(computed) // 4) if computed else length
         item = item_size(out.dtype)
         for first in range(begin, begin + length, max(block, 1)):
             count = min(block, begin + length - first)
-            # One block behind the other, in the order of the models.
+            # Consecutive blocks of scratch memory, in the order of the models.
             memory = {k: self._scratch[4 * block * i : 4 * block * (i + 1)] for i, k in enumerate(computed)}
             operands = {
                 k: self._inputs.operand(k, source.inputs[k], first, count, memory.get(k)) for k in source.used()
@@ -71,7 +74,7 @@ class Filler:
                 self.flush(len(slots))
 
     def flush(self, group: int) -> None:
-        """Computes what was gathered; `group` slots each."""
+        """Computes all collected spans. Each tensor piece has `group` slots."""
         self._run_groups(self._lerps, group)
         cpu.run_combine(self._combines, self._isa)
         self._lerps.clear()
@@ -79,10 +82,10 @@ class Filler:
 
 
 def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview, isa: str) -> None:
-    """Computes one whole tensor into `memory`, its bytes in the dtype of `out`.
+    """Computes one complete tensor into `memory`, in the dtype of `out`.
 
     Raises:
-        CheckpointError: a part of an input could not be read.
+        CheckpointError: a part of an input cannot be read.
     """
     computed = len(source.computed())
     scratch = io_buffer(4 * _BLOCK * computed) if computed else memoryview(b"")
@@ -104,7 +107,7 @@ def _lerp_spans(
     if code == BYTES:  # a copy: count bytes, not elements
         count *= item_size(out.dtype)
     for slot, weight in zip(slots, weights):
-        # The side that a copy does not read may be of another dtype, or bytes: let it be the side that is read.
+        # A copy reads only one side. Use it for both, because the other one can have another dtype.
         a = operands[1 if weight == 1 else 0]
         b = operands[0 if weight == 0 else 1]
         yield Span(slot, at, a.buffer, a.offset, b.buffer, b.offset, count, weight, code, a.dtype, b.dtype)

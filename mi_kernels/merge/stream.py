@@ -1,11 +1,12 @@
 """Streams tensors from memory-mapped shards through a few reusable buffers into new shards.
 
-Memory is flat: each worker owns one page-aligned buffer of a chunk. It fills the buffer (header bytes, interpolated
-elements, copies) straight from the maps, writes it at its place in the output file, and takes the next chunk. While one
-worker waits for the disk the others read and compute, so reading, arithmetic and writing overlap without any further
-machinery. Chunks follow file order, which keeps the kernel's read-ahead useful.
+Memory use does not depend on the size of the model. Each worker has one page-aligned buffer of one chunk for each
+output. It fills the buffer with header bytes, interpolated elements and copies from the mapped inputs, writes it at its
+offset in the output file, and takes the next chunk. While one worker waits for the disk, others read and compute, so
+that reading, computing and writing overlap. Chunks are in file order, which suits the read-ahead of the operating
+system.
 
-A virtual tensor (see `checkpoint.virtual`) is computed piece by piece into a scratch buffer, one more for each worker.
+A virtual tensor (see `checkpoint.virtual`) is computed piece by piece into an additional scratch buffer of the worker.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from ..output.layout import checksum_layout
 from ..output.writer import ShardFile
 from ..system import interrupts
 from ..system.calls import PAGE, io_buffer
-from .findings import Seen, Watch
+from .findings import OutputChunk, Watch
 from .plan import Buffers, Plan, Source
 from .spans import Filler, Runner
 
@@ -36,7 +37,7 @@ OnShard = Callable[[int, int, ShardSum], None]  # (number of the output, number 
 
 
 class ShardWriter(Protocol):
-    """Takes the bytes of one shard: `output.writer.ShardFile`, or what a sink opens instead."""
+    """Takes the bytes of one shard: `output.writer.ShardFile`, or what `Sink.open` returns instead."""
 
     def write(self, data: memoryview, offset: int) -> None: ...
 
@@ -49,13 +50,13 @@ class Request(NamedTuple):
     """What a stream writes, and how.
 
     Attributes:
-        plan: the shards, and what each tensor is made of.
-        folders: one for each weight of the sources.
-        buffers: how many workers stream, and the size of their chunks; see `plan_buffers`.
+        plan: the shards, and how each tensor is computed.
+        folders: the folder of each output. The weights of the sources are in the same order.
+        buffers: the number of workers and the size of their chunks; see `plan_buffers`.
         io: how `output.writer.ShardFile` writes.
-        finished: for each folder the numbers of the shards that are there already.
-        runner: makes what interpolates for one worker, in its thread; None for the CPU kernels. Formulas always run
-            on the CPU kernels.
+        finished: for each folder, the numbers of the shards that are already finished.
+        runner: a function that creates the runner of a worker, in the thread of the worker. None: interpolate with the
+            CPU kernels. Formulas always run on the CPU kernels.
     """
 
     plan: Plan
@@ -67,13 +68,13 @@ class Request(NamedTuple):
 
 
 class Sink(NamedTuple):
-    """Who takes what a stream makes. Every function may be called from any thread.
+    """Who takes the results of a stream. Any thread of the stream may call the functions.
 
     Attributes:
-        open: opens one shard: (path, size in bytes, io).
-        on_bytes: is called with each number of bytes that was written.
-        on_shard: is called when a shard is closed and synced. None: no checksums are taken.
-        watch: looks at the values of every chunk, before `on_shard` is called for its shard. Needs `on_shard`.
+        open: opens one shard. Called with (path, size in bytes, io).
+        on_bytes: called with the number of bytes of each write.
+        on_shard: called when a shard is closed and synced. None: no checksums are computed.
+        watch: checks the values of every chunk, before `on_shard` is called for the shard. Needs `on_shard`.
     """
 
     open: Callable[[str, int, str], ShardWriter] = ShardFile
@@ -89,15 +90,15 @@ class _Chunk(NamedTuple):
 
 
 def stream(request: Request, sink: Sink | None = None) -> None:
-    """Writes every shard of a plan into each folder, durably. The inputs are read once for all folders.
+    """Writes every shard of a plan into each folder, and syncs it. Reads the inputs once for all folders.
 
     Args:
-        request: what is written, and how.
-        sink: who takes the results; None writes files and reports nothing.
+        request: what to write, and how.
+        sink: who takes the results. None: write files, and report nothing.
 
     Raises:
         OSError: a write failed.
-        CheckpointError: an input can no longer be read, also where it fails half-way.
+        CheckpointError: an input can no longer be read. This can happen in the middle of the stream.
     """
     sink = sink or Sink()
     plan = request.plan
@@ -108,18 +109,18 @@ def stream(request: Request, sink: Sink | None = None) -> None:
                 inputs.check_length(k, source.inputs[k])
         files = _Files(request, sink)
         stack.callback(files.abandon)
-        _Work(request, sink, files, inputs).run()
+        _Stream(request, sink, files, inputs).run()
 
 
 class _Files:
-    """The output files that are being written: opened at the first chunk, closed after the last one."""
+    """The output files that are open. A shard is opened before its first chunk and closed after its last one."""
 
     def __init__(self, request: Request, sink: Sink) -> None:
         self._shards, self._folders = request.plan.shards, request.folders
         self._io, self._sink = request.io, sink
         self._open: dict[int, list[ShardWriter]] = {}
         self._lock = threading.Lock()
-        # For each shard the numbers of the folders that still need it.
+        # For each shard, the numbers of the folders in which it is not finished.
         outputs = range(len(request.folders))
         self.wanted = [
             [i for i in outputs if not request.finished or number not in request.finished[i]]
@@ -130,7 +131,7 @@ class _Files:
         return len(self._folders)
 
     def of(self, shard: int) -> list[ShardWriter]:
-        """The files of one shard, one for each folder that needs it."""
+        """Returns the files of one shard, one for each folder that needs it. Opens them at the first call."""
         with self._lock:
             if shard not in self._open:
                 name, size = self._shards[shard].name, self._shards[shard].size
@@ -148,12 +149,12 @@ class _Files:
     def abandon(self) -> None:
         for files in self._open.values():
             for file in files:
-                with suppress(OSError):  # what ended the stream is what the user should read
+                with suppress(OSError):  # the user should see the error that ended the stream
                     file.abandon()
 
 
-class _Work:
-    """One stream: the shared list of chunks and what workers do with them."""
+class _Stream:
+    """One run of `stream`: the list of chunks that the workers share, and what a worker does with a chunk."""
 
     def __init__(self, request: Request, sink: Sink, files: _Files, inputs: Inputs) -> None:
         plan, buffers = request.plan, request.buffers
@@ -183,12 +184,12 @@ class _Work:
                     worker.start()
                     started.append(worker)
             if started:
-                self._ended.wait()  # not join: one that Ctrl-C ends takes a thread for finished that is not
-        except BaseException as interruption:  # Ctrl-C lands in the main thread, here
+                self._ended.wait()  # not join: if Ctrl-C ends it, Python can take a running thread for finished
+        except BaseException as interruption:  # Python raises Ctrl-C in the main thread, which waits here
             self._fail(interruption)
             raise
         finally:
-            with interrupts.held():  # what they write must not appear after the folder is cleaned up
+            with interrupts.held():  # workers must not write after the folder is cleaned up
                 for worker in started:
                     worker.join()
         if self._failure is not None:
@@ -225,13 +226,13 @@ class _Work:
                 self._fill(used, chunk, filler)
                 nonfinite = []
                 if self._sink.on_shard is not None:
-                    for slot, output in zip(used, wanted):  # now, while the caches hold them
+                    for slot, output in zip(used, wanted):  # now, while the bytes are in the caches
                         nonfinite.append(self._sums[output].add(chunk.shard, chunk.offset, slot[: chunk.length]))
                 if self._sink.watch is not None:
-                    found = [Seen(*seen) for seen in zip(wanted, used, nonfinite)]
-                    self._sink.watch.look(found, chunk.offset, self._pieces(chunk), self._inputs)
+                    written = [OutputChunk(*parts) for parts in zip(wanted, used, nonfinite)]
+                    self._sink.watch.look(written, chunk.offset, self._pieces(chunk), self._inputs)
                 self._inputs.check()
-                # Whole pages, for direct writing; what reaches beyond the shard's end is cut off at the close.
+                # Direct writes need whole pages. `close` truncates what extends past the end of the shard.
                 pages = -(-chunk.length // PAGE) * PAGE
                 for slot, file in zip(used, self._files.of(chunk.shard)):
                     file.write(slot[:pages], chunk.offset)
@@ -257,7 +258,7 @@ class _Work:
                 self._sink.on_shard(output, chunk.shard, self._sums[output].shard(chunk.shard))
 
     def _pieces(self, chunk: _Chunk) -> Iterator[tuple[Source, TensorInfo, int, int]]:
-        """The tensors in a chunk: (source, where it stands, first element, number of elements)."""
+        """Yields the tensors in a chunk: (source, place in the output, first element, number of elements)."""
         tensors, end = self._plan.shards[chunk.shard].tensors, chunk.offset + chunk.length
         for i in range(bisect_right(self._ends[chunk.shard], chunk.offset), len(tensors)):
             t = tensors[i]

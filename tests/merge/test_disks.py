@@ -1,4 +1,4 @@
-"""Real disks and limits that stand in a merge's way: errors under a map, read-only, no right, too many, too long."""
+"""Merges on real disks that fail, and at real limits: I/O errors, read-only disks, permissions, open files, paths."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from ..support.checks import World, assert_message, assert_refused, run_cli, sna
 from ..support.models import random_bits, save
 
 needs_root = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount, and become someone else"
+    not sys.platform.startswith("linux") or os.geteuid() != 0, reason="only root can mount and change the user"
 )
 
 
 def command(*words: object) -> str:
-    """Runs a program of the system; skips the test where it is not there or not allowed."""
+    """Runs a system program. Skips the test if the program is missing or not permitted."""
     try:
         done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     except OSError as error:
@@ -49,7 +49,7 @@ def mounted(folder: Path, *words: object) -> Iterator[Path]:
 
 @pytest.fixture
 def dying_disk(tmp_path: Path) -> Iterator[World]:
-    """Two models on a disk of which the second half is gone: reading there is an I/O error."""
+    """Two models on a disk whose second half is missing. Reading there is an I/O error."""
     image = tmp_path / "image"
     image.touch()
     os.truncate(image, 24 << 20)
@@ -57,7 +57,7 @@ def dying_disk(tmp_path: Path) -> Iterator[World]:
     device = command("losetup", "--find", "--show", image)
     try:
         with mounted(tmp_path / "disk", device) as folder:
-            # Far more than half of the disk, so that both files reach into the half that goes.
+            # Much larger than half of the disk, so that both files extend into the missing half.
             a, b = (
                 {f"w.{i}": random_bits((1 << 19,), torch.bfloat16, seed + i) for i in range(10)} for seed in (1, 50)
             )
@@ -76,7 +76,7 @@ def dying_disk(tmp_path: Path) -> Iterator[World]:
 
 @needs_root
 @pytest.mark.parametrize("command", ["lerp", "compare"])
-def test_a_disk_that_cannot_read_what_is_mapped(dying_disk: World, tmp_path: Path, command: str) -> None:
+def test_an_io_error_in_a_mapped_file(dying_disk: World, tmp_path: Path, command: str) -> None:
     models = (dying_disk.instruct, dying_disk.thinking)
     reader = {
         "lerp": lambda: lerp_checkpoint(*models, tmp_path / "out", 0.5, progress=False),
@@ -90,7 +90,7 @@ def test_a_disk_that_cannot_read_what_is_mapped(dying_disk: World, tmp_path: Pat
 
 
 @needs_root
-def test_a_disk_that_is_read_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_read_only_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(tmp_path)
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "ro,size=40m", "none") as disk:
         for out in (disk / "out", disk / "a" / "out"):
@@ -101,7 +101,7 @@ def test_a_disk_that_is_read_only(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_disk_that_becomes_read_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What ext4 does when it meets an error. The leftover goes with the next run."""
+    """As ext4 does after an error. The next run removes the work folder."""
     from mi_kernels.output.folder import OutputFolder
 
     world = World(tmp_path)
@@ -128,7 +128,7 @@ def run(world: World, out: Path) -> int:
     return run_cli(world.argv("--quiet", "-o", out))
 
 
-# Once as root: where the interpreter itself lies may be closed to others.
+# The first run is as root, because other users may not be allowed to read the interpreter's folder.
 AS_NOBODY = """
 import os, shutil, sys
 from mi_kernels.cli import main
@@ -142,9 +142,9 @@ sys.exit(main())
 
 @needs_root
 @pytest.mark.parametrize("closed", ["parent", "shard", "config", "folder"])
-def test_no_right_to_it(closed: str) -> None:
-    """As somebody else than root, who has every right."""
-    root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+def test_missing_permissions(closed: str) -> None:
+    """Runs as another user, because root has all permissions."""
+    root = Path(tempfile.mkdtemp())  # other users cannot read pytest's own folders
     try:
         root.chmod(0o755)
         world = World(root)
@@ -182,7 +182,7 @@ def limited(name: str, value: int, argv: list[str]) -> subprocess.CompletedProce
 
 
 def test_a_limit_on_the_size_of_files(tmp_path: Path) -> None:
-    """The signal that comes with it, SIGXFSZ, ends nothing."""
+    """SIGXFSZ, which the system sends at this limit, does not end the process."""
     world = World(tmp_path)
     before = snapshot(tmp_path)
     done = limited("RLIMIT_FSIZE", 4096, world.argv("--quiet"))
@@ -218,8 +218,8 @@ def test_an_input_whose_path_is_too_long(tmp_path: Path, capsys: pytest.CaptureF
     assert_refused(capsys, tmp_path, argv, "no such folder")
 
 
-def test_a_disk_without_a_model_of_its_own_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    """The space is compared with the sum of all outputs: two that fit one by one do not fit together."""
+def test_too_little_space_for_all_outputs_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
+    """The free space is compared with the sum of all outputs. Each of the two alone would fit."""
     from mi_kernels import OutputError, sweep_checkpoint
     from mi_kernels.output.folder import OutputFolder
 
@@ -229,7 +229,7 @@ def test_a_disk_without_a_model_of_its_own_is_refused_before_anything_is_written
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(OutputFolder, "free_space", lambda self: (16 << 20) + (6 << 20))
         before = snapshot(tmp_path)
-        with pytest.raises(OutputError, match="are needed"):
+        with pytest.raises(OutputError, match="of free space"):
             sweep_checkpoint(tmp_path / "a", tmp_path / "b", str(tmp_path / "m-{lam}"), [0.2, 0.8], progress=False)
         assert snapshot(tmp_path) == before
         lerp_checkpoint(tmp_path / "a", tmp_path / "b", tmp_path / "one", 0.2, progress=False)
@@ -237,10 +237,10 @@ def test_a_disk_without_a_model_of_its_own_is_refused_before_anything_is_written
 
 @needs_root
 @pytest.mark.parametrize("checked", [True, False])
-def test_a_disk_that_is_really_full(
+def test_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], checked: bool
 ) -> None:
-    """Refused beforehand; and where the space went after the check, ended by the write that fails."""
+    """The check finds it. If the disk fills up after the check, the failing write ends the merge."""
     world = World(tmp_path)
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1m", "none") as disk:
         (disk / "others").write_bytes(bytes(1020 << 10))
@@ -248,5 +248,5 @@ def test_a_disk_that_is_really_full(
             monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 40)
         before = snapshot(world.root)
         assert run_cli(world.argv("-o", disk / "out")) == 2
-        assert_message(capsys.readouterr().err, "are needed" if checked else os.strerror(errno.ENOSPC))
+        assert_message(capsys.readouterr().err, "of free space" if checked else os.strerror(errno.ENOSPC))
         assert snapshot(world.root) == before

@@ -1,4 +1,4 @@
-"""What a merge tells of the values: NaN and inf in its inputs, overflow, tensors that are the same on both sides."""
+"""Findings that a merge reports about values: NaN and inf in the inputs, overflow, tensors that are identical."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CODES = {torch.bfloat16: 0, torch.float16: 1, torch.float32: 2}
 
 
 def found(report: Any) -> dict[tuple[str, str], tuple[int, int]]:
-    """(NaN, inf) by folder's name and tensor."""
+    """Returns (number of NaN, number of inf) by name of the folder and tensor."""
     return {(Path(f["model"]).name, f["tensor"]): (f["nan"], f["inf"]) for f in report.values["nonfinite"]}
 
 
@@ -35,17 +35,17 @@ def found(report: Any) -> dict[tuple[str, str], tuple[int, int]]:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_the_quick_pass_sees_what_is_not_finite_and_nothing_else(isa: str, dtype: torch.dtype) -> None:
-    """Each kind of value, at each place of blocks that fill no register, one, and several with a rest."""
+def test_the_quick_pass_finds_exactly_the_non_finite_values(isa: str, dtype: torch.dtype) -> None:
+    """Every kind of value at every position, in blocks smaller than a register, of one register, and of several."""
     info = torch.finfo(dtype)
     fine = torch.tensor([0.0, -0.0, info.max, info.min, info.tiny, info.smallest_normal / 2, 1.0, -2.0]).to(dtype)
     size, code = fine.element_size(), CODES[dtype]
     integer = {2: torch.int16, 4: torch.int32}[size]
-    payload = torch.tensor(INF, dtype=dtype).view(integer) + 1  # the least NaN: a quick one might take it for inf
+    payload = torch.tensor(INF, dtype=dtype).view(integer) + 1  # the NaN with the smallest payload, the nearest to inf
     bad = [torch.tensor(v, dtype=dtype) for v in (NAN, INF, -INF)] + [payload.view(dtype)]
     raw = np.concatenate([v.reshape(1).view(torch.uint8).numpy() for v in [*bad, *fine]]).reshape(-1, size)
     for count, shift in itertools.product((0, 1, 2, 3, 15, 16, 17, 33, 65), (0, 1)):
-        memory = np.full(shift + (count + 2) * size, 0xFF, np.uint8)  # all NaN, before and behind
+        memory = np.full(shift + (count + 2) * size, 0xFF, np.uint8)  # all NaN before and after the block
         block = memory[shift + size : shift + (count + 1) * size].reshape(count, size)
         block[:] = raw[len(bad) + np.arange(count) % len(fine)]
         assert not _cpu.any_nonfinite(memory, shift + size, count, code, isa)
@@ -56,7 +56,7 @@ def test_the_quick_pass_sees_what_is_not_finite_and_nothing_else(isa: str, dtype
             block[at] = before
 
 
-def test_all_of_bf16_and_float16_is_judged_right(isa: str) -> None:
+def test_every_value_of_bfloat16_and_float16_is_classified_correctly(isa: str) -> None:
     for code, dtype in ((0, torch.bfloat16), (1, torch.float16)):
         bits = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)
         values = bits.view(dtype)
@@ -67,7 +67,7 @@ def test_all_of_bf16_and_float16_is_judged_right(isa: str) -> None:
         assert counts == [(int(values.isnan().sum()), int(values.isinf().sum()))]
 
 
-def test_counts_and_overflow_are_told_apart() -> None:
+def test_overflow_is_not_counted_as_a_non_finite_input() -> None:
     a = torch.tensor([1.0, NAN, INF, 2.0, 3.0] * 2000).numpy()
     b = torch.tensor([1.0, 1.0, NAN, -INF, 3.0] * 2000).to(torch.bfloat16).view(torch.int16).numpy()
     out = torch.tensor([INF, NAN, NAN, NAN, 3.0] * 2000).half().view(torch.int16).numpy()
@@ -75,14 +75,14 @@ def test_counts_and_overflow_are_told_apart() -> None:
     assert (counts, overflowed) == ([(2000, 2000), (2000, 2000)], 2000)
 
 
-# What a merge tells.
+# Reports of a merge.
 
 
-def test_each_tensor_is_counted_on_its_side(tmp_path: Path) -> None:
+def test_each_tensor_is_counted_for_its_model(tmp_path: Path) -> None:
     a = put(finite(1), UP, (0, NAN), (5, INF), (7, -INF))
     b = put(put(finite(2), UP, (0, NAN)), DOWN, (3, NAN), (4, NAN))
     world = World(tmp_path, a, b, shards=1)
-    # Chunks of a page, so that tensors are looked at in pieces.
+    # Chunks of one page, so that a tensor is checked in several pieces.
     report = lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, max_memory=3 * 4096, progress=False)
     assert found(report) == {("instruct", UP): (1, 2), ("thinking", UP): (1, 0), ("thinking", DOWN): (2, 0)}
     assert report.values["overflowed"] == []
@@ -90,7 +90,7 @@ def test_each_tensor_is_counted_on_its_side(tmp_path: Path) -> None:
     assert notes == [f"instruct: 1 NaN and 2 inf in {UP}", f"thinking: 1 NaN in {UP}; 2 NaN in {DOWN}"]
 
 
-def test_many_are_told_shortly(tmp_path: Path) -> None:
+def test_a_note_names_only_three_tensors(tmp_path: Path) -> None:
     b = finite(2)
     for name in b:
         put(b, name, (0, NAN))
@@ -114,7 +114,7 @@ def _sides(world: World) -> tuple[Path, Path, Path]:
         (1.0, {"layers": "0:1"}, {}),
     ],
 )
-def test_what_is_copied_counts_and_what_is_not_read_does_not(
+def test_copied_tensors_are_checked_and_unread_ones_are_not(
     tmp_path: Path, lam: float, options: dict[str, str], expected: dict[tuple[str, str], tuple[int, int]]
 ) -> None:
     world = World(tmp_path, put(finite(1), UP, (1, NAN)), put(finite(2), DOWN, (1, INF)))
@@ -143,7 +143,7 @@ def test_every_method_sees_every_nan(tmp_path: Path, method: str) -> None:
 
 
 def test_an_infinity_without_weight_is_seen(tmp_path: Path) -> None:
-    """TIES leaves it out: 0 * inf has no sign that could agree with anyone's."""
+    """TIES drops it, because 0 * inf is NaN, which has no sign to elect."""
     world = World(tmp_path, finite(1), put(finite(2), DOWN, (3, INF)))
     recipe = {"method": "ties", "base": str(world.instruct), "models": [str(world.thinking)], "weight": 0, "density": 1}
     report = merge_checkpoint(recipe, world.out, progress=False)
@@ -153,7 +153,7 @@ def test_an_infinity_without_weight_is_seen(tmp_path: Path) -> None:
 
 
 def test_overflow_far_into_a_tensor_is_counted(tmp_path: Path) -> None:
-    """What is looked at again is looked at in blocks of 2^18 elements, each with its own part of the result."""
+    """Elements are counted in blocks of 2^18, each with its own part of the result."""
     n = 2 * (1 << 18) + 100
     a, b = ({UP: torch.zeros(n, dtype=torch.bfloat16)} for _ in range(2))
     for place in ((1 << 18) + 7, (1 << 18) + 9, n - 1):
@@ -165,22 +165,22 @@ def test_overflow_far_into_a_tensor_is_counted(tmp_path: Path) -> None:
     assert found(report) == {("instruct", UP): (0, 1)}
 
 
-def test_overflow_is_told_apart(tmp_path: Path) -> None:
-    """float16 reaches 65504: what bf16 holds beyond it becomes inf. So does what extrapolation carries too far."""
+def test_overflow_is_reported_separately(tmp_path: Path) -> None:
+    """The largest float16 is 65504. Larger bfloat16 values become inf."""
     world = World(tmp_path, put(finite(1), UP, (3, 1e6), (4, 1e6)), put(finite(2), UP, (3, 1e6), (5, NAN)))
     report = lerp_checkpoint(*_sides(world), 0.5, dtype="float16", progress=False)
     assert report.values["overflowed"] == [{"tensor": UP, "elements": 2}]
     assert found(report) == {("thinking", UP): (1, 0)}
-    assert any(f"overflow, their inputs being finite: 2 in {UP}" in note for note in report.notes)
+    assert any(f"overflow in the output although their inputs are finite: 2 in {UP}" in note for note in report.notes)
 
 
-def test_a_sweep_tells_overflow_for_each_output(tmp_path: Path) -> None:
+def test_a_sweep_reports_overflow_for_each_output(tmp_path: Path) -> None:
     a, b = put(finite(1), UP, (0, 3e38)), put(finite(2), UP, (0, -3e38), (1, NAN))
     world = World(tmp_path, a, b)
     reports = sweep_checkpoint(
         world.instruct, world.thinking, f"{tmp_path}/m-{{lam}}", [0.0, 0.25, 2.0], extrapolate=True, progress=False
     )
-    # b - a is beyond float32 already: lam 0 copies and stays finite.
+    # b - a overflows float32. lam 0 copies and stays finite.
     assert [len(r.values["overflowed"]) for r in reports] == [0, 1, 1]
     assert [found(r) for r in reports] == [{("thinking", UP): (1, 0)}] * 3
 
@@ -189,7 +189,7 @@ def test_identical_tensors_are_named(tmp_path: Path) -> None:
     a, b = finite(1), finite(2)
     b[UP], b[DOWN] = a[UP].clone(), a[DOWN].clone()
     b[EMBED] = a[EMBED].clone()
-    b[EMBED].view(-1)[-1] += 1  # at the very end, in the last of many chunks
+    b[EMBED].view(-1)[-1] += 1  # in the last element, and so in the last of many chunks
     world = World(tmp_path, a, b)
     report = lerp_checkpoint(*_sides(world), 0.5, max_memory=3 * 4096, progress=False)
     ((names),) = [entry["tensors"] for entry in report.values["identical"]]
@@ -197,7 +197,7 @@ def test_identical_tensors_are_named(tmp_path: Path) -> None:
     assert any(note.startswith(f"2 of {len(a)} tensors are identical") for note in report.notes)
 
 
-def test_one_model_twice_is_told(tmp_path: Path) -> None:
+def test_one_model_passed_twice_is_reported(tmp_path: Path) -> None:
     world = World(tmp_path, finite(1), finite(1))
     report = lerp_checkpoint(*_sides(world), 0.5, progress=False)
     assert any("are the same model: all " in note for note in report.notes)
@@ -205,7 +205,7 @@ def test_one_model_twice_is_told(tmp_path: Path) -> None:
         lerp_checkpoint(world.instruct, world.thinking, tmp_path / "strict", 0.5, strict=True, progress=False)
 
 
-# On the command line, strict, and over a kill.
+# On the command line, with --strict, and after a kill.
 
 
 def test_json_and_notes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,13 +237,13 @@ def test_strict_publishes_nothing(
     assert snapshot(world.out) == before
 
 
-def test_strict_lets_sound_models_pass(tmp_path: Path) -> None:
+def test_strict_accepts_models_without_findings(tmp_path: Path) -> None:
     world = World(tmp_path, finite(1), finite(2))
     assert lerp_checkpoint(*_sides(world), 0.5, strict=True, progress=False).notes == []
 
 
-def test_what_a_killed_merge_saw_is_told_by_the_one_that_goes_on(tmp_path: Path) -> None:
-    """And no work of a merge that was not strict is gone on with by one that is."""
+def test_a_resumed_merge_reports_the_findings_of_the_killed_one(tmp_path: Path) -> None:
+    """A strict merge does not resume work that was started without `strict`."""
     a = finite(1)
     for name in a:
         put(a, name, (0, NAN))
@@ -252,7 +252,7 @@ def test_what_a_killed_merge_saw_is_told_by_the_one_that_goes_on(tmp_path: Path)
     with runner() as run:
         events = run(Run([*argv, "-o", str(tmp_path / "elsewhere")])).events
         assert run(Run(argv, event=len(events) * 6 // 10)).status == -signal.SIGKILL
-    with pytest.raises(Exception, match="unfinished merge stands there, with strict none, not true"):
+    with pytest.raises(Exception, match="unfinished merge was started without --strict"):
         lerp_checkpoint(*_sides(world), 0.5, strict=True, progress=False)
     report = lerp_checkpoint(*_sides(world), 0.5, progress=False)
     assert 0 < report.shards < 6

@@ -1,4 +1,4 @@
-"""The journal of an unfinished merge: each line is on disk before anything relies on it, and none hides another."""
+"""The journal of an unfinished merge: each line is synced before any step relies on it, and no line is lost."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mi_kernels.checksums.record import FileSum, ShardSum
-from mi_kernels.merge.findings import Values
-from mi_kernels.merge.journal import Journal, Request, State, read
+from mi_kernels.merge.findings import Findings
+from mi_kernels.merge.journal import Journal, MergeRequest, State, read
 
-REQUEST: Request = {"lam": 0.5}
+REQUEST: MergeRequest = {"lam": 0.5}
 
 
 def sums(number: int) -> ShardSum:
@@ -27,24 +27,24 @@ def work(tmp_path: Path) -> Path:
 
 
 def journal(work: Path) -> Journal:
-    """One that continues the journal in `work`, or begins it."""
+    """Returns a journal that continues the one in `work`, or starts it."""
     path = str(work / "journal")
     return Journal(path, REQUEST, read(path), str(work / "model"))
 
 
 def finish(journal: Journal, *numbers: int) -> None:
     for number in numbers:
-        journal.finished(f"{number}.safetensors", sums(number), Values())
+        journal.finished(f"{number}.safetensors", sums(number), Findings())
 
 
-def test_what_is_written_is_read_again(work: Path) -> None:
+def test_lines_are_read_back(work: Path) -> None:
     path = str(work / "journal")
     assert read(path) == State()
     finish(journal(work), 1, 2)
     first = read(path)
     assert first.request == REQUEST
     assert first.shards == {"1.safetensors": sums(1), "2.safetensors": sums(2)}
-    assert set(first.values) == set(first.shards)
+    assert set(first.findings) == set(first.shards)
     assert not first.publishing
     again = journal(work)
     finish(again, 3)
@@ -57,7 +57,7 @@ def test_what_is_written_is_read_again(work: Path) -> None:
 
 @pytest.fixture
 def events(work: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is written and synced, in order: names beneath the folder of the work folder."""
+    """All writes and syncs in order, with paths relative to the parent of the work folder."""
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("needs /proc")
     found: list[str] = []
@@ -80,7 +80,7 @@ def events(work: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_line_is_synced_and_so_are_the_names_it_relies_on(work: Path, events: list[str]) -> None:
-    """First its bytes, then the names of the shards, then that of the journal where it is new."""
+    """First the bytes of the line, then the names of the shards, then the name of the journal if it is new."""
     line = ["write work/journal", "sync work/journal", "sync work/model"]
     made = journal(work)
     finish(made, 1)
@@ -95,7 +95,7 @@ def test_a_line_is_synced_and_so_are_the_names_it_relies_on(work: Path, events: 
 
 @pytest.mark.parametrize("torn", [b"0", b"x" * 1000 + b"\n", b"deadbeef {}\n"])
 def test_a_torn_end_is_cut_off(work: Path, torn: bytes) -> None:
-    """Also where it is longer than the line that replaces it."""
+    """Also if it is longer than the line that replaces it."""
     path = work / "journal"
     finish(journal(work), 1, 2)
     right = path.read_bytes()
@@ -106,7 +106,7 @@ def test_a_torn_end_is_cut_off(work: Path, torn: bytes) -> None:
 
 
 def test_a_line_with_any_wrong_bit_is_dropped(work: Path) -> None:
-    """And all behind it: also where it is JSON that makes sense, with another size in it."""
+    """All lines after it are dropped too, even if the changed line is valid JSON with another size."""
     path = work / "journal"
     finish(journal(work), 1, 2, 3)
     whole = path.read_bytes()
@@ -118,8 +118,8 @@ def test_a_line_with_any_wrong_bit_is_dropped(work: Path) -> None:
         assert set(read(str(path)).shards) == {"1.safetensors"}, at
 
 
-def test_lines_behind_a_damaged_one_stay_dropped(work: Path) -> None:
-    """The line that replaces the damaged one has its length: without a cut, those behind it would count again."""
+def test_lines_after_a_damaged_one_stay_dropped(work: Path) -> None:
+    """The new line is as long as the damaged one. Without truncation, the lines after it would count again."""
     path = work / "journal"
     made = journal(work)
     finish(made, 1, 2, 3)
@@ -140,7 +140,7 @@ def test_short_writes_go_on_where_they_stopped(work: Path, monkeypatch: pytest.M
 
 
 def test_shards_that_are_finished_at_once_each_get_a_line(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the disk takes its time, so that the next shard is finished while a line is being synced."""
+    """Also if the disk is slow, so that the next shard is finished while a line is being synced."""
     monkeypatch.setattr(os, "fsync", lambda fd: time.sleep(0.001))
     made, ready = journal(work), threading.Barrier(4)
 

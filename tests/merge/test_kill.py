@@ -1,4 +1,4 @@
-"""A merge that is stopped between any two changes of the file system: what is there then, and what runs again later."""
+"""A merge that is stopped between any two changes of the file system leaves no incomplete output and can be resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from ..support.kills import Runner, runner
 from ..support.stages import SCENARIOS, Stage, spread
 
-RUNS = int(os.environ.get("MI_KERNELS_KILLS", 20))  # of each kind at most; the places to stop at are spread evenly
+RUNS = int(os.environ.get("MI_KERNELS_KILLS", 20))  # the maximum for each test; the points to stop at are spread evenly
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_killed_before_any_change(stage: Stage) -> None:
 
 
 def test_killed_again_and_again(stage: Stage) -> None:
-    """Each run gets a little further than the last one, whatever it finds: what was finished stays finished."""
+    """Each run gets further than the previous one, because finished shards stay finished."""
     steps = len(stage.events) // 3
     for attempt in range(12):
         outcome = stage.stop(event=steps, torn=attempt % 2 == 0)
@@ -64,7 +64,7 @@ def test_killed_at_any_time(stage: Stage) -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_before_any_change(stage: Stage, number: int, status: int) -> None:
-    """Nothing is left behind, or everything is in its place; also where it goes on from a killed run."""
+    """Either no file is left or the output is complete, also if the run resumes a killed one."""
     for event in spread(len(stage.events), RUNS // 2):
         stage.reset()
         if event % 3 == 0:
@@ -75,7 +75,7 @@ def test_interrupted_before_any_change(stage: Stage, number: int, status: int) -
             assert "no output is half-done" in outcome.err
         stage.check_whole()
         left = {path.name for path in stage.runs.iterdir()} - {out.name for out in stage.outs}
-        # What a killed run left is its own until it is found to be right.
+        # The work of a killed run stays until it is verified and taken over.
         assert not left or (event % 3 == 0 and "unlink" not in outcome.events), event
         assert stage.contents() in (stage.before, stage.after), "a sweep appears whole or not at all"
         stage.check_finishes(event)

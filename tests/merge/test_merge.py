@@ -1,4 +1,4 @@
-"""A merge's tensors equal an independent reference bit for bit, whatever the layout, the buffers and the threads."""
+"""The tensors of a merge equal an independent reference bit for bit, for any layout, buffers and threads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def merge(world: World, lam: float, **options: Any) -> Report:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Tensors that straddle many pages, thousands that share one, empty ones and scalars, in three shards."""
+    """Three shards with tensors of many pages, thousands of tensors within one page, empty tensors and scalars."""
 
     def tensors(seed: int) -> Tensors:
         return {
@@ -111,8 +111,8 @@ def test_snapshots_of_the_hub_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lead", range(8))
-def test_data_at_any_byte(tmp_path: Path, lead: int) -> None:
-    """Headers of any length, and an odd number of bytes before the floats: no element is aligned in the file."""
+def test_data_at_any_alignment(tmp_path: Path, lead: int) -> None:
+    """Headers of any length and an odd number of bytes before the floats, so that no element is aligned in the file."""
     a = {"flags": torch.ones(lead % 3, dtype=torch.uint8), **tiny(1)}
     b = {"flags": torch.ones(lead % 3, dtype=torch.uint8), **tiny(2)}
     write_in_order(tmp_path / "a" / SINGLE, a, lead)
@@ -145,7 +145,7 @@ def test_masks_keep_the_bytes_of_instruct(tmp_path: Path, lam: float) -> None:
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("lam", [0, 0.3, 0.8, 1])
 def test_conversion(tmp_path: Path, dtype: torch.dtype, lam: float) -> None:
-    """Of all three dtypes at once; what is not a float keeps its own."""
+    """All three dtypes in one model. Integers keep their dtype."""
 
     def tensors(seed: int) -> Tensors:
         return {str(k): random_bits((999,), k, seed + i) for i, k in enumerate(FLOATS)} | {"ids": torch.arange(9)}
@@ -158,7 +158,7 @@ def test_conversion(tmp_path: Path, dtype: torch.dtype, lam: float) -> None:
 @pytest.mark.parametrize("lam", [0, 0.3, 1])
 @pytest.mark.parametrize("to", [torch.float16, torch.float32, torch.bfloat16])
 def test_mixed_dtypes(tmp_path: Path, to: torch.dtype, lam: float) -> None:
-    """Computed in float32, written as INSTRUCT has it."""
+    """Computed in float32, and written in the dtype of INSTRUCT."""
     world = World(tmp_path, tiny(1), tiny(2, dtype=to))
     report = merge(world, lam, device="cpu")
     assert_same_tensors(load(world.out), merge_reference(world.a, world.b, lam))
@@ -201,7 +201,7 @@ def test_the_same_merge_twice_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_eighteen_thousand_tensors(tmp_path: Path) -> None:
-    """A 128-expert mixture of tiny tensors; laid out by hand, since the library aligns and sorts."""
+    """A mixture of 128 experts with tiny tensors."""
     shapes = qwen3_shapes(
         hidden=2, layers=48, ffn=1, heads=1, kv_heads=1, head_dim=1, vocab=3, experts=128, expert_ffn=1
     )

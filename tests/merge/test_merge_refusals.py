@@ -1,4 +1,4 @@
-"""What a merge refuses: pairs that do not fit, arguments, outputs. Each in at most three lines, and nothing touched."""
+"""Errors of a merge: models that do not fit together, arguments, outputs. Each is two lines and changes no file."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_an_isa_this_machine_lacks(
     assert_refused(capsys, tmp_path, World(tmp_path).argv(), "MI_KERNELS_CPU_ISA=mmx", "scalar")
 
 
-def test_layers_of_a_model_without_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_layer_mask_for_a_model_without_layers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     world = World(tmp_path, {"w": torch.ones(2)}, {"w": torch.zeros(2)}, shards=1)
     assert_refused(capsys, tmp_path, world.argv("--layers", "0"), "layers")
 
@@ -177,7 +177,7 @@ def link(path: Path, target: Path) -> Path:
 
 
 def shards_are_links_into_the_output(world: World) -> Path:
-    """As a folder of links to another model: overwriting that model would lose the input."""
+    """The input is a folder of links to another model. Overwriting that model would destroy the input."""
     world.instruct.rename(world.out)
     world.instruct.mkdir()
     for path in world.out.iterdir():
@@ -224,14 +224,14 @@ def test_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str, 
     make, words = OUTPUTS[case]
     world = World(tmp_path)
     out = make(world)
-    if case == "shards_are_links_into_it":  # without --overwrite there is a plainer reason
+    if case == "shards_are_links_into_it":  # without --overwrite there is a simpler reason
         words = words[:1] if overwrite else words[1:]
     assert_refused(capsys, tmp_path, world.argv("-o", out, *(["--overwrite"] if overwrite else [])), *words)
 
 
 @pytest.mark.parametrize("case", OUTPUTS)
 def test_outputs_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
-    """A merge by a recipe protects its inputs as one of two models does."""
+    """A merge with a recipe protects its inputs in the same way as `lerp`."""
     make, words = OUTPUTS[case]
     world = World(tmp_path)
     out = make(world)
@@ -242,13 +242,13 @@ def test_outputs_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 
 
 @pytest.mark.parametrize("name", ["instruct-merged", "instr"])
-def test_an_output_whose_name_begins_like_that_of_an_input(tmp_path: Path, name: str) -> None:
-    """`instruct-merged` is not inside `instruct`, nor `instruct` inside `instr`."""
+def test_an_output_whose_name_starts_with_the_name_of_an_input(tmp_path: Path, name: str) -> None:
+    """`instruct-merged` is not inside `instruct`, and `instruct` is not inside `instr`."""
     assert run_cli(World(tmp_path).argv("-q", "-o", tmp_path / name)) == 0
 
 
 @pytest.mark.parametrize("name", ["\0", "a\ud800"], ids=["NUL", "lone surrogate"])
-def test_an_input_that_no_folder_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_an_input_that_is_not_a_valid_path(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     world = World(tmp_path)
     argv = ["lerp", str(world.instruct), name, "-o", str(world.out), "--lam", "0.5"]
     assert_refused(capsys, tmp_path, argv, "no such folder")
@@ -271,10 +271,10 @@ def test_overwrite_replaces_models_only(tmp_path: Path, capsys: pytest.CaptureFi
     assert_refused(capsys, tmp_path, world.argv("--overwrite"), "does not look like a model")
 
 
-def test_an_empty_name_is_no_output(
+def test_an_empty_output_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As `-o "$UNSET"` gives it."""
+    """As from `-o "$UNSET"`."""
     world = World(tmp_path / "models")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -284,13 +284,13 @@ def test_an_empty_name_is_no_output(
 def test_no_space_left(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path)
     monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 20)
-    assert_refused(capsys, tmp_path, world.argv("-o", world.root / "new" / "out"), "GB are needed", "0.00 GB are free")
+    assert_refused(capsys, tmp_path, world.argv("-o", world.root / "new" / "out"), "GB of free space", "has 0.00 GB")
 
 
 def test_free_space_is_that_of_the_disk_of_the_output(tmp_path: Path) -> None:
     free = OutputFolder(tmp_path / "not" / "yet" / "out", []).free_space()
     here = os.statvfs(tmp_path)
-    # Others write to this disk meanwhile: the same within a few per cent of it.
+    # Other processes write to this disk, so the two numbers can differ by a few per cent.
     assert abs(free - here.f_bavail * here.f_frsize) < 0.05 * here.f_blocks * here.f_frsize
 
 
@@ -299,8 +299,8 @@ def test_both_sides_may_be_one_model(tmp_path: Path) -> None:
     assert run_cli(["lerp", str(world.instruct), str(world.instruct), "-o", str(world.out), "--lam", "0.5", "-q"]) == 0
 
 
-def test_a_refusal_comes_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also the parents of OUT are not made for a merge that is refused."""
+def test_an_error_comes_before_any_folder_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parents of OUT are not created either."""
     world = World(tmp_path, tiny(1), without(tiny(2), K))
     assert_refused(capsys, tmp_path, world.argv("-o", tmp_path / "new" / "deep" / "out"), K)
 

@@ -1,4 +1,4 @@
-"""The options of a merge have one list: Python's signatures, the command line and type checkers follow it."""
+"""`Options` is the only list of options: signatures, the command line and type checkers agree with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mi_kernels.json: what is written is read back as it was, and what is not one of ours is refused by name."""
+"""mi_kernels.json: a record is read back unchanged, and a file that is not a record is an error that names it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def merged(tmp_path: Path, method: str) -> Path:
 
 
 @pytest.mark.parametrize("method", ["lerp", "ties"])
-def test_a_record_is_read_back_as_it_was_written(tmp_path: Path, method: str) -> None:
+def test_a_record_is_read_back_unchanged(tmp_path: Path, method: str) -> None:
     out = merged(tmp_path, method)
     written = (out / "mi_kernels.json").read_bytes()
     record = read_record(str(out))
@@ -42,7 +42,7 @@ def test_a_folder_without_a_record(tmp_path: Path) -> None:
     assert read_content(str(tmp_path)) is None
 
 
-def test_a_file_from_before_schemas_is_of_the_first(tmp_path: Path) -> None:
+def test_a_file_without_a_schema_has_schema_1(tmp_path: Path) -> None:
     out = merged(tmp_path, "lerp")
     content = json.loads((out / "mi_kernels.json").read_text())
     del content["schema"], content["max_shard_size"]
@@ -61,7 +61,7 @@ def test_a_file_from_before_schemas_is_of_the_first(tmp_path: Path) -> None:
         ({"lam": ...}, "does not say how the merge was made"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_invalid_records_are_errors(tmp_path: Path, change: dict[str, Any], said: str) -> None:
     out = merged(tmp_path, "lerp")
     content = {**json.loads((out / "mi_kernels.json").read_text()), **change}
     content = {key: value for key, value in content.items() if value is not ...}
@@ -71,7 +71,7 @@ def test_other_files_are_refused(tmp_path: Path, change: dict[str, Any], said: s
     assert said in caught.value.problem
 
 
-def test_what_decides_the_bytes_is_what_a_resumed_merge_compares(tmp_path: Path) -> None:
+def test_a_resumed_merge_compares_everything_that_decides_the_bytes(tmp_path: Path) -> None:
     record = read_record(str(merged(tmp_path, "lerp")))
     assert record is not None
     assert set(record.asked()) == {

@@ -1,4 +1,4 @@
-"""What a killed merge had finished is kept, checked and used; what it did for another request is refused."""
+"""A merge resumes the finished shards of a killed merge after it has checked them, but only for the same request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run() -> Iterator[Runner]:
 
 
 class Killed(World):
-    """A world in which a merge was killed when some of its shards were finished."""
+    """A world in which a merge was killed after some of its shards were finished."""
 
     @property
     def work(self) -> Path:
@@ -47,7 +47,7 @@ class Killed(World):
 
     @property
     def finished(self) -> set[str]:
-        """What the journal names."""
+        """The shards in the journal."""
         return set(read(str(self.work / "journal")).shards)
 
     def again(self, *extra: object) -> list[str]:
@@ -73,7 +73,7 @@ def killed(tmp_path: Path, run: Runner) -> Killed:
     return world
 
 
-def test_what_was_finished_is_not_written_again(killed: Killed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_shards_are_not_written_again(killed: Killed, capsys: pytest.CaptureFixture[str]) -> None:
     finished = killed.finished
     before = {name: (killed.work / "model" / name).stat() for name in finished}
     report = killed.report(capsys)
@@ -87,12 +87,12 @@ def test_what_was_finished_is_not_written_again(killed: Killed, capsys: pytest.C
     assert {name: (killed.out / name).read_bytes() for name in elsewhere} == elsewhere | {
         CHECKSUMS: (
             killed.out / CHECKSUMS
-        ).read_bytes()  # holds that of the model card, whose title is the folder's name
+        ).read_bytes()  # differs, because the title of the model card is the name of the folder
     }
 
 
 OTHERS: dict[str, tuple[list[str], str]] = {
-    "lam": (["--lam", "0.75"], "with lam 0.5, not 0.75"),
+    "lam": (["--lam", "0.75"], "started with lam 0.5, not 0.75"),
     "layers": (["--layers", "1:"], 'with layers none, not "1:"'),
     "dtype": (["--dtype", "float32"], 'with dtype none, not "F32"'),
     "copy-from": (["--copy-from", "instruct"], 'with copy_from "thinking", not "instruct"'),
@@ -108,7 +108,7 @@ def test_another_request_is_refused(
     assert run_cli(killed.again("--quiet", *extra, "--restart")) == 0
     alone = killed.root / "alone" / "out"
     assert run_cli(killed.again("--quiet", *extra, "-o", alone)) == 0
-    # The card holds the command as it was typed, and the record of checksums the card's.
+    # The model card contains the command line, and the checksums contain that of the model card.
     made, wanted = ({p.name: p.read_bytes() for p in out.iterdir()} for out in (killed.out, alone))
     for name in ("README.md", CHECKSUMS):
         assert made.pop(name)
@@ -144,8 +144,8 @@ def shard_of(model: Path) -> Path:
     ("change", "words"),
     [
         (rename_thinking, "third"),
-        (touch, "its mtime_ns is no longer"),
-        (replace, "its inode is no longer"),
+        (touch, "its mtime_ns was"),
+        (replace, "its inode was"),
     ],
 )
 def test_other_inputs_are_refused(
@@ -187,7 +187,7 @@ def lines(journal: Path) -> list[bytes]:
     return journal.read_bytes().splitlines(keepends=True)
 
 
-def test_a_journal_counts_up_to_where_it_is_torn(killed: Killed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_journal_counts_up_to_its_damaged_line(killed: Killed, capsys: pytest.CaptureFixture[str]) -> None:
     journal = killed.work / "journal"
     whole = lines(journal)
     torn = {
@@ -209,7 +209,7 @@ JOURNALS: dict[str, Callable[[list[bytes]], bytes]] = {
     "no-checksum": lambda whole: b"{}\n",
     "a-wrong-checksum": lambda whole: b"00000000 []\n",
     "first-line-torn": lambda whole: b"".join(whole)[1:],
-    # Every line is whole, but nothing says which request the shards are of.
+    # Every line is intact, but the request of the shards is missing.
     "first-line-missing": lambda whole: b"".join(whole[1:]),
     "first-line-behind-the-others": lambda whole: b"".join([*whole[1:], whole[0]]),
 }
@@ -233,14 +233,14 @@ def test_another_version_is_refused(
 
 
 def test_a_full_disk_has_room_for_what_is_there(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the killed merge left counts, to the byte; too little space for the rest is refused, and loses nothing."""
+    """Existing work counts as space to the byte. Too little space for the rest is an error, and no work is lost."""
     finished = killed.finished
     job = plan_lerp(killed.instruct, killed.thinking, [(killed.out, Recipe(0.5))], Options(progress=False))
     shards, index = job.layout()
     small = sum(map(len, job.small_files(job.outputs[0], index).values()))
     kept = sum(shard.size for shard in shards if shard.name in finished)
     left = sum(shard.size for shard in shards) - kept
-    freed = 1000  # bytes of all but the finished shards
+    freed = 1000  # bytes of other files in the work folder
     monkeypatch.setattr(OutputFolder, "used_space", lambda self: kept + freed)
 
     def merge(free: int) -> Report:
@@ -249,7 +249,7 @@ def test_a_full_disk_has_room_for_what_is_there(killed: Killed, monkeypatch: pyt
 
     needed = _SPARE + left + small - freed
     before = snapshot(killed.root)
-    with pytest.raises(OutputError, match="are needed"):
+    with pytest.raises(OutputError, match="of free space"):
         merge(needed - 1)
     assert snapshot(killed.root) == before
     assert merge(needed).notes[:1] == [f"resumed: {len(finished)} of {SHARDS} shards were finished"]
@@ -259,7 +259,7 @@ def test_a_full_disk_has_room_for_what_is_there(killed: Killed, monkeypatch: pyt
 def test_an_output_that_came_into_being_is_refused_and_loses_nothing(
     killed: Killed, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The refusal comes before any work: the finished shards are used once the other model is moved away."""
+    """The error comes before any work. The finished shards are used after the other model is moved away."""
     finished = len(killed.finished)
     save(killed.out, tiny(3))
     assert_refused(capsys, killed.root, killed.again(), "exists and is not empty", "--overwrite")
@@ -326,7 +326,7 @@ def test_a_model_that_was_published_before_the_kill_is_kept_as_it_is(
 def test_a_sweep_that_fails_after_it_was_resumed_can_still_be_finished(
     tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The killed run had published its first output: only the journal says that it is part of this sweep."""
+    """The killed run had published its first output. Only the journal shows that it belongs to this sweep."""
     world = World(tmp_path, shards=3)
     lams = [0.25, 0.5]
     argv = ["sweep", str(world.instruct), str(world.thinking), "-o", str(tmp_path / "mi-{lam}")]
@@ -349,8 +349,8 @@ def test_a_sweep_that_fails_after_it_was_resumed_can_still_be_finished(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_a_failing_cluster_finished_is_kept(tmp_path: Path) -> None:
-    """The user did not stop the merge: as after a kill, the same command resumes it."""
+def test_shards_that_a_failing_cluster_finished_are_kept(tmp_path: Path) -> None:
+    """The user did not stop the merge, so the same command resumes it, as after a kill."""
     world = Killed(tmp_path, shards=SHARDS)
     job = plan_lerp(world.instruct, world.thinking, [(world.out, Recipe(0.5))], Options(progress=False, threads=1))
     done: list[str] = []
@@ -373,7 +373,7 @@ def test_what_a_failing_cluster_finished_is_kept(tmp_path: Path) -> None:
     world.assert_right()
 
 
-def test_a_sweep_goes_on_with_each_output(tmp_path: Path, run: Runner) -> None:
+def test_a_sweep_resumes_each_output(tmp_path: Path, run: Runner) -> None:
     world = World(tmp_path, shards=3)
     lams = [0.25, 0.5, 1.0]
     outs = [world.root / f"mi-{lam:g}" for lam in lams]
@@ -409,7 +409,7 @@ def test_an_input_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_sweep_is_published_whole_or_not_at_all(
+def test_all_outputs_of_a_sweep_are_published_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, old: bool
 ) -> None:
     world = World(tmp_path)
@@ -417,7 +417,7 @@ def test_a_sweep_is_published_whole_or_not_at_all(
     for out in outs if old else ():
         save(out, tiny(3))
     if not old:
-        outs[1].mkdir()  # an empty folder that is there comes back as well
+        outs[1].mkdir()  # an existing empty folder is restored too
     before = snapshot(tmp_path)
     publish = OutputFolder.publish
 
@@ -439,7 +439,7 @@ def test_a_sweep_is_published_whole_or_not_at_all(
     assert snapshot(tmp_path) == before
 
 
-def test_one_that_cannot_be_withdrawn_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_that_cannot_be_withdrawn_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path)
 
     def fail(self: OutputFolder) -> None:
@@ -448,7 +448,7 @@ def test_one_that_cannot_be_withdrawn_is_named(tmp_path: Path, monkeypatch: pyte
     publish = OutputFolder.publish
     monkeypatch.setattr(OutputFolder, "publish", lambda self: fail(self) if "0.5" in self.path else publish(self))
     monkeypatch.setattr(OutputFolder, "withdraw", lambda self: fail(self) if "0.25" in self.path else None)
-    with pytest.raises(OutputError, match=r"mi-0\.25: published by then") as error:
+    with pytest.raises(OutputError, match=r"mi-0\.25: already published") as error:
         sweep_checkpoint(world.instruct, world.thinking, str(tmp_path / "mi-{lam}"), [0.25, 0.5], progress=False)
     assert len(str(error.value).splitlines()) == 2
     assert_same_tensors(load(tmp_path / "mi-0.25"), merge_reference(world.a, world.b, 0.25))

@@ -1,4 +1,4 @@
-"""Long runs: hundreds of merges and refusals in one process leave nothing behind, in it or on the disk."""
+"""Long runs: hundreds of merges and errors in one process leak no memory, no handles and no files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ..support.models import INDEX, save, tiny
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts what Linux's /proc shows")
 
-# Allocators go on taking arenas for some hundred runs of each kind: 0.4 MB in 204 runs, 2.8 MB in 1,200, then none.
-# A leak of 20 KiB a run, or of 1.4 KiB in the long test, is more; so is a map in each run, or one that is kept in 24.
+# Allocators take more arenas during the first few hundred runs: 0.4 MB in 204 runs, 2.8 MB in 1,200 runs, then no more.
+# A leak of 20 KiB in each run (1.4 KiB in the long test) exceeds this, and so does one map in every 24 runs.
 _MEMORY, _MAPS = 4 << 20, 8
 
 
 class State(NamedTuple):
-    """What a process holds: anonymous and resident bytes, maps, open files, threads; what lies in the folders."""
+    """Resources of this process: anonymous and resident bytes, maps, open files, threads, files in the folders."""
 
     anonymous: int
     resident: int
@@ -45,14 +45,14 @@ class State(NamedTuple):
         maps = len(Path("/proc/self/maps").read_text().splitlines())
         files = []
         for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
                 files.append(os.readlink(f"/proc/self/fd/{fd}"))
         left = [str(p) for folder in folders for p in folder.rglob("*")]
         return cls(sizes[0], sizes[1], maps, sorted(files), len(os.listdir("/proc/self/task")), sorted(left))
 
 
 class Runs:
-    """Whatever a user may do with two models, well or badly; each leaves the folder as it was."""
+    """Correct and wrong uses of two models. Each leaves the folder unchanged."""
 
     def __init__(self, root: Path) -> None:
         self.world = World(root)
@@ -118,7 +118,7 @@ class Runs:
             lerp_checkpoint(self.pair[0], self.foreign, self.out, 0.5)
 
     def strict(self) -> None:
-        with self.refused():  # random bits hold NaN: found after all is written
+        with self.refused():  # random bits contain NaN, which is reported after all is written
             lerp_checkpoint(*self.pair, self.out, 0.5, strict=True, progress=False)
 
     def interrupted(self) -> None:
@@ -151,11 +151,11 @@ class Runs:
 
 
 def soak(root: Path, monkeypatch: pytest.MonkeyPatch, warm: int, count: int) -> None:
-    """Runs everything in turns `warm` and then `count` times, and compares what the process holds after both."""
+    """Runs all uses in turn, `warm` and then `count` times, and compares the resources after both."""
     temporary = root / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no run loses power here: waiting for the disk shows nothing
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # saves time; this test does not depend on the disk
     (root / "w").mkdir()
     runs = Runs(root / "w").all()
     for i in range(warm):
@@ -176,5 +176,5 @@ def test_two_hundred_merges_and_refusals_leave_nothing(tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 def test_thousands_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same bounds as for two hundred: what grows is told from what comes late."""
+    """The same bounds as for two hundred runs, to distinguish a leak from late allocations."""
     soak(tmp_path, monkeypatch, 48, 3000)

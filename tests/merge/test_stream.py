@@ -1,4 +1,4 @@
-"""Streaming: buffers within their budget, positional writes that survive what file systems do, failures that end."""
+"""Streaming: buffers within the limit, writes on file systems with restrictions, failures that end the stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..support.models import Tensors, assert_same_tensors, load, random_bits, sa
 
 
 @given(threads=st.integers(1, 1024), memory=st.integers(PAGE, 1 << 40))
-def test_buffers_stay_within_their_budget(threads: int, memory: int) -> None:
+def test_buffers_stay_within_their_limit(threads: int, memory: int) -> None:
     buffers = plan_buffers(threads, memory)
     assert buffers.workers >= 1
     assert PAGE <= buffers.chunk <= CHUNK
@@ -49,7 +49,7 @@ def test_one_page_is_enough_and_less_is_not() -> None:
 
 
 def copies(folder: Path, tensors: Tensors, shards: int = 1) -> Plan:
-    """A plan that copies a model of `tensors`, saved at `folder`."""
+    """Saves a model with `tensors` at `folder`, and returns a plan that copies it."""
     model = open_checkpoint(save(folder, tensors, shards))
     outputs = [OutputTensor(t.name, t.dtype, t.shape, t.nbytes, t.shard) for t in model.tensors.values()]
     layout, _ = plan_shards(outputs, model)
@@ -82,7 +82,7 @@ def test_copies(tmp_path: Path, chunk: int, workers: int, io: str) -> None:
 
 
 def test_memory_is_that_of_the_buffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every anonymous map is a worker's buffer, and there are no more than planned."""
+    """Every anonymous map is the buffer of a worker, and their number is as planned."""
     import mmap
 
     sizes: list[int] = []
@@ -131,12 +131,12 @@ def test_a_failing_write_ends_the_stream(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, workers)))
     assert stream_workers() == []
-    # Every other worker finishes the chunk it holds and the one it took ahead; nobody takes a new one.
+    # Every other worker finishes its chunk and the chunk that it took in advance, and takes no new one.
     assert len(calls) <= 1 + 2 * (workers - 1) < -(-plan.shards[0].size // PAGE)
 
 
 def test_the_first_of_several_errors_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Later errors may be consequences of it: they would mislead the user."""
+    """Later errors can be consequences of the first one, and would mislead the user."""
     plan = copies(tmp_path / "m", TENSORS)
     (tmp_path / "out").mkdir()
     both, first = threading.Barrier(2), []
@@ -158,7 +158,7 @@ def test_the_first_of_several_errors_is_raised(tmp_path: Path, monkeypatch: pyte
 def test_a_shard_is_reported_after_it_is_closed_in_every_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A report goes into the journal, and a shard that the journal names must be on disk."""
+    """The journal records a reported shard, so the shard must be on the disk by then."""
     plan = copies(tmp_path / "m", TENSORS, 2)
     plan = plan._replace(sources={name: s._replace(weights=(0.0, 0.0)) for name, s in plan.sources.items()})
     folders = [tmp_path / "one", tmp_path / "two"]
@@ -213,14 +213,14 @@ def test_a_shard_that_cannot_be_closed_is_not_reported(tmp_path: Path, failing: 
 
 
 def test_an_interruption_waits_for_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What they write must not appear after the folder is cleaned up."""
+    """Workers must not write after the folder is cleaned up."""
     plan = copies(tmp_path / "m", TENSORS)
     (tmp_path / "out").mkdir()
     written: list[int] = []
 
     def write(self: ShardFile, data: memoryview, offset: int) -> None:
         signal.raise_signal(signal.SIGINT)
-        time.sleep(0.2)  # the main thread has the signal long before this ends
+        time.sleep(0.2)  # the main thread gets the signal long before this ends
         written.append(offset)
 
     monkeypatch.setattr(ShardFile, "write", write)
@@ -243,7 +243,7 @@ def test_a_failing_callback_ends_the_stream(tmp_path: Path) -> None:
         stream(Request(plan, [str(tmp_path / "out")], Buffers(PAGE, 2)), Sink(on_bytes=fail))
 
 
-def test_an_input_that_has_gone(tmp_path: Path) -> None:
+def test_a_missing_input(tmp_path: Path) -> None:
     plan = copies(tmp_path / "m", TENSORS)
     (tmp_path / "out").mkdir()
     (tmp_path / "m" / "model.safetensors").unlink()
@@ -284,7 +284,7 @@ Pwrite = Callable[[int, memoryview, int], int]
 
 
 def page_aligned(content: bytes) -> memoryview:
-    """Direct writes want memory on a page boundary."""
+    """Copies `content` to page-aligned memory, which direct writes need."""
     import mmap
 
     memory = mmap.mmap(-1, -(-len(content) // PAGE) * PAGE)
@@ -317,7 +317,7 @@ def test_an_existing_file_is_never_written(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_direct_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may refuse to open the file so ..."""
+    """The file system refuses to open the file with O_DIRECT."""
     real = os.open
     direct_flag = getattr(os, "O_DIRECT", 0)
     if not direct_flag:
@@ -334,7 +334,7 @@ def test_a_file_system_without_direct_writing(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_file_system_that_refuses_the_first_direct_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """... or only to write it."""
+    """The file system opens the file with O_DIRECT, but refuses to write."""
     if not hasattr(os, "O_DIRECT"):
         pytest.skip("this system has no direct writing")
     import fcntl
@@ -353,19 +353,17 @@ def test_a_file_system_that_refuses_the_first_direct_write(tmp_path: Path, monke
 
 @pytest.mark.parametrize("step", [1000, PAGE // 2])
 @pytest.mark.parametrize("io", ["buffered", "auto"])
-def test_short_writes_go_on_where_they_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, io: str
-) -> None:
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, io: str) -> None:
     if not os.path.isdir("/proc/self/fd"):
         pytest.skip("needs /proc")
     real = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: real_short(real, fd, data, offset, step))
-    write_all(tmp_path / "f", io)  # what is left is no longer on a page boundary
+    write_all(tmp_path / "f", io)  # the rest no longer starts on a page boundary
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
 def real_short(real: Pwrite, fd: int, data: memoryview, offset: int, step: int) -> int:
-    """Writes `step` bytes only; through a descriptor of its own, since a direct one takes whole pages."""
+    """Writes only `step` bytes, through another descriptor, because a direct one needs whole pages."""
     other = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY)
     try:
         return real(other, data[:step], offset)
@@ -383,7 +381,7 @@ def test_other_errors_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         write_all(tmp_path / "f", io="buffered")
 
 
-def test_a_write_of_nothing_is_an_error_and_no_endless_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_of_zero_bytes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: 0)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         write_all(tmp_path / "f", io="buffered")
@@ -398,7 +396,7 @@ def test_closing_makes_durable(tmp_path: Path) -> None:
     file.abandon()  # harmless
 
 
-def test_infos_know_their_size() -> None:
+def test_the_size_of_a_tensor_info() -> None:
     info = TensorInfo("w", "BF16", (2, 3), 0, 100, 112)
     assert (info.nbytes, info.elements) == (12, 6)
     assert info._replace(shape=()).elements == 1

@@ -1,4 +1,4 @@
-"""A sweep: every output is its own merge, byte for byte, and the inputs are read once."""
+"""A sweep: every output has the same bytes as a separate merge, and the inputs are read only once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def assert_each_is_its_own_merge(world: World, lams: list[float], **options: Any
     reports = sweep(world, lams, **options)
     assert sorted(p.name for p in (world.root / "runs").iterdir()) == sorted(f"mi-{lam:g}" for lam in lams)
     for lam, report in zip(lams, reports):
-        # The model card's title is the folder's name.
+        # The title of the model card is the name of the folder.
         alone = world.root / "alone" / f"mi-{lam:g}"
         own = lerp_checkpoint(world.instruct, world.thinking, alone, lam, progress=False, **options)
         assert contents(world.root / "runs" / f"mi-{lam:g}") == contents(alone)
@@ -97,7 +97,7 @@ def test_one_value(world: World) -> None:
 
 @pytest.mark.parametrize("lams", [[0.3], [0.1, 0.3, 0.5, 0.7, 0.9]])
 def test_inputs_are_read_once(world: World, monkeypatch: pytest.MonkeyPatch, lams: list[float]) -> None:
-    """Every element of both inputs is handed to the kernel once, however many outputs are made of it."""
+    """Every element of both inputs is passed to the kernel once for all outputs."""
     run_groups, handed = cpu.run_groups, []
 
     def counted(spans: list[Any], group: int, isa: str) -> None:
@@ -121,7 +121,7 @@ def test_inputs_stay_as_they_were(world: World) -> None:
 
 @pytest.mark.parametrize("failing", range(3))
 @pytest.mark.parametrize("after", [0, 3])
-def test_one_that_fails_leaves_no_folder(
+def test_an_output_that_fails_leaves_no_folder(
     world: World, monkeypatch: pytest.MonkeyPatch, failing: int, after: int
 ) -> None:
     opened, write, seen = ShardFile.__init__, ShardFile.write, []
@@ -188,7 +188,7 @@ def test_refusals(world: World) -> None:
     assert "max_memory" in refused(world, [0.1, 0.2, 0.3], max_memory=3 * PAGE - 1)
 
 
-def test_one_output_that_exists_refuses_all(world: World) -> None:
+def test_one_existing_output_is_an_error_for_all(world: World) -> None:
     sweep(world, [0.5])
     assert "exists and is not empty" in refused(world, [0.2, 0.5], out=str(world.root / "runs" / "mi-{lam}"))
     sweep(world, [0.2, 0.5], overwrite=True)
@@ -196,11 +196,11 @@ def test_one_output_that_exists_refuses_all(world: World) -> None:
 
 
 def test_one_check_of_the_disk_for_all(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Space for two outputs is not space for three."""
+    """There is enough space for two outputs, but not for three."""
     size = sum(t.nbytes for t in world.a.values())
     spare = 16 << 20
     monkeypatch.setattr(OutputFolder, "free_space", lambda self: spare + 5 * size // 2)
-    assert "are needed" in refused(world, [0.2, 0.5, 0.8])
+    assert "of free space" in refused(world, [0.2, 0.5, 0.8])
     sweep(world, [0.2, 0.8])
 
 

@@ -342,7 +342,7 @@ def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[
     merged.change_record(method="magic")
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "unknown method 'magic'")
     merged.change_record(method="lerp", copy_from=7)
-    assert_refused(capsys, tmp_path, argv, "copy_from 7: unknown")
+    assert_refused(capsys, tmp_path, argv, "unknown copy_from 7")
     (merged.out / "mi_kernels.json").write_text("{}")
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not say how")
     (merged.out / "mi_kernels.json").unlink()

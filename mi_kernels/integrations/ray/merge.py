@@ -25,7 +25,7 @@ from ...checkpoint.inputs import shards_of
 from ...checkpoint.stamp import Content
 from ...checksums.record import ShardSum
 from ...errors import BackendError, ClusterError
-from ...merge.findings import Values, Watch
+from ...merge.findings import Findings, Watch
 from ...merge.job import Job, Report
 from ...merge.plan import Buffers, Plan
 from ...merge.stream import Request, Sink, stream
@@ -58,7 +58,7 @@ class Written(NamedTuple):
     """The result of a task: checksums and values of the shard by the number of the output, and the name of the node."""
 
     sums: dict[int, ShardSum]
-    values: dict[int, Values]
+    values: dict[int, Findings]
     node: str
 
 

@@ -279,14 +279,14 @@ FAULTS = [
         "mi_kernels/output/folder.py",
         old="kept = kept or os.path.exists(self.journal)",
         new="kept = kept or False",
-        tests=("tests/merge/test_resume.py::test_what_a_failing_cluster_finished_is_kept",),
+        tests=("tests/merge/test_resume.py::test_shards_that_a_failing_cluster_finished_are_kept",),
     ),
     Fault(
         "neighbour-taken-for-a-part",
         "mi_kernels/output/folder.py",
         old='return inner.startswith(outer.rstrip("/") + "/")',
         new='return inner.startswith(outer.rstrip("/"))',
-        tests=("tests/merge/test_merge_refusals.py::test_an_output_whose_name_begins_like_that_of_an_input",),
+        tests=("tests/merge/test_merge_refusals.py::test_an_output_whose_name_starts_with_the_name_of_an_input",),
     ),
     Fault(
         "inputs-of-a-recipe-not-protected",
