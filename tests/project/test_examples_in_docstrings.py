@@ -18,12 +18,12 @@ import mi_kernels
 # Public names without an example. Shorten this list: a test fails if a name on it has one.
 WITHOUT_EXAMPLE = {
     *("ArgumentError", "BackendError", "CheckpointError", "DTypeError", "MismatchError"),
-    *("OutputError", "StrictError"),
-    *("MergeRecipe", "Report", "merge_checkpoint", "sweep_checkpoint"),
+    *("OutputError", "StrictError", "MergeRecipe"),
 }
 
 # Names that users import from their modules.
 MORE = [
+    "mi_kernels.merge.options.Options",
     "mi_kernels.verify.verify.record_checksums",
     *(f"mi_kernels.live.{name}" for name in ("attach", "unwrapped", "Knob", "InterpolatedModel")),
     "mi_kernels.live.resident.Resident",
