@@ -1,13 +1,12 @@
-"""The examples in the docstrings of public names run, in a folder with the checkpoints `instruct` and `thinking`."""
+"""Every example in a docstring runs, in a folder with the checkpoints `instruct` and `thinking`."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
-import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,37 +14,20 @@ from safetensors.torch import save_file
 
 import mi_kernels
 
+from ..support import ROOT
+
 # Public names without an example. Shorten this list: a test fails if a name on it has one.
 WITHOUT_EXAMPLE = {
     *("ArgumentError", "BackendError", "CheckpointError", "DTypeError", "MismatchError"),
     *("OutputError", "StrictError"),
 }
 
-# Names that users import from their modules.
-MORE = [
-    "mi_kernels.verify.verify.record_checksums",
-    *(f"mi_kernels.live.{name}" for name in ("attach", "unwrapped", "Knob", "InterpolatedModel")),
-    "mi_kernels.live.resident.Resident",
-    "mi_kernels.integrations.vllm",
-    "mi_kernels.integrations.vllm.options.LoaderOptions",
-]
 
-NAMES = [f"mi_kernels.{name}" for name in mi_kernels.__all__ if not name.startswith("__")] + MORE
-
-
-def found(name: str) -> object:
-    """The object with a dotted name, a module included."""
-    parent, _, last = name.rpartition(".")
-    module = importlib.import_module(parent)
-    return getattr(module, last) if hasattr(module, last) else importlib.import_module(name)
-
-
-def examples(name: str) -> Iterator[doctest.DocTest]:
-    """The docstring of `name`, and those of its methods if it is a class."""
-    thing = found(name)
-    finder = doctest.DocTestFinder(exclude_empty=True, recurse=inspect.isclass(thing))
-    names = dict(vars(inspect.getmodule(thing) or mi_kernels))  # as doctest runs them: with the names of their module
-    yield from (test for test in finder.find(thing, name, globs=names) if test.examples)
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "mi_kernels").rglob("*.py")
+    if ">>> " in path.read_text()
+)
 
 
 @pytest.fixture
@@ -71,17 +53,25 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("models")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name: str) -> None:
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     report: list[str] = []
-    for test in examples(name):
+    tests = doctest.DocTestFinder().find(importlib.import_module(name))
+    assert any(test.examples for test in tests)
+    for test in tests:
         runner.run(test, out=report.append)
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
 def test_every_public_name_has_an_example() -> None:
-    without = {name for name in NAMES if not any(True for _ in examples(name))}
-    expected = {f"mi_kernels.{name}" for name in WITHOUT_EXAMPLE}
-    assert without - expected == set(), "add an example to the docstring"
-    assert expected - without == set(), "these names have an example: take them off WITHOUT_EXAMPLE"
+    documented = {name: getattr(mi_kernels, name) for name in mi_kernels.__all__ if not name.startswith("__")}
+    without = {name for name, thing in documented.items() if ">>> " not in documentation(thing)}
+    assert without - WITHOUT_EXAMPLE == set(), "add an example to the docstring"
+    assert WITHOUT_EXAMPLE - without == set(), "these names have an example: take them off WITHOUT_EXAMPLE"
+
+
+def documentation(thing: Any) -> str:
+    """The docstring of `thing`, and those of its own methods if it is a class."""
+    members = vars(thing).values() if isinstance(thing, type) else ()
+    return "\n".join(part.__doc__ or "" for part in (thing, *members) if part is not None)
