@@ -123,7 +123,7 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "threads_zero": (["--threads", "0"], ("threads is 0", "1 to 1024")),
     "threads_negative": (["--threads", "-1"], ("threads is -1", "1 to 1024")),
     "threads_many": (["--threads", "1025"], ("1025", "1 to 1024")),
-    "threads_text": (["--threads", "two"], ("--threads", "'two'", "whole number")),
+    "threads_text": (["--threads", "two"], ("--threads", "'two'", "not an integer")),
     "memory_text": (["--max-memory", "lots"], ("--max-memory", "'lots'", "size")),
     "memory_small": (["--max-memory", "4095"], ("max_memory is 4095", "4096")),
     "memory_zero": (["--max-memory", "0"], ("--max-memory", "'0'")),
