@@ -130,7 +130,7 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such folder" in refusal(capsys, str(a), str(tmp_path / "none"))
     assert f"{EMBED}: shape [9, 2]" in refusal(capsys, str(a), str(wide))
     assert HEAD in refusal(capsys, str(a), str(more))
-    assert "steps: I64 tensors differ" in refusal(capsys, str(one), str(two))
+    assert "steps: the I64 values differ" in refusal(capsys, str(one), str(two))
     assert "threads is 0" in refusal(capsys, str(a), str(a), "--threads", "0")
     assert "'many' is not an integer" in refusal(capsys, str(a), str(a), "--threads", "many")
 
