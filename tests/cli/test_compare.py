@@ -90,7 +90,7 @@ def test_tensors_not_compared_and_notes_are_printed(tmp_path: Path, capsys: pyte
     assert main(["compare", str(one), str(two)]) == 0
     out = capsys.readouterr().out
     assert "not compared: steps (I64 is not a floating-point dtype)" in out
-    assert f"note: 1 tensor has several dtypes ({NORM}: BF16 and F16)" in out
+    assert f"note: 1 tensor has different dtypes ({NORM}: BF16 and F16)" in out
 
 
 def test_json_holds_everything(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
