@@ -34,7 +34,7 @@ FAULTS: list[Fault] = [
         "mi_kernels/methods/nuslerp.py",
         old="weight[1] / total",
         new="weight[0] / total",
-        tests=("tests/project/test_docstrings.py::test_examples_of_docstrings[mi_kernels.methods.nuslerp]",),
+        tests=("tests/project/test_examples_in_docstrings.py::test_examples_run[mi_kernels.methods.nuslerp]",),
         ci=True,
     ),
     Fault(
