@@ -223,7 +223,7 @@ def test_the_merge_continues_without_a_node_that_dies(stage: Stage, capsys: pyte
 def test_one_machine_resumes_after_workers_died_too_often(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     deed = stage.deed(4, "die")
     assert run_cli(stage.on_ray("--quiet")) == 2
-    assert_message(capsys.readouterr().err, "model-00004-of-00005.safetensors", "died 4 times", "is kept")
+    assert_message(capsys.readouterr().err, "model-00004-of-00005.safetensors", "died 4 times", "resumes")
     assert not stage.out.exists()
     finished = stage.journal
     assert 1 <= len(finished) < SHARDS
@@ -278,10 +278,10 @@ def test_an_interruption_ends_the_workers_and_leaves_nothing(stage: Stage, numbe
 
 
 REFUSED = {
-    "no storage": ("does not see", "share the storage"),
+    "no storage": ("does not see", "storage that all nodes share"),
     "other storage": ("but this node sees no file", "all nodes share"),
     "other input": ("is a different file on", "mtime_ns"),
-    "other version": ("has mi_kernels", "runs 0.0.1"),
+    "other version": ("has mi_kernels", "uses 0.0.1"),
 }
 
 

@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from eval import engines
@@ -51,7 +50,7 @@ def write_shard(part: Part) -> Written:
         time.sleep(600)
     if what == "slowly":
         deed.write_text("begun")
-        ray_merge.stream = partial(stream, sink=SlowFile)
+        ray_merge.stream = lambda request, sink: stream(request, sink._replace(open=SlowFile))
         try:
             return _WRITE(part)
         finally:
