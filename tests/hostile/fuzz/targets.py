@@ -26,6 +26,7 @@ from mi_kernels.cli.text import parse_count, parse_lams, parse_size
 from mi_kernels.dtypes import is_known, item_size
 from mi_kernels.errors import MIKernelsError
 from mi_kernels.merge.journal import read as read_journal
+from mi_kernels.methods.registry import METHODS
 from mi_kernels.recipe.lam import checked_lam
 from mi_kernels.recipe.load import load
 from mi_kernels.recipe.masks import parse_layers, parse_modules
@@ -142,9 +143,13 @@ def _use(found: MergeRecipe) -> None:
         assert found.pair.extrapolate or all(0 <= w <= 1 for w in weights.values())
         return
     for name in NAMES:
-        p = found.parameters(name, where[name], 2)
-        assert len(p.weights) == len(found.models)
-        assert all(isinstance(w, float) and abs(w) <= 3.5e38 for w in (*p.weights, *p.densities, p.scale))
+        values = found.parameters(name, where[name], 2)
+        for parameter in METHODS[found.method].parameters:
+            value = values[parameter.name]
+            numbers = value if parameter.by_model else [value]
+            assert len(numbers) == (len(found.models) if parameter.by_model else 1)
+            # A seed is an integer of any size.
+            assert all(isinstance(n, int) or (isinstance(n, float) and abs(n) <= 3.5e38) for n in numbers)
 
 
 def adapter(data: bytes) -> None:
