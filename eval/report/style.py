@@ -1,25 +1,24 @@
-"""The style of all pictures: colours for colour-blind readers too, and the same bytes for the same data."""
+"""The style of the report's plots, on top of the style of all plots (`mi_kernels.compare.plot_style`)."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-# Okabe and Ito's palette.
-BLUE, ORANGE, GREEN, VERMILION, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#7F7F7F"
+from mi_kernels.compare import plot_style
+from mi_kernels.compare.plot_style import BLUE, GREEN, GREY, ORANGE, VERMILION
+
+__all__ = ["BLUE", "GREEN", "GREY", "INK", "ORANGE", "STAGES", "VERMILION", "encoded", "style"]
+
 STAGES = ("#EEF3F7", "#FCEBD0", "#E3F1EA")
 INK = "#222222"
 
-_STYLE = {
+_SETTINGS = {
     "axes.edgecolor": "#888888",
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.labelcolor": INK,
     "axes.labelsize": 12,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
     "axes.axisbelow": True,
     "font.size": 12,
     "grid.color": "#FFFFFF",
@@ -29,7 +28,6 @@ _STYLE = {
     "lines.linewidth": 2,
     "lines.markersize": 6,
     "svg.fonttype": "path",  # text as drawn, whatever fonts the reader has
-    "svg.hashsalt": "mi_kernels",
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
@@ -38,20 +36,11 @@ _STYLE = {
 }
 
 
-@contextmanager
-def style() -> Iterator[None]:
-    """Uses matplotlib's defaults with our settings, and ignores the user's matplotlibrc."""
-    import matplotlib.style
-
-    with matplotlib.style.context(["default", _STYLE]):
-        yield
+def style() -> AbstractContextManager[None]:
+    """Draws in the report's style, whatever the user's matplotlibrc says."""
+    return plot_style.style(_SETTINGS)
 
 
 def encoded(figure: Any) -> dict[str, bytes]:
-    """{"svg": ..., "png": ...} without dates or versions."""
-    found = {}
-    for kind, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=150, metadata=metadata, facecolor="white")
-        found[kind] = content.getvalue()
-    return found
+    """{"svg": ..., "png": ...}, without dates or versions."""
+    return {kind: plot_style.encoded(figure, kind, dpi=150, facecolor="white") for kind in ("svg", "png")}

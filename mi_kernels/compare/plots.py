@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import Any
 
 from ..errors import ArgumentError, OutputError, printable
+from ..system.atomic import write_file
 from ..system.faults import problem, remedy
 from .plot_style import encoded, style
 from .similarity import Similarity
@@ -56,16 +56,8 @@ def heat_map(found: Similarity, path: str | os.PathLike[str]) -> None:
 
 
 def _write(path: str, content: bytes) -> None:
-    work = f"{path}.{os.getpid()}.part"
     try:
-        try:
-            with open(work, "wb") as file:
-                file.write(content)
-            os.replace(work, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(work)
-            raise
+        write_file(path, content)
     except OSError as error:
         raise OutputError(f"{path}: writing failed: {problem(error)}", remedy(error)) from error
 

@@ -105,7 +105,7 @@ def test_vllm_refusals_are_told_in_a_line(folder, tmp_path):
     request = Request(0, "x" * 600, 0, Sampling(0.6, 0.95, 20, 10))
     with engines.create(Options()) as engine:
         engine.open(folder, 512)
-        with pytest.raises(EngineError, match=r"a prompt has 6\d\d tokens, and the model's context is 512"):
+        with pytest.raises(EngineError, match=r"a prompt has 6\d\d tokens, but the context of the model is 512"):
             list(engine.generate([request]))
         with pytest.raises(EngineError, match="the engine failed: "):
             engine.open(model(tmp_path / "empty"), 512)

@@ -207,7 +207,7 @@ def test_a_change_that_fails_midway_stops_the_engine(pair: Pair, monkeypatch: py
 
 IN_A_PROCESS_OF_ITS_OWN = """
 import json, sys
-from tests.vllm import test_engine
+from tests.integrations.vllm import test_engine
 if __name__ == "__main__":  # the process of the engine imports this file too
     with test_engine.engine(*sys.argv[1:2], **json.loads(sys.argv[2])) as llm:
         found = [test_engine.answers(llm)]

@@ -178,8 +178,8 @@ class TestRoute:
     @pytest.mark.parametrize(
         ("body", "words"),
         [
-            ("x", "no lam"),
-            ('{"lamb": 1}', "no lam"),
+            ("x", "the key lam"),
+            ('{"lamb": 1}', "the key lam"),
             ('{"lam": 1, "a": 2}', "unknown key 'a'"),
             ('{"lam": 1, "drain": 2}', "drain"),
         ],
