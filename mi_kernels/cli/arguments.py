@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ..merge.options import FLAGS, HOW, WRITTEN
 from .shell import Parser
 
 
@@ -28,6 +27,8 @@ def add_output(p: Parser, recipe: bool = False) -> None:
     Args:
         recipe: the command takes a recipe. It provides the defaults of some options.
     """
+    from ..merge.options import FLAGS, HOW, WRITTEN
+
     groups = {name: p.add_argument_group(name) for name in (WRITTEN, HOW)}
     for option in FLAGS:
         flag, facts = "--" + option.name.replace("_", "-"), option.metadata

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import ipaddress
 import json
 import os
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 from ..errors import ArgumentError, BackendError
@@ -93,12 +91,16 @@ def environment(now: Mapping[str, str]) -> dict[str, str]:
     if "VLLM_PLUGINS" in now:
         named = [name for name in now["VLLM_PLUGINS"].split(",") if name]
     else:
+        from importlib.metadata import entry_points
+
         groups = ("general", "platform", "io_processor", "stat_logger")
         named = [entry.name for group in groups for entry in entry_points(group=f"vllm.{group}_plugins")]
     return {**now, "VLLM_PLUGINS": ",".join(dict.fromkeys([*named, "mi_kernels"]))}
 
 
 def _loopback(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

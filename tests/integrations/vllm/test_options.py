@@ -85,7 +85,7 @@ def test_other_plugins_of_vllm_are_still_loaded(monkeypatch: pytest.MonkeyPatch)
             self.name = name
 
     groups = {"vllm.general_plugins": [Entry("theirs"), Entry("mi_kernels")], "vllm.platform_plugins": [Entry("npu")]}
-    monkeypatch.setattr(serve, "entry_points", lambda group: groups.get(group, []))
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: groups.get(group, []))
     assert serve.environment({})["VLLM_PLUGINS"] == "theirs,mi_kernels,npu"
     assert serve.environment({"VLLM_PLUGINS": "one"})["VLLM_PLUGINS"] == "one,mi_kernels"
 
