@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from mi_kernels import OutputError, lerp_checkpoint, sweep_checkpoint
 from mi_kernels.output import folder as publish
@@ -22,7 +23,7 @@ from mi_kernels.output.writer import ShardFile
 from mi_kernels.system import calls as system
 
 from ..support.checks import World, assert_message, run_cli, snapshot
-from ..support.models import assert_same_tensors, load, merge_reference, save, tiny
+from ..support.models import assert_same_tensors, load, merge_reference, random_bits, save, tiny
 
 
 @pytest.fixture
@@ -425,8 +426,16 @@ sys.exit(main())
 
 
 @pytest.fixture
-def slow(world: World) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def world_of_a_minute(tmp_path: Path) -> World:
+    """Models of 100 chunks: a merge that sleeps after each is still writing, however slowly the test itself runs."""
+    a, b = ({**tiny(seed), "long": random_bits((100 * 4096 // 2,), torch.bfloat16, seed)} for seed in (1, 2))
+    return World(tmp_path, a, b)
+
+
+@pytest.fixture
+def slow(world_of_a_minute: World) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts a slow merge and returns when it has started to write."""
+    world = world_of_a_minute
     started: list[subprocess.Popen[str]] = []
 
     def start(*extra: str) -> subprocess.Popen[str]:
@@ -446,8 +455,9 @@ def slow(world: World) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 @pytest.mark.parametrize(("number", "status", "word"), [(signal.SIGINT, 130, "inter"), (signal.SIGTERM, 143, "term")])
 @pytest.mark.parametrize("old", [False, True])
 def test_signals(
-    world: World, slow: Callable[..., subprocess.Popen[str]], number: int, status: int, word: str, old: bool
+    world_of_a_minute: World, slow: Callable[..., subprocess.Popen[str]], number: int, status: int, word: str, old: bool
 ) -> None:
+    world = world_of_a_minute
     if old:
         save(world.out, tiny(3))
     before = snapshot(world.root)
@@ -461,8 +471,9 @@ def test_signals(
 
 
 def test_the_next_run_reuses_the_work_of_a_killed_one(
-    world: World, slow: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
+    world_of_a_minute: World, slow: Callable[..., subprocess.Popen[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    world = world_of_a_minute
     process = slow()
     assert run_cli(world.argv()) == 2  # it is still writing
     assert_message(capsys.readouterr().err, "another process")
