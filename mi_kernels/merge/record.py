@@ -178,7 +178,7 @@ class MergeRecord:
         """
         try:
             schema = content.get("schema", 1)
-            if not isinstance(schema, int) or schema > SCHEMA:
+            if type(schema) is not int or not 1 <= schema <= SCHEMA:
                 raise CheckpointError(
                     f"{path}: has schema {schema!r}, but this version of mi_kernels reads only schema {SCHEMA}",
                     "Install the version of mi_kernels that wrote the file, or a newer one.",

@@ -55,6 +55,9 @@ def test_a_file_without_a_schema_has_schema_1(tmp_path: Path) -> None:
     [
         ({"schema": SCHEMA + 1}, f"has schema {SCHEMA + 1}"),
         ({"schema": "one"}, "has schema 'one'"),
+        ({"schema": 0}, "has schema 0"),
+        ({"schema": True}, "has schema True"),
+        ({"schema": None}, "has schema None"),
         ({"method": "magic"}, "unknown method 'magic'"),
         ({"instruct": None}, "does not say how the merge was made"),
         ({"instruct": {"source": "x"}}, "does not say how the merge was made"),

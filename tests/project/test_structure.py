@@ -21,11 +21,11 @@ ORDER = [
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
 
-def imports(module: str, top_level: bool = False) -> Iterator[str]:
-    """The modules of mi_kernels that `module` imports, as it names them; with `top_level`, when it is imported."""
+def imports(module: str) -> Iterator[str]:
+    """The modules of mi_kernels that `module` imports, at its top or in a function."""
     tree = ast.parse(MODULES[module].read_text())
     package = module.split(".")[:-1]
-    for node in tree.body if top_level else ast.walk(tree):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             base = package[: len(package) + 1 - node.level] if node.level else []
             start = [*base, *(node.module.split(".") if node.module else [])]

@@ -199,13 +199,17 @@ def merge_linear(name: str, base: None, x: Sequence[Float32], weight: Sequence[f
     return affine(x, shares([w / total for w in weight]))
 
 
+def divided(weight: Sequence[float], normalize: bool) -> Sequence[float]:
+    """The weights divided by their sum, if that is asked for and the sum is not 0."""
+    total = math.fsum(weight)
+    return [w / total for w in weight] if normalize and abs(total) >= 1e-8 else weight
+
+
 def merge_task_arithmetic(
     name: str, base: Float32, x: Sequence[Float32], weight: Sequence[float], scale: float, normalize: bool
 ) -> Float32:
     """base + scale * weighted sum of the task vectors."""
-    total = math.fsum(weight)
-    weights = [w / total for w in weight] if normalize and abs(total) >= 1e-8 else weight
-    return task([base, *x], [0, *weights], scale)
+    return task([base, *x], [0, *divided(weight, normalize)], scale)
 
 
 def merge_ties(
@@ -248,10 +252,8 @@ def merge_dare_linear(
     seed: int,
 ) -> Float32:
     """Thinned, summed."""
-    total = math.fsum(weight)
-    weights = [w / total for w in weight] if normalize and abs(total) >= 1e-8 else weight
     keys = stream_keys(seed, name, len(x))
-    return dare_linear([base, *x], [0, *weights], [1, *density], [0, *keys], scale)
+    return dare_linear([base, *x], [0, *divided(weight, normalize)], [1, *density], [0, *keys], scale)
 
 
 def merge_slerp(name: str, base: None, x: Sequence[Float32], lam: float) -> Float32:
