@@ -1,4 +1,17 @@
-"""Matches the tensors of several checkpoints by name. Rejects models that cannot be merged."""
+"""Matches the tensors of several checkpoints. Rejects models that cannot be merged.
+
+The output is a copy of one model, the lead, with new values: the names, the order and the shards are those of the lead.
+It is the first model, unless another one is multimodal and the first is its text decoder alone.
+
+Tensors are matched in this order, and every step that changes something leaves a note:
+
+1. by equal names;
+2. by names that are spelled differently (`spelling`), and by experts in another layout (`experts`);
+3. a head that a model ties to its embedding, by the embedding (`ties`);
+4. tensors that one model may lack (`auxiliary`): the output keeps or leaves out those of the model that has them.
+
+Whatever is left over is an error.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +21,60 @@ from typing import NamedTuple
 from ..dtypes import FLOATS
 from ..errors import MismatchError, shortened
 from ..system.faults import reading_failed
-from .differences import vocabulary_remedy
+from . import auxiliary, experts, spelling
+from .auxiliary import BUFFER, KINDS, PREDICTION, TOWER
+from .differences import only_padding_differs, vocabulary_remedy
 from .fp8 import refuse_quantised
 from .names import classify, layer_count
 from .record import Checkpoint
 from .tensor import TensorInfo
+from .ties import embedding_of, head_name, head_of, same_values
 from .virtual import Tensor
 
-_HEAD = "lm_head.weight"
+_SAME_ARCHITECTURE = "Merge models of the same architecture and size."
 
 
 class Row(NamedTuple):
-    """One tensor of the output and the tensor of each model that it is computed from, in the order of the models."""
+    """One tensor of the output and the tensor of each model that it is computed from, in the order of the models.
+
+    Attributes:
+        name: its name in the output.
+        inputs: the tensor of each model.
+        shard: the number of the shard of the lead that stores it.
+        kept: the number of the only model that has it; the output gets its bytes. All `inputs` are this tensor.
+        common: the number of elements that all models have, counted from the first, if the vocabularies differ in their
+            padding. The rest has the bytes of the first model.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
+    shard: int
+    kept: int | None = None
+    common: int | None = None
 
     @property
     def floating(self) -> bool:
         return all(t.dtype in FLOATS for t in self.inputs)
+
+    def reads(self) -> list[tuple[int, Tensor]]:
+        """Returns the tensors that a merge may read: (number of the model, tensor)."""
+        if self.kept is not None:
+            return [(self.kept, self.inputs[self.kept])]
+        return list(enumerate(self.inputs))
+
+
+class Tie(NamedTuple):
+    """A head in the output of a merge in which a model ties its head to the embedding.
+
+    Attributes:
+        head, embedding: the names in the output.
+        same: True if the two are equal in every model. Then they are equal in the output too if both are computed in
+            the same way, and the output stays tied.
+    """
+
+    head: str
+    embedding: str
+    same: bool
 
 
 class Alignment(NamedTuple):
@@ -35,121 +83,314 @@ class Alignment(NamedTuple):
     Attributes:
         rows: one for each tensor of the output.
         notes: one line for each irregularity that was handled.
-        untied: the output stores its own lm_head, so its config must not tie it to the embedding.
+        lead: the number of the model whose names and shards the output has.
+        towers: True if only some models have vision or audio towers, so that config.json must be that of the lead.
+        tie: the head that the output stores although a model ties it; None if there is no such head.
+        vocabulary: the number of rows of the embedding in the output if the models have different numbers.
     """
 
     rows: list[Row]
     notes: list[str]
-    untied: bool
+    lead: int = 0
+    towers: bool = False
+    tie: Tie | None = None
+    vocabulary: int | None = None
+
+    @property
+    def merged(self) -> list[Row]:
+        """The rows that all models have. A recipe decides how to merge them; the others are kept as they are."""
+        return [row for row in self.rows if row.kept is None]
 
 
-def align(models: Sequence[Checkpoint]) -> Alignment:
-    """Matches every tensor by name, in the order of the first model.
+def align(models: Sequence[Checkpoint], lead: int | None = None) -> Alignment:
+    """Matches every tensor of several models. The order is that of the lead.
 
-    If only some models store a tied lm_head, the embedding of the other models is used as their lm_head. Tensors that
-    are not bf16, float16 or float32 cannot be interpolated, so they must be identical in all models.
+    Tensors that are not bf16, float16 or float32 cannot be interpolated, so they must be identical in all models.
+
+    Args:
+        lead: the number of the lead. None: the first model, or the first one with towers if the first has none.
 
     Raises:
-        MismatchError: only some models have a tensor, shapes differ, a dtype cannot be interpolated, or a model uses
-            an unsupported quantisation.
+        MismatchError: only some models have a tensor that is part of the model itself, shapes differ, a dtype cannot be
+            interpolated, or a model uses an unsupported quantisation.
     """
     for model in models:
         refuse_quantised(model)
-    first = models[0]
-    tensors = [dict(m.tensors) for m in models]
-    notes = _untie(models, tensors)
-    for model, held in zip(models[1:], tensors[1:]):
-        _check_layers(first, model)
-        _check_names(first, tensors[0], model, held)
-    rows = [Row(name, tuple(held[name] for held in tensors)) for name in tensors[0]]
-    for row in rows:
-        for model, other in zip(models[1:], row.inputs[1:]):
-            _check_shapes(row, first, other, model)
-        if not row.floating:
-            _check_fixed(row, models)
-    # Some models tie and others do not: the merged lm_head differs from the merged embedding.
-    untied = _HEAD in tensors[0] and any(m.tied for m in models) and not all(m.tied for m in models)
-    return Alignment(rows, notes + _dtype_notes(rows), untied)
+    matching = _Matching(models, lead)
+    matching.match_names()
+    matching.match_heads()
+    matching.sort_out()
+    return matching.result()
 
 
-def _untie(models: Sequence[Checkpoint], tensors: list[dict[str, Tensor]]) -> list[str]:
-    """If any model stores an lm_head, adds the tied one to the models that do not. Returns notes."""
-    notes: list[str] = []
-    found = next(((m, held[_HEAD]) for m, held in zip(models, tensors) if _HEAD in held), None)
-    if found is None:
-        return notes
-    holder, head = found
-    for model, held in zip(models, tensors):
-        # Position embeddings are in module embed too; the tied embedding has the shape of the head.
-        tied = (name for name, t in held.items() if classify(name).module == "embed" and t.shape == head.shape)
-        embedding = next(tied, None)
-        if _HEAD in held or embedding is None:
-            continue
-        if not model.config:
-            raise MismatchError(
-                f"{_HEAD}: missing in {model.source}, which has no config.json; {holder.source} stores it",
-                "Add the model's config.json, which must set tie_word_embeddings, or the missing tensor.",
-            )
-        if model.tied:
-            held[_HEAD] = held[embedding]
-            notes.append(f"{_HEAD}: tied in {model.source}, so its {embedding} is used")
-    return notes
+class _Matching:
+    """The work of one `align`. `held` is the tensors of each model, under the names of the output."""
 
+    def __init__(self, models: Sequence[Checkpoint], lead: int | None) -> None:
+        self.models = models
+        self.held: list[dict[str, Tensor]] = [dict(m.tensors) for m in models]
+        self.notes: list[str] = []
+        self.equal = all(held.keys() == self.held[0].keys() for held in self.held)
+        self.lead = (0 if self.equal else self._choose_lead()) if lead is None else lead
+        self.kept: dict[str, int] = {}
+        self.tie: Tie | None = None
+        self.towers = False
 
-def _check_layers(first: Checkpoint, other: Checkpoint) -> None:
-    one, two = layer_count(first.tensors), layer_count(other.tensors)
-    if one != two:
+    def _choose_lead(self) -> int:
+        towers = [any(auxiliary.kind_of(n, t, ()) == TOWER for n, t in held.items()) for held in self.held]
+        return 0 if towers[0] or True not in towers else towers.index(True)
+
+    def match_names(self) -> None:
+        """Gives the tensors of all other models the names of the lead."""
+        if self.equal:
+            return
+        lead, wanted = self.models[self.lead], dict(self.held[self.lead])
+        for k, model in enumerate(self.models):
+            if k == self.lead:
+                continue
+            changes = spelling.renamed(self.held[k], wanted)
+            if changes:
+                new = {change.old: change.new for change in changes}
+                self.held[k] = {new.get(name, name): t for name, t in self.held[k].items()}
+                self.notes.append(
+                    f"{model.source}: {len(changes)} tensors have other names than in {lead.source} "
+                    f"({spelling.summary(changes)}); the output has the names of {lead.source}"
+                )
+            self.held[k], fused = experts.unify(wanted, self.held[k], lead.config)
+            if fused:
+                self.notes.append(
+                    f"{model.source}: experts are stored in another layout than in {lead.source} ({fused} fused "
+                    f"tensor{'s' if fused != 1 else ''}); the output has the layout of {lead.source}"
+                )
+            for name, tensor in self.held[k].items():
+                wanted.setdefault(name, tensor)
+
+    def match_heads(self) -> None:
+        """Uses the embedding as the head of models that tie the two, if another model stores a head of its own."""
+        if not any(model.tied or not model.config for model in self.models):
+            return
+        heads = [head_of(held) for held in self.held]
+        stored = next((head for head in heads if head is not None), None)
+        if stored is None or not any(head is None or model.tied for head, model in zip(heads, self.models)):
+            return
+        embeddings = [
+            embedding_of(held, None if head is None else held[head]) for held, head in zip(self.held, heads)
+        ]
+        # Per model: whether head and embedding are the same tensor or have the same bits.
+        same = [self._head_is_embedding(k, heads[k], embeddings[k]) for k in range(len(self.models))]
+        lead_head, lead_embedding = heads[self.lead], embeddings[self.lead]
+        if all(same) and lead_head is None:  # the output ties them as the lead does
+            for model, held, head in zip(self.models, self.held, heads):
+                if head is not None:
+                    del held[head]
+                    self.notes.append(f"{head}: is a copy of the embedding in {model.source}; the output ties the two")
+            return
+        name = lead_head
+        if name is None:
+            name = head_name(lead_embedding) if lead_embedding is not None else stored
+        for model, held, head, embedding in zip(self.models, self.held, heads, embeddings):
+            if head is not None and head != name:
+                held[name] = held.pop(head)
+            elif head is None and embedding is not None:
+                if not model.config:
+                    self._refuse_unknown_tie(model, name)
+                if model.tied:
+                    held[name] = held[embedding]
+                    self.notes.append(f"{name}: tied in {model.source}, so its {embedding} is used")
+        for model, head, equal in zip(self.models, heads, same):
+            if head is not None and model.tied and not equal and model.adapter is None:
+                self.notes.append(
+                    f"{head}: differs from the embedding in {model.source}, although its config.json ties the two; "
+                    "the output stores both and does not tie them"
+                )
+        if lead_embedding is not None and any(model.tied for model in self.models):
+            self.tie = Tie(name, lead_embedding, all(same))
+
+    def _head_is_embedding(self, k: int, head: str | None, embedding: str | None) -> bool:
+        model, held = self.models[k], self.held[k]
+        if head is None:
+            return model.tied
+        return model.tied and embedding is not None and same_values(model, held[head], held[embedding])
+
+    def _refuse_unknown_tie(self, model: Checkpoint, head: str) -> None:
+        holder = next(m for m, held in zip(self.models, self.held) if head_of(held) is not None)
         raise MismatchError(
-            f"{first.source} has {one} layers, {other.source} has {two}",
-            "Merge models of the same architecture and size.",
+            f"{head}: missing in {model.source}, which has no config.json; {holder.source} stores it",
+            "Add the model's config.json, which must set tie_word_embeddings, or the missing tensor.",
+        )
+
+    def sort_out(self) -> None:
+        """Decides what becomes of tensors that only some models have."""
+        if all(held.keys() == self.held[self.lead].keys() for held in self.held):
+            return
+        every: dict[str, None] = dict.fromkeys(name for held in (self.held[self.lead], *self.held) for name in held)
+        partial = [name for name in every if not all(name in held for held in self.held)]
+        predicting = [auxiliary.prediction_layers(model) for model in self.models]
+        kinds: dict[str, dict[int, list[str]]] = {PREDICTION: {}, TOWER: {}, BUFFER: {}}
+        wrong = []
+        for name in partial:
+            holder = next(k for k, held in enumerate(self.held) if name in held)
+            kind = auxiliary.kind_of(name, self.held[holder][name], predicting[holder])
+            if kind is None or (kind == TOWER and self._has_towers_without(name)):
+                wrong.append(name)
+            else:
+                kinds[kind].setdefault(holder, []).append(name)
+        if wrong:
+            self._refuse_partial(wrong)
+        for kind, by_holder in kinds.items():
+            for holder, names in by_holder.items():
+                self._keep(kind, holder, names)
+
+    def _has_towers_without(self, name: str) -> bool:
+        """Returns True if a model that lacks the tower tensor `name` has others: then its tower is incomplete."""
+        lacking = [held for held in self.held if name not in held]
+        return any(auxiliary.kind_of(n, t, ()) == TOWER for held in lacking for n, t in held.items())
+
+    def _keep(self, kind: str, holder: int, names: list[str]) -> None:
+        source, what = self.models[holder].source, KINDS[kind]
+        lacking = [m.source for m, held in zip(self.models, self.held) if names[0] not in held]
+        count = f"{len(names)} tensors" if len(names) > 1 else "1 tensor"
+        kept = kind != BUFFER
+        for name in names:
+            if kept:
+                self.kept[name] = holder
+            else:
+                for held in self.held:
+                    held.pop(name, None)
+        self.towers |= kind == TOWER
+        self.notes.append(
+            f"{source}: {count} of {what.plural} ({shortened(names)}), which {shortened(lacking)} "
+            f"{'lacks' if len(lacking) == 1 else 'lack'} because {what.why}; "
+            + ("kept as they are" if kept else "left out of the output")
+        )
+
+    def _refuse_partial(self, wrong: list[str]) -> None:
+        lead = self.models[self.lead]
+        for k, model in enumerate(self.models):
+            if k == self.lead:
+                continue
+            for one, two in ((self.lead, k), (k, self.lead)):
+                alone = [name for name in wrong if name in self.held[one] and name not in self.held[two]]
+                if not alone:
+                    continue
+                if not self.held[one].keys() & self.held[two].keys():
+                    names = " and ".join(
+                        f"{m.source} has {shortened(list(m.tensors), 2)}" for m in (lead, model)
+                    )
+                    raise MismatchError(f"no tensor has the same name in both models: {names}", _SAME_ARCHITECTURE)
+                depths = [layer_count(self.held[n]) for n in (self.lead, k)]
+                if depths[0] != depths[1]:
+                    raise MismatchError(
+                        f"{lead.source} has {depths[0]} layers, {model.source} has {depths[1]}", _SAME_ARCHITECTURE
+                    )
+                raise MismatchError(
+                    f"{self.models[one].source} has {shortened(alone)}, which {self.models[two].source} lacks",
+                    self._remedy_for(alone, self.models[two]),
+                )
+
+    def _remedy_for(self, alone: list[str], lacking: Checkpoint) -> str:
+        if any(classify(name).module == "head" for name in alone):
+            return (
+                f"If the head of {lacking.source} is its embedding, set tie_word_embeddings to true in its config.json. "
+                "Otherwise use a version of the model that has its head."
+            )
+        return "Check that both models have the same architecture and that both downloads are complete."
+
+    def result(self) -> Alignment:
+        """Returns the rows, after checking shapes and dtypes."""
+        lead = self.held[self.lead]
+        names = [*lead, *(name for name in self.kept if name not in lead)]
+        last = len(self.models[self.lead].shards) - 1
+        rows: list[Row] = []
+        dropped: list[str] = []
+        vocabulary = None
+        for name in names:
+            holder = self.kept.get(name)
+            if holder is not None:
+                shard = lead[name].shard if name in lead else max(last, 0)
+                tensor = self.held[holder][name]
+                rows.append(Row(name, (tensor,) * len(self.models), shard, holder))
+                continue
+            row = Row(name, tuple(held[name] for held in self.held), lead[name].shard)
+            if self._is_differing_buffer(row):
+                dropped.append(name)
+                continue
+            if any(other.shape != row.inputs[0].shape for other in row.inputs[1:]):
+                row = self._with_common_rows(row)
+                vocabulary = row.inputs[0].shape[0]
+            if not row.floating:
+                for model, other in zip(self.models[1:], row.inputs[1:]):
+                    _check_fixed(row, self.models[0], model, other)
+            rows.append(row)
+        if dropped:
+            self.notes.append(
+                f"{len(dropped)} buffers differ between the models ({shortened(dropped)}); left out of the output "
+                f"because {KINDS[BUFFER].why}"
+            )
+        if vocabulary is not None:
+            self.notes.append(self._vocabulary_note(rows, vocabulary))
+        notes = self.notes + _dtype_notes([row for row in rows if row.kept is None])
+        return Alignment(rows, notes, self.lead, self.towers, self.tie, vocabulary)
+
+    def _is_differing_buffer(self, row: Row) -> bool:
+        first = row.inputs[0]
+        if all(t.shape == first.shape and t.dtype == first.dtype for t in row.inputs) and row.floating:
+            return False  # interpolated
+        if auxiliary.kind_of(row.name, first, ()) != BUFFER:
+            return False
+        return not all(
+            t.shape == first.shape and t.dtype == first.dtype and _same_bytes(self.models[0], first, m, t)
+            for m, t in zip(self.models[1:], row.inputs[1:])
+        )
+
+    def _with_common_rows(self, row: Row) -> Row:
+        """Returns the row of an embedding or head whose vocabularies differ only in their padding.
+
+        Raises:
+            MismatchError: the shapes differ in another way.
+        """
+        first, shape = self.models[0], row.inputs[0].shape
+        for model, other in zip(self.models[1:], row.inputs[1:]):
+            if other.shape == shape:
+                continue
+            problem = f"{row.name}: shape {list(shape)} in {first.source}, {list(other.shape)} in {model.source}"
+            if classify(row.name).module not in ("embed", "head"):
+                raise MismatchError(problem, _SAME_ARCHITECTURE)
+            if len(shape) != len(other.shape) or shape[1:] != other.shape[1:]:
+                raise MismatchError(problem, "Merge models with the same vocabulary size and hidden size.")
+            rows = (shape[0], other.shape[0])
+            if not row.floating or not only_padding_differs(first, model, min(rows)):
+                raise MismatchError(problem, vocabulary_remedy(first, model, rows))
+        return row._replace(common=min(t.elements for t in row.inputs))
+
+    def _vocabulary_note(self, rows: Sequence[Row], vocabulary: int) -> str:
+        names = [row.name for row in rows if row.common is not None]
+        sizes = next(" and ".join(str(t.shape[0]) for t in row.inputs) for row in rows if row.common is not None)
+        return (
+            f"{shortened(names)}: {sizes} rows; the tokenizers are equal, so the rest is padding: the common rows are "
+            f"merged, and the output has the {vocabulary} rows and the padding of {self.models[0].source}"
         )
 
 
-def _check_names(
-    first: Checkpoint, names: dict[str, Tensor], other: Checkpoint, other_names: dict[str, Tensor]
-) -> None:
-    for here, there, held, lacking in ((names, other_names, first, other), (other_names, names, other, first)):
-        alone = [name for name in here if name not in there]
-        if alone:
-            raise MismatchError(
-                f"{held.source} has {shortened(alone)}, which {lacking.source} lacks",
-                "Check that both models have the same architecture and that both downloads are complete.",
-            )
+def _check_fixed(row: Row, first: Checkpoint, model: Checkpoint, other: Tensor) -> None:
+    one = row.inputs[0]
+    if one.dtype != other.dtype:
+        raise MismatchError(
+            f"{row.name}: {one.dtype} in {first.source}, {other.dtype} in {model.source}",
+            f"Convert both to one of {', '.join(FLOATS)}: other tensors must be identical in all models.",
+        )
+    if not _same_bytes(first, one, model, other):
+        raise MismatchError(
+            f"{row.name}: the {one.dtype} values differ between {first.source} and {model.source}",
+            f"Dequantise or convert both models to one of {', '.join(FLOATS)} first.",
+        )
 
 
-def _check_shapes(row: Row, first: Checkpoint, other: Tensor, model: Checkpoint) -> None:
-    shape = row.inputs[0].shape
-    if shape == other.shape:
-        return
-    remedy = "Merge models of the same architecture and size."
-    if classify(row.name).module in ("embed", "head"):
-        remedy = "Merge models with the same vocabulary size and hidden size."
-        if len(shape) == 2 and shape[1:] == other.shape[1:]:
-            remedy = vocabulary_remedy(first, model, (shape[0], other.shape[0]))
-    raise MismatchError(
-        f"{row.name}: shape {list(shape)} in {first.source}, {list(other.shape)} in {model.source}", remedy
-    )
-
-
-def _check_fixed(row: Row, models: Sequence[Checkpoint]) -> None:
-    first = row.inputs[0]
-    for model, other in zip(models[1:], row.inputs[1:]):
-        if first.dtype != other.dtype:
-            raise MismatchError(
-                f"{row.name}: {first.dtype} in {models[0].source}, {other.dtype} in {model.source}",
-                f"Convert both to one of {', '.join(FLOATS)}: other tensors must be identical in all models.",
-            )
-        assert isinstance(first, TensorInfo)  # virtual tensors are floating
-        assert isinstance(other, TensorInfo)
-        if not _same_bytes(models[0].shards[first.shard], first, model.shards[other.shard], other):
-            raise MismatchError(
-                f"{row.name}: the {first.dtype} values differ between {models[0].source} and {model.source}",
-                f"Dequantise or convert both models to one of {', '.join(FLOATS)} first.",
-            )
-
-
-def _same_bytes(path_a: str, a: TensorInfo, path_b: str, b: TensorInfo) -> bool:
-    return all(piece_a == piece_b for piece_a, piece_b in zip(_pieces(path_a, a), _pieces(path_b, b)))
+def _same_bytes(first: Checkpoint, a: Tensor, other: Checkpoint, b: Tensor) -> bool:
+    if not isinstance(a, TensorInfo) or not isinstance(b, TensorInfo):  # computed tensors are floating
+        return False
+    pieces = zip(_pieces(first.shards[a.shard], a), _pieces(other.shards[b.shard], b))
+    return a.nbytes == b.nbytes and all(one == two for one, two in pieces)
 
 
 def _pieces(path: str, t: TensorInfo) -> Iterator[bytes]:

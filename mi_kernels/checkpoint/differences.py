@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from ..errors import CheckpointError, StrictError, shortened
 from .files import parse_json, read_file
 from .record import Checkpoint
+from .ties import declared_tied
 
 # Keys of config.json. A key in text_config takes precedence.
 _COMPUTING = (
@@ -56,7 +57,7 @@ def between(models: Sequence[Checkpoint], origin: Checkpoint, untied: bool) -> l
     Args:
         untied: the merge unties the embeddings and reports that itself, so that difference is left out.
     """
-    found: list[Difference] = []
+    found = [Difference(risk, serious=True) for model in models for risk in model.risks]
     for model in models:
         if model is not origin:
             for compare in (_architectures, _configs, _tokenizers, _templates, _generation):
@@ -80,6 +81,22 @@ def refuse(out: str, found: Sequence[Difference]) -> None:
             f"{out}: {serious[0]}{more}",
             "Use models without such differences, or merge without --strict.",
         )
+
+
+def only_padding_differs(first: Checkpoint, other: Checkpoint, rows: int) -> bool:
+    """Returns whether two models have the same tokens, and all of them are among the first `rows` token ids."""
+    try:
+        one, two = _all_ids(first), _all_ids(other)
+    except (CheckpointError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        return False
+    return bool(one) and one == two and max(one.values()) < rows
+
+
+def _all_ids(model: Checkpoint) -> dict[str, int]:
+    """Returns the id of every token, from tokenizer.json or else from vocab.json; empty if there is neither."""
+    if os.path.lexists(os.path.join(model.root, "tokenizer.json")):
+        return _ids(_json(model, "tokenizer.json"))
+    return {**_optional_json(model, "vocab.json"), **_optional_json(model, "added_tokens.json")}
 
 
 def vocabulary_remedy(first: Checkpoint, other: Checkpoint, rows: tuple[int, int]) -> str:
@@ -123,6 +140,8 @@ def _configs(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
     one, two = _settings(origin.config), _settings(other.config)
     for key in (*_COMPUTING, *_SETTINGS, _TIED):
         a, b = one.get(key, _ABSENT), two.get(key, _ABSENT)
+        if key == _TIED:
+            a, b = declared_tied(origin.config), declared_tied(other.config)
         if a != b:
             text = _differ(f"config: {key}", a, b, origin, other)
             yield Difference(f"{text}; the output has {_shown(a)}", serious=key in _COMPUTING)

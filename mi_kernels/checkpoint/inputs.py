@@ -12,14 +12,23 @@ from ..dtypes import CODES, code_of, item_size
 from ..system.calls import PAGE
 from .mapped import MappedFile
 from .tensor import TensorInfo
-from .virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
+from .virtual import LoraTensor, SavedTensor, ScaledTensor, StackedTensor, Tensor
 
 F32 = CODES["F32"]
 
 
 def is_computed(tensor: Tensor) -> bool:
     """Returns True if `Inputs.operand` needs scratch memory for `tensor`."""
-    return isinstance(tensor, (ScaledTensor, LoraTensor))
+    return isinstance(tensor, (ScaledTensor, LoraTensor, StackedTensor))
+
+
+def value_dtype(tensor: Tensor) -> str:
+    """Returns the dtype in which `Inputs.operand` provides `tensor`: F32 for values that are calculated."""
+    if isinstance(tensor, StackedTensor):
+        return value_dtype(tensor.parts[0])
+    if isinstance(tensor, SavedTensor):
+        return tensor.whole.dtype
+    return tensor.dtype if isinstance(tensor, TensorInfo) else "F32"
 
 
 class Inputs:
@@ -63,6 +72,8 @@ class Inputs:
 
         if scratch is None:
             scratch = memoryview(bytearray(4 * count))
+        if isinstance(tensor, StackedTensor):
+            return self._stacked(model, tensor, first, count, scratch)
         if isinstance(tensor, ScaledTensor):
             _cpu.scaled(
                 scratch,
@@ -89,6 +100,17 @@ class Inputs:
                 self._isa,
             )
         return Operand(scratch, 0, F32)
+
+    def _stacked(self, model: int, tensor: StackedTensor, first: int, count: int, scratch: memoryview) -> Operand:
+        dtype = value_dtype(tensor)
+        item, at = item_size(dtype), 0
+        for part, begin, n in tensor.overlapping(first, count):
+            place = scratch[at : at + item * n]
+            data, offset, _ = self.operand(model, part, begin, n, place)
+            if data is not place:  # stored as it is
+                place[:] = memoryview(data)[offset : offset + item * n]  # type: ignore[arg-type]
+            at += item * n
+        return Operand(scratch, 0, code_of(dtype))
 
     def _at(self, model: int, tensor: TensorInfo, first: int) -> tuple[object, int]:
         return self._maps[model][tensor.shard].data, tensor.begin + first * item_size(tensor.dtype)
@@ -161,6 +183,9 @@ def _ranges(tensor: Tensor, first: int, count: int) -> Iterator[tuple[TensorInfo
     elif isinstance(tensor, ScaledTensor):
         yield tensor.weight, first, first + count
         yield tensor.scales, 0, tensor.scales.elements
+    elif isinstance(tensor, StackedTensor):
+        for part, begin, n in tensor.overlapping(first, count):
+            yield from _ranges(part, begin, n)
     else:
         yield from _ranges(tensor.base, first, count)
         # Both factors as a whole: every element needs rows of one of them, and the other is as small.

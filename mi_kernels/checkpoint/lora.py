@@ -30,12 +30,18 @@ from .header import read_header
 from .hub import cached_id
 from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
-from .tensor import TensorInfo
-from .virtual import LoraTensor, SavedTensor, ScaledTensor, Tensor
+from .spelling import Renaming, by_canonical, canonical, clean, summary
+from .tensor import TensorInfo, refuse_empty
+from .ties import embedding_of, head_name, head_of, same_values
+from .virtual import LoraTensor, SavedTensor, ScaledTensor, StackedTensor, Tensor
 
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?(embedding)|\.weight)")
+_FACTOR = re.compile(
+    r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.default)?(?(embedding)|\.weight)"
+)
 _MERGE_FIRST = "Merge the adapter into its base with PEFT first, then use that model."
+# Files that trainers save beside an adapter and that are not weights of the model.
+_TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "training_args", "random_states")
 # Options that need a different formula if they are set.
 _UNSUPPORTED = (
     "use_dora",
@@ -77,21 +83,95 @@ def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: st
     """
     refuse_quantised(base)
     _check_kind(adapter, config)
-    factors, whole = _sort_out(adapter, base)
+    target = _Target(base)
+    factors, whole = _sort_out(adapter, target)
     tensors: dict[str, Tensor] = dict(base.tensors)
+    if target.untied_head is not None:
+        tensors.update(target.untied_head)
     for name, t in whole.items():
-        tensors[name] = _saved(adapter, base.tensors[name], t)
+        tensors[name] = _saved(adapter, name, tensors[name], t)
     ranks = _Setting.of(adapter, config, "rank_pattern", "r", factors)
     alphas = _Setting.of(adapter, config, "alpha_pattern", "lora_alpha", factors)
     for module, pair in factors.items():
-        name = f"{module}.weight"
+        name = target.names[module]
         numbers = ranks.value(module), alphas.value(module)
         tensors[name] = _adapted(adapter, config, module, tensors[name], pair, numbers)
     notes = [*base.notes, f"{given}: LoRA on {len(factors)} tensors, added to the base while they are read"]
+    changes = [Renaming(f"{old}.weight", new) for old, new in target.names.items() if f"{old}.weight" != new]
+    if changes:
+        count = f"{len(changes)} modules" if len(changes) > 1 else "1 module"
+        notes.append(
+            f"{adapter.source}: {count} of the adapter have other names than in {base.source} ({summary(changes)})"
+        )
     trained_on = config.get("base_model_name_or_path")
     if isinstance(trained_on, str) and trained_on and not _same_model(trained_on, base):
         notes.append(f"{given}: the adapter was trained on {shortened([trained_on])}, but is added to {base.source}")
-    return replace(base, source=given, tensors=tensors, notes=notes, adapter=adapter)
+    notes += _beside(adapter, (".pt", ".pth"))  # perhaps weights, perhaps anything else
+    risks = [*base.risks, *_beside(adapter, (".safetensors", ".bin"))]
+    result = replace(base, source=given, tensors=tensors, notes=notes, risks=risks, adapter=adapter)
+    if target.untied_head is not None:
+        _tie_again(result, target)
+    return result
+
+
+class _Target:
+    """Finds the tensors of the base that the modules of an adapter mean.
+
+    Attributes:
+        names: the tensor of each module that was found, by the name of the module in the adapter.
+        untied_head: the head as a tensor of its own, by name, if the adapter treats a tied embedding and its head as
+            two modules. PEFT does the same: an adapter on one of them leaves the other as it is.
+    """
+
+    def __init__(self, base: Checkpoint) -> None:
+        self.base = base
+        self.names: dict[str, str] = {}
+        self.untied_head: dict[str, Tensor] | None = None
+        self.embedding = embedding_of(base.tensors) if base.tied and head_of(base.tensors) is None else None
+        self._known = by_canonical(base.tensors)
+
+    def find(self, name: str) -> str | None:
+        """Returns the name in the base of the tensor that the adapter calls `name`; None if there is none."""
+        found = name if name in self.base.tensors else self._known.get(canonical(name))
+        if self.embedding is None:
+            return found
+        if found == self.embedding or canonical(name) == "lm_head.weight":
+            head = head_name(self.embedding)
+            if self.untied_head is None:
+                self.untied_head = {head: self.base.tensors[self.embedding]._replace(name=head)}
+            return found or head
+        return found
+
+    def find_module(self, module: str) -> bool:
+        """Returns True if the base has the weight of `module`, and remembers its name."""
+        found = self.find(f"{module}.weight")
+        if found is not None:
+            self.names[module] = found
+        return found is not None
+
+
+def _tie_again(model: Checkpoint, target: _Target) -> None:
+    """Removes a head that is equal to the embedding after all. Otherwise adds a note."""
+    assert target.embedding is not None
+    head = head_name(target.embedding)
+    if same_values(model, model.tensors[head], model.tensors[target.embedding]):
+        del model.tensors[head]
+    else:
+        model.notes.append(
+            f"{model.source}: the adapter makes {head} and {target.embedding} differ, which {model.base} ties; "
+            "they are merged as two tensors"
+        )
+
+
+def _beside(adapter: Adapter, suffixes: tuple[str, ...]) -> list[str]:
+    """Returns a sentence about files beside the adapter that can hold trained weights; or nothing."""
+    ours = ("adapter_model.", *_TRAINING_STATE)
+    names = sorted(os.listdir(adapter.root))
+    found = [name for name in names if name.endswith(suffixes) and not name.startswith(ours)]
+    if not found:
+        return []
+    are, them = ("are", "them") if len(found) > 1 else ("is", "it")
+    return [f"{adapter.source}: {shortened(found)} beside the adapter {are} not merged: PEFT does not load {them} either"]
 
 
 def _check_kind(adapter: Adapter, config: dict[str, Any]) -> None:
@@ -112,8 +192,9 @@ def _check_kind(adapter: Adapter, config: dict[str, Any]) -> None:
         )
 
 
-def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], dict[str, TensorInfo]]:
-    """Returns the tensors of the adapter: pairs of factors by module name, and complete tensors by tensor name."""
+def _sort_out(adapter: Adapter, target: _Target) -> tuple[dict[str, _Factors], dict[str, TensorInfo]]:
+    """Returns the tensors of the adapter: pairs of factors by module, and complete tensors by their name in the base."""
+    base = target.base
     pickled = os.path.join(adapter.root, "adapter_model.bin")
     if not os.path.exists(adapter.file) and os.path.exists(pickled):
         raise CheckpointError(
@@ -124,47 +205,52 @@ def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], 
     unmatched = []
     header = read_header(adapter.file, len(base.shards))
     base.stamps[adapter.file], base.headers[adapter.file] = header.stamp, header.digest
+    refuse_empty(adapter.file, header.tensors)
     for t in header.tensors:
-        name = t.name.removeprefix(_PREFIX)
+        cleaned = clean(t.name)
+        name = cleaned.removeprefix(_PREFIX)
         match = _FACTOR.fullmatch(name)
         module, embedding = (match["module"], bool(match["embedding"])) if match else ("", False)
-        plain = re.sub(r"\.(?:base_layer|modules_to_save)(?=\.)", "", name)
-        if not t.name.startswith(_PREFIX) or t.dtype not in FLOATS:
+        plain = None if match else target.find(re.sub(r"\.(?:base_layer|modules_to_save)(?=\.)", "", name))
+        if not cleaned.startswith(_PREFIX) or t.dtype not in FLOATS:
             unmatched.append(t.name)
-        elif match and f"{module}.weight" in base.tensors and (module, not embedding) not in sides:
+        elif match and target.find_module(module) and (module, not embedding) not in sides:
             sides.setdefault((module, embedding), {})[match["side"]] = t
-        elif not match and plain in base.tensors:
+        elif plain is not None:
             whole[plain] = t
         else:
             unmatched.append(t.name)
     if unmatched:
         raise CheckpointError(
             f"{adapter.file}: no weight in {base.source} for {shortened(unmatched)}",
-            "Use the base that the adapter was trained on (a model does not store an lm_head tied to the embedding).",
+            "Use the base that the adapter was trained on.",
         )
     alone = [module for (module, _), pair in sides.items() if len(pair) == 1]
-    if alone or not sides:
+    if alone:
+        raise CheckpointError(f"{adapter.file}: lacks lora_A or lora_B of {shortened(alone)}", "Download it again.")
+    if not sides:
         raise CheckpointError(
-            f"{adapter.file}: {f'lacks lora_A or lora_B of {shortened(alone)}' if alone else 'has no LoRA weights'}",
-            "Download the adapter again." if alone else "Use the base model alone, or another adapter.",
+            f"{adapter.file}: has no LoRA weights",
+            "If it was trained under DeepSpeed ZeRO-3, run zero_to_fp32.py in the checkpoint's folder, or save again with "
+            "stage3_gather_16bit_weights_on_model_save. Otherwise use the base model alone, or another adapter.",
         )
     factors = {module: _Factors(pair["A"], pair["B"], embedding) for (module, embedding), pair in sides.items()}
     return factors, whole
 
 
-def _saved(adapter: Adapter, held: Tensor, whole: TensorInfo) -> SavedTensor:
+def _saved(adapter: Adapter, name: str, held: Tensor, whole: TensorInfo) -> SavedTensor:
     if whole.shape != held.shape:
         raise CheckpointError(
             f"{adapter.file}: {whole.name} has shape {list(whole.shape)}, but {list(held.shape)} in the base",
             "Use the base that the adapter was trained on. If the vocabulary grew, resize its embeddings.",
         )
-    return SavedTensor(held.name, held.dtype, whole, held.shard)
+    return SavedTensor(name, held.dtype, whole, held.shard)
 
 
 def _adapted(
     adapter: Adapter, config: dict[str, Any], module: str, base: Tensor, factors: _Factors, numbers: tuple[Any, Any]
 ) -> LoraTensor:
-    assert not isinstance(base, LoraTensor)
+    assert not isinstance(base, (LoraTensor, StackedTensor))
     path = os.path.join(adapter.root, ADAPTER_CONFIG)
     a, b, embedding = factors
     rank, alpha = numbers

@@ -11,7 +11,9 @@ from . import fp8, hub, lora
 from .files import read_json
 from .header import read_header, refuse_too_many
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, SINGLE, Adapter, Checkpoint
-from .tensor import TensorInfo
+from .spelling import clean
+from .tensor import TensorInfo, refuse_empty
+from .virtual import Tensor
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -93,8 +95,32 @@ def _open(given: str) -> Checkpoint:
         _take_tensors(model, name, header.tensors, weight_map)
         refuse_too_many(len(model.tensors), model.root)
     _check_complete(model, names, weight_map)
+    _clean_names(model)
+    refuse_empty(model.root, model.tensors.values())
     fp8.dequantise(model)
     return model
+
+
+def _clean_names(model: Checkpoint) -> None:
+    """Removes the words that wrappers of training frameworks added to the names of tensors."""
+    changed = {name: clean(name) for name in model.tensors if clean(name) != name}
+    if not changed:
+        return
+    cleaned: dict[str, Tensor] = {}
+    for name, tensor in model.tensors.items():
+        new = changed.get(name, name)
+        if new in cleaned:
+            raise CheckpointError(
+                f"{model.root}: {name} and another tensor both mean {new}",
+                "Keep one of them, and save the model again without the wrapper: model._orig_mod or model.module.",
+            )
+        cleaned[new] = tensor._replace(name=new) if new != name and isinstance(tensor, TensorInfo) else tensor
+    model.tensors = cleaned
+    old = next(iter(changed))
+    count = f"{len(changed)} names have" if len(changed) > 1 else "1 name has"
+    model.notes.append(
+        f"{model.source}: {count} words of a wrapper, such as {shortened([old])}; the words are removed"
+    )
 
 
 def _take_tensors(model: Checkpoint, name: str, tensors: list[TensorInfo], weight_map: dict[str, str] | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ class Checkpoint:
         config: the content of config.json; empty if it is missing.
         revision: the commit if `source` is a Hub id, otherwise None.
         notes: one line for each irregularity that was handled.
+        risks: one line for each irregularity that can spoil a model. A strict merge rejects them.
         adapter: the LoRA adapter that is added, if any.
         stamps: for each file with weights, by path, its state before its header was read.
         headers: for each file with weights, by path, the SHA-256 of its header in hexadecimal.
@@ -71,6 +73,7 @@ class Checkpoint:
     config: dict[str, Any]
     revision: str | None = None
     notes: list[str] = field(default_factory=list)
+    risks: list[str] = field(default_factory=list)
     adapter: Adapter | None = None
     stamps: dict[str, Stamp] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
@@ -140,7 +143,22 @@ class Checkpoint:
 
     @property
     def tied(self) -> bool:
-        """True if lm_head shares the weights of the embedding, according to config.json."""
-        text = self.config.get("text_config")
-        tied = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-        return bool(self.config.get("tie_word_embeddings", tied))
+        """True if lm_head shares the weights of the embedding, according to config.json and the class of the model."""
+        from .ties import declared_tied
+
+        return declared_tied(self.config)
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the part of config.json about the text decoder: of a multimodal model, its text_config.
+
+    Example:
+        >>> from mi_kernels.checkpoint.record import text_config
+        >>> text_config({"text_config": {"num_hidden_layers": 2}, "vision_config": {}})
+        {'num_hidden_layers': 2}
+    """
+    for key in ("text_config", "llm_config", "language_config", "thinker_config"):
+        inner = config.get(key)
+        if isinstance(inner, dict):
+            return text_config(inner)
+    return config

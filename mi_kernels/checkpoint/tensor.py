@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..dtypes import FLOATS
+from ..errors import CheckpointError, shortened
 
 
 class TensorInfo(NamedTuple):
@@ -39,3 +43,23 @@ class TensorInfo(NamedTuple):
     @property
     def elements(self) -> int:
         return math.prod(self.shape)
+
+
+def refuse_empty(where: str, tensors: Iterable[Any]) -> None:
+    """Rejects the empty tensors that DeepSpeed ZeRO-3 leaves where weights were not gathered before saving.
+
+    Args:
+        where: the folder or file, for messages.
+        tensors: the tensors of a model or an adapter, with `name`, `dtype` and `shape`.
+
+    Raises:
+        CheckpointError: a floating-point tensor has the shape [0].
+    """
+    empty = [t.name for t in tensors if tuple(t.shape) == (0,) and t.dtype in FLOATS]
+    if empty:
+        count = f"{len(empty)} tensors are" if len(empty) > 1 else "1 tensor is"
+        raise CheckpointError(
+            f"{where}: {count} empty (shape [0]): {shortened(empty)}",
+            "DeepSpeed ZeRO-3 saved them without gathering. Run zero_to_fp32.py in the checkpoint's folder, or save again "
+            "with stage3_gather_16bit_weights_on_model_save.",
+        )

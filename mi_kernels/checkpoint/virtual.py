@@ -8,6 +8,7 @@ are float32; see modules `fp8` and `lora` for the formulas.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .tensor import TensorInfo
@@ -101,4 +102,40 @@ class SavedTensor(NamedTuple):
         return self.whole.elements
 
 
-Tensor = TensorInfo | ScaledTensor | LoraTensor | SavedTensor
+Part = TensorInfo | ScaledTensor | SavedTensor | LoraTensor
+
+
+class StackedTensor(NamedTuple):
+    """Tensors of a file that another model stores as one: the parts one after the other, such as fused experts.
+
+    All parts have the same dtype and the same number of elements. The result has the shape `shape`.
+    """
+
+    name: str
+    dtype: str
+    parts: tuple[Part, ...]
+    shape: tuple[int, ...]
+
+    @property
+    def shard(self) -> int:
+        return self.parts[0].shard
+
+    @property
+    def nbytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    def overlapping(self, first: int, count: int) -> Iterator[tuple[Part, int, int]]:
+        """Yields the parts with elements `first` to `first + count`: (part, first element in the part, count)."""
+        size, end = self.parts[0].elements, first + count
+        if size == 0:
+            return
+        for number in range(first // size, -(-end // size)):
+            low, high = max(first, number * size), min(end, (number + 1) * size)
+            yield self.parts[number], low - number * size, high - low
+
+
+Tensor = TensorInfo | ScaledTensor | LoraTensor | SavedTensor | StackedTensor

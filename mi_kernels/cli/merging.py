@@ -109,15 +109,18 @@ def describe(reports: list[Report]) -> str:
 def describe_plan(job: Job) -> str:
     """Returns a text about what a job would do. For interpolation, it shows the lam of each layer and module."""
     lines = [printable(f"note: {note}") for note in job.notes()]
-    sizes = {row.name: row.inputs[0].nbytes for row in job.alignment.rows}
+    sizes = {row.name: row.inputs[0].nbytes for row in job.alignment.merged}
+    kept = [row.inputs[0].nbytes for row in job.alignment.rows if row.kept is not None]
     for i, output in enumerate(job.outputs):
         lines.append(f"{printable(output.folder.given)}: {output.record.summary}")
         if all(source.formula is None for source in job.sources.values()):
-            weights = {name: source.weights[i] for name, source in job.sources.items()}
+            weights = {name: job.sources[name].weights[i] for name in sizes}
             lines.append(format_table(recipe_table(sizes, weights), show_bytes))
         else:
-            merged = [name for name, source in job.sources.items() if not source.copied]
+            merged = [name for name in sizes if not job.sources[name].copied]
             total = sum(sizes[name] for name in merged)
             copied = f"{len(sizes) - len(merged)} copied from the first model"
             lines.append(f"{len(merged)} tensors, {show_bytes(total)}, merged; {copied}")
+        if kept:
+            lines.append(f"{len(kept)} tensors, {show_bytes(sum(kept))}, that only one model has, kept as they are")
     return "\n".join(lines)

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .._version import __version__
 from ..backends import cpu
-from ..checkpoint.alignment import Row, align
+from ..checkpoint.alignment import Alignment, Row, align
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.names import MODULES, OTHER, Place, places
 from ..checkpoint.open import open_checkpoint
@@ -193,9 +193,9 @@ def similarity_of(
     count, isa = cpu.checked_threads(threads), cpu.isa()
     alignment = align(models)
     found = places(row.name for row in alignment.rows)
-    left_out = _excluded(alignment.rows, found, models)
+    left_out = _excluded(alignment, models)
     rows = [row for row in alignment.rows if row.name not in left_out]
-    size = sum(t.nbytes for row in rows for t in row.inputs)
+    size = sum(_bytes_up_to(_elements(row), t) for row in rows for t in row.inputs)
     tensors: dict[str, _Sums] = {}
     with progress_bar(progress, size) as on_bytes:
         for row, parts in _summed(rows, models, isa, count, on_bytes):
@@ -274,16 +274,23 @@ def _grouped(
     return {group: _Sums.total(groups[group]).measure() for group in sorted(groups, key=order)}
 
 
-def _excluded(rows: Sequence[Row], found: Mapping[str, Place], models: Sequence[Checkpoint]) -> dict[str, str]:
+def _excluded(alignment: Alignment, models: Sequence[Checkpoint]) -> dict[str, str]:
     """Returns why tensors are not compared, by name."""
-    why = {row.name: f"{row.inputs[0].dtype} is not a floating-point dtype" for row in rows if not row.floating}
-    if all(model.tied for model in models):
-        embeddings = {row.inputs[0].shape: row.name for row in rows if found[row.name].module == "embed"}
-        for row in rows:
-            # The bias of a head is not tied.
-            if found[row.name].module == "head" and row.inputs[0].shape in embeddings:
-                why[row.name] = f"tied in both models: counted once, as {embeddings[row.inputs[0].shape]}"
+    why = {
+        row.name: f"{row.inputs[0].dtype} is not a floating-point dtype"
+        if row.kept is None
+        else f"only {models[row.kept].source} has it"
+        for row in alignment.rows
+        if row.kept is not None or not row.floating
+    }
+    if alignment.tie is not None and alignment.tie.same:
+        why[alignment.tie.head] = f"tied in both models: counted once, as {alignment.tie.embedding}"
     return why
+
+
+def _elements(row: Row) -> int:
+    """Returns the number of elements that both models have."""
+    return row.inputs[0].elements if row.common is None else row.common
 
 
 class _Piece(NamedTuple):
@@ -294,7 +301,7 @@ class _Piece(NamedTuple):
 
 def _pieces(rows: Sequence[Row]) -> Iterator[_Piece]:
     for number, row in enumerate(rows):
-        for first, elements in list(pieces(row.inputs[0].elements)) or [(0, 0)]:  # an empty tensor has one piece too
+        for first, elements in list(pieces(_elements(row))) or [(0, 0)]:  # an empty tensor has one piece too
             yield _Piece(number, first, elements)
 
 

@@ -61,12 +61,14 @@ class Resident:
 
     def __init__(self, sources: Sequence[str | os.PathLike[str]], threads: int | None = None) -> None:
         self.models = [open_checkpoint(source) for source in sources]
-        self.alignment = align(self.models)
+        alignment = align(self.models, lead=0)
+        # Callers load the architecture of INSTRUCT, which has no place for what only the other models have.
+        self.alignment = alignment._replace(rows=[row for row in alignment.rows if row.kept in (None, 0)])
         self.names = [row.name for row in self.alignment.rows]
         self._threads = Options(threads=threads).thread_count
         self._inputs = Inputs([model.files for model in self.models])
         for row in self.alignment.rows:
-            for k, tensor in enumerate(row.inputs):
+            for k, tensor in row.reads():
                 self._inputs.check_length(k, tensor)
 
     def close(self) -> None:

@@ -37,15 +37,16 @@ def combined_sources(
         ArgumentError: a mask selects no tensor, or a parameter has no value for a tensor.
         CheckpointError: an input can no longer be read.
     """
-    names = [row.name for row in alignment.rows]
+    names = [row.name for row in alignment.merged]
     found, depth = places(names), layer_count(names)
     chosen = select(names, recipe.layers, recipe.modules)
     unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model after the base
     sources: dict[str, Source] = {}
     parameters: list[tuple[Row, dict[str, Any]]] = []
     for row in alignment.rows:
-        sources[row.name] = Source(row.inputs, (unchanged if row.floating else 0.0,))
-        if row.floating and row.name in chosen:
+        weight = unchanged if row.floating else 0.0
+        sources[row.name] = Source(row.inputs, (weight,), kept=row.kept, common=row.common)
+        if row.kept is None and row.floating and row.name in chosen:
             parameters.append((row, recipe.parameters(row.name, found[row.name], depth)))
 
     method = METHODS[recipe.method]
@@ -58,7 +59,8 @@ def combined_sources(
             def work() -> None:
                 readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
                 base = readers.pop(0) if recipe.base is not None else None
-                tensor = Tensor(row.name, row.inputs[0].elements, readers, base)
+                elements = row.inputs[0].elements if row.common is None else row.common
+                tensor = Tensor(row.name, elements, readers, base)
                 try:
                     sources[row.name] = _source(row, method.formula(tensor, **values))
                 finally:  # a failed read leaves zeros, which can make the method fail: report the read
@@ -74,7 +76,9 @@ def combined_sources(
 
 def _source(row: Row, combine: Combine) -> Source:
     lam = as_lerp(combine, len(row.inputs))
-    return Source(row.inputs, formula=combine) if lam is None else Source(row.inputs, (lam,))
+    if lam is None:
+        return Source(row.inputs, formula=combine, common=row.common)
+    return Source(row.inputs, (lam,), common=row.common)
 
 
 def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:

@@ -38,12 +38,17 @@ class Findings:
         overflowed: the number of non-finite elements of the output whose inputs are all finite, by tensor.
         identical: the tensors with the same bytes as in the first model, by number of the model.
         compared: how many tensors were compared with those of the first model, by number of the model.
+        computed: how many could not be compared because one of the two is computed from other tensors or has another
+            dtype, by number of the model.
+        unread: how many were not compared because the merge does not read both, such as those that a mask leaves out.
     """
 
     nonfinite: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
     overflowed: dict[str, int] = field(default_factory=dict)
     identical: dict[int, list[str]] = field(default_factory=dict)
     compared: dict[int, int] = field(default_factory=dict)
+    computed: dict[int, int] = field(default_factory=dict)
+    unread: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def joined(cls, parts: Iterable[Findings]) -> Findings:
@@ -54,9 +59,13 @@ class Findings:
             whole.overflowed.update(part.overflowed)
             for k, names in part.identical.items():
                 whole.identical.setdefault(k, []).extend(names)
-            for k, count in part.compared.items():
-                whole.compared[k] = whole.compared.get(k, 0) + count
+            for total, counts in zip(whole._counts(), part._counts()):
+                for k, count in counts.items():
+                    total[k] = total.get(k, 0) + count
         return whole
+
+    def _counts(self) -> tuple[dict[int, int], ...]:
+        return self.compared, self.computed, self.unread
 
     def to_plain(self) -> dict[str, Any]:
         """Returns the findings as values that JSON supports. `from_plain` is the inverse."""
@@ -65,6 +74,8 @@ class Findings:
             "overflowed": [list(item) for item in self.overflowed.items()],
             "identical": [list(item) for item in self.identical.items()],
             "compared": [list(item) for item in self.compared.items()],
+            "computed": [list(item) for item in self.computed.items()],
+            "unread": [list(item) for item in self.unread.items()],
         }
 
     @classmethod
@@ -74,7 +85,7 @@ class Findings:
             {(k, name): (nan, inf) for k, name, nan, inf in plain["nonfinite"]},
             dict(plain["overflowed"]),
             {k: list(names) for k, names in plain["identical"]},
-            dict(plain["compared"]),
+            *(dict(plain[key]) for key in ("compared", "computed", "unread")),
         )
 
     def as_dict(self, models: Sequence[str]) -> dict[str, Any]:
@@ -123,7 +134,12 @@ class Findings:
         return [f"elements that overflow in the output although their inputs are finite: {shown}"]
 
     def _same_models(self) -> list[int]:
-        return [k for k, names in self.identical.items() if len(names) == self.compared[k] > 1]
+        """Returns the models all of whose tensors were compared and are identical."""
+        return [
+            k
+            for k, names in self.identical.items()
+            if len(names) == self.compared[k] > 1 and not self.computed.get(k) and not self.unread.get(k)
+        ]
 
     def _identity_notes(self, models: Sequence[str], only: int | None = None) -> list[str]:
         notes = []
@@ -133,6 +149,10 @@ class Findings:
             if k in self._same_models():
                 count = f"all {len(names):,} tensors that were read from both are identical"
                 notes.append(f"{models[0]} and {models[k]} are the same model: {count}")
+            elif len(names) == self.compared[k] > 1:
+                which = "selected tensors" if not self.computed.get(k) else "tensors that were compared"
+                left = f"; {self.computed[k]:,} others are computed or stored differently" if self.computed.get(k) else ""
+                notes.append(f"all {len(names):,} {which} are identical in {models[0]} and {models[k]}{left}")
             else:
                 of = f"{len(names):,} of {self.compared[k]:,} tensors are identical"
                 notes.append(f"{of} in {models[0]} and {models[k]}: {shortened(names)}")
@@ -196,7 +216,7 @@ class Watch:
                 code = CODES[out.dtype]
                 results = [(c.output, Operand(c.data, begin - offset, code)) for c in bad]
                 self._count(source, out.name, first, count, results, inputs)
-            if self._same.get(out.name):
+            if source.kept is None and self._same.get(out.name):
                 self._compare(source, out.name, first, count, inputs)
 
     def shard(self, number: int, output: int) -> Findings:
@@ -209,10 +229,16 @@ class Watch:
                     found.nonfinite[k, t.name] = self._nonfinite[k, t.name]
             if (output, t.name) in self._overflowed:
                 found.overflowed[t.name] = self._overflowed[output, t.name]
-            for k in _comparable(source):
+            comparable = _comparable(source)
+            for k in comparable:
                 found.compared[k] = found.compared.get(k, 0) + 1
                 if k in self._same[t.name]:
                     found.identical.setdefault(k, []).append(t.name)
+            if t.dtype in CODES and source.inputs[0].elements:  # other dtypes are identical, see `alignment`
+                read = source.used()
+                for k in set(range(1, len(source.inputs))) - {*comparable}:
+                    counts = found.computed if 0 in read and k in read else found.unread
+                    counts[k] = counts.get(k, 0) + 1
         return found
 
     def take(self, number: int, output: int, found: Findings) -> None:
@@ -292,7 +318,7 @@ def _dropping(plan: Plan) -> set[str]:
 def _comparable(source: Source) -> list[int]:
     """Returns the models whose tensor is read and has the same dtype as in the first model, so that bytes compare."""
     used, first = source.used(), source.inputs[0]
-    if 0 not in used or is_computed(first) or first.elements == 0:
+    if 0 not in used or is_computed(first) or first.elements == 0 or source.common is not None:
         return []
     others = [k for k in used if k > 0 and not is_computed(source.inputs[k])]
     return [k for k in others if source.inputs[k].dtype == first.dtype]

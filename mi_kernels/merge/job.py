@@ -20,6 +20,7 @@ from ..dtypes import item_size
 from ..errors import OutputError
 from ..output import card, sidefiles
 from ..output.folder import OutputFolder
+from ..output.model_config import Written, adjusted, written_dtypes
 from ..output.layout import OutputShard, OutputTensor, encode_index, plan_shards
 from ..system import interrupts
 from ..system.faults import writing_failed
@@ -32,6 +33,7 @@ from .resume import ResumableWork, merge_request, publish
 from .spans import Runner
 from .stream import Request, Sink, stream
 
+_CONFIG = "config.json"
 _SPARE = 16 << 20  # bytes that stay free for the file system itself
 
 
@@ -203,7 +205,7 @@ class Job:
     def layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
         """Returns the shards, which are the same for all outputs, and the content of the index."""
         tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
-        return plan_shards(tensors, self.models[0], self.options.max_shard_size)
+        return plan_shards(tensors, self.models[self.alignment.lead], self.options.max_shard_size)
 
     def _measure(self) -> None:
         """Measures the distance between the two models for the model card."""
@@ -237,7 +239,7 @@ class Job:
         sources = [self.sources[t.name] for s in read for t in s.tensors]
         finished, all_shards = sum(len(work.finished) for work in works), len(shards) * len(works)
         resumed = [f"resumed: {finished} of {all_shards} shards were finished"] if finished else []
-        copied = sum(s.formula is None and s.weights[i] in (0, 1) for s in self.sources.values())
+        copied = sum(s.copied_to(i) for s in self.sources.values())
         return Report(
             out=self.outputs[i].folder.given,
             seconds=time.perf_counter() - self.started,
@@ -259,11 +261,32 @@ class Job:
         notes = [note for m in self.models for note in m.notes] + self.alignment.notes
         if not self._origin().config:
             notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
+        if self._config_of_lead:
+            notes.append(
+                f"{self._origin().source} has no vision or audio tower, so the output has config.json of "
+                f"{self.models[self.alignment.lead].source}"
+            )
         return [*notes, *(d.text for d in self._differences), *self.options.place.notes]
+
+    @property
+    def _config_of_lead(self) -> bool:
+        """True if config.json must be that of the lead, because the other models do not have all parts of the output."""
+        lead = self.models[self.alignment.lead]
+        return self.alignment.towers and bool(lead.config) and self._origin() is not lead
 
     @cached_property
     def _differences(self) -> list[Difference]:
-        return differences.between(self.models, self._origin(), self.alignment.untied)
+        untied = any(self._untied(i) for i in range(len(self.outputs)))
+        return differences.between(self.models, self._origin(), untied)
+
+    def _untied(self, output: int) -> bool:
+        """Returns True if this output stores a head of its own although a model ties it to the embedding."""
+        tie = self.alignment.tie
+        if tie is None:
+            return False
+        head, embedding = self.sources[tie.head], self.sources[tie.embedding]
+        alike = head.weights[output : output + 1] == embedding.weights[output : output + 1]
+        return not (tie.same and alike and head.formula == embedding.formula)
 
     def _names(self) -> list[str]:
         return [model.source for model in self.models]
@@ -275,12 +298,18 @@ class Job:
 
     def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
         """Returns the content of all files except the shards and the checksums, by name."""
-        origin = self._origin()
+        origin, lead = self._origin(), self.models[self.alignment.lead]
         files = sidefiles.collect(origin)
-        config = "config.json"
-        if config in files:
-            path = os.path.join(origin.root, config)
-            files[config] = sidefiles.adjust_config(files[config], path, self.alignment.untied, self.options.out_dtype)
+        path = os.path.join(origin.root, _CONFIG)
+        if self._config_of_lead:
+            others = sidefiles.collect(lead)
+            files = {**others, **files, _CONFIG: others[_CONFIG]}
+            path = os.path.join(lead.root, _CONFIG)
+        if _CONFIG in files:
+            tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
+            i = next(i for i, other in enumerate(self.outputs) if other is output)
+            written = Written(written_dtypes(tensors), self._untied(i), self.alignment.vocabulary)
+            files[_CONFIG] = adjusted(files[_CONFIG], path, written)
         files[sidefiles.RECORD] = output.record.encode()
         record = output.record
         facts = card.Facts(record.summary, record.numerics, record.version, **output.card)
@@ -295,7 +324,7 @@ def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
         first = row.inputs[0]
         out = dtype if dtype is not None and row.floating else first.dtype
         nbytes = first.elements * item_size(out) if row.floating else first.nbytes
-        tensors.append(OutputTensor(row.name, out, first.shape, nbytes, first.shard))
+        tensors.append(OutputTensor(row.name, out, first.shape, nbytes, row.shard))
     return tensors
 
 

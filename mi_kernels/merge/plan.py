@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..checkpoint.inputs import is_computed
@@ -26,19 +26,48 @@ class Source(NamedTuple):
         inputs: the tensor in each model. The shapes are equal; the dtypes can differ.
         weights: one weight for each output: 0 copies inputs[0], 1 copies inputs[1], other weights interpolate the two.
         formula: used instead of weights: how all inputs are combined into a single output; see `_cpu.pyi`.
+        kept: used instead of weights and formula: the number of the model that every output copies.
+        common: the number of elements that all inputs have, counted from the first. Every output copies the rest from
+            inputs[0]. None: all inputs have all elements.
     """
 
     inputs: tuple[Tensor, ...]
     weights: tuple[float, ...] = ()
     formula: Combine | None = None
+    kept: int | None = None
+    common: int | None = None
 
     @property
     def copied(self) -> bool:
         """True if every output is a copy of an input."""
-        return self.formula is None and all(w in (0, 1) for w in self.weights)
+        return self.kept is not None or (self.formula is None and all(w in (0, 1) for w in self.weights))
+
+    def copied_to(self, output: int) -> bool:
+        """Returns True if output number `output` is a copy of an input."""
+        return self.kept is not None or (self.formula is None and self.weights[output] in (0, 1))
+
+    def split(self, first: int, count: int) -> Iterator[tuple[Source, int, int]]:
+        """Divides elements `first` to `first + count` into those that all inputs have and the rest.
+
+        Yields:
+            (source of a part, first element, number of elements)
+        """
+        end = first + count
+        if self.common is None:  # the most frequent case
+            yield self, first, count
+            return
+        if first < self.common:
+            yield self._replace(common=None), first, min(end, self.common) - first
+        if end > self.common:
+            start = max(first, self.common)
+            yield Source(self.inputs, self.weights, kept=0), start, end - start
 
     def used(self) -> list[int]:
         """Returns the numbers of the models that are read."""
+        if self.kept is not None:
+            return [self.kept]
+        if self.common is not None:
+            return sorted({0, *self._replace(common=None).used()})
         if self.formula is not None:
             return list(range(len(self.inputs)))
         if self.weights.count(1) == self.weights.count(0) == 0:  # the most frequent case

@@ -79,7 +79,7 @@ class MergeRecord:
         shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
         if recipe.rules:
             shown += f", and {len(recipe.rules)} rule{'s' if len(recipe.rules) != 1 else ''}"
-        copied = sum(s.weights[output] in (0, 1) for s in sources.values())
+        copied = sum(s.copied_to(output) for s in sources.values())
         return cls(
             method=LERP,
             summary=f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(recipe.lam)}{shown}.",

@@ -48,7 +48,9 @@ def merge_request(
         for t in shard.tensors:
             source = sources[t.name]
             inputs = [[i.shard, i.begin] if isinstance(i, TensorInfo) else repr(i) for i in source.inputs]
-            made.append([source.formula or source.weights[output], inputs])
+            how = source.formula or source.weights[output]
+            odd = [source.kept, source.common] if (source.kept, source.common) != (None, None) else []
+            made.append([how, inputs, *odd])
         digest.update(json.dumps(made, sort_keys=True).encode() + shard.header)
     request = {**asked, "inputs": [file for model in models for file in model.evidence()], "plan": digest.hexdigest()}
     plain: MergeRequest = json.loads(json.dumps(request))

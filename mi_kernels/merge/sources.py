@@ -11,10 +11,16 @@ from .plan import Source
 
 def lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:
     """Returns the Source of each output tensor, by name. It has one weight for each of `recipes`."""
-    names = [row.name for row in alignment.rows]
+    names = [row.name for row in alignment.merged]
     weights = [recipe.weights(names) for recipe in recipes]
+    copies = (0.0,) * len(recipes)
     return {
-        # A tensor that is not floating-point is the same in both models, and is copied.
-        row.name: Source(row.inputs, tuple(w[row.name] if row.floating else 0.0 for w in weights))
+        row.name: Source(
+            row.inputs,
+            # A tensor that is not floating-point is the same in both models, and is copied.
+            copies if row.kept is not None or not row.floating else tuple(w[row.name] for w in weights),
+            kept=row.kept,
+            common=row.common,
+        )
         for row in alignment.rows
     }

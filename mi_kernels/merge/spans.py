@@ -66,7 +66,11 @@ class Filler:
                 k: self._inputs.operand(k, source.inputs[k], first, count, memory.get(k)) for k in source.used()
             }
             here = at + (first - begin) * item
-            if source.formula is None:
+            if source.kept is not None:
+                operand = operands[source.kept]
+                copies = {0: operand, 1: operand}
+                self._lerps += _lerp_spans(slots, here, (0.0,) * len(slots), out, copies, count)
+            elif source.formula is None:
                 self._lerps += _lerp_spans(slots, here, weights, out, operands, count)
             else:
                 self._combines.append(_combine_span(slots[0], here, source.formula, out, operands, first, count))
@@ -90,7 +94,8 @@ def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview,
     computed = len(source.computed())
     scratch = io_buffer(4 * _BLOCK * computed) if computed else memoryview(b"")
     filler = Filler(inputs, scratch, partial(cpu.run_groups, isa=isa), isa)
-    filler.add([memory], 0, source, source.weights, out, 0, out.elements)
+    for part, first, count in source.split(0, out.elements):
+        filler.add([memory], first * item_size(out.dtype), part, part.weights, out, first, count)
     filler.flush(1)
     inputs.check()
 

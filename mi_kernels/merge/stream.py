@@ -267,7 +267,10 @@ class _Stream:
             begin, stop = max(t.begin, chunk.offset), min(t.end, end)
             item = item_size(t.dtype)
             if stop > begin:
-                yield self._plan.sources[t.name], t, (begin - t.begin) // item, (stop - begin) // item
+                for source, first, count in self._plan.sources[t.name].split(
+                    (begin - t.begin) // item, (stop - begin) // item
+                ):
+                    yield source, t, first, count
 
     def _read_ahead(self, chunk: _Chunk) -> None:
         self._inputs.read_ahead(
@@ -284,7 +287,8 @@ class _Stream:
                 slot[: len(piece)] = piece
         wanted = self._files.wanted[chunk.shard]
         for source, out, first, count in self._pieces(chunk):
-            weights = [source.weights[i] for i in wanted] if source.formula is None else ()
+            weighted = source.formula is None and source.kept is None
+            weights = [source.weights[i] for i in wanted] if weighted else ()
             at = out.begin + first * item_size(out.dtype) - chunk.offset
             filler.add(slots, at, source, weights, out, first, count)
         filler.flush(len(slots))

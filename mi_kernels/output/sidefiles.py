@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import os
 
-from ..checkpoint.files import parse_json, read_file
+from ..checkpoint.files import read_file
 from ..checkpoint.hub import cached_id
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import NAME as CHECKSUMS
-from ..dtypes import TORCH_NAMES
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
 
@@ -46,37 +43,6 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
                 "Remove files that do not belong to the model.",
             )
     return files
-
-
-def adjust_config(config: bytes, path: str, untied: bool, dtype: str | None) -> bytes:
-    """Returns config.json adjusted to the new weights, or the same bytes if nothing changes.
-
-    Removes quantization_config, because the output is never quantised.
-
-    Args:
-        config: the content of config.json.
-        path: the file that `config` was read from, for messages.
-        untied: the output stores its own lm_head, so the config must not tie it to the embedding.
-        dtype: the safetensors name of the requested dtype; None keeps the dtype.
-    """
-    quantised = b'"quantization_config"' in config
-    if not untied and dtype is None and not quantised:
-        return config
-    content = parse_json(config, path)
-    before = copy.deepcopy(content)
-    text = content.get("text_config")
-    for part in (content, text if isinstance(text, dict) else {}):
-        part.pop("quantization_config", None)
-        if untied and part.get("tie_word_embeddings"):
-            part["tie_word_embeddings"] = False
-        for key in ("dtype", "torch_dtype"):
-            if dtype is not None and key in part:
-                part[key] = TORCH_NAMES[dtype]
-    if untied:
-        content["tie_word_embeddings"] = False  # some architectures tie if it is missing
-    if content == before:
-        return config
-    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def hub_id(model: Checkpoint) -> str:
