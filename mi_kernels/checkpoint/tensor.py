@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from ..dtypes import FLOATS
 from ..errors import CheckpointError, shortened
 
+_WEIGHTS = (".weight", ".bias", "_proj", ".lora_embedding_A", ".lora_embedding_B")  # how names of parameters end
+
 
 class TensorInfo(NamedTuple):
     """A tensor that is stored in a file.
@@ -55,7 +57,8 @@ def refuse_empty(where: str, tensors: Iterable[Any]) -> None:
     Raises:
         CheckpointError: a floating-point tensor has the shape [0].
     """
-    empty = [t.name for t in tensors if tuple(t.shape) == (0,) and t.dtype in FLOATS]
+    weights = (t for t in tensors if t.dtype in FLOATS and t.name.endswith(_WEIGHTS))
+    empty = [t.name for t in weights if tuple(t.shape) == (0,)]
     if empty:
         count = f"{len(empty)} tensors are" if len(empty) > 1 else "1 tensor is"
         raise CheckpointError(

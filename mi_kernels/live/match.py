@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 
+from ..checkpoint import experts
 from ..checkpoint.alignment import Row, align
+from ..checkpoint.auxiliary import kind_of, prediction_layers
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.record import Checkpoint
+from ..checkpoint.spelling import renamed
+from ..checkpoint.ties import same_values
 from ..checkpoint.tensor import TensorInfo
 from ..checkpoint.virtual import Tensor
 from ..dtypes import FROM_TORCH
@@ -177,7 +182,8 @@ def match(parts: Sequence[Part], models: Sequence[Checkpoint]) -> Match:
     for model in models:
         # `align` finds a tied head that the file omits.
         absent = {_HEAD} if model.tied else set()
-        found = _resolve(parts, model.tensors, model.source, _RENAMED, absent, keep_first=model.tied)
+        held = _under_live_names(parts, model)
+        found = _resolve(parts, held, model.source, _RENAMED, absent, partial(same_values, model))
         for part in parts:
             if not part.floating:
                 _check_fixed(part, model, found[part.name])
@@ -188,6 +194,20 @@ def match(parts: Sequence[Part], models: Sequence[Checkpoint]) -> Match:
     for model in resolved:
         _check_dtypes(live, model, exact=model is not resolved[-1])
     return Match(resolved, align([described, *resolved]).rows)
+
+
+def _under_live_names(parts: Sequence[Part], model: Checkpoint) -> dict[str, Tensor]:
+    """Returns the tensors of a checkpoint under the names and in the layout of the live model.
+
+    transformers renames and fuses tensors while it loads them; see modules `spelling` and `experts`. Tensors that the
+    live model does not have because transformers never loads them are left out; see module `auxiliary`.
+    """
+    live = {name: _described(part) for part in parts if part.floating for name in part.names}
+    known = {name for part in parts for name in part.names}
+    new = {change.old: change.new for change in renamed(model.tensors, known)}
+    held, _ = experts.unify(live, {new.get(name, name): t for name, t in model.tensors.items()}, model.config)
+    predicting = prediction_layers(model)
+    return {name: t for name, t in held.items() if name in known or kind_of(name, t, predicting) is None}
 
 
 def _described(part: Part) -> TensorInfo:
@@ -201,9 +221,13 @@ def _resolve(
     label: str,
     remedy: str,
     absent: Iterable[str] = (),
-    keep_first: bool = False,
+    alike: Callable[[T, T], bool] = lambda one, two: False,
 ) -> dict[str, T]:
     """Returns the entry of `held` for each live tensor, under any of its names.
+
+    Args:
+        absent: live tensors that `held` may lack.
+        alike: whether two entries for tied live tensors are equal, so that either can be used.
 
     Raises:
         MismatchError: `held` has other tensors, lacks some, or has several for tied ones.
@@ -215,14 +239,14 @@ def _resolve(
     found: dict[str, T] = {}
     missing = []
     for part in parts:
-        present = {id(held[name]): held[name] for name in part.names if name in held}
-        if len(present) > 1 and not keep_first:
+        present = list({id(held[name]): held[name] for name in part.names if name in held}.values())
+        if not all(alike(present[0], other) for other in present[1:]):
             raise MismatchError(
                 f"{' and '.join(part.names)}: one tensor in the live model, {len(present)} in {label}",
                 "Untie them in the live model first, so that each can have its own values.",
             )
         if present:
-            found[part.name] = next(iter(present.values()))
+            found[part.name] = present[0]
         elif part.name not in absent:
             missing.append(part.name)
     if missing:

@@ -10,10 +10,9 @@ import torch
 
 from ..backends import cpu
 from ..checkpoint.alignment import Row
-from ..checkpoint.inputs import Inputs, is_computed
+from ..checkpoint.inputs import Inputs, value_dtype
 from ..checkpoint.record import Checkpoint
 from ..checkpoint.tensor import TensorInfo
-from ..checkpoint.virtual import SavedTensor
 from ..dtypes import FLOATS, FROM_TORCH, TORCH_NAMES
 from ..errors import MismatchError
 from ..merge.plan import Source
@@ -136,8 +135,7 @@ def read_side(model: Checkpoint, rows: Iterable[Row], live: Tensors, host: bool)
     with Inputs([model.files]) as inputs:
         for row in rows:
             tensor, device = row.inputs[1], live[row.name].device
-            stored = tensor.whole if isinstance(tensor, SavedTensor) else tensor
-            dtype = _DTYPES["F32" if is_computed(stored) else stored.dtype]
+            dtype = _DTYPES[value_dtype(tensor)]
             out = torch.empty(tensor.shape, dtype=dtype, pin_memory=host and device.type == "cuda")
             _fill(inputs, Source((tensor,), (0.0,)), out, cpu.isa())
             found[row.name] = out if host else out.to(device)

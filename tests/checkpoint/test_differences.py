@@ -128,9 +128,6 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] =
         {"config.json": {"eos_token_id": 2}}, {"config.json": {"eos_token_id": [2, 3]}},
         ("eos_token_id is [2, 3]",), False,
     ),
-    "tied": (
-        {"config.json": {"tie_word_embeddings": True}}, {"config.json": {"tie_word_embeddings": True}}, (), False,
-    ),
     "architecture": (
         {"config.json": {"architectures": ["Qwen2ForCausalLM"]}}, {},
         ('architectures is ["Qwen3ForCausalLM"] in T, ["Qwen2ForCausalLM"] in I; the tensors match',), True,
@@ -187,7 +184,6 @@ def test_every_command_reports_each_difference_once(
 @pytest.mark.parametrize(
     ("files", "configs", "words"),
     [
-        (({"tokenizer.json": TOKENIZER},) * 2, ({}, {}), ("4 tokens, so the rows after them are padding", "(64)")),
         (({}, {"tokenizer.json": TOKENIZER}), ({}, {}), ("4 tokens, so the rows after them are padding", "(64)")),
         (
             ({}, {}),

@@ -17,7 +17,7 @@ from ..support.checks import World, assert_refused, run_cli
 from ..support.models import Tensors, save, tiny
 
 K = "model.layers.0.self_attn.k_proj.weight"
-IDS = "model.rotary.position_ids"
+IDS = "model.layers.0.mlp.table"
 
 
 def without(tensors: Tensors, *names: str) -> Tensors:
