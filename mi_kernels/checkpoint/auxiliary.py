@@ -58,7 +58,7 @@ _TABLE = (
     _of(PREDICTION, "Qwen3-Next under FSDP", r"^mtp_(?:layers|block|emb_norm|hidden_norm|linear_proj)\b"),
     _of(BUFFER, "Llama and all with rotary embeddings", r"(?:^|\.)rotary_\w*emb\w*\.(?:\w*inv_freq|\w*cos\w*|\w*sin\w*)$"),
     _of(BUFFER, "Llama in its original format, ChatGLM", r"(?:^|\.)(?:rope\.freqs|\w*inv_freq|freqs_cis)$"),
-    _of(BUFFER, "GPT-2, GPT-Neo, GPT-J, GPT-NeoX", r"\.(?:attn|attention)\.(?:attention\.)?(?:masked_bias|causal_mask)$"),
+    _of(BUFFER, "GPT-2, GPT-Neo, GPT-J, GPT-NeoX", r"\.\w*(?:attn|attention)\.(?:attention\.)?(?:masked_bias|causal_mask)$"),
     _of(BUFFER, "BERT, CLIP, SigLIP", r"(?:^|\.)(?:position_ids|token_type_ids)$"),
     _of(BUFFER, "OPT, MPT, Falcon", r"(?:^|\.)(?:causal_mask|attn_mask|attention_mask|alibi|slopes)$"),
     _of(TOWER, "Qwen-VL, Qwen-Omni, GLM-V", r"^(?:visual|audio|talker|token2wav|code2wav|code_predictor)\."),
@@ -69,7 +69,7 @@ _TABLE = (
 )
 
 # The causal mask of GPT-2 and GPT-NeoX has the name of a bias. A mask is [1, 1, n, n], a bias has one dimension.
-_MASK = re.compile(r"\.(?:attn|attention)\.(?:attention\.)?bias$")
+_MASK = re.compile(r"\.\w*(?:attn|attention)\.(?:attention\.)?bias$")
 
 
 def kind_of(name: str, tensor: Tensor, predicting: Collection[int]) -> str | None:

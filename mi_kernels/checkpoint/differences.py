@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, StrictError, shortened
@@ -51,11 +51,11 @@ class Difference(NamedTuple):
     serious: bool = False
 
 
-def between(models: Sequence[Checkpoint], origin: Checkpoint, untied: bool) -> list[Difference]:
+def between(models: Sequence[Checkpoint], origin: Checkpoint, settled: Collection[str] = ()) -> list[Difference]:
     """Returns the differences between `origin`, whose small files the output gets, and each other model.
 
     Args:
-        untied: the merge unties the embeddings and reports that itself, so that difference is left out.
+        settled: keys of config.json that the merge sets and reports itself, so that differences in them are left out.
     """
     found = [Difference(risk, serious=True) for model in models for risk in model.risks]
     for model in models:
@@ -65,7 +65,7 @@ def between(models: Sequence[Checkpoint], origin: Checkpoint, untied: bool) -> l
                     found += compare(origin, model)
                 except (CheckpointError, OSError) as error:  # the merge does not need this file
                     found.append(Difference(f"{getattr(error, 'problem', error)}; not compared"))
-    return [d for d in found if not (untied and d.text.startswith(f"config: {_TIED} "))]
+    return [d for d in found if not any(d.text.startswith(f"config: {key} ") for key in settled)]
 
 
 def refuse(out: str, found: Sequence[Difference]) -> None:

@@ -1,4 +1,4 @@
-"""Run `mi-kernels inspect`: check a checkpoint and show its contents."""
+"""Run `mi-kernels inspect`: check a checkpoint and show its contents, or show what a merge of two would do."""
 
 from __future__ import annotations
 
@@ -8,27 +8,63 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.names import MODULES, OTHER, layer_count, places
-from ..errors import printable, shortened
+from ..errors import MIKernelsError, printable, shortened
 from .shell import Parser
 from .text import show_bytes
 
 if TYPE_CHECKING:
     from ..checkpoint.record import Checkpoint
+    from ..merge.preview import Preview
 
 _MAX_LINE = 10_000  # characters: the record may come from an untrusted folder
 
 
 def add(p: Parser) -> None:
     p.add_argument("model", metavar="MODEL", help="model folder or Hub id")
+    p.add_argument("other", metavar="OTHER", nargs="?", help="another model: show what a merge of the two would do")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.other is not None:
+        return _preview(arguments.model, arguments.other, arguments.json)
     from ..checkpoint.open import open_checkpoint
 
     summary = summarize(open_checkpoint(arguments.model))
     print(json.dumps(summary, indent=2) if arguments.json else describe(summary))
     return 0
+
+
+def _preview(model: str, other: str, as_json: bool) -> int:
+    from ..merge.preview import preview_merge
+
+    try:
+        found = preview_merge(model, other)
+    except MIKernelsError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"mergeable": False, "problem": error.problem, "remedy": error.remedy}, indent=2))
+        return 2
+    print(json.dumps({"mergeable": True, **found.as_dict()}, indent=2) if as_json else describe_preview(found))
+    return 0
+
+
+def describe_preview(found: Preview) -> str:
+    """Returns what a merge would do as text."""
+    one, two = found.models
+    kept = f"; {found.kept:,} that only one has are kept" if found.kept else ""
+    layers = f", {found.layers} layers" if found.layers else ""
+    vocabulary = f", vocabulary {found.vocabulary:,}" if isinstance(found.vocabulary, int) else ""
+    dtypes = ", ".join(f"{name} ({count:,})" for name, count in found.dtypes.items())
+    lines = [
+        f"{one} and {two} can be merged: {found.merged:,} tensors match{kept}",
+        f"output: {found.architecture or 'no config.json'}, {show_bytes(found.bytes)} in {found.shards} "
+        f"shard{'s' if found.shards != 1 else ''}, {'tied' if found.tied else 'untied'} embeddings{layers}{vocabulary}",
+        f"dtypes: {dtypes}",
+        f"files: {', '.join(found.files)}",
+    ]
+    lines += [f"note: {note.text}{' (rejected with --strict)' if note.strict else ''}" for note in found.notes]
+    return "\n".join(printable(line, _MAX_LINE) for line in lines)
 
 
 def summarize(model: Checkpoint) -> dict[str, Any]:

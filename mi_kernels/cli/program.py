@@ -29,8 +29,8 @@ COMMANDS = {
         "mi-kernels compare ./instruct ./thinking --plot sigma.png",
     ),
     "inspect": (
-        "check a checkpoint and show what it contains",
-        "mi-kernels inspect ./mi-0.8",
+        "check a checkpoint and show what it contains, or what a merge of two would do",
+        "mi-kernels inspect ./instruct ./thinking",
     ),
     "verify": (
         "check every byte of a model folder against its checksums, or by merging again",

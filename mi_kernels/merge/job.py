@@ -126,7 +126,7 @@ class Job:
 
     def __post_init__(self) -> None:
         if self.options.strict:
-            differences.refuse(self.outputs[0].folder.given, self._differences)
+            differences.refuse(self.outputs[0].folder.given, self.differences_found)
 
     def run(self, streamer: Callable[[Request, Sink], None] = stream) -> list[Report]:
         """Writes all outputs, and publishes them when all of them are complete.
@@ -266,7 +266,7 @@ class Job:
                 f"{self._origin().source} has no vision or audio tower, so the output has config.json of "
                 f"{self.models[self.alignment.lead].source}"
             )
-        return [*notes, *(d.text for d in self._differences), *self.options.place.notes]
+        return [*notes, *(d.text for d in self.differences_found), *self.options.place.notes]
 
     @property
     def _config_of_lead(self) -> bool:
@@ -275,9 +275,10 @@ class Job:
         return self.alignment.towers and bool(lead.config) and self._origin() is not lead
 
     @cached_property
-    def _differences(self) -> list[Difference]:
-        untied = any(self._untied(i) for i in range(len(self.outputs)))
-        return differences.between(self.models, self._origin(), untied)
+    def differences_found(self) -> list[Difference]:
+        settled = ["tie_word_embeddings"] * any(self._untied(i) for i in range(len(self.outputs)))
+        settled += ["vocab_size"] * (self.alignment.vocabulary is not None)
+        return differences.between(self.models, self._origin(), settled)
 
     def _untied(self, output: int) -> bool:
         """Returns True if this output stores a head of its own although a model ties it to the embedding."""
