@@ -60,7 +60,7 @@ def describe_preview(found: Preview) -> str:
         f"{one} and {two} can be merged: {found.merged:,} tensors match{kept}",
         f"output: {found.architecture or 'no config.json'}, {show_bytes(found.bytes)} in {found.shards} "
         f"shard{'s' if found.shards != 1 else ''}, {'tied' if found.tied else 'untied'} embeddings{layers}{vocabulary}",
-        f"dtypes: {dtypes}",
+        f"dtypes: {dtypes}; tokenizers: {found.tokenizers}",
         f"files: {', '.join(found.files)}",
     ]
     lines += [f"note: {note.text}{' (rejected with --strict)' if note.strict else ''}" for note in found.notes]

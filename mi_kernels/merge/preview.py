@@ -41,6 +41,7 @@ class Preview:
         tied: True if config.json of the output ties the head to the embedding.
         layers: the number of decoder layers.
         vocabulary: vocab_size in config.json of the output; None if it has none.
+        tokenizers: "equal", "different", or "not compared" if a model has no tokenizer.json.
         files: the small files of the output, in the order of their names.
         notes: what the merge would report.
     """
@@ -55,6 +56,7 @@ class Preview:
     tied: bool
     layers: int
     vocabulary: int | None
+    tokenizers: str
     files: list[str] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
 
@@ -96,9 +98,17 @@ def preview_merge(instruct: str | os.PathLike[str], thinking: str | os.PathLike[
         tied=declared_tied(config),
         layers=layer_count(row.name for row in job.alignment.merged),
         vocabulary=text_config(config).get("vocab_size", config.get("vocab_size")),
+        tokenizers=_tokenizers(job),
         files=sorted(files),
         notes=_notes(job),
     )
+
+
+def _tokenizers(job: Job) -> str:
+    if any(difference.text.startswith("tokenizers differ") for difference in job.differences_found):
+        return "different"
+    held = all(os.path.exists(os.path.join(model.root, "tokenizer.json")) for model in job.models)
+    return "equal" if held else "not compared"
 
 
 def _notes(job: Job) -> list[Note]:

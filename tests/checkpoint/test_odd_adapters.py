@@ -35,8 +35,8 @@ def adapter(kind: str, folder: Path, **options: Any) -> torch.Tensor:
 
 
 def assert_close(found: torch.Tensor, live: torch.Tensor) -> None:
-    """PEFT adds B A x to W x, and a merge adds B A to W: both are float32, and differ by the rounding of each sum."""
-    assert (found - live).abs().max() <= 1e-6 * max(1.0, float(live.abs().max()))
+    """PEFT adds B A x to W x, and a merge adds B A to W: both are float32: 64 roundings are enough."""
+    assert (found - live).abs().max() <= 64 * 2**-24 * max(1.0, float(live.abs().max()))
 
 
 BASES: dict[str, dict[str, Any]] = {"qwen3": {"tie_word_embeddings": True}}

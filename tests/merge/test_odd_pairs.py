@@ -13,7 +13,7 @@ import torch
 from mi_kernels import MismatchError, lerp_checkpoint, merge_checkpoint, open_checkpoint, similarity, sweep_checkpoint
 from mi_kernels.cli import program as cli
 
-from ..support.families import Tensors, interpolated, loaded, logits, respelled, saved, tensors_of, with_tensors
+from ..support.families import Tensors, interpolated, loaded, logits, make, respelled, saved, tensors_of, with_tensors
 
 pytest.importorskip("transformers")
 
@@ -194,6 +194,24 @@ def EXTRAS_OF(sides: list[Tensors], holder: int) -> Tensors:
     return {n: t for n, t in sides[holder].items() if n not in sides[1 - holder]}
 
 
+@pytest.mark.parametrize("holder", [0, 1, 2])
+def test_other_methods_keep_what_one_model_has(tmp_path: Path, holder: int) -> None:
+    plain = [saved("qwen3", tmp_path / f"plain{i}", i) for i in range(3)]
+    sides = [tensors_of(folder) for folder in plain]
+    sides[holder].update(mtp())
+    folders = [with_tensors(f, tmp_path / f"side{i}", t) for i, (f, t) in enumerate(zip(plain, sides))]
+    for recipe in (
+        {"method": "linear", "models": [str(f) for f in folders]},
+        {"method": "ties", "base": str(folders[0]), "models": [str(f) for f in folders[1:]], "density": 0.5},
+    ):
+        out = tmp_path / str(recipe["method"])
+        merge_checkpoint(recipe, out, progress=False)
+        found = tensors_of(out)
+        assert all(torch.equal(found[n], t) for n, t in sides[holder].items() if n.startswith("mtp."))
+        merge_checkpoint({**recipe, "models": recipe["models"][::-1]}, tmp_path / "turned", overwrite=True, progress=False)
+        assert tensors_of(tmp_path / "turned").keys() == found.keys()
+
+
 @pytest.mark.parametrize("kind", ["qwen3", "gemma3"])
 def test_a_missing_weight_of_the_model_stays_an_error(tmp_path: Path, kind: str) -> None:
     a, b = saved(kind, tmp_path / "a", 1), saved(kind, tmp_path / "b", 2)
@@ -292,6 +310,21 @@ def test_fused_experts(tmp_path: Path, fused_side: int, options: dict[str, objec
     assert similarity(*folders, progress=False).overall.sigma == similarity(*plain, progress=False).overall.sigma
 
 
+@pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("fused_side", [0, 1])
+def test_the_state_dict_of_transformers_against_its_files(tmp_path: Path, kind: str, fused_side: int) -> None:
+    """Tools that save the state_dict keep the fused experts and the names of the module tree."""
+    plain = [saved(kind, tmp_path / f"plain{i}", i) for i in (1, 2)]
+    folders = list(plain)
+    state = dict(make(kind, fused_side + 1).state_dict())
+    folders[fused_side] = with_tensors(plain[fused_side], tmp_path / "state", state)
+    merged(*folders, tmp_path / "out")
+    merged(*plain, tmp_path / "straight")
+    one, two = (loaded(tmp_path / n).state_dict() for n in ("out", "straight"))
+    assert all(torch.equal(one[name], tensor) for name, tensor in two.items())
+    assert tensors_of(tmp_path / "out").keys() == tensors_of(folders[0]).keys()
+
+
 def test_transposed_experts_are_not_taken_for_fused_ones(tmp_path: Path) -> None:
     plain = [saved("qwen3_moe", tmp_path / f"plain{i}", i) for i in (1, 2)]
     tensors = {n: t.transpose(1, 2) if t.ndim == 3 else t for n, t in fused(tensors_of(plain[1])).items()}
@@ -303,6 +336,23 @@ def test_transposed_experts_are_not_taken_for_fused_ones(tmp_path: Path) -> None
 # Heads and embeddings.
 
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@pytest.mark.parametrize("head", ["lm_head.weight", "language_model.lm_head.weight"])
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("turned", [True, False])
+def test_heads_under_other_names(tmp_path: Path, head: str, own: bool, turned: bool) -> None:
+    """Gemma 3 ties its head; another tool stored one, under either of the names that transformers has used."""
+    plain = [saved("gemma3", tmp_path / f"plain{i}", i) for i in (1, 2)]
+    sides = [tensors_of(folder) for folder in plain]
+    embedding = "language_model.model.embed_tokens.weight"
+    stored = torch.randn(256, 64).bfloat16() if own else sides[1][embedding]
+    folders = [plain[0], with_tensors(plain[1], tmp_path / "stored", {**sides[1], head: stored})]
+    merged(*(folders[::-1] if turned else folders), tmp_path / "out")
+    model = loaded(tmp_path / "out")
+    pair = (sides[0][embedding], stored)
+    assert torch.equal(model.lm_head.weight, interpolated(*(pair[::-1] if turned else pair), LAM))
+    assert model.config.tie_word_embeddings != own
 
 
 @pytest.mark.parametrize("one", ["tied", "copy", "own", "untied"])
