@@ -27,7 +27,7 @@ from ..dtypes import FLOATS
 from ..errors import CheckpointError, shortened
 from .fp8 import refuse_quantised
 from .header import read_header
-from .hub import cached_id
+from .hub import cached_id, left_out
 from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .tensor import TensorInfo
@@ -115,7 +115,8 @@ def _check_kind(adapter: Adapter, config: dict[str, Any]) -> None:
 def _sort_out(adapter: Adapter, base: Checkpoint) -> tuple[dict[str, _Factors], dict[str, TensorInfo]]:
     """Returns the tensors of the adapter: pairs of factors by module name, and complete tensors by tensor name."""
     pickled = os.path.join(adapter.root, "adapter_model.bin")
-    if not os.path.exists(adapter.file) and os.path.exists(pickled):
+    present = os.path.exists(pickled) or "adapter_model.bin" in left_out(adapter.root)
+    if not os.path.exists(adapter.file) and present:
         raise CheckpointError(
             f"{pickled}: is a pickle, and pickles are never opened", f"Save the adapter as {ADAPTER_WEIGHTS} with PEFT."
         )
