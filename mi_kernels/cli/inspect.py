@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.names import MODULES, OTHER, layer_count, places
 from ..errors import printable, shortened
+from .arguments import silence_downloads
 from .shell import Parser
 from .text import show_bytes
 
@@ -26,6 +27,7 @@ def add(p: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..checkpoint.open import open_checkpoint
 
+    silence_downloads(arguments)
     summary = summarize(open_checkpoint(arguments.model))
     print(json.dumps(summary, indent=2) if arguments.json else describe(summary))
     return 0
