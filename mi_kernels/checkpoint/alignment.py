@@ -173,9 +173,7 @@ class _Matching:
         stored = next((head for head in heads if head is not None), None)
         if stored is None or not any(head is None or model.tied for head, model in zip(heads, self.models)):
             return
-        embeddings = [
-            embedding_of(held, None if head is None else held[head]) for held, head in zip(self.held, heads)
-        ]
+        embeddings = [embedding_of(held, None if head is None else held[head]) for held, head in zip(self.held, heads)]
         # Per model: whether head and embedding are the same tensor or have the same bits.
         same = [self._head_is_embedding(k, heads[k], embeddings[k]) for k in range(len(self.models))]
         lead_head, lead_embedding = heads[self.lead], embeddings[self.lead]
@@ -274,9 +272,7 @@ class _Matching:
                 if not alone:
                     continue
                 if not self.held[one].keys() & self.held[two].keys():
-                    names = " and ".join(
-                        f"{m.source} has {shortened(list(m.tensors), 2)}" for m in (lead, model)
-                    )
+                    names = " and ".join(f"{m.source} has {shortened(list(m.tensors), 2)}" for m in (lead, model))
                     raise MismatchError(f"no tensor has the same name in both models: {names}", _SAME_ARCHITECTURE)
                 depths = [layer_count(self.held[n]) for n in (self.lead, k)]
                 if depths[0] != depths[1]:

@@ -14,11 +14,12 @@ means two architectures or a broken download, except for the kinds below:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
+from .config import decoder_layers
 from .names import classify
-from .record import Checkpoint, text_config
+from .record import Checkpoint
 from .spelling import canonical
 from .virtual import Tensor
 
@@ -56,9 +57,17 @@ _TABLE = (
     _of(PREDICTION, "Qwen3-Next, Qwen3.5, Nemotron-H, Exaone-MoE, LongCat, DeepSeek-V4", r"^mtp\."),
     _of(PREDICTION, "MiMo, Ernie 4.5, Step", r"^(?:mtp|nextn|mtp_\w+|nextn_\w+)\."),
     _of(PREDICTION, "Qwen3-Next under FSDP", r"^mtp_(?:layers|block|emb_norm|hidden_norm|linear_proj)\b"),
-    _of(BUFFER, "Llama and all with rotary embeddings", r"(?:^|\.)rotary_\w*emb\w*\.(?:\w*inv_freq|\w*cos\w*|\w*sin\w*)$"),
+    _of(
+        BUFFER,
+        "Llama and all with rotary embeddings",
+        r"(?:^|\.)rotary_\w*emb\w*\.(?:\w*inv_freq|\w*cos\w*|\w*sin\w*)$",
+    ),
     _of(BUFFER, "Llama in its original format, ChatGLM", r"(?:^|\.)(?:rope\.freqs|\w*inv_freq|freqs_cis)$"),
-    _of(BUFFER, "GPT-2, GPT-Neo, GPT-J, GPT-NeoX", r"\.\w*(?:attn|attention)\.(?:attention\.)?(?:masked_bias|causal_mask)$"),
+    _of(
+        BUFFER,
+        "GPT-2, GPT-Neo, GPT-J, GPT-NeoX",
+        r"\.\w*(?:attn|attention)\.(?:attention\.)?(?:masked_bias|causal_mask)$",
+    ),
     _of(BUFFER, "BERT, CLIP, SigLIP", r"(?:^|\.)(?:position_ids|token_type_ids)$"),
     _of(BUFFER, "OPT, MPT, Falcon", r"(?:^|\.)(?:causal_mask|attn_mask|attention_mask|alibi|slopes)$"),
     _of(TOWER, "Qwen-VL, Qwen-Omni, GLM-V", r"^(?:visual|audio|talker|token2wav|code2wav|code_predictor)\."),
@@ -102,17 +111,10 @@ def prediction_layers(model: Checkpoint) -> set[int]:
     DeepSeek-V3, GLM-4.5, Kimi-K2 and others store them after the last decoder layer, with the same names. Their tensor
     eh_proj identifies them, and so does a number that is not below the number of layers in config.json.
     """
-    depth = _decoder_layers(model.config)
+    depth = decoder_layers(model.config)
     found = set()
     for name in model.tensors:
         layer = classify(name).layer
         if layer is not None and (".eh_proj." in name or (depth is not None and layer >= depth)):
             found.add(layer)
     return found
-
-
-def _decoder_layers(config: Mapping[str, Any]) -> int | None:
-    """Returns the number of decoder layers that config.json declares; None if it declares none."""
-    text = text_config(config)
-    counts = (text.get(key) for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"))
-    return next((count for count in counts if type(count) is int and count > 0), None)

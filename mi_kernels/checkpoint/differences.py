@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, StrictError, shortened
+from .config import declared_tied
 from .files import parse_json, read_file
 from .record import Checkpoint
-from .ties import declared_tied
 
 # Keys of config.json. A key in text_config takes precedence.
 _COMPUTING = (

@@ -64,9 +64,7 @@ def unify(
 
 def _names(match: re.Match[str], experts: int, names: Mapping[str, str]) -> list[str] | None:
     """Returns the names of the matrices in the order of the fused tensor; None if one is missing."""
-    keys = [
-        f"{match['layer']}.{expert}.{part}.weight" for expert in range(experts) for part in _PARTS[match["which"]]
-    ]
+    keys = [f"{match['layer']}.{expert}.{part}.weight" for expert in range(experts) for part in _PARTS[match["which"]]]
     return [names[key] for key in keys] if all(key in names for key in keys) else None
 
 

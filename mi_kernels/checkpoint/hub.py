@@ -1,6 +1,7 @@
 """Repositories of the Hugging Face Hub: ids, the one download, and the layout of the Hub's cache.
 
-Of a model, only safetensors weights and small files are downloaded. The cache holds
+Of a model or an adapter, only the files that it needs are downloaded: `needed_files` chooses them. They are all of the
+commit that the revision has at the start. The cache holds
 
     models--ORG--NAME/snapshots/COMMIT/config.json    a link to
     models--ORG--NAME/blobs/HASH                      the content, named after its own hash
@@ -8,26 +9,24 @@ Of a model, only safetensors weights and small files are downloaded. The cache h
 
 from __future__ import annotations
 
+import glob
+import os
 import re
+import shutil
+import sys
+from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
+from ..system.sizes import show_bytes
+from .needed_files import ADAPTER_FILES as ADAPTER_FILES
+from .needed_files import MODEL_FILES as MODEL_FILES
+from .needed_files import File, Repository, Selection, unselected
 
 _ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:(?P<org>[\w.-]+?)--)?(?P<name>[\w.-]+)/snapshots/")
 _BLOB = re.compile(r"/(?:models|datasets|spaces)--[^/]+/blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})")
-MODEL_FILES = [
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-    "*.tiktoken",
-    "*.py",
-    "LICENSE*",
-    "NOTICE*",
-    "README.md",  # read for the licence, never copied
-]
+_SPARE = 16 << 20  # bytes that stay free for the file system itself
+_left_out: dict[str, list[str]] = {}  # by the folder of the snapshot
 
 
 def looks_like_id(text: str) -> bool:
@@ -35,12 +34,14 @@ def looks_like_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def download(text: str, files: list[str], kind: str = "model") -> tuple[str, str]:
-    """Downloads the files of the Hub id ORG/NAME[@REVISION] that match the patterns `files`.
+def download(text: str, files: Selection | list[str], kind: str = "model") -> tuple[str, str]:
+    """Downloads files of the Hub id ORG/NAME[@REVISION].
 
-    Uses the cache and the environment variables of huggingface_hub, such as HF_HUB_OFFLINE and HF_HOME.
+    Uses the cache and the environment variables of huggingface_hub, such as HF_HUB_OFFLINE and HF_HOME. Prints the size
+    before it downloads weights, unless the progress bars of huggingface_hub are disabled.
 
     Args:
+        files: MODEL_FILES, ADAPTER_FILES, or a list of patterns.
         kind: "model" or "dataset".
 
     Returns:
@@ -48,20 +49,153 @@ def download(text: str, files: list[str], kind: str = "model") -> tuple[str, str
 
     Raises:
         CheckpointError: the download failed, or the cache does not have the files and HF_HUB_OFFLINE is set. The error
-            of huggingface_hub is its `__cause__`.
+            of huggingface_hub is its `__cause__`. Or the repository cannot be used, or the disk has too little space.
     """
     match = _ID.fullmatch(text)
     assert match is not None
     from huggingface_hub import snapshot_download
 
+    wanted = {"repo_type": kind, "revision": match["revision"]}
     try:
-        folder = snapshot_download(match["id"], repo_type=kind, revision=match["revision"], allow_patterns=files)
+        if isinstance(files, Selection):
+            # Also resolves the revision, or uses the cache if the Hub cannot be reached.
+            first = list(files.first)
+            folder = snapshot_download(match["id"], **wanted, allow_patterns=first, tqdm_class=_no_bar())
+            _Download(text, match["id"], _commit(folder), folder).run(files)
+        else:
+            folder = snapshot_download(match["id"], **wanted, allow_patterns=files)
+    except CheckpointError:
+        raise
     except Exception as error:  # many classes: network, gated, unknown id, offline
         raise CheckpointError(
             f"{text}: no such folder, and the download from the Hub failed: {first_line(error)}",
             "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used.",
         ) from error
-    return folder, folder.rstrip("/").rsplit("/", 1)[-1]
+    return folder, _commit(folder)
+
+
+def left_out(folder: str) -> list[str]:
+    """Returns names of files that the root of a repository has, but that `download` left out of the snapshot `folder`.
+
+    A copy of the model in Mistral's format is not among them. Any other folder has none.
+    """
+    return _left_out.get(folder, [])
+
+
+class _Download(NamedTuple):
+    """The download of a selection, after its first files.
+
+    Attributes:
+        source: the id as the user gave it.
+        id: ORG/NAME.
+        folder: the local snapshot of `commit`.
+    """
+
+    source: str
+    id: str
+    commit: str
+    folder: str
+
+    @property
+    def _home(self) -> str:
+        """The folder of the repository in the cache."""
+        return os.path.dirname(os.path.dirname(os.path.abspath(self.folder)))
+
+    def run(self, selection: Selection) -> None:
+        files = self._files()
+        if files is None:
+            return
+        repository, selected = Repository(self.source, self.folder, files), set[str]()
+        for names in selection.steps(repository):
+            selected.update(names)
+            missing = [name for name in names if not os.path.isfile(os.path.join(self.folder, name))]
+            if missing:
+                self._fetch(repository, missing)
+        _left_out[self.folder] = unselected(repository, selected)
+
+    def _files(self) -> dict[str, File] | None:
+        """Returns the files of the repository; None if they are not known, but the snapshot can be used as it is."""
+        try:  # new versions of huggingface_hub keep the list for each commit
+            from huggingface_hub import get_cached_repo_tree
+
+            return {file.path: File(file.size) for file in get_cached_repo_tree(self.id, revision=self.commit)}
+        except Exception:
+            pass
+        try:
+            return self._files_of_hub()
+        except Exception:  # a snapshot that another program downloaded, and the Hub cannot be reached
+            if glob.glob(os.path.join(glob.escape(self.folder), "*.safetensors")):
+                return None
+            raise
+
+    def _files_of_hub(self) -> dict[str, File]:
+        from huggingface_hub import HfApi
+
+        entries = HfApi().list_repo_tree(self.id, revision=self.commit, recursive=True)
+        files = [entry for entry in entries if hasattr(entry, "size")]  # the others are folders
+        return {file.path: File(file.size, file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
+
+    def _fetch(self, repository: Repository, names: list[str]) -> None:
+        from huggingface_hub import constants, snapshot_download
+
+        offline = constants.HF_HUB_OFFLINE
+        if not offline and any(map(repository.is_large, names)):
+            self._announce(repository, names)
+        exactly = [glob.escape(name) for name in names]
+        snapshot_download(self.id, revision=self.commit, allow_patterns=exactly, local_files_only=offline)
+
+    def _announce(self, repository: Repository, names: list[str]) -> None:
+        """Says the size of the download, and refuses it if the disk has too little space."""
+        from huggingface_hub.utils import are_progress_bars_disabled
+
+        files = {**repository.files, **self._files_of_hub()}  # with the names of the blobs
+        sizes = {name: self._missing_bytes(files[name]) for name in names}
+        needed = sum(sizes.values())
+        cache = os.path.dirname(self._home)
+        free = shutil.disk_usage(_existing(cache)).free
+        if needed and needed + _SPARE > free:
+            raise CheckpointError(
+                f"{self.source}: the download needs {show_bytes(needed)}, but {cache} has {show_bytes(free)} free",
+                "Free some space, or set HF_HOME to a folder on another disk.",
+            )
+        large = [sizes[name] for name in names if sizes[name] and repository.is_large(name)]
+        if large and not are_progress_bars_disabled():
+            count = f"{len(large)} file{'s' if len(large) > 1 else ''}"
+            whole = show_bytes(sum(file.size for file in files.values()))
+            text = f"{self.source}: downloading {show_bytes(sum(large))} in {count} (of {whole} in the repository)"
+            print(text, file=sys.stderr, flush=True)
+
+    def _missing_bytes(self, file: File) -> int:
+        """Returns how many bytes of the file the cache lacks. Files of other commits may have the same content."""
+        if file.blob is None:
+            return file.size
+        blob = os.path.join(self._home, "blobs", file.blob)
+        if os.path.exists(blob):
+            return 0
+        unfinished = blob + ".incomplete"  # older versions of huggingface_hub resume it
+        return max(file.size - os.path.getsize(unfinished), 1) if os.path.exists(unfinished) else file.size
+
+
+def _commit(folder: str) -> str:
+    return folder.rstrip("/").rsplit("/", 1)[-1]
+
+
+def _no_bar() -> type:
+    """Returns a progress bar for huggingface_hub that is never shown."""
+    from huggingface_hub.utils import tqdm
+
+    class NoBar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+
+    return NoBar
+
+
+def _existing(folder: str) -> str:
+    """Returns the folder, or the closest one above it that exists."""
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def cached_id(path: str) -> str | None:

@@ -27,7 +27,7 @@ from ..dtypes import FLOATS
 from ..errors import CheckpointError, shortened
 from .fp8 import refuse_quantised
 from .header import read_header
-from .hub import cached_id
+from .hub import cached_id, left_out
 from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .spelling import Renaming, by_canonical, canonical, clean, summary
@@ -171,7 +171,9 @@ def _beside(adapter: Adapter, suffixes: tuple[str, ...]) -> list[str]:
     if not found:
         return []
     are, them = ("are", "them") if len(found) > 1 else ("is", "it")
-    return [f"{adapter.source}: {shortened(found)} beside the adapter {are} not merged: PEFT does not load {them} either"]
+    return [
+        f"{adapter.source}: {shortened(found)} beside the adapter {are} not merged: PEFT does not load {them} either"
+    ]
 
 
 def _check_kind(adapter: Adapter, config: dict[str, Any]) -> None:
@@ -196,7 +198,8 @@ def _sort_out(adapter: Adapter, target: _Target) -> tuple[dict[str, _Factors], d
     """Returns the tensors of the adapter: pairs of factors by module, and complete tensors by their name in the base."""
     base = target.base
     pickled = os.path.join(adapter.root, "adapter_model.bin")
-    if not os.path.exists(adapter.file) and os.path.exists(pickled):
+    present = os.path.exists(pickled) or "adapter_model.bin" in left_out(adapter.root)
+    if not os.path.exists(adapter.file) and present:
         raise CheckpointError(
             f"{pickled}: is a pickle, and pickles are never opened", f"Save the adapter as {ADAPTER_WEIGHTS} with PEFT."
         )

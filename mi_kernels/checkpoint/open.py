@@ -10,6 +10,7 @@ from ..system.faults import problem, remedy
 from . import fp8, hub, lora
 from .files import read_json
 from .header import read_header, refuse_too_many
+from .needed_files import Selection
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, SINGLE, Adapter, Checkpoint
 from .spelling import clean
 from .tensor import TensorInfo, refuse_empty
@@ -46,7 +47,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     if os.path.exists(given) or "+" not in given:
         return _open(given)
     base, addition = _split(given)
-    root, revision = _locate(addition, [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
+    root, revision = _locate(addition, hub.ADAPTER_FILES)
     path = os.path.join(root, ADAPTER_CONFIG)
     if not os.path.exists(path):
         raise CheckpointError(
@@ -70,7 +71,7 @@ def _split(given: str) -> tuple[str, str]:
     )
 
 
-def _locate(given: str, files: list[str]) -> tuple[str, str | None]:
+def _locate(given: str, files: Selection) -> tuple[str, str | None]:
     """Returns the folder, and the commit if `given` is a Hub id."""
     if os.path.isdir(given):
         return given, None
@@ -83,7 +84,7 @@ def _locate(given: str, files: list[str]) -> tuple[str, str | None]:
 
 def _open(given: str) -> Checkpoint:
     root, revision = _locate(given, hub.MODEL_FILES)
-    names, weight_map = _shards_of(root)
+    names, weight_map = _shards_of(root, given)
     config_path = os.path.join(root, "config.json")
     config = read_json(config_path) if os.path.lexists(config_path) else {}
     model = Checkpoint(given, root, [os.path.join(root, n) for n in names], {}, {}, config, revision)
@@ -118,9 +119,7 @@ def _clean_names(model: Checkpoint) -> None:
     model.tensors = cleaned
     old = next(iter(changed))
     count = f"{len(changed)} names have" if len(changed) > 1 else "1 name has"
-    model.notes.append(
-        f"{model.source}: {count} words of a wrapper, such as {shortened([old])}; the words are removed"
-    )
+    model.notes.append(f"{model.source}: {count} words of a wrapper, such as {shortened([old])}; the words are removed")
 
 
 def _take_tensors(model: Checkpoint, name: str, tensors: list[TensorInfo], weight_map: dict[str, str] | None) -> None:
@@ -154,14 +153,15 @@ def _check_complete(model: Checkpoint, names: list[str], weight_map: dict[str, s
         raise CheckpointError(f"{model.root}: no tensors in {', '.join(names)}", "Give a folder that contains weights.")
 
 
-def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
+def _shards_of(root: str, given: str) -> tuple[list[str], dict[str, str] | None]:
     """Returns the names of the shards, and the weight_map of the index (None for a single file)."""
     try:
         entries = sorted(os.listdir(root))
     except OSError as error:
         raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
     indexes = [n for n in entries if n.endswith(".safetensors.index.json")]
-    files = [n for n in entries if n.endswith(".safetensors")]
+    everything = [*entries, *hub.left_out(root)]  # also weights that were not downloaded
+    files = [n for n in everything if n.endswith(".safetensors")]
     if INDEX in indexes:
         indexes = [INDEX]
     if len(indexes) > 1:
@@ -178,14 +178,14 @@ def _shards_of(root: str) -> tuple[list[str], dict[str, str] | None]:
     if SINGLE in files:
         return [SINGLE], None
     if ADAPTER_CONFIG in entries:
-        raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{root} to add it to its base.")
+        raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{given} to add it to its base.")
     if len(files) == 1 and not re.search(r"-of-0*([2-9]|[1-9]\d+)\.", files[0]):
         return files, None
     if files:
         raise CheckpointError(
             f"{root}: has {shortened(files)}, but {INDEX} is missing", "Download the complete model with its index."
         )
-    pickles = [n for n in entries if n.endswith(_PICKLES)]
+    pickles = [n for n in everything if n.endswith(_PICKLES)]
     if pickles:
         raise CheckpointError(
             f"{root}: has only pickled weights ({shortened(pickles)}), which are never opened",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .config import declared_tied
 from .stamp import Content, Stamp, check_unchanged
 from .virtual import Tensor
 
@@ -144,21 +144,4 @@ class Checkpoint:
     @property
     def tied(self) -> bool:
         """True if lm_head shares the weights of the embedding, according to config.json and the class of the model."""
-        from .ties import declared_tied
-
         return declared_tied(self.config)
-
-
-def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the part of config.json about the text decoder: of a multimodal model, its text_config.
-
-    Example:
-        >>> from mi_kernels.checkpoint.record import text_config
-        >>> text_config({"text_config": {"num_hidden_layers": 2}, "vision_config": {}})
-        {'num_hidden_layers': 2}
-    """
-    for key in ("text_config", "llm_config", "language_config", "thinker_config"):
-        inner = config.get(key)
-        if isinstance(inner, dict):
-            return text_config(inner)
-    return config

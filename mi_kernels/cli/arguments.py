@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+
 from .shell import Parser
 
 
@@ -59,3 +62,9 @@ def add_output(p: Parser, recipe: bool = False) -> None:
         metavar="SIZE",
         help="with --dry-run: bytes per second that a node reads and writes (default: 1GB)",
     )
+
+
+def silence_downloads(arguments: argparse.Namespace) -> None:
+    """With --quiet or --json: prints neither the progress of downloads nor their size. Call it before any download."""
+    if getattr(arguments, "quiet", False) or arguments.json:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # huggingface_hub reads it when it is imported

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoint.names import MODULES, OTHER
 from ..errors import printable, shortened
+from .arguments import silence_downloads
 from .shell import Parser
 from .text import parse_count, show_bytes
 
@@ -27,6 +28,7 @@ def add(p: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..compare.similarity import similarity
 
+    silence_downloads(arguments)
     threads = parse_count(arguments.threads, "--threads")
     if arguments.plot is not None:
         from ..compare import plots

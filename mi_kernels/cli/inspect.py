@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.names import MODULES, OTHER, layer_count, places
 from ..errors import MIKernelsError, printable, shortened
+from .arguments import silence_downloads
 from .shell import Parser
 from .text import show_bytes
 
@@ -26,6 +27,7 @@ def add(p: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    silence_downloads(arguments)
     if arguments.other is not None:
         return _preview(arguments.model, arguments.other, arguments.json)
     from ..checkpoint.open import open_checkpoint

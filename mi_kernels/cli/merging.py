@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 from collections.abc import Callable
 from functools import partial
@@ -14,14 +13,14 @@ from ..errors import ArgumentError, printable
 from ..merge.job import Job, Report
 from ..merge.options import FLAGS, MergeOptions
 from ..output import upload
+from .arguments import silence_downloads
 from .recipe_table import format_table, recipe_table
 from .text import parse_count, parse_size, show_bytes
 
 
 def options_of(arguments: argparse.Namespace) -> MergeOptions:
     """Returns the options of a merge from the parsed command line."""
-    if arguments.quiet:  # huggingface_hub reads it when it is imported
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    silence_downloads(arguments)
     found: dict[str, Any] = {"progress": not (arguments.quiet or arguments.json)}
     for option in FLAGS:
         if not hasattr(arguments, option.name):

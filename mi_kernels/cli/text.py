@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import ArgumentError
+from ..system.sizes import show_bytes as show_bytes
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -71,11 +72,3 @@ def parse_lams(text: str) -> list[float]:
             raise ArgumentError(f"lam: {part!r} has {count} values, more than 1000", "Use a larger step.")
         values += [float(start + i * step) for i in range(count)]
     return values
-
-
-def show_bytes(count: float) -> str:
-    """Formats a number of bytes with decimal units and three digits, such as "1.19 GB"."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f} B"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError, printable
+from .arguments import silence_downloads
 from .shell import Parser
 from .text import parse_count, show_bytes
 
@@ -38,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Returns 0 if everything is intact, 1 if something is damaged or differs."""
     from ..verify.verify import record_checksums, verify_checkpoint
 
+    silence_downloads(arguments)
     threads = parse_count(arguments.threads, "--threads")
     progress = not (arguments.quiet or arguments.json)
     if arguments.record:

@@ -17,8 +17,8 @@ from ..checkpoint.auxiliary import kind_of, prediction_layers
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.record import Checkpoint
 from ..checkpoint.spelling import renamed
-from ..checkpoint.ties import same_values
 from ..checkpoint.tensor import TensorInfo
+from ..checkpoint.ties import same_values
 from ..checkpoint.virtual import Tensor
 from ..dtypes import FROM_TORCH
 from ..errors import ArgumentError, DTypeError, MismatchError, shortened

@@ -20,8 +20,8 @@ from ..dtypes import item_size
 from ..errors import OutputError
 from ..output import card, sidefiles
 from ..output.folder import OutputFolder
-from ..output.model_config import Written, adjusted, written_dtypes
 from ..output.layout import OutputShard, OutputTensor, encode_index, plan_shards
+from ..output.model_config import Written, adjusted, written_dtypes
 from ..system import interrupts
 from ..system.faults import writing_failed
 from ..system.progress import progress_bar

@@ -8,9 +8,8 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..checkpoint.config import declared_tied, text_config
 from ..checkpoint.names import layer_count
-from ..checkpoint.record import text_config
-from ..checkpoint.ties import declared_tied
 from ..dtypes import TORCH_NAMES
 from ..recipe.interpolation import Recipe
 from .api import plan_lerp

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ..checkpoint.auxiliary import tower_of
+from ..checkpoint.config import text_config
 from ..checkpoint.files import parse_json
-from ..checkpoint.record import text_config
 from ..dtypes import FLOATS, TORCH_NAMES
 from .layout import OutputTensor
 

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save
 
 from mi_kernels import lerp_checkpoint, push, similarity
 from mi_kernels.checkpoint.hub import cached_id, looks_like_id
 from mi_kernels.errors import ArgumentError, OutputError
 from mi_kernels.output.upload import checked_repo
+from mi_kernels.system.sizes import show_bytes
 
+from ..support.adapters import make_pair
 from ..support.checks import PROGRAM, World, assert_message
 from ..support.hub_stub import READER, TOKEN, Repo, StubHub
-from ..support.models import assert_same_tensors, load, qwen3_model, tiny
+from ..support.models import CONFIG, INDEX, assert_same_tensors, load, merge_reference, qwen3_model, tiny
 
 
 @pytest.fixture
@@ -35,15 +43,276 @@ def hub() -> Iterator[StubHub]:
 
 
 def call(hub: StubHub, root: Path, *argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs the program with the stub, an empty cache and no token."""
+    """Runs the program with the stub, a cache below `root` and no token."""
+    return run(hub, root, [*PROGRAM, *argv], **environment)
+
+
+def run(hub: StubHub, root: Path, words: Sequence[object], **environment: str) -> subprocess.CompletedProcess[str]:
     ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     ours |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(root / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
-    words = [*PROGRAM, *map(str, argv)]
-    return subprocess.run(words, capture_output=True, text=True, env={**ours, **environment}, timeout=120)
+    return subprocess.run(
+        list(map(str, words)), capture_output=True, text=True, env={**ours, **environment}, timeout=120
+    )
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def publish(hub: StubHub, repo: str, files: dict[str, bytes]) -> str:
+    hub.repos.setdefault(repo, Repo())
+    return hub.repos[repo].add(files)
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """What was printed on stderr, without the progress bars of huggingface_hub."""
+    return "".join(f"{line}\n" for line in done.stderr.splitlines() if line and not line.startswith("Fetching"))
+
+
+def different(*names: str) -> dict[str, bytes]:
+    """Returns small files. The cache stores equal ones only once, so they differ."""
+    return {name: json.dumps({name: 0}).encode() for name in names}
+
+
+def fetched(hub: StubHub, repo: str) -> list[str]:
+    """The files of the repository that were downloaded, in order."""
+    return [found[1] for r in hub.requests if (found := re.fullmatch(rf"GET /{repo}/resolve/\w+/(.+)", r))]
+
+
+TWO = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+CONSOLIDATED_INDEX = "consolidated.safetensors.index.json"
+TEMPLATE = "additional_chat_templates/tool_use.jinja"
+
+
+def weights(*names: str, seed: int = 1) -> dict[str, bytes]:
+    """Returns files that have together the tensors of a tiny model."""
+    tensors = list(tiny(seed).items())
+    return {name: save(dict(tensors[i :: len(names)]), {"format": "pt"}) for i, name in enumerate(names)}
+
+
+def index_of(files: dict[str, bytes]) -> bytes:
+    weight_map = {tensor: name for name, data in files.items() for tensor in load_bytes(data)}
+    return json.dumps({"metadata": {}, "weight_map": weight_map}).encode()
+
+
+SHARDS = weights(*TWO)
+ONE = weights("model.safetensors")
+SMALL = {
+    "config.json": json.dumps(CONFIG).encode(),
+    **different("generation_config.json", "tokenizer.json", "chat_template.jinja", "LICENSE", "README.md", TEMPLATE),
+}
+COPIES = {
+    **{f"{folder}/model.safetensors": ONE["model.safetensors"] for folder in ("original", "checkpoint-500", "eval")},
+    **different("pytorch_model.bin", "pytorch_model.bin.index.json", "model.gguf", "onnx/model.onnx"),
+    **different("original/params.json", "eval/samples.json", "checkpoint-500/config.json"),
+}
+MISTRAL = {"consolidated.safetensors": weights("x", seed=2)["x"]}
+MISTRAL_TWO = weights("consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors")
+MODULES = {
+    "modules.json": b'[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]',
+    **different("1_Pooling/config.json", "2_Dense/config.json"),
+    "2_Dense/model.safetensors": weights("x", seed=3)["x"],
+}
+# What is downloaded of each repository, its other files, and why it is refused.
+REPOSITORIES: dict[str, tuple[dict[str, bytes], dict[str, bytes], tuple[str, ...]]] = {
+    "sharded": ({**SHARDS, INDEX: index_of(SHARDS)}, {**MISTRAL, CONSOLIDATED_INDEX: index_of(MISTRAL)}, ()),
+    "single": (ONE, {**MISTRAL_TWO, CONSOLIDATED_INDEX: index_of(MISTRAL_TWO)}, ()),
+    "named": ({"merged.safetensors": ONE["model.safetensors"]}, {}, ()),
+    "odd": ({"a [1]*.safetensors": ONE["model.safetensors"]}, {}, ()),
+    "embedding": (
+        {**ONE, **MODULES},
+        different("2_Dense/pytorch_model.bin", "2_Dense/onnx/config.json", "3_Other/config.json"),
+        (),
+    ),
+    "mistral": ({**MISTRAL, **different("params.json")}, {}, ()),
+    "mistral-two": ({**MISTRAL_TWO, CONSOLIDATED_INDEX: index_of(MISTRAL_TWO), **different("params.json")}, {}, ()),
+    "pickles": ({}, {}, ("has only pickled weights (pytorch_model.bin)",)),
+    "adapter": (
+        {"adapter_config.json": b"{}"},
+        {"adapter_model.safetensors": b"x"},
+        ("is an adapter", "Write BASE+org/adapter to add"),
+    ),
+    "two": ({INDEX: index_of(SHARDS)}, {**SHARDS, **ONE}, (f"has both model.safetensors and {INDEX}",)),
+    "several": ({}, weights("a.safetensors", "b.safetensors"), ("has a.safetensors, b.safetensors, but",)),
+    "lacking": ({INDEX: index_of(SHARDS)}, {TWO[0]: SHARDS[TWO[0]]}, (f"org/lacking: the repository lacks {TWO[1]}",)),
+    "path": (
+        {INDEX: json.dumps({"weight_map": {"a": TWO[0], "b": "../../../x.safetensors"}}).encode()},
+        SHARDS,
+        ("puts b in '../../../x.safetensors'",),
+    ),
+    "subfolder": (
+        {INDEX: json.dumps({"weight_map": {"a": "original/model.safetensors"}}).encode()},
+        SHARDS,
+        ("puts a in 'original/model.safetensors'",),
+    ),
+    "huge": ({}, {**SHARDS, INDEX: bytes((64 << 20) + 1)}, (f"org/huge: {INDEX} is larger than 64 MiB",)),
+}
+
+
+def test_only_the_files_that_a_model_needs_are_downloaded(hub: StubHub, tmp_path: Path) -> None:
+    ids = [f"org/{name}" for name in REPOSITORIES]
+    for repo, (needed, others, _) in zip(ids, REPOSITORIES.values()):
+        publish(hub, repo, {**COPIES, **others, **needed, **SMALL})
+    code = """if True:
+        import json, sys
+        from mi_kernels import CheckpointError, open_checkpoint
+        for source in sys.argv[1:]:
+            try:
+                print(json.dumps([list(open_checkpoint(source).tensors), ""]))
+            except CheckpointError as error:
+                print(json.dumps([[], str(error)]))
+        """
+    done = run(hub, tmp_path, [sys.executable, "-c", code, *ids])
+    assert done.returncode == 0, done.stderr
+    for repo, line, (needed, _, refused) in zip(ids, done.stdout.splitlines(), REPOSITORIES.values()):
+        got = fetched(hub, repo)
+        assert sorted(got) == sorted(["config.json", "README.md"] if repo == "org/huge" else {**needed, **SMALL}), repo
+        tensors, message = json.loads(line)
+        for word in refused:
+            assert word in message
+        assert bool(tensors) == (not refused), message
+        before_weights = list(takewhile(lambda name: not name.endswith(".safetensors"), got))
+        assert set(before_weights) >= {name for name in got if name.endswith(".index.json")}
+
+
+def test_a_merge_by_ids(hub: StubHub, tmp_path: Path) -> None:
+    for seed, name in enumerate("ab"):
+        shards = weights(*TWO, seed=seed)
+        publish(hub, f"org/{name}", {**SMALL, **COPIES, **MISTRAL, **shards, INDEX: index_of(shards)})
+    done = call(hub, tmp_path, "lerp", "org/a", "org/b", "-o", tmp_path / "out", "--lam", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert_same_tensors(load(tmp_path / "out"), merge_reference(tiny(0), tiny(1), 0.5))
+    for repo in ("org/a", "org/b"):
+        assert sorted(fetched(hub, repo)) == sorted([*SMALL, INDEX, *TWO])
+
+
+def size_line(repo: str, files: dict[str, bytes], weights: Sequence[str]) -> str:
+    part, whole = (show_bytes(sum(len(files[name]) for name in names)) for names in (weights, files))
+    plural = "s" if len(weights) > 1 else ""
+    return f"{repo}: downloading {part} in {len(weights)} file{plural} (of {whole} in the repository)\n"
+
+
+def test_the_size_is_said_before_the_download(hub: StubHub, tmp_path: Path) -> None:
+    files = {**SMALL, **COPIES, **MISTRAL, **SHARDS, INDEX: index_of(SHARDS)}
+    publish(hub, "org/a", files)
+    assert said(call(hub, tmp_path, "inspect", "org/a@main")) == size_line("org/a@main", files, TWO)
+    assert said(call(hub, tmp_path, "inspect", "org/a")) == ""
+
+    # Another commit with the same weights: only what is new is downloaded.
+    publish(hub, "org/a", {**files, "README.md": b"# Other"})
+    hub.requests = []
+    assert said(call(hub, tmp_path, "inspect", "org/a")) == ""
+    assert fetched(hub, "org/a") == ["README.md"]
+    files = {**files, TWO[1]: weights(*TWO, seed=2)[TWO[1]]}
+    publish(hub, "org/a", files)
+    assert said(call(hub, tmp_path, "inspect", "org/a")) == size_line("org/a", files, TWO[1:])
+
+    for number, command in enumerate((["inspect", "--json"], ["compare", "--json", "org/a"])):
+        done = call(hub, tmp_path / str(number), *command, "org/a")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_disk_that_is_too_small(hub: StubHub, tmp_path: Path) -> None:
+    publish(hub, "org/a", {**SMALL, **SHARDS, INDEX: index_of(SHARDS)})
+    code = """if True:
+        import shutil, sys
+        from mi_kernels.cli import main
+        real = shutil.disk_usage
+        shutil.disk_usage = lambda path: real(path)._replace(free=1_000_000)
+        sys.exit(main(["inspect", "org/a"]))
+        """
+    done = run(hub, tmp_path, [sys.executable, "-c", code])
+    assert done.returncode == 2
+    size = show_bytes(sum(map(len, SHARDS.values())))
+    cache = tmp_path / "home" / "hub"
+    assert_message(said(done), f"org/a: the download needs {size}, but {cache} has 1 MB free", "HF_HOME")
+    assert not set(SHARDS) & set(fetched(hub, "org/a"))
+    assert call(hub, tmp_path, "inspect", "org/a").returncode == 0
+
+
+def test_a_model_that_another_program_downloaded(hub: StubHub, tmp_path: Path) -> None:
+    files = {**SMALL, **COPIES, **ONE, **MODULES, **MISTRAL}
+    publish(hub, "org/a", files)
+    code = "import huggingface_hub as h; h.snapshot_download('org/a')"
+    assert run(hub, tmp_path, [sys.executable, "-c", code]).returncode == 0
+    hub.requests = []
+    online = call(hub, tmp_path, "inspect", "org/a", "--json")
+    assert (online.returncode, online.stderr, fetched(hub, "org/a")) == (0, "", [])
+
+    # File by file, as transformers does: huggingface_hub then has no list of the repository.
+    other = tmp_path / "other"
+    code = "import huggingface_hub as h; [h.hf_hub_download('org/a', n) for n in ('config.json', 'model.safetensors')]"
+    assert run(hub, other, [sys.executable, "-c", code]).returncode == 0
+    hub.requests = []
+    offline = call(hub, other, "inspect", "org/a", "--json", HF_HUB_OFFLINE="1")
+    assert (offline.returncode, offline.stdout, hub.requests) == (0, online.stdout, [])
+
+
+def test_offline_after_online(hub: StubHub, tmp_path: Path) -> None:
+    shards = {**SHARDS, INDEX: index_of(SHARDS)}
+    commit = publish(hub, "org/a", {**SMALL, **COPIES, **MISTRAL, **MODULES, **shards})
+    online = call(hub, tmp_path, "inspect", "org/a", "--json")
+    assert online.returncode == 0, online.stderr
+    hub.requests = []
+    for source in ("org/a", f"org/a@{commit}"):
+        offline = call(hub, tmp_path, "inspect", source, "--json", HF_HUB_OFFLINE="1")
+        assert offline.returncode == 0, offline.stderr
+    if hasattr(huggingface_hub, "get_cached_repo_tree"):  # a commit that is complete needs no request
+        assert call(hub, tmp_path, "inspect", f"org/a@{commit}").returncode == 0
+    assert not [request for request in hub.requests if "org/a" in request]
+    unreachable = call(hub, tmp_path, "inspect", "org/a", "--json", HF_ENDPOINT="http://127.0.0.1:9")
+    assert unreachable.stdout == online.stdout, unreachable.stderr
+
+    snapshot = tmp_path / "home" / "hub" / "models--org--a" / "snapshots" / commit
+    assert {str(p.relative_to(snapshot)) for p in snapshot.rglob("*") if p.is_file()} == {*SMALL, *MODULES, *shards}
+    (snapshot / TWO[1]).unlink()
+    broken = call(hub, tmp_path, "inspect", "org/a", HF_HUB_OFFLINE="1")
+    assert broken.returncode == 2
+    assert_message(broken.stderr, TWO[1])
+    assert call(hub, tmp_path, "inspect", "org/a").returncode == 0
+
+
+def test_an_adapter(hub: StubHub, tmp_path: Path) -> None:
+    pair = make_pair(tmp_path / "pair")
+    adapter = files_of(pair.adapter_folder)
+    small = different("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", TEMPLATE)
+    others = {**different("adapter_model.bin", "trainer_state.json"), **ONE, **COPIES}
+    publish(hub, "org/a", {**adapter, **small, **others})
+    done = call(hub, tmp_path, "inspect", f"{pair.folder}+org/a")
+    assert done.returncode == 0, done.stderr
+    assert sorted(fetched(hub, "org/a")) == sorted([*adapter, *small])
+    assert said(done).startswith("org/a: downloading ")
+    hub.requests = []
+    again = call(hub, tmp_path, "inspect", f"{pair.folder}+org/a", HF_HUB_OFFLINE="1")
+    assert (again.returncode, said(again), hub.requests) == (0, "", [])
+
+    publish(hub, "org/pickled", {"adapter_config.json": adapter["adapter_config.json"], "adapter_model.bin": b"x"})
+    refused = call(hub, tmp_path, "inspect", f"{pair.folder}+org/pickled")
+    assert_message(said(refused), "adapter_model.bin: is a pickle")
+    assert fetched(hub, "org/pickled") == ["adapter_config.json"]
+
+
+def test_all_files_are_of_one_commit(hub: StubHub, tmp_path: Path) -> None:
+    old, new = weights(*TWO), weights("model.safetensors", seed=2)
+    second = publish(hub, "org/a", {**SMALL, **new})
+    first = publish(hub, "org/a", {**SMALL, **old, INDEX: index_of(old)})
+    hub.pushes["org/a"] = second  # after the answer that resolves main
+    done = call(hub, tmp_path, "lerp", "org/a", "org/a@main", "-o", tmp_path / "out", "--lam", "0", "--quiet")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "mi_kernels.json").read_text())
+    assert (record["instruct"]["revision"], record["thinking"]["revision"]) == (first, second)
+    assert hub.repos["org/a"].names["main"] == second
+    commits = {r.split("/")[4] for r in hub.requests if f"/resolve/{first}/" in r or "model-0" in r}
+    assert commits == {first}
+
+
+def test_a_gated_model(hub: StubHub, tmp_path: Path) -> None:
+    publish(hub, "org/a", {**SMALL, **ONE})
+    hub.gated = "org/a"
+    done = call(hub, tmp_path, "inspect", "org/a")
+    assert done.returncode == 2
+    assert_message(said(done), "org/a: no such folder, and the download from the Hub failed: 403", "hf auth login")
+    assert "downloading" not in done.stderr
 
 
 def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: Path) -> None:

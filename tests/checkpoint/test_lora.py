@@ -17,6 +17,7 @@ from mi_kernels import _cpu
 from mi_kernels.checkpoint import hub
 from mi_kernels.checkpoint.inputs import Inputs
 from mi_kernels.checkpoint.mapped import MappedFile
+from mi_kernels.checkpoint.needed_files import Selection
 from mi_kernels.checkpoint.open import open_checkpoint
 from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.checkpoint.virtual import LoraTensor
@@ -298,16 +299,13 @@ def test_hub_ids_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     pair = make_pair(tmp_path)
     asked = {}
 
-    def download(text: str, files: list[str]) -> tuple[str, str]:
+    def download(text: str, files: Selection) -> tuple[str, str]:
         asked[text] = files
         return str({"org/base@v1": pair.folder, "me/adapter": pair.adapter_folder}[text]), "c0ffee"
 
     monkeypatch.setattr(hub, "download", download)
     model = open_checkpoint("org/base@v1+me/adapter")
-    assert asked == {
-        "me/adapter": ["adapter_config.json", "adapter_model.safetensors"],
-        "org/base@v1": hub.MODEL_FILES,
-    }
+    assert asked == {"me/adapter": hub.ADAPTER_FILES, "org/base@v1": hub.MODEL_FILES}
     assert model.identity()["revision"] == "c0ffee"
     assert model.identity()["adapter"] == {"source": "me/adapter", "revision": "c0ffee"}
     mi_kernels.lerp_checkpoint("org/base@v1+me/adapter", pair.folder, tmp_path / "o", 0, progress=False)

@@ -7,9 +7,9 @@ import itertools
 import pytest
 
 from mi_kernels.checkpoint import auxiliary
+from mi_kernels.checkpoint.config import UNTIED_BY_DEFAULT, declared_tied
 from mi_kernels.checkpoint.spelling import canonical, clean, renamed, summary
 from mi_kernels.checkpoint.tensor import TensorInfo
-from mi_kernels.checkpoint.ties import UNTIED_BY_DEFAULT, declared_tied
 
 SAME = [
     ["model.layers.3.mlp.up_proj.weight", "language_model.model.layers.3.mlp.up_proj.weight",

@@ -155,7 +155,11 @@ def test_a_wrapped_copy_beside_the_plain_tensor_is_refused(tmp_path: Path) -> No
 
 
 def mtp(hidden: int = 64) -> Tensors:
-    shapes = {"fc.weight": (hidden, 2 * hidden), "norm.weight": (hidden,), "layers.0.self_attn.q_proj.weight": (64, hidden)}
+    shapes = {
+        "fc.weight": (hidden, 2 * hidden),
+        "norm.weight": (hidden,),
+        "layers.0.self_attn.q_proj.weight": (64, hidden),
+    }
     return {f"mtp.{n}": torch.randn(shape).bfloat16() for n, shape in shapes.items()}
 
 
@@ -164,7 +168,11 @@ def deepseek(number: int, marked: bool) -> Tensors:
     return {f"model.layers.{number}.{n}": torch.randn(8, 8).bfloat16() for n in names}
 
 
-EXTRAS = {"mtp": lambda: mtp(), "eh_proj": lambda: deepseek(2, True), "behind the last layer": lambda: deepseek(2, False)}
+EXTRAS = {
+    "mtp": lambda: mtp(),
+    "eh_proj": lambda: deepseek(2, True),
+    "behind the last layer": lambda: deepseek(2, False),
+}
 
 
 @pytest.mark.parametrize("case", EXTRAS)
@@ -179,7 +187,9 @@ def test_layers_for_multi_token_prediction_are_kept(tmp_path: Path, case: str, h
         assert found.keys() == sides[0].keys() | sides[1].keys()
         for name, extra in EXTRAS_OF(sides, holder).items():
             assert torch.equal(found[name], extra)
-        chosen = [n for n in sides[1 - holder] if not masks or ("layers.1." in n if "layers" in masks else "_proj" in n)]
+        chosen = [
+            n for n in sides[1 - holder] if not masks or ("layers.1." in n if "layers" in masks else "_proj" in n)
+        ]
         assert all(torch.equal(found[n], interpolated(sides[0][n], sides[1][n], LAM)) for n in chosen)
         assert sum("multi-token prediction" in note and "kept as they are" in note for note in notes) == 1
     compared = similarity(*folders, progress=False)
@@ -208,7 +218,9 @@ def test_other_methods_keep_what_one_model_has(tmp_path: Path, holder: int) -> N
         merge_checkpoint(recipe, out, progress=False)
         found = tensors_of(out)
         assert all(torch.equal(found[n], t) for n, t in sides[holder].items() if n.startswith("mtp."))
-        merge_checkpoint({**recipe, "models": recipe["models"][::-1]}, tmp_path / "turned", overwrite=True, progress=False)
+        merge_checkpoint(
+            {**recipe, "models": recipe["models"][::-1]}, tmp_path / "turned", overwrite=True, progress=False
+        )
         assert tensors_of(tmp_path / "turned").keys() == found.keys()
 
 
@@ -228,7 +240,10 @@ def test_a_missing_weight_of_the_model_stays_an_error(tmp_path: Path, kind: str)
 
 BUFFERS = {
     "rotary": ({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.rand(8)}, {}),
-    "rotary everywhere": ({"model.rotary_emb.inv_freq": torch.rand(8), "model.rotary_emb.cos_cached": torch.rand(4, 8)}, {}),
+    "rotary everywhere": (
+        {"model.rotary_emb.inv_freq": torch.rand(8), "model.rotary_emb.cos_cached": torch.rand(4, 8)},
+        {},
+    ),
     "mask": ({"model.layers.0.self_attn.masked_bias": torch.tensor(-1e4)}, {}),
     "causal mask": ({"h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8)}, {}),
     "masks of two lengths": (
@@ -288,7 +303,9 @@ def fused(tensors: Tensors) -> Tensors:
         parts = [f"model.layers.{layer}.mlp.experts.{e}." for e in range(4)]
         both = [torch.cat([tensors[f"{p}gate_proj.weight"], tensors[f"{p}up_proj.weight"]]) for p in parts]
         rest[f"model.layers.{layer}.mlp.experts.gate_up_proj"] = torch.stack(both)
-        rest[f"model.layers.{layer}.mlp.experts.down_proj"] = torch.stack([tensors[f"{p}down_proj.weight"] for p in parts])
+        rest[f"model.layers.{layer}.mlp.experts.down_proj"] = torch.stack(
+            [tensors[f"{p}down_proj.weight"] for p in parts]
+        )
     return rest
 
 
@@ -396,7 +413,12 @@ def test_a_mask_over_the_embedding_unties_a_stored_copy(tmp_path: Path) -> None:
         plain = saved("gemma2", tmp_path / f"plain{i}", i)
         t = tensors_of(plain)
         folders.append(with_tensors(plain, tmp_path / f"side{i}", {**t, HEAD: t[EMBED]}))
-    for lam, modules, tied in ((0.5, "embed", False), (0.5, "head", False), (0.5, "embed,head", True), (0.5, "ffn", True)):
+    for lam, modules, tied in (
+        (0.5, "embed", False),
+        (0.5, "head", False),
+        (0.5, "embed,head", True),
+        (0.5, "ffn", True),
+    ):
         found, _ = merged(*folders, tmp_path / "out", lam, modules=modules, overwrite=True)
         model = loaded(tmp_path / "out")
         assert model.config.tie_word_embeddings == tied == torch.equal(found[HEAD], found[EMBED])
@@ -475,17 +497,19 @@ def test_padding(tmp_path: Path, rows: tuple[int, int], lam: float, kind: str) -
     assert not [note for note in notes if "vocab_size" in note]
     assert loaded(tmp_path / "out").config.vocab_size == rows[0]
     assert cli.main(["verify", str(tmp_path / "out"), "--recompute"]) == 0
-    assert similarity(*folders, progress=False).overall.elements == sum(
-        min(a[n].numel(), b[n].numel()) for n in found
-    )
+    assert similarity(*folders, progress=False).overall.elements == sum(min(a[n].numel(), b[n].numel()) for n in found)
 
 
 def test_padding_is_kept_by_other_methods(tmp_path: Path) -> None:
-    folders = [grown(saved("qwen3", tmp_path / f"p{i}", i), tmp_path / f"g{i}", n) for i, n in enumerate((320, 256, 300))]
+    folders = [
+        grown(saved("qwen3", tmp_path / f"p{i}", i), tmp_path / f"g{i}", n) for i, n in enumerate((320, 256, 300))
+    ]
     sides = [tensors_of(f) for f in folders]
     for method in ("ties", "dare_ties", "task_arithmetic"):
         recipe = {"method": method, "base": str(folders[0]), "models": [str(f) for f in folders[1:]]}
-        merge_checkpoint({**recipe, **({} if method == "task_arithmetic" else {"density": 0.5})}, tmp_path / method, progress=False)
+        merge_checkpoint(
+            {**recipe, **({} if method == "task_arithmetic" else {"density": 0.5})}, tmp_path / method, progress=False
+        )
         found = tensors_of(tmp_path / method)
         assert torch.equal(found[EMBED][256:], sides[0][EMBED][256:])
         loaded(tmp_path / method)

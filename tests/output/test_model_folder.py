@@ -177,11 +177,9 @@ def test_the_record(tmp_path: Path) -> None:
 
 
 def test_the_record_keeps_the_revision_of_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
     world = World(tmp_path)
     folder = as_hub_cache(world.thinking, tmp_path / "hub", "org/thinking", "c0ffee")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    monkeypatch.setattr("mi_kernels.checkpoint.hub.download", lambda *_: (str(folder), "c0ffee"))
     lerp_checkpoint(world.instruct, "org/thinking@main", world.out, 0.5, progress=False)
     record = json.loads((world.out / "mi_kernels.json").read_text())
     assert (record["thinking"]["source"], record["thinking"]["revision"]) == ("org/thinking@main", "c0ffee")

@@ -103,7 +103,9 @@ def _llava(**kw: Any) -> Any:
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
     )
     text = LlamaConfig(**_TEXT)
-    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=250, **kw))
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=250, **kw)
+    )
 
 
 def _gpt2(**kw: Any) -> Any:
@@ -150,7 +152,9 @@ def respelled(folder: Path, out: Path, rename: Any) -> Path:
 def with_tensors(folder: Path, out: Path, tensors: Tensors) -> Path:
     """Copies a model folder with a single file, and replaces its tensors."""
     shutil.copytree(folder, out)
-    save_file({n: t.contiguous().clone() for n, t in tensors.items()}, out / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {n: t.contiguous().clone() for n, t in tensors.items()}, out / "model.safetensors", metadata={"format": "pt"}
+    )
     return out
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +34,17 @@ class Repo:
         return revision if revision in self.commits else self.names.get(revision)
 
 
+def in_lfs(path: str) -> bool:
+    return path.endswith((".safetensors", ".bin"))
+
+
+def content_name(path: str, data: bytes) -> str:
+    """The name of the content, which is its ETag: as in LFS, or as in git."""
+    return (
+        hashlib.sha256(data).hexdigest() if in_lfs(path) else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    )
+
+
 class StubHub(ThreadingHTTPServer):
     """Serves the stub on a free local port.
 
@@ -40,6 +52,8 @@ class StubHub(ThreadingHTTPServer):
         repos: repositories by id. requests: "METHOD path" of each request. ranges: (path, first byte) of each download.
         cut: the name of a file whose next download stops after half of the file.
         failing: the name of a file whose download fails.
+        pushes: by repository, the commit that its branch main has after the next answer about the repository.
+        gated: a repository whose files nobody may read, only their names.
     """
 
     daemon_threads = True
@@ -52,6 +66,8 @@ class StubHub(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.cut: str | None = None
         self.failing: str | None = None
+        self.pushes: dict[str, str] = {}
+        self.gated: str | None = None
 
     @property
     def address(self) -> str:
@@ -115,18 +131,26 @@ class _Handler(BaseHTTPRequestHandler):
         files = repo.commits.get(commit or "", {})
         siblings = [{"rfilename": path} for path in files]
         self.send(200, {"id": name, "sha": commit, "private": repo.private, "siblings": siblings, "tags": []})
+        if name in self.server.pushes:
+            repo.names["main"] = self.server.pushes.pop(name)
 
     def tree(self, name: str, revision: str) -> None:
         if (repo := self.repo(name)) is None:
             return
         files = repo.commits.get(repo.at(revision) or "", {})
-        self.send(
-            200,
-            [{"type": "file", "path": p, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for p, d in files.items()],
-        )
+        entries: list[dict[str, Any]] = []
+        for path, data in files.items():
+            name = content_name(path, data)
+            stored = {"lfs": {"oid": name, "size": len(data), "pointerSize": 134}} if in_lfs(path) else {}
+            entries.append({"type": "file", "path": path, "size": len(data), "oid": name[:40], **stored})
+        folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
+        self.send(200, [*entries, *({"type": "directory", "path": f, "oid": "0" * 40} for f in sorted(folders))])
 
     def resolve(self, name: str, revision: str, path: str) -> None:
         if (repo := self.repo(name)) is None:
+            return
+        if name == self.server.gated:
+            self.send(403, {"error": "Access is restricted"}, {"X-Error-Code": "GatedRepo"})
             return
         commit = repo.at(revision)
         data = repo.commits.get(commit or "", {}).get(path)
@@ -139,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = re.match(r"bytes=(\d+)-", self.headers.get("Range") or "")
         first = int(found[1]) if found else 0
         self.send_response(206 if found else 200)
-        self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+        self.send_header("ETag", f'"{content_name(path, data)}"')
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
         if found:

@@ -16,6 +16,7 @@ import torch
 import mi_kernels
 from mi_kernels import Recipe, Rule
 from mi_kernels.checkpoint.header import read_header
+from mi_kernels.checkpoint.needed_files import Selection
 from mi_kernels.checksums.damage import Damage
 from mi_kernels.checksums.record import NAME as CHECKSUMS
 from mi_kernels.dtypes import item_size
@@ -231,7 +232,7 @@ def test_another_commit_of_a_model_is_reported(tmp_path: Path, monkeypatch: pyte
     world = World(tmp_path)
     commits = iter(["1" * 40, "2" * 40])
 
-    def download(text: str, files: list[str]) -> tuple[str, str]:
+    def download(text: str, files: Selection) -> tuple[str, str]:
         return str(world.instruct), commit
 
     monkeypatch.setattr("mi_kernels.checkpoint.hub.download", download)

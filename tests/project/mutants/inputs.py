@@ -59,6 +59,43 @@ FAULTS: list[Fault] = [
         new="and other[0] > begin:",
         tests=("tests/ops/test_combine.py::test_an_output_that_overlaps_without_being_it",),
     ),
+    # Downloads.
+    Fault(
+        "of-two-models-in-a-repository-one-is-taken",
+        "mi_kernels/checkpoint/needed_files.py",
+        old="    if SINGLE in root and SINGLE not in listed:\n        return []\n",
+        new="",
+        tests=("tests/checkpoint/test_needed_files.py",),
+        ci=True,
+    ),
+    Fault(
+        "copies-inside-a-module-are-downloaded",
+        "mi_kernels/checkpoint/needed_files.py",
+        old="        if _COPIES.fullmatch(parent.name):\n            return False\n",
+        new="",
+        tests=("tests/checkpoint/test_needed_files.py",),
+    ),
+    Fault(
+        "later-files-of-another-commit",
+        "mi_kernels/checkpoint/hub.py",
+        old="snapshot_download(self.id, revision=self.commit, allow",
+        new="snapshot_download(self.id, revision=None, allow",
+        tests=("tests/checkpoint/test_hub.py::test_all_files_are_of_one_commit",),
+    ),
+    Fault(
+        "weights-in-the-cache-count-as-download",
+        "mi_kernels/checkpoint/hub.py",
+        old="        if os.path.exists(blob):\n            return 0\n",
+        new="",
+        tests=("tests/checkpoint/test_hub.py::test_the_size_is_said_before_the_download",),
+    ),
+    Fault(
+        "names-of-files-are-patterns",
+        "mi_kernels/checkpoint/hub.py",
+        old="exactly = [glob.escape(name) for name in names]",
+        new="exactly = names",
+        tests=("tests/checkpoint/test_hub.py::test_only_the_files_that_a_model_needs_are_downloaded",),
+    ),
     # Files that change.
     Fault(
         "header-stamped-after-reading",
