@@ -287,8 +287,8 @@ class _Matching:
     def _remedy_for(self, alone: list[str], lacking: Checkpoint) -> str:
         if any(classify(name).module == "head" for name in alone):
             return (
-                f"If the head of {lacking.source} is its embedding, set tie_word_embeddings to true in its config.json. "
-                "Otherwise use a version of the model that has its head."
+                f"If the head of {lacking.source} is its embedding, set tie_word_embeddings to true in its "
+                "config.json. Otherwise use a version of the model that has its head."
             )
         return "Check that both models have the same architecture and that both downloads are complete."
 

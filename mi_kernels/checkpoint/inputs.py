@@ -108,7 +108,7 @@ class Inputs:
             place = scratch[at : at + item * n]
             data, offset, _ = self.operand(model, part, begin, n, place)
             if data is not place:  # stored as it is
-                place[:] = memoryview(data)[offset : offset + item * n]  # type: ignore[arg-type]
+                place[:] = memoryview(data)[offset : offset + item * n]
             at += item * n
         return Operand(scratch, 0, code_of(dtype))
 

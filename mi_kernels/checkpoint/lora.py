@@ -137,8 +137,10 @@ class _Target:
             return found
         if found == self.embedding or canonical(name) == "lm_head.weight":
             head = head_name(self.embedding)
+            embedding = self.base.tensors[self.embedding]
+            assert not isinstance(embedding, LoraTensor)  # a base has no adapter
             if self.untied_head is None:
-                self.untied_head = {head: self.base.tensors[self.embedding]._replace(name=head)}
+                self.untied_head = {head: embedding._replace(name=head)}
             return found or head
         return found
 
@@ -195,7 +197,7 @@ def _check_kind(adapter: Adapter, config: dict[str, Any]) -> None:
 
 
 def _sort_out(adapter: Adapter, target: _Target) -> tuple[dict[str, _Factors], dict[str, TensorInfo]]:
-    """Returns the tensors of the adapter: pairs of factors by module, and complete tensors by their name in the base."""
+    """Returns the tensors of the adapter: pairs of factors by module, and complete tensors by name in the base."""
     base = target.base
     pickled = os.path.join(adapter.root, "adapter_model.bin")
     present = os.path.exists(pickled) or "adapter_model.bin" in left_out(adapter.root)
@@ -234,8 +236,8 @@ def _sort_out(adapter: Adapter, target: _Target) -> tuple[dict[str, _Factors], d
     if not sides:
         raise CheckpointError(
             f"{adapter.file}: has no LoRA weights",
-            "If it was trained under DeepSpeed ZeRO-3, run zero_to_fp32.py in the checkpoint's folder, or save again with "
-            "stage3_gather_16bit_weights_on_model_save. Otherwise use the base model alone, or another adapter.",
+            "If it was trained under DeepSpeed ZeRO-3, run zero_to_fp32.py in the checkpoint's folder, or save again "
+            "with stage3_gather_16bit_weights_on_model_save. Otherwise use the base model alone, or another adapter.",
         )
     factors = {module: _Factors(pair["A"], pair["B"], embedding) for (module, embedding), pair in sides.items()}
     return factors, whole

@@ -63,6 +63,6 @@ def refuse_empty(where: str, tensors: Iterable[Any]) -> None:
         count = f"{len(empty)} tensors are" if len(empty) > 1 else "1 tensor is"
         raise CheckpointError(
             f"{where}: {count} empty (shape [0]): {shortened(empty)}",
-            "DeepSpeed ZeRO-3 saved them without gathering. Run zero_to_fp32.py in the checkpoint's folder, or save again "
-            "with stage3_gather_16bit_weights_on_model_save.",
+            "DeepSpeed ZeRO-3 saved them without gathering. Run zero_to_fp32.py in the checkpoint's folder, or save "
+            "again with stage3_gather_16bit_weights_on_model_save.",
         )

@@ -270,7 +270,7 @@ class Job:
 
     @property
     def _config_of_lead(self) -> bool:
-        """True if config.json must be that of the lead, because the other models do not have all parts of the output."""
+        """True if config.json must be that of the lead, because the others do not have all parts of the output."""
         lead = self.models[self.alignment.lead]
         return self.alignment.towers and bool(lead.config) and self._origin() is not lead
 

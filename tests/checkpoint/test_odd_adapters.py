@@ -1,4 +1,4 @@
-"""Adapters whose names or modules are not those of the base: heads and embeddings that the base ties, other spellings."""
+"""Adapters whose names or modules are not those of the base: tied heads and embeddings, other spellings."""
 
 from __future__ import annotations
 

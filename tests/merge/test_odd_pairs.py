@@ -76,7 +76,7 @@ def test_spellings(tmp_path: Path, case: str, turned: bool) -> None:
     else:
         found, notes = merged(release, tuned, tmp_path / "out")
         assert_interpolated(found, a, b)
-        expected, _ = merged(release, plain, tmp_path / "straight")
+        merged(release, plain, tmp_path / "straight")
         assert torch.equal(logits(loaded(tmp_path / "out")), logits(loaded(tmp_path / "straight")))
     changed = sum(rename(name) != name for name in a)
     assert [note for note in notes if f"{changed} tensors have other names than in" in note]
@@ -185,7 +185,7 @@ def test_layers_for_multi_token_prediction_are_kept(tmp_path: Path, case: str, h
     for masks in ({}, {"modules": "attn,ffn"}, {"layers": "1"}):
         found, notes = merged(*folders, tmp_path / "out", overwrite=True, **masks)
         assert found.keys() == sides[0].keys() | sides[1].keys()
-        for name, extra in EXTRAS_OF(sides, holder).items():
+        for name, extra in alone(sides, holder).items():
             assert torch.equal(found[name], extra)
         chosen = [
             n for n in sides[1 - holder] if not masks or ("layers.1." in n if "layers" in masks else "_proj" in n)
@@ -194,13 +194,13 @@ def test_layers_for_multi_token_prediction_are_kept(tmp_path: Path, case: str, h
         assert sum("multi-token prediction" in note and "kept as they are" in note for note in notes) == 1
     compared = similarity(*folders, progress=False)
     assert compared.overall.tensors == len(sides[1 - holder])
-    assert set(compared.left_out) == EXTRAS_OF(sides, holder).keys()
+    assert set(compared.left_out) == alone(sides, holder).keys()
     for report in sweep_checkpoint(*folders, f"{tmp_path}/s-{{lam}}", [0, 0.5, 1], progress=False):
         assert tensors_of(Path(report.out)).keys() == found.keys()
     assert cli.main(["verify", str(tmp_path / "out"), "--recompute"]) == 0
 
 
-def EXTRAS_OF(sides: list[Tensors], holder: int) -> Tensors:
+def alone(sides: list[Tensors], holder: int) -> Tensors:
     return {n: t for n, t in sides[holder].items() if n not in sides[1 - holder]}
 
 
