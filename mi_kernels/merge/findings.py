@@ -151,9 +151,7 @@ class Findings:
                 notes.append(f"{models[0]} and {models[k]} are the same model: {count}")
             elif len(names) == self.compared[k] > 1:
                 which = "selected tensors" if not self.computed.get(k) else "tensors that were compared"
-                left = (
-                    f"; {self.computed[k]:,} others are computed or stored differently" if self.computed.get(k) else ""
-                )
+                left = f"; {self.computed[k]:,} computed or stored in another dtype" if self.computed.get(k) else ""
                 notes.append(f"all {len(names):,} {which} are identical in {models[0]} and {models[k]}{left}")
             else:
                 of = f"{len(names):,} of {self.compared[k]:,} tensors are identical"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mi_kernels import StrictError, _cpu, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
 from mi_kernels.backends.reference.methods import uniform
@@ -18,6 +19,7 @@ from mi_kernels.cli import program as cli
 from mi_kernels.methods.registry import METHODS
 from mi_kernels.methods.thinning import stream_key
 
+from ..support.adapters import PREFIX
 from ..support.checks import World, assert_refused, snapshot
 from ..support.kills import Run, runner
 from ..support.models import FLOATS, Tensors, load
@@ -183,6 +185,37 @@ def test_a_sweep_reports_overflow_for_each_output(tmp_path: Path) -> None:
     # b - a overflows float32. lam 0 copies and stays finite.
     assert [len(r.values["overflowed"]) for r in reports] == [0, 1, 1]
     assert [found(r) for r in reports] == [{("thinking", UP): (1, 0)}] * 3
+
+
+def test_a_mask_leaves_out_what_differs(tmp_path: Path) -> None:
+    """Two models with the same attention are not the same model because a mask selects only attention."""
+    a = finite(1)
+    b = {name: tensor if "self_attn" in name else tensor + 1 for name, tensor in a.items()}
+    world = World(tmp_path, a, b)
+    report = lerp_checkpoint(
+        world.instruct, world.thinking, world.out, 0.5, modules="attn", strict=True, progress=False
+    )
+    (note,) = [note for note in report.notes if "identical" in note]
+    assert note.startswith(f"all {sum('self_attn' in name for name in a)} selected tensors are identical in")
+
+
+def test_a_base_and_its_adapter_are_not_the_same_model(tmp_path: Path) -> None:
+    world = World(tmp_path, finite(1), finite(1))
+    folder = tmp_path / "adapter"
+    q = "model.layers.0.self_attn.q_proj"
+    rows, columns = world.a[f"{q}.weight"].shape
+    factors = {f"{PREFIX}{q}.lora_A.weight": torch.ones(2, columns), f"{PREFIX}{q}.lora_B.weight": torch.ones(rows, 2)}
+    folder.mkdir()
+    save_file(factors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    tuned = f"{world.thinking}+{folder}"
+    for pair in ((world.instruct, tuned), (tuned, world.instruct)):
+        report = lerp_checkpoint(*pair, world.out, 0.5, strict=True, overwrite=True, progress=False)
+        (note,) = [note for note in report.notes if "identical" in note]
+        assert "the same model" not in note
+        assert f"all {len(world.a) - 1} tensors that were compared" in note
+        assert note.endswith("; 1 computed or stored in another dtype")
 
 
 def test_identical_tensors_are_named(tmp_path: Path) -> None:

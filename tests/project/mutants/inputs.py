@@ -159,14 +159,6 @@ FAULTS: list[Fault] = [
         tests=("tests/checkpoint/test_fp8.py::test_blocks_of_large_tensors_meet",),
     ),
     # Models side by side.
-    Fault(
-        "tied-head-of-any-shape",
-        "mi_kernels/checkpoint/alignment.py",
-        old='classify(name).module == "embed" and t.shape == head.shape)',
-        new='classify(name).module == "embed")',
-        tests=("tests/output/test_model_folder.py::test_a_head_tied_beside_an_embedding_of_positions",),
-        ci=True,
-    ),
     # Live models.
     Fault(
         "live-files-not-checked-before-a-change",
