@@ -204,11 +204,13 @@ def plan_merge(
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]
+    if recipe.conditions is not None:
+        recipe.conditions.check(models, job.origin_of(models, has_base, chosen))
     folder.protect(path for m in models for path in m.paths())
     alignment = align(models)
     found = combined_sources(recipe, models, alignment, chosen.thread_count)
     output = job.Output(folder, MergeRecord.of_recipe(recipe, models, chosen, found))
-    return Job(models, has_base, alignment, found, [output], chosen, started)
+    return Job(models, has_base, alignment, found, [output], chosen, started, recipe_notes=recipe.notes)
 
 
 def plan_lerp(

@@ -112,6 +112,7 @@ class Job:
         outputs: the folders to create.
         options: how the merge runs.
         started: time.perf_counter() at the start of the merge.
+        recipe_notes: the notes of the recipe.
     """
 
     models: Sequence[Checkpoint]
@@ -121,6 +122,7 @@ class Job:
     outputs: Sequence[Output]
     options: Options
     started: float
+    recipe_notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.options.strict:
@@ -255,8 +257,8 @@ class Job:
         )
 
     def notes(self) -> list[str]:
-        """Returns one sentence for each unusual thing in the inputs that the merge handles."""
-        notes = [note for m in self.models for note in m.notes] + self.alignment.notes
+        """Returns one sentence for each unusual thing in the recipe and in the inputs that the merge handles."""
+        notes = [*self.recipe_notes, *(note for m in self.models for note in m.notes), *self.alignment.notes]
         if not self._origin().config:
             notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
         return [*notes, *(d.text for d in self._differences), *self.options.place.notes]
