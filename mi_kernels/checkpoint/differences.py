@@ -38,7 +38,11 @@ _SETTINGS = ("max_position_embeddings", "vocab_size", "bos_token_id", "eos_token
 _TIED = "tie_word_embeddings"
 # Parts of tokenizer.json that, besides the vocabulary, decide the token ids of a text.
 _SPLITTING = ("normalizer", "pre_tokenizer")
+_TOKENIZER = "tokenizer.json"
 _OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt")
+_ADDED = "added_tokens.json"
+_TOKENIZER_FILES = (_TOKENIZER, *_OLD_TOKENIZERS, "tekken.json", "vocab.txt", "qwen.tiktoken", "tiktoken.model", _ADDED)
+_UNKNOWN_FORMAT = (KeyError, TypeError, ValueError, AttributeError)  # what `_ids` raises
 _BOOKKEEPING = ("transformers_version", "_from_model_config")
 _MOST = 64 << 20  # maximum size of a compared file in bytes; a tokenizer with 250,000 tokens has 20 MB
 _ABSENT = object()
@@ -117,6 +121,100 @@ def vocabulary_remedy(first: Checkpoint, other: Checkpoint, rows: tuple[int, int
     return f"The vocabularies differ: give both models the same one first, see {resize}."
 
 
+def has_tokenizer(model: Checkpoint) -> bool:
+    """Returns True if the folder of the model has files of a tokenizer."""
+    return bool(_tokenizer_files(model))
+
+
+def different_tokens(origin: Checkpoint, other: Checkpoint) -> str | None:
+    """Returns the first difference between the token ids of two models, or None if all ids are equal.
+
+    A model without a tokenizer has no ids of its own, so it has no difference.
+
+    Raises:
+        CheckpointError: a tokenizer cannot be read.
+    """
+    one, two = _tokenizer_files(origin), _tokenizer_files(other)
+    if not two:
+        return None
+    if _TOKENIZER in one and _TOKENIZER in two:
+        if _same_content(origin, other, _TOKENIZER):
+            return None
+        try:
+            return _different_ids(_ids(_json(origin, _TOKENIZER)), _ids(_json(other, _TOKENIZER)), origin, other)
+        except _UNKNOWN_FORMAT:
+            return f"{_TOKENIZER} of {origin.source} or of {other.source} has an unknown format"
+    if one != two:
+        return (
+            f"the tokenizers cannot be compared: {origin.source} has {shortened(one)}, {other.source} {shortened(two)}"
+        )
+    different = [name for name in one if not _same_content(origin, other, name)]
+    return f"tokenizers differ: {different[0]} of {origin.source} and of {other.source}" if different else None
+
+
+def clashing_tokens(origin: Checkpoint, other: Checkpoint) -> str | None:
+    """Returns the first token of `origin` whose row of the embeddings holds another token in `other`, or None.
+
+    Tokens that only one of the models has do not clash, if the other has no token with that id. Tokenizers without
+    tokenizer.json, or with an unknown format, are not compared.
+
+    Raises:
+        CheckpointError: a tokenizer cannot be read.
+    """
+    if not all(_TOKENIZER in _tokenizer_files(m) for m in (origin, other)) or _same_content(origin, other, _TOKENIZER):
+        return None
+    try:
+        one, two = _ids(_json(origin, _TOKENIZER)), _ids(_json(other, _TOKENIZER))
+        held = {i: token for token, i in two.items()}
+        for token, i in sorted(one.items(), key=lambda item: item[1]):
+            if two.get(token, i) != i:
+                return _differ(f"the id of {_shown(token)}", i, two[token], origin, other)
+            if token not in two and i in held:
+                return _differ(f"the token with id {i}", token, held[i], origin, other)
+    except _UNKNOWN_FORMAT:
+        pass
+    return None
+
+
+def lacking_tokens(model: Checkpoint, tokens: Sequence[str]) -> str | None:
+    """Returns a clause about the first of `tokens` that the tokenizer of `model` lacks, or None.
+
+    Raises:
+        CheckpointError: the tokenizer cannot be read.
+    """
+    files = _tokenizer_files(model)
+    if not files:
+        return None
+    if _TOKENIZER not in files:
+        return f"{model.source} has no {_TOKENIZER} to look for {_shown(tokens[0])}"
+    try:
+        ids = _ids(_json(model, _TOKENIZER))
+    except _UNKNOWN_FORMAT:
+        return f"{_TOKENIZER} of {model.source} has an unknown format"
+    lacking = next((token for token in tokens if token not in ids), None)
+    return None if lacking is None else f"{_shown(lacking)} is not in the tokenizer of {model.source}"
+
+
+def chat_template(model: Checkpoint) -> str | None:
+    """Returns the default chat template without white space around it, or None if the model has none.
+
+    Raises:
+        CheckpointError: the template cannot be read.
+    """
+    template = _template(model)
+    if isinstance(template, list):  # several templates with names
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    elif isinstance(template, dict):
+        template = template.get("default")
+    return (template.strip() or None) if isinstance(template, str) else None
+
+
+def _tokenizer_files(model: Checkpoint) -> list[str]:
+    names = [name for name in _TOKENIZER_FILES if os.path.lexists(os.path.join(model.root, name))]
+    return names if any(name != _ADDED for name in names) else []
+
+
 def _shown(value: object) -> str:
     if value is _ABSENT:
         return "absent"
@@ -165,7 +263,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizers(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
-    name = "tokenizer.json"
+    name = _TOKENIZER
     present = [m for m in (origin, other) if os.path.exists(os.path.join(m.root, name))]
     if len(present) == 1:
         yield Difference(f"only {present[0].source} has {name}; tokenizers are not compared")
@@ -173,7 +271,7 @@ def _tokenizers(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
         one, two = (_json(m, name) for m in present)
         try:
             yield from _parsed_tokenizers(one, two, origin, other)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except _UNKNOWN_FORMAT:
             text = f"tokenizers differ: {name} of {origin.source} and {other.source} has an unknown format"
             yield Difference(text, serious=True)
     elif not present:
@@ -187,12 +285,9 @@ def _parsed_tokenizers(
     one: dict[str, Any], two: dict[str, Any], origin: Checkpoint, other: Checkpoint
 ) -> Iterator[Difference]:
     a, b = _ids(one), _ids(two)
-    wrong = [token for token in {**a, **b} if a.get(token) != b.get(token)]
-    if wrong:
-        token = min(wrong, key=lambda t: (min(i for i in (a.get(t), b.get(t)) if i is not None), t))
-        example = _differ(f"the id of {_shown(token)}", a.get(token, _ABSENT), b.get(token, _ABSENT), origin, other)
-        count = f"{len(wrong):,} tokens have" if len(wrong) > 1 else "1 token has"
-        yield Difference(f"tokenizers differ: {count} different ids: {example}", serious=True)
+    wrong = _different_ids(a, b, origin, other)
+    if wrong is not None:
+        yield Difference(wrong, serious=True)
     elif a and one.get("added_tokens") != two.get("added_tokens"):
         yield Difference(f"tokenizers differ in the flags of added tokens; the output has those of {origin.source}")
     if _merges(one) != _merges(two):
@@ -201,6 +296,16 @@ def _parsed_tokenizers(
     if rest:
         serious = any(key in _SPLITTING for key in rest)
         yield Difference(f"tokenizers differ in {shortened(rest)}; the output has those of {origin.source}", serious)
+
+
+def _different_ids(a: dict[str, int], b: dict[str, int], origin: Checkpoint, other: Checkpoint) -> str | None:
+    wrong = [token for token in {**a, **b} if a.get(token) != b.get(token)]
+    if not wrong:
+        return None
+    token = min(wrong, key=lambda t: (min(i for i in (a.get(t), b.get(t)) if i is not None), t))
+    example = _differ(f"the id of {_shown(token)}", a.get(token, _ABSENT), b.get(token, _ABSENT), origin, other)
+    count = f"{len(wrong):,} tokens have" if len(wrong) > 1 else "1 token has"
+    return f"tokenizers differ: {count} different ids: {example}"
 
 
 def _ids(tokenizer: dict[str, Any]) -> dict[str, int]:
@@ -217,8 +322,8 @@ def _merges(tokenizer: dict[str, Any]) -> list[str]:
 
 def _token_count(model: Checkpoint) -> int | None:
     try:
-        return max(_ids(_json(model, "tokenizer.json")).values()) + 1
-    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
+        return max(_ids(_json(model, _TOKENIZER)).values()) + 1
+    except (CheckpointError, *_UNKNOWN_FORMAT):
         return None
 
 

@@ -87,9 +87,17 @@ class Resident:
         return self._tensors(lerp_sources(self.alignment, [recipe]))
 
     def merge(self, recipe: MergeRecipe) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yields (name, tensor) like `lerp`, for any method of `merge_checkpoint`."""
-        from ..merge.combined import combined_sources
+        """Yields (name, tensor) like `lerp`, for any method of `merge_checkpoint`.
 
+        Raises:
+            ArgumentError: before the first tensor, also if the models do not meet the conditions of the recipe.
+        """
+        from ..merge.combined import combined_sources
+        from ..merge.job import origin_of
+
+        if recipe.conditions is not None:
+            options = Options(copy_from=recipe.copy_from)
+            recipe.conditions.check(self.models, origin_of(self.models, recipe.base is not None, options))
         return self._tensors(combined_sources(recipe, self.models, self.alignment, self._threads))
 
     def _tensors(self, sources: Mapping[str, Source]) -> Iterator[tuple[str, torch.Tensor]]:

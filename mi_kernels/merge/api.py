@@ -191,8 +191,8 @@ def plan_merge(
     by_recipe: MergeOptions = {"dtype": recipe.dtype, "copy_from": recipe.copy_from}
     by_recipe.update(options)
     chosen = Options(**by_recipe)
-    if chosen.copy_from == "base" and recipe.base is None:
-        raise ArgumentError("copy_from is 'base', but the recipe has no base", "Use 'thinking' or 'instruct'.")
+    has_base = recipe.base is not None
+    chosen.refuse_copy_from(len(recipe.models), has_base, "the recipe")
     if recipe.pair is not None:
         instruct, thinking = recipe.models
         return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
@@ -204,11 +204,13 @@ def plan_merge(
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
     folder = OutputFolder(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]
+    if recipe.conditions is not None:
+        recipe.conditions.check(models, job.origin_of(models, has_base, chosen))
     folder.protect(path for m in models for path in m.paths())
     alignment = align(models)
     found = combined_sources(recipe, models, alignment, chosen.thread_count)
     output = job.Output(folder, MergeRecord.of_recipe(recipe, models, chosen, found))
-    return Job(models, recipe.base is not None, alignment, found, [output], chosen, started)
+    return Job(models, has_base, alignment, found, [output], chosen, started, recipe_notes=recipe.notes)
 
 
 def plan_lerp(
@@ -219,6 +221,7 @@ def plan_lerp(
 ) -> Job:
     """Does the checks and the planning of `lerp_checkpoint`, for one or more outputs. Writes nothing."""
     started = time.perf_counter()
+    options.refuse_copy_from(2, False, "interpolation")
     given = [os.fspath(instruct), os.fspath(thinking)]
     folders = [OutputFolder(out, given, options.overwrite) for out, _ in outs]
     models = [open_checkpoint(instruct), open_checkpoint(thinking)]
@@ -235,6 +238,4 @@ def plan_lerp(
         job.Output(folder, MergeRecord.of_lerp(recipe, models, options, sources, i))
         for i, (folder, (_, recipe)) in enumerate(zip(folders, outs))
     ]
-    if options.copy_from == "base":
-        raise ArgumentError("copy_from is 'base', but interpolation has no base", "Use 'thinking' or 'instruct'.")
     return Job(models, False, alignment, sources, outputs, options, started)

@@ -114,6 +114,7 @@ class Job:
         outputs: the folders to create.
         options: how the merge runs.
         started: time.perf_counter() at the start of the merge.
+        recipe_notes: the notes of the recipe.
     """
 
     models: Sequence[Checkpoint]
@@ -123,6 +124,7 @@ class Job:
     outputs: Sequence[Output]
     options: Options
     started: float
+    recipe_notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.options.strict:
@@ -257,8 +259,8 @@ class Job:
         )
 
     def notes(self) -> list[str]:
-        """Returns one sentence for each unusual thing in the inputs that the merge handles."""
-        notes = [note for m in self.models for note in m.notes] + self.alignment.notes
+        """Returns one sentence for each unusual thing in the recipe and in the inputs that the merge handles."""
+        notes = [*self.recipe_notes, *(note for m in self.models for note in m.notes), *self.alignment.notes]
         if not self._origin().config:
             notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
         if self._config_of_lead:
@@ -294,8 +296,7 @@ class Job:
 
     def _origin(self) -> Checkpoint:
         """Returns the model whose config, tokenizer and other small files are copied."""
-        first = self.models[1 if self.has_base else 0]
-        return {"thinking": self.models[-1], "instruct": first, "base": self.models[0]}[self.options.copy_from]
+        return origin_of(self.models, self.has_base, self.options)
 
     def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
         """Returns the content of all files except the shards and the checksums, by name."""
@@ -317,6 +318,14 @@ class Job:
         files["README.md"] = card.model_card(self.models, facts, os.path.basename(output.folder.path))
         files.update(encode_index(index))
         return files
+
+
+def origin_of(models: Sequence[Checkpoint], has_base: bool, options: Options) -> Checkpoint:
+    """Returns the one of `models`, the base first if there is one, whose small files the output gets."""
+    first = 1 if has_base else 0
+    if options.copy_number is not None:
+        return models[first + options.copy_number - 1]
+    return {"thinking": models[-1], "instruct": models[first], "base": models[0]}[options.copy_from]
 
 
 def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:

@@ -7,6 +7,7 @@ fields. `MergeOptions` repeats the names and types for type checkers; a test com
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypedDict, TypeVar
@@ -61,7 +62,7 @@ class Options:
             first model.
         max_shard_size: the maximum number of data bytes in a shard. None: keep the shards of the first model.
         copy_from: the model whose config, tokenizer and chat template are copied to the output: "thinking" (the last
-            model), "instruct" (the first model) or "base".
+            model), "instruct" (the first model), "base", or the number of a model from "1", the base not counted.
         overwrite: replace an existing model at `out`. It stays in place until the new model is complete.
         restart: delete the work of an unfinished merge of `out`, and start from scratch. Otherwise the same call
             resumes the unfinished merge, and a call with other arguments raises OutputError.
@@ -119,14 +120,39 @@ class Options:
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in OUTPUTS:
             raise ArgumentError(f"unknown dtype {self.dtype!r}", "Use bfloat16, float16 or float32.")
-        if self.copy_from not in ("thinking", "instruct", "base"):
-            raise ArgumentError(f"unknown copy_from {self.copy_from!r}", "Use 'thinking', 'instruct' or 'base'.")
+        if self.copy_from not in ("thinking", "instruct", "base") and self.copy_number is None:
+            raise ArgumentError(
+                f"unknown copy_from {self.copy_from!r}", "Use 'thinking', 'instruct', 'base' or the number of a model."
+            )
         if self.io not in ("auto", "direct", "buffered"):
             raise ArgumentError(f"unknown io {self.io!r}", "Use 'auto', 'direct' or 'buffered'.")
         if self.max_shard_size is not None and self.max_shard_size <= 0:
             raise ArgumentError(f"max_shard_size is {self.max_shard_size}", "Use a positive number of bytes.")
         cpu.checked_threads(self.threads)
         place_for(self.device, self.backend)
+
+    @property
+    def copy_number(self) -> int | None:
+        """`copy_from`, if it is the number of a model."""
+        given = self.copy_from
+        return int(given) if isinstance(given, str) and re.fullmatch("[1-9][0-9]?", given) else None
+
+    def refuse_copy_from(self, models: int, has_base: bool, what: str) -> None:
+        """Checks that the model exists whose small files are copied.
+
+        Args:
+            models: the number of models, the base not counted.
+            what: "the recipe" or "interpolation", for messages.
+
+        Raises:
+            ArgumentError: there is no base, or there are fewer models.
+        """
+        if self.copy_from == "base" and not has_base:
+            raise ArgumentError(f"copy_from is 'base', but {what} has no base", "Use 'thinking' or 'instruct'.")
+        if self.copy_number is not None and self.copy_number > models:
+            raise ArgumentError(
+                f"copy_from is {self.copy_from!r}, but {what} has {models} models", "Use 'thinking' or 'instruct'."
+            )
 
     @property
     def place(self) -> Place:

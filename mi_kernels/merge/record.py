@@ -46,7 +46,7 @@ class MergeRecord:
         parameters: the parameters of the method as plain values. For "lerp": lam, masks and rules. For other methods:
             settings, defaults, slices and masks.
         dtype: the dtype of the output by its name in safetensors; None if it keeps the dtypes of the first model.
-        copy_from: the model whose small files were copied: "thinking", "instruct" or "base".
+        copy_from: the model whose small files were copied: "thinking", "instruct", "base" or a number from "1".
         max_shard_size: in bytes; None if the output keeps the shards of the first model.
         base: the identity of the base of task vectors; None if the method has no base.
         models: the identities of the other models, in order.

@@ -65,7 +65,8 @@ class Mergekit:
         base: what `base_model` is: "base", where task vectors start; "model", one of the models, added to them where it
             is not listed; "first", the first of two models.
         defaults: mergekit's, where they are not ours; None: mergekit has none, and the parameter must be given.
-        ignored: mergekit's parameters that change nothing here, with the only value they may have (None: any).
+        ignored: mergekit's other parameters of this method, with the only value that asks for what is computed here;
+            None: no value changes the result, so a configuration that gives one is read with a note.
     """
 
     name: str

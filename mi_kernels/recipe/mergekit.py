@@ -1,29 +1,34 @@
 """mergekit's configurations, read as they are.
 
 Every method that says how mergekit spells it, with parameters for each model and for all, gradients, filters, and
-`slices` that keep every layer in its place. What is not supported is refused by name before any work. Arithmetic is
-ours: float32 throughout, rounded once at the end, whatever `dtype` says; `out_dtype`, else `dtype`, is what is written.
-Meaning and defaults are those of mergekit 0.1.5 (config.py, plan.py, parameter_resolver.py).
+`slices` that keep every layer in its place. What mergekit ignores is ignored with a note. What is not supported is
+refused by name before any work, or, where it depends on the models, by `conditions` before any tensor is read.
+Arithmetic is ours: float32 throughout, rounded once at the end, whatever `dtype` says; `out_dtype`, else `dtype`, is
+what is written. Meaning and defaults are those of mergekit 0.1.5 (config.py, plan.py, parameter_resolver.py, merge.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, shortened
 from ..methods.method import Method
-from ..methods.registry import METHODS, PARAMETERS
+from ..methods.registry import METHODS
+from .conditions import TEMPLATES, Conditions
+from .mergekit_names import FORMER_PARAMETERS, KEYS, MIXTURE_KEYS, PARAMETERS, nearest
+from .models import KEYS as OWN_KEYS
 from .models import MergeRecipe, Slice, checked
 from .settings import Setting, check
 
-_KEYS = ("merge_method", "base_model", "models", "slices", "parameters", "dtype", "out_dtype", "tokenizer_source")
-_REASONS = {
-    "tokenizer": "tokenizer surgery is not supported",
-    "chat_template": "chat templates are copied, not changed",
-    "modules": "per-module configurations are not supported",
-}
 _METHODS = {method.mergekit.name: method for method in METHODS.values() if method.mergekit is not None}
+_KNOWN_PARAMETERS = (*PARAMETERS, *FORMER_PARAMETERS)
+_OURS = {"base": "base_model", "method": "merge_method", "lam": "t"}  # keys of our recipes, and mergekit's names
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_RUN = "Run this configuration with mergekit."
+_MOST_NAMES = 12  # that a note lists for one reason
 
 
 def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
@@ -44,10 +49,8 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
     method = _METHODS[name]
     spelling = method.mergekit
     assert spelling is not None
-    for key in content:
-        if content[key] is not None and key not in _KEYS:
-            reason = _REASONS.get(key, "the key is unknown")
-            raise ArgumentError(f"{where}: {key}: {reason}", "Remove it, or run this configuration with mergekit.")
+    ignored = _Ignored()
+    _check_keys(content, ignored, where)
     base = _reference(content["base_model"], where) if content.get("base_model") is not None else None
     if bool(content.get("models")) == bool(content.get("slices")):
         raise ArgumentError(f"{where}: needs either models or slices", "Give one of them.")
@@ -64,25 +67,82 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
         models = (*models, base)
     if not models:
         raise ArgumentError(f"{where}: does not name a model besides the base_model", f"Add one: {name} needs it.")
-    slices = tuple(_slice(part, models, method, sliced, where) for part in parts)
+    parameters = _Parameters(method, base, ignored, where)
+    slices = tuple(_slice(part, models, sliced, parameters) for part in parts)
     if sliced:
         _check_stacking(slices, where)
-    settings = _settings(content.get("parameters"), method, f"{where}: parameters")
+    settings = parameters.read(content.get("parameters"), f"{where}: parameters")
     origin = base  # mergekit takes config and tokenizer of the base, and without one those of any model
     if spelling.base == "first":  # mergekit starts from the base, wherever it is listed
         if base is None or len(models) != 1:
             raise ArgumentError(f"{where}: {name} takes a base_model and one other model", "Name these two.")
         models = (base, *models)
         slices = tuple(s._replace(by_model=({}, *s.by_model)) for s in slices)
+    parameters.check_required((settings, *(part.settings for part in slices)))
     if spelling.base != "base":
         base = None
-    copy_from = _tokenizer(content.get("tokenizer_source"), origin, base, models, where)
+    tokenizer = _tokenizer(content, ignored, where)
+    copy_from = _copy_from(tokenizer.source, origin, base, models, where)
     defaults = {key: value for key, value in {**method.defaults, **spelling.defaults}.items() if value is not None}
     dtype = content.get("out_dtype") or content.get("dtype")
     if isinstance(dtype, str):
         dtype = dtype.removeprefix("torch.")
-    recipe = MergeRecipe(method.name, models, base, slices, settings, defaults, dtype=dtype, copy_from=copy_from)
+    recipe = MergeRecipe(
+        method.name,
+        models,
+        base,
+        slices,
+        settings,
+        defaults,
+        dtype=dtype,
+        copy_from=copy_from,
+        conditions=tokenizer.conditions(_template(content.get("chat_template"), where), origin, where),
+        notes=ignored.notes(where),
+    )
     return checked(recipe, where)
+
+
+class _Ignored:
+    """What mergekit ignores in a configuration, by reason."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, name: str, reason: str) -> None:
+        names = self._names.setdefault(reason, [])
+        if name not in names:
+            names.append(name)
+
+    def notes(self, where: str) -> tuple[str, ...]:
+        """One note for all of it, or none."""
+        parts = [f"{shortened(names, _MOST_NAMES)} ({reason})" for reason, names in self._names.items()]
+        return (f"{where}: ignored, as in mergekit: {'; '.join(parts)}",) if parts else ()
+
+
+def _check_keys(content: Mapping[str, Any], ignored: _Ignored, where: str) -> None:
+    """Refuses keys that ask for something else, and misspelt ones. mergekit ignores all that it does not know."""
+    for key, value in content.items():
+        shown = f"{where}: {key}"
+        if value is None:
+            continue
+        if key == "modules":
+            raise ArgumentError(f"{shown}: per-module configurations are not supported", _RUN)
+        if key in MIXTURE_KEYS:
+            raise ArgumentError(f"{shown}: the key is unknown to mergekit-yaml, and mixtures are not supported", _RUN)
+        if key in KEYS:
+            continue
+        if key in _KNOWN_PARAMETERS:
+            ignored.add(key, "only read under `parameters`")
+            continue
+        if key in OWN_KEYS and key != "seed":
+            hint = f"Did you mean {_OURS[key]}?" if key in _OURS else "Remove it."
+            raise ArgumentError(f"{shown}: is a key of mi_kernels recipes, not of mergekit's configurations", hint)
+        if not isinstance(key, str) or not _WORD.fullmatch(key):
+            raise ArgumentError(f"{shown}: the key is unknown", f"Remove it. The keys are {', '.join(KEYS)}.")
+        close = nearest(key, (*KEYS, *_KNOWN_PARAMETERS), likeness=0.8)
+        if close is not None:
+            raise ArgumentError(f"{shown}: the key is unknown", f"Did you mean {close}? Otherwise rename or remove it.")
+        ignored.add(key, "unknown to mergekit")
 
 
 def _list(value: Any, where: str) -> list[Mapping[str, Any]]:
@@ -96,7 +156,7 @@ def _reference(value: Any, where: str) -> str:
     if isinstance(value, Mapping) and "model" in value:
         unknown = sorted(str(key) for key in value if key not in ("model", "lora") and value[key] is not None)
         if unknown:
-            raise ArgumentError(f"{where}: {unknown[0]} is not supported", "Run this configuration with mergekit.")
+            raise ArgumentError(f"{where}: {unknown[0]} is not supported", _RUN)
         adapter = f"+{_reference(value['lora'], where)}" if value.get("lora") else ""
         return _reference(value["model"], where) + adapter
     if isinstance(value, Mapping) and isinstance(value.get("path"), str) and not set(value) - {"path", "revision"}:
@@ -115,32 +175,26 @@ def _models_of(parts: list[Mapping[str, Any]], base: str | None, where: str) -> 
     return tuple(m for m in found if m != base)
 
 
-def _slice(part: Mapping[str, Any], models: tuple[str, ...], method: Method, sliced: bool, where: str) -> Slice:
-    for key in part:
-        if part[key] is not None and key not in ("sources", "parameters"):
-            raise ArgumentError(f"{where}: slices: {key} is not supported", "Run this configuration with mergekit.")
+def _slice(part: Mapping[str, Any], models: tuple[str, ...], sliced: bool, parameters: _Parameters) -> Slice:
+    where = parameters.where
+    for key, value in part.items():
+        if value is None or key in ("sources", "parameters"):
+            continue
+        if key != "base_model" or parameters.base is None or _reference(value, where) != parameters.base:
+            remedy = "Remove it: mergekit does not read it." if key == "residual_weight" else _RUN
+            raise ArgumentError(f"{where}: slices: {key} is not supported", remedy)
     ranges: set[tuple[int, int]] = set()
     by_model: dict[str, Mapping[str, Setting]] = {}
     for source in _list(part["sources"], f"{where}: sources"):
         for key in source:
-            if key not in (("model", "parameters", "layer_range") if sliced else ("model", "parameters")):
-                raise ArgumentError(
-                    f"{where}: {'sources' if sliced else 'models'}: {key} is not supported",
-                    "Run this configuration with mergekit.",
-                )
+            if source[key] is not None and key not in ("model", "parameters", *(["layer_range"] if sliced else [])):
+                _refuse_entry(key, "sources" if sliced else "models", where)
         name = _reference(source.get("model"), where)
         if name in by_model:
             raise ArgumentError(f"{where}: {name} is named twice", "Name each model once.")
         if sliced:
             ranges.add(_range(source.get("layer_range"), where))
-        by_model[name] = _settings(source.get("parameters"), method, f"{where}: {name}")
-        shared = [key for key in by_model[name] if not PARAMETERS[key].by_model]
-        if shared:
-            own = " and ".join(p.name for p in method.parameters if p.by_model) or "no parameter"
-            raise ArgumentError(
-                f"{where}: {name}: of the parameters of {method.name}, only {own} may differ by model",
-                f"Move {shared[0]} to the parameters of the whole configuration.",
-            )
+        by_model[name] = parameters.read(source.get("parameters"), f"{where}: {name}", name)
     missing = [m for m in models if m not in by_model]
     if missing:
         raise ArgumentError(f"{where}: a slice leaves out {missing[0]}", "Every slice must hold every model.")
@@ -150,8 +204,15 @@ def _slice(part: Mapping[str, Any], models: tuple[str, ...], method: Method, sli
             "Passthrough stacking is not supported: run this configuration with mergekit.",
         )
     start, stop = ranges.pop() if ranges else (0, None)
-    settings = _settings(part.get("parameters"), method, f"{where}: slice parameters")
+    settings = parameters.read(part.get("parameters"), f"{where}: slice parameters")
     return Slice(start, stop, tuple(by_model[m] for m in models), settings)
+
+
+def _refuse_entry(key: Any, place: str, where: str) -> None:
+    remedy = "Remove it: mergekit ignores it here."
+    if key in _KNOWN_PARAMETERS:
+        remedy = f"Move it to the model's `parameters`, or remove it: mergekit ignores {key} here."
+    raise ArgumentError(f"{where}: {place}: {key} is not supported", remedy)
 
 
 def _range(value: Any, where: str) -> tuple[int, int]:
@@ -173,29 +234,181 @@ def _check_stacking(slices: tuple[Slice, ...], where: str) -> None:
         expected = part.stop
 
 
-def _settings(given: Any, method: Method, where: str) -> dict[str, Setting]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise ArgumentError(f"{where}: is not a mapping of parameters", "Write `weight: 0.5`, and so on.")
-    known = {p.mergekit: p for p in method.parameters if p.mergekit is not None}
-    ignored = method.mergekit.ignored if method.mergekit is not None else {}
-    settings = {}
-    for key, value in given.items():
-        if key in ignored and ignored[key] in (None, value):
-            continue
-        if key not in known:
+@dataclass(frozen=True)
+class _Parameters:
+    """Reads the mappings named `parameters` of a configuration.
+
+    Attributes:
+        method: what it merges by.
+        base: the base_model.
+        ignored: collects what is ignored.
+        where: the file, for messages.
+    """
+
+    method: Method
+    base: str | None
+    ignored: _Ignored = field(repr=False)
+    where: str
+
+    def read(self, given: Any, where: str, model: str | None = None) -> dict[str, Setting]:
+        """The settings that the method uses, by our names.
+
+        Args:
+            where: names the mapping in messages.
+            model: whose entry holds the mapping; None: it is for all models.
+        """
+        if given is None:
+            return {}
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"{where}: is not a mapping of parameters", "Write `weight: 0.5`, and so on.")
+        used = {p.mergekit: p for p in self.method.parameters if p.mergekit is not None}
+        spelling = self.method.mergekit
+        assert spelling is not None
+        fixed = spelling.ignored
+        settings = {}
+        for key, value in given.items():
+            if key not in used and key not in fixed and key not in _KNOWN_PARAMETERS:
+                self._refuse_unknown(key, where)
+            elif key not in used and fixed.get(key) is None:
+                self.ignored.add(key, f"no effect under {self.method.name}")
+            elif model is not None and not (key in used and used[key].by_model):
+                self.ignored.add(f"{key} of {model}", "only read for all models")
+            elif key in fixed:
+                self._check_fixed(key, value, fixed[key], where)
+            elif model is not None and model == self.base and spelling.base != "model":
+                self.ignored.add(f"{key} of {model}", "not read for the base_model")
+            else:
+                check(value, f"{where}: {key}", truth=used[key].kind == "truth")
+                settings[used[key].name] = value
+        return settings
+
+    def check_required(self, given: tuple[Mapping[str, Setting], ...]) -> None:
+        """Refuses a configuration without a parameter that the method needs."""
+        for p in self.method.parameters:
+            if p.default is None and not p.by_model and not any(p.name in settings for settings in given):
+                raise ArgumentError(
+                    f"{self.where}: {self.method.name} needs {p.name}, which mergekit calls {p.mergekit}",
+                    f"Add `{p.mergekit}` to the parameters: {p.meaning}.",
+                )
+
+    def _check_fixed(self, key: str, value: Any, only: bool | None, where: str) -> None:
+        if any(v != only for v in _values(value)):
             shown = f"{key}: {value}" if isinstance(value, bool) else key
             raise ArgumentError(
-                f"{where}: {shown} is not supported for {method.name}",
+                f"{where}: {shown} is not supported for {self.method.name}",
                 "Remove it, or run this configuration with mergekit.",
             )
-        check(value, f"{where}: {key}", truth=known[key].kind == "truth")
-        settings[known[key].name] = value
-    return settings
+
+    def _refuse_unknown(self, key: Any, where: str) -> None:
+        own = {p.name: p.mergekit for p in self.method.parameters if p.mergekit is not None}
+        names = [*own.values()]
+        close = own.get(key) or nearest(str(key), _KNOWN_PARAMETERS)
+        hint = f"Did you mean {close}? " if close else ""
+        known = f"{self.method.name} uses {', '.join(names)}." if names else f"{self.method.name} uses no parameter."
+        raise ArgumentError(f"{where}: mergekit has no parameter {key!r}", f"{hint}{known}")
 
 
-def _tokenizer(source: Any, origin: str | None, base: str | None, models: tuple[str, ...], where: str) -> str:
+def _values(setting: Any) -> Iterator[Any]:
+    """All values of a setting: of its gradient, and under its filters."""
+    if isinstance(setting, Mapping):
+        yield from _values(setting.get("value"))
+    elif isinstance(setting, list):
+        for item in setting:
+            yield from _values(item)
+    else:
+        yield setting
+
+
+class _Tokenizer(NamedTuple):
+    """What a configuration asks of the tokenizer.
+
+    Attributes:
+        source: "base", "union", a reference to a model, or None: nothing is asked.
+        tokens: the configured tokens.
+        multiple: of which the number of rows must be a multiple.
+        block: it is asked for by `tokenizer`, not by `tokenizer_source`.
+    """
+
+    source: Any = None
+    tokens: tuple[str, ...] = ()
+    multiple: int = 1
+    block: bool = False
+
+    def conditions(self, template: str | None, base: str | None, where: str) -> Conditions | None:
+        rows: Literal["union", "one"] | None = None
+        if self.source is not None:
+            rows = "union" if self.source == "union" else "one"
+        if rows is None and template is None:
+            return None
+        return Conditions(
+            where=where,
+            rows=rows,
+            tokens=self.tokens,
+            multiple=self.multiple,
+            template=template,
+            base=base,
+            block=self.block,
+        )
+
+
+def _tokenizer(content: Mapping[str, Any], ignored: _Ignored, where: str) -> _Tokenizer:
+    source, block = content.get("tokenizer_source"), content.get("tokenizer")
+    if block is None:
+        return _Tokenizer(source or None)
+    if not isinstance(block, Mapping):
+        raise ArgumentError(
+            f"{where}: tokenizer {block!r} is not a mapping", "Write `tokenizer: {source: base}`, and so on."
+        )
+    if source:
+        raise ArgumentError(f"{where}: has both tokenizer_source and tokenizer", "Remove one of them, as for mergekit.")
+    where = f"{where}: tokenizer"
+    keys = ("source", "tokens", "pad_to_multiple_of")
+    for key, value in block.items():
+        if key not in keys and value is not None:
+            close = nearest(str(key), keys)
+            if close is not None or not isinstance(key, str) or not _WORD.fullmatch(key):
+                hint = f"Did you mean {close}? " if close else ""
+                raise ArgumentError(f"{where}: the key {key!r} is unknown", f"{hint}The keys are {', '.join(keys)}.")
+            ignored.add(f"{key} of tokenizer", "unknown to mergekit")
+    multiple = block.get("pad_to_multiple_of") or 1
+    if type(multiple) is not int or multiple < 1:
+        raise ArgumentError(f"{where}: pad_to_multiple_of is {multiple!r}", "Give a whole number from 1, or remove it.")
+    return _Tokenizer(block.get("source") or "union", _tokens(block.get("tokens"), where), multiple, block=True)
+
+
+def _tokens(given: Any, where: str) -> tuple[str, ...]:
+    """The configured tokens. Their embeddings change nothing where every model has them, unless they are forced."""
+    if given is None:
+        return ()
+    if not isinstance(given, Mapping):
+        raise ArgumentError(f"{where}: tokens is not a mapping", "Write each token with its `source`.")
+    for token, setting in given.items():
+        if not isinstance(token, str) or not isinstance(setting, Mapping):
+            raise ArgumentError(f"{where}: tokens: {token!r} is not a token with a mapping", "Write its `source`.")
+        if setting.get("force"):
+            raise ArgumentError(
+                f"{where}: tokens: {token!r}: force replaces the embedding of a token, which is not supported",
+                "Remove the token, or run this configuration with mergekit.",
+            )
+    return tuple(given)
+
+
+def _template(given: Any, where: str) -> str | None:
+    if not given and (given is None or isinstance(given, str)):
+        return None
+    if not isinstance(given, str):
+        raise ArgumentError(f"{where}: chat_template {given!r} is not text", "Write auto, a name or a template.")
+    if given != "auto" and given not in TEMPLATES and (len(given) < 20 or "{" not in given):
+        close = nearest(given, ("auto", *TEMPLATES))
+        hint = f"Did you mean {close}? " if close else ""
+        raise ArgumentError(
+            f"{where}: chat_template {given[:80]!r} is neither the name of a template nor a template",
+            f"{hint}The names are auto, {', '.join(TEMPLATES)}.",
+        )
+    return given
+
+
+def _copy_from(source: Any, origin: str | None, base: str | None, models: tuple[str, ...], where: str) -> str:
     """Whose small files are copied: `origin`'s (the base_model's), else the first model's, unless `source` names one.
 
     Args:
@@ -203,10 +416,12 @@ def _tokenizer(source: Any, origin: str | None, base: str | None, models: tuple[
     """
     if source == "base" and origin is None:
         raise ArgumentError(f"{where}: tokenizer_source is base, and there is no base_model", "Name a model.")
-    name = (origin or models[0]) if source in (None, "base") else _reference(source, where)
-    places = {models[-1]: "thinking", models[0]: "instruct", **({base: "base"} if base else {})}
+    name = (origin or models[0]) if source in (None, "base", "union") else _reference(source, where)
+    numbers = {model: str(number) for number, model in enumerate(models, 1)}
+    places = {**numbers, models[-1]: "thinking", models[0]: "instruct", **({base: "base"} if base else {})}
     if name not in places:
         raise ArgumentError(
-            f"{where}: tokenizer_source {name!r} is not supported", "Name the base, the first or the last model."
+            f"{where}: tokenizer_source {name!r} is not supported",
+            "Name one of the models, or run this configuration with mergekit.",
         )
     return places[name]

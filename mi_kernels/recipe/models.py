@@ -12,13 +12,14 @@ from ..checkpoint.names import Place
 from ..errors import ArgumentError
 from ..methods.method import Parameter
 from ..methods.registry import METHODS, PARAMETERS
+from .conditions import Conditions
 from .interpolation import Recipe
 from .masks import Layers, Modules
 from .settings import Setting, check, evaluate
 
 _OWN: Mapping[str, Setting] = {}  # stands for the defaults of the method
 _PAIR_KEYS = ("lam", "layers", "modules", "rules", "extrapolate")  # of "lerp"
-_KEYS = tuple(
+KEYS = tuple(
     dict.fromkeys(("method", "models", "base", *_PAIR_KEYS, *PARAMETERS, "dtype", "copy_from"))  # in this order, once
 )
 _MODEL_PARAMETERS = tuple(name for name, parameter in PARAMETERS.items() if parameter.by_model)
@@ -51,7 +52,10 @@ class MergeRecipe:
         pair: lam, masks and rules of "lerp".
         layers, modules: masks for the other methods; tensors that they leave out keep the first model's bytes.
         dtype: of the output; None keeps the first model's (the base's, where there is one).
-        copy_from: "thinking" (the last model), "instruct" (the first) or "base": whose small files the output gets.
+        copy_from: "thinking" (the last model), "instruct" (the first), "base", or the number of a model from "1":
+            whose small files the output gets.
+        conditions: what must be true of the opened models; None: nothing.
+        notes: one sentence for each thing that was ignored when the recipe was read. No part of what the recipe is.
 
     >>> from mi_kernels import MergeRecipe
     >>> MergeRecipe("task_arithmetic", ("I", "T"), base="B", settings={"scale": 0.7}).defaults
@@ -69,6 +73,8 @@ class MergeRecipe:
     modules: Modules = None
     dtype: str | None = None
     copy_from: str = "thinking"
+    conditions: Conditions | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if self.defaults is _OWN:
@@ -144,7 +150,7 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
     >>> from_dict({"method": "linear", "models": ["A", {"model": "B", "weight": 3}]}).models
     ('A', 'B')
     """
-    _check_keys(content, _KEYS, where)
+    _check_keys(content, KEYS, where)
     method = content.get("method")
     if not isinstance(method, str) or (method != "lerp" and method not in METHODS):
         raise ArgumentError(f"{where}: method {method!r} is unknown", f"Use lerp, {', '.join(METHODS)}.")
@@ -154,7 +160,7 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
     if base is not None and not isinstance(base, str):
         raise ArgumentError(f"{where}: base {base!r} is not a model", "Give a folder or a Hub id.")
     if method == "lerp":
-        _refuse(content, set(_KEYS) - {"method", "models", "dtype", "copy_from", *_PAIR_KEYS}, method, where)
+        _refuse(content, set(KEYS) - {"method", "models", "dtype", "copy_from", *_PAIR_KEYS}, method, where)
         if len(models) != 2 or any(by_model):
             raise ArgumentError(f"{where}: lerp takes two models, INSTRUCT and THINKING", "Name two, and give `lam`.")
         pair = Recipe.from_dict({key: content[key] for key in _PAIR_KEYS if key in content})

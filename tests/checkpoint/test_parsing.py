@@ -94,7 +94,12 @@ VALUES = st.recursive(
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["model", "filter", "value", "weight", "lam", "pattern", "layers"]), inner),
+        st.dictionaries(
+            st.sampled_from(
+                ["model", "filter", "value", "weight", "lam", "pattern", "layers", "source", "tokens", "rescale", "t"]
+            ),
+            inner,
+        ),
     ),
     max_leaves=6,
 )  # fmt: skip
@@ -113,6 +118,7 @@ KEYS = (
     "seed",
 )
 KEYS += ("dtype", "copy_from", "extrapolate", "merge_method", "base_model", "slices", "parameters", "tokenizer_source")
+KEYS += ("tokenizer", "chat_template", "name", "int8_mask")
 
 
 @given(

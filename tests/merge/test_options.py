@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import mi_kernels
+from mi_kernels import ArgumentError
 from mi_kernels.cli.program import build_parser
 from mi_kernels.merge.options import FLAGS, MergeOptions, Options
 
@@ -49,3 +50,17 @@ def test_every_option_is_documented() -> None:
     assert Options.__doc__ is not None
     for option in fields(Options):
         assert f"        {option.name}: " in Options.__doc__
+
+
+@pytest.mark.parametrize("number", ["1", "2", "16"])
+def test_copy_from_is_the_number_of_a_model(number: str) -> None:
+    options = Options(copy_from=number)
+    options.refuse_copy_from(int(number), False, "the recipe")
+    with pytest.raises(ArgumentError, match=f"copy_from is '{number}', but the recipe has {int(number) - 1} models"):
+        options.refuse_copy_from(int(number) - 1, True, "the recipe")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "01", "1.0", "100", "two", "\u0661", 2])
+def test_copy_from_that_is_no_number_of_a_model(number: Any) -> None:
+    with pytest.raises(ArgumentError, match="unknown copy_from"):
+        Options(copy_from=number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from ...errors import ArgumentError
+from ...errors import ArgumentError, printable
 from ...live.resident import Resident
 from ...recipe.load import load
 from .live import Live
@@ -40,6 +41,8 @@ class MergeLoader(BaseModelLoader):
         if self._options.recipe is not None:
             return resident.lerp(self._options.recipe)
         recipe = load(str(self._options.file))
+        for note in recipe.notes:
+            logging.getLogger(__name__).warning("%s", printable(note))
         return resident.merge(recipe) if recipe.pair is None else resident.lerp(recipe.pair)
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> torch.nn.Module:

@@ -156,9 +156,18 @@ MERGEKIT: dict[str, dict[str, Any]] = {
     "parameter_nan": {"parameters": {"normalize": float("nan")}},
     "tokenizer_a_path": {"tokenizer_source": "../../secret"},
     "tokenizer_an_object": {"tokenizer": {"source": "union"}},
+    "tokenizer_a_list": {"tokenizer": ["union"]},
+    "tokenizer_source_a_number": {"tokenizer": {"source": 1}},
+    "tokens_hostile": {"tokenizer": {"source": "union", "tokens": {"\x1b[2J": {"force": True}}}},
+    "tokens_a_list": {"tokenizer": {"tokens": [{}]}},
+    "padding_huge": {"tokenizer": {"pad_to_multiple_of": 10**40}},
+    "padding_negative": {"tokenizer": {"pad_to_multiple_of": -1}},
     "dtype_a_list": {"dtype": ["bfloat16"]},
     "dtype_code": {"dtype": "__import__('os')"},
     "chat_template_a_path": {"chat_template": "../../secret/secret.txt"},
+    "chat_template_of_200_kb": {"chat_template": "{{ x }}" * 30_000},
+    "chat_template_hostile": {"chat_template": "\x1b[2J{{ a template }}"},
+    "parameter_hostile": {"parameters": {"\x1b[2J": 1}},
     "unknown_key": {"\x1b[2J": 1},
 }
 for _name, _changes in MERGEKIT.items():

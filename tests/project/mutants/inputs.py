@@ -40,9 +40,33 @@ FAULTS: list[Fault] = [
     Fault(
         "mergekit-ignores-a-parameter-whatever-its-value",
         "mi_kernels/recipe/mergekit.py",
-        old="if key in ignored and ignored[key] in (None, value):",
-        new="if key in ignored:",
+        old="if any(v != only for v in _values(value)):",
+        new="if False:",
         tests=("tests/methods/test_registry.py::test_mergekits_parameters_mean_ours",),
+        ci=True,
+    ),
+    Fault(
+        "a-parameter-of-one-model-used-where-mergekit-ignores-it",
+        "mi_kernels/recipe/mergekit.py",
+        old="elif model is not None and not (key in used and used[key].by_model):",
+        new="elif model is not None and key not in used:",
+        tests=(
+            "tests/recipe/test_mergekit.py::test_parameters_without_an_effect_are_ignored_with_one_note[model-linear]",
+        ),
+    ),
+    Fault(
+        "tokens-that-others-replace-do-not-clash",
+        "mi_kernels/checkpoint/differences.py",
+        old="if token not in two and i in held:",
+        new="if False:",
+        tests=("tests/recipe/test_conditions.py::test_the_first_difference_is_named",),
+    ),
+    Fault(
+        "auto-takes-one-of-several-templates",
+        "mi_kernels/recipe/conditions.py",
+        old="if best == [copied]:",
+        new="if copied in best:",
+        tests=("tests/recipe/test_conditions.py::test_auto_is_the_most_frequent_template",),
         ci=True,
     ),
     Fault(
