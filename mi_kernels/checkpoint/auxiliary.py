@@ -55,9 +55,7 @@ def _of(kind: str, models: str, pattern: str) -> _Pattern:
 
 _TABLE = (
     _of(PREDICTION, "Qwen3-Next, Qwen3.5, Nemotron-H, Exaone-MoE, LongCat, DeepSeek-V4", r"^mtp\."),
-    _of(
-        PREDICTION, "MiMo (mtp_layers), Ernie 4.5 (mtp_block, ...)", r"^(?:mtp|nextn|mtp_\w+|nextn_\w+)\."
-    ),
+    _of(PREDICTION, "MiMo (mtp_layers), Ernie 4.5 (mtp_block, ...)", r"^(?:mtp|nextn|mtp_\w+|nextn_\w+)\."),
     _of(
         BUFFER,
         "Llama and all with rotary embeddings",

@@ -138,7 +138,7 @@ class Findings:
         return [
             k
             for k, names in self.identical.items()
-            if len(names) == self.compared[k] > 1 and not self.computed.get(k) and not self.unread.get(k)
+            if len(names) == self.compared[k] > 1 and not (self.computed.get(k) or self.unread.get(k))
         ]
 
     def _identity_notes(self, models: Sequence[str], only: int | None = None) -> list[str]:

@@ -177,15 +177,15 @@ FAULTS = (
     Fault(
         "computed-tensors-count-as-compared",
         "mi_kernels/merge/findings.py",
-        old="            if len(names) == self.compared[k] > 1 and not self.computed.get(k) and not self.unread.get(k)\n",
-        new="            if len(names) == self.compared[k] > 1 and not self.unread.get(k)\n",
+        old="not (self.computed.get(k) or self.unread.get(k))",
+        new="not self.unread.get(k)",
         tests=("tests/merge/test_findings.py",),
     ),
     Fault(
         "left-out-tensors-count-as-compared",
         "mi_kernels/merge/findings.py",
-        old="            if len(names) == self.compared[k] > 1 and not self.computed.get(k) and not self.unread.get(k)\n",
-        new="            if len(names) == self.compared[k] > 1 and not self.computed.get(k)\n",
+        old="not (self.computed.get(k) or self.unread.get(k))",
+        new="not self.computed.get(k)",
         tests=("tests/merge/test_findings.py",),
     ),
 )
