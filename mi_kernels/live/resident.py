@@ -71,6 +71,12 @@ class Resident:
             for k, tensor in row.reads():
                 self._inputs.check_length(k, tensor)
 
+    @property
+    def notes(self) -> list[str]:
+        """One line for each irregularity of the checkpoints that is handled."""
+        lines = [line for model in self.models for line in (*model.notes, *model.risks)]
+        return [*lines, *self.alignment.notes]
+
     def close(self) -> None:
         self._inputs.__exit__()
 

@@ -11,11 +11,14 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from ...errors import ArgumentError, printable
+from ...errors import ArgumentError, MismatchError, printable
 from ...live.resident import Resident
 from ...recipe.load import load
 from .live import Live
 from .options import LoaderOptions
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class MergeLoader(BaseModelLoader):
@@ -42,7 +45,7 @@ class MergeLoader(BaseModelLoader):
             return resident.lerp(self._options.recipe)
         recipe = load(str(self._options.file))
         for note in recipe.notes:
-            logging.getLogger(__name__).warning("%s", printable(note))
+            _LOGGER.warning("%s", printable(note))
         return resident.merge(recipe) if recipe.pair is None else resident.lerp(recipe.pair)
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> torch.nn.Module:
@@ -68,4 +71,21 @@ class MergeLoader(BaseModelLoader):
                 recipe = load(self._options.file)
                 sources = [*([recipe.base] if recipe.base is not None else []), *recipe.models]
             self._resident = Resident(sources)
+            _refuse_untied(self._resident)
+            for note in self._resident.notes:
+                _LOGGER.warning("%s", printable(note))
         return self._resident
+
+
+def _refuse_untied(resident: Resident) -> None:
+    """Rejects a merge whose head differs from its embedding if vLLM ties the two: it would not load the head.
+
+    Raises:
+        MismatchError: see above.
+    """
+    tie, served = resident.alignment.tie, resident.models[0]
+    if tie is not None and not tie.same and served.tied:
+        raise MismatchError(
+            f"{tie.head}: another tensor than {tie.embedding} in the merge, but config.json of {served.source} ties them",
+            "Merge into a folder with `mi-kernels lerp` and serve that folder: its config.json does not tie them.",
+        )

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from eval.engines.imports import hide_cuda_extras
 
@@ -170,6 +173,32 @@ def test_copies_of_both_models_as_on_a_gpu(pair: Pair, monkeypatch: pytest.Monke
         with pytest.raises(ArgumentError, match="pattern"):
             set_lam(llm, 0.5, rules=[{"lam": 0.1, "pattern": "q_proj"}])
         assert answers(llm) == expected[0.3]
+
+
+def test_a_pair_that_is_not_stored_alike(pair: Pair, tmp_path: Path) -> None:
+    """THINKING under a wrapper and without the leading "model.", with a layer that vLLM does not load."""
+    expected = pair.expected(0.4)
+    tensors = load_file(f"{pair.thinking}/model.safetensors")
+    renamed = {f"_orig_mod.{name.removeprefix('model.')}": tensor for name, tensor in tensors.items()}
+    renamed["mtp.fc.weight"] = torch.zeros(64, 128, dtype=torch.bfloat16)
+    other = tmp_path / "other"
+    shutil.copytree(pair.thinking, other)
+    save_file(renamed, other / "model.safetensors", metadata={"format": "pt"})
+    with pair.engine(other=str(other), lam=0.9) as llm:
+        set_lam(llm, 0.4)
+        assert answers(llm) == expected
+
+
+def test_a_head_that_vllm_would_not_load_is_refused(tmp_path: Path) -> None:
+    """vLLM uses the embedding as the head if config.json ties the two, whatever the merge has as its head."""
+    tied, untied = Pair(tmp_path, True), model(tmp_path / "untied", 3, False)
+    with pytest.raises(Exception) as failure, tied.engine(other=untied, lam=0.5):
+        pass
+    assert "lm_head.weight" in str(failure.value) or "Engine core" in str(failure.value)
+    out = tmp_path / "merged"
+    mi_kernels.lerp_checkpoint(tied.instruct, untied, out, 0.5, progress=False)
+    with engine(str(out)) as llm:
+        assert answers(llm)
 
 
 def test_a_recipe_file_serves_any_method(pair: Pair, tmp_path: Path) -> None:
