@@ -17,7 +17,6 @@ from ...recipe.load import load
 from .live import Live
 from .options import LoaderOptions
 
-
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -86,6 +85,6 @@ def _refuse_untied(resident: Resident) -> None:
     tie, served = resident.alignment.tie, resident.models[0]
     if tie is not None and not tie.same and served.tied:
         raise MismatchError(
-            f"{tie.head}: another tensor than {tie.embedding} in the merge, but config.json of {served.source} ties them",
+            f"{tie.head}: is not {tie.embedding} in the merge, but config.json of {served.source} ties the two",
             "Merge into a folder with `mi-kernels lerp` and serve that folder: its config.json does not tie them.",
         )
