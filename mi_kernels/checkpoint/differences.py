@@ -55,18 +55,25 @@ class Difference(NamedTuple):
     serious: bool = False
 
 
-def between(models: Sequence[Checkpoint], origin: Checkpoint, settled: Collection[str] = ()) -> list[Difference]:
+def between(
+    models: Sequence[Checkpoint], origin: Checkpoint, settled: Collection[str] = (), config_of: Checkpoint | None = None
+) -> list[Difference]:
     """Returns the differences between `origin`, whose small files the output gets, and each other model.
 
     Args:
+        config_of: the model whose config.json the output gets, if it is not `origin`.
         settled: keys of config.json that the merge sets and reports itself, so that differences in them are left out.
     """
     found = [Difference(risk, serious=True) for model in models for risk in model.risks]
+    by_source = (
+        (config_of or origin, (_architectures, _configs)),
+        (origin, (_tokenizers, _templates, _generation)),
+    )
     for model in models:
-        if model is not origin:
-            for compare in (_architectures, _configs, _tokenizers, _templates, _generation):
+        for source, compares in by_source:
+            for compare in compares if model is not source else ():
                 try:
-                    found += compare(origin, model)
+                    found += compare(source, model)
                 except (CheckpointError, OSError) as error:  # the merge does not need this file
                     found.append(Difference(f"{getattr(error, 'problem', error)}; not compared"))
     return [d for d in found if not any(d.text.startswith(f"config: {key} ") for key in settled)]

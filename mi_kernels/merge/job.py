@@ -280,7 +280,8 @@ class Job:
     def differences_found(self) -> list[Difference]:
         settled = ["tie_word_embeddings"] * any(self._untied(i) for i in range(len(self.outputs)))
         settled += ["vocab_size"] * (self.alignment.vocabulary is not None)
-        return differences.between(self.models, self._origin(), settled)
+        lead = self.models[self.alignment.lead] if self._config_of_lead else None
+        return differences.between(self.models, self._origin(), settled, lead)
 
     def _untied(self, output: int) -> bool:
         """Returns True if this output stores a head of its own although a model ties it to the embedding."""
