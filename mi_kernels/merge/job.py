@@ -18,7 +18,7 @@ from ..checkpoint.record import Checkpoint
 from ..checksums.record import ShardSum
 from ..dtypes import item_size
 from ..errors import OutputError
-from ..output import card, sidefiles
+from ..output import card, copied_files, sidefiles
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard, OutputTensor, encode_index, plan_shards
 from ..system import interrupts
@@ -259,11 +259,17 @@ class Job:
         notes = [note for m in self.models for note in m.notes] + self.alignment.notes
         if not self._origin().config:
             notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
+        others = {m.root: m for m in self.models if m.root != self._origin().root}
+        notes += [*self._copied.notes, *(note for m in others.values() for note in copied_files.unused_adapter(m))]
         return [*notes, *(d.text for d in self._differences), *self.options.place.notes]
 
     @cached_property
     def _differences(self) -> list[Difference]:
         return differences.between(self.models, self._origin(), self.alignment.untied)
+
+    @cached_property
+    def _copied(self) -> copied_files.CopiedFiles:
+        return copied_files.survey(self._origin())
 
     def _names(self) -> list[str]:
         return [model.source for model in self.models]
@@ -276,7 +282,7 @@ class Job:
     def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
         """Returns the content of all files except the shards and the checksums, by name."""
         origin = self._origin()
-        files = sidefiles.collect(origin)
+        files = sidefiles.collect(origin, self._copied.names)
         config = "config.json"
         if config in files:
             path = os.path.join(origin.root, config)
