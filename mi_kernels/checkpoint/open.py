@@ -8,6 +8,7 @@ import re
 from ..errors import CheckpointError, shortened
 from ..system.faults import problem, remedy
 from . import fp8, hub, lora
+from .differences import TOKENIZER_FILES
 from .files import read_json
 from .header import read_header, refuse_too_many
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, SINGLE, Adapter, Checkpoint
@@ -44,7 +45,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     if os.path.exists(given) or "+" not in given:
         return _open(given)
     base, addition = _split(given)
-    root, revision = _locate(addition, [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
+    root, revision = _locate(addition, [ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES])
     path = os.path.join(root, ADAPTER_CONFIG)
     if not os.path.exists(path):
         raise CheckpointError(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import mi_kernels
 from mi_kernels import _cpu
 from mi_kernels.checkpoint import hub
+from mi_kernels.checkpoint.differences import TOKENIZER_FILES
 from mi_kernels.checkpoint.inputs import Inputs
 from mi_kernels.checkpoint.mapped import MappedFile
 from mi_kernels.checkpoint.open import open_checkpoint
@@ -305,7 +306,7 @@ def test_hub_ids_on_either_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(hub, "download", download)
     model = open_checkpoint("org/base@v1+me/adapter")
     assert asked == {
-        "me/adapter": ["adapter_config.json", "adapter_model.safetensors"],
+        "me/adapter": ["adapter_config.json", "adapter_model.safetensors", *TOKENIZER_FILES],
         "org/base@v1": hub.MODEL_FILES,
     }
     assert model.identity()["revision"] == "c0ffee"
