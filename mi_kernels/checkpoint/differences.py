@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, StrictError, shortened
 from .config import declared_tied
 from .files import parse_json, read_file
 from .record import Checkpoint
+from .subfolders import TEMPLATES, files_in
 
 # Keys of config.json. A key in text_config takes precedence.
 _COMPUTING = (
@@ -43,9 +45,12 @@ _OLD_TOKENIZERS = ("tokenizer.model", "vocab.json", "merges.txt")
 _ADDED = "added_tokens.json"
 _TOKENIZER_FILES = (_TOKENIZER, *_OLD_TOKENIZERS, "tekken.json", "vocab.txt", "qwen.tiktoken", "tiktoken.model", _ADDED)
 _UNKNOWN_FORMAT = (KeyError, TypeError, ValueError, AttributeError)  # what `_ids` raises
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+_TEMPLATE = "chat_template.jinja"
 _BOOKKEEPING = ("transformers_version", "_from_model_config")
 _MOST = 64 << 20  # maximum size of a compared file in bytes; a tokenizer with 250,000 tokens has 20 MB
 _ABSENT = object()
+_Compare = Callable[[Checkpoint, Checkpoint], "Iterator[Difference]"]
 
 
 class Difference(NamedTuple):
@@ -65,17 +70,22 @@ def between(
         settled: keys of config.json that the merge sets and reports itself, so that differences in them are left out.
     """
     found = [Difference(risk, serious=True) for model in models for risk in model.risks]
-    by_source = (
+    by_source: tuple[tuple[Checkpoint, tuple[_Compare, ...]], ...] = (
         (config_of or origin, (_architectures, _configs)),
         (origin, (_tokenizers, _templates, _generation)),
     )
     for model in models:
-        for source, compares in by_source:
-            for compare in compares if model is not source else ():
-                try:
-                    found += compare(source, model)
-                except (CheckpointError, OSError) as error:  # the merge does not need this file
-                    found.append(Difference(f"{getattr(error, 'problem', error)}; not compared"))
+        comparisons = [
+            (compare, _of_base(source), _of_base(model))
+            for source, compares in by_source
+            if model is not source
+            for compare in compares
+        ]
+        for compare, output, other in [*comparisons, (_adapters, _of_base(origin), model)]:
+            try:
+                found += compare(output, other)
+            except (CheckpointError, OSError) as error:  # the merge does not need this file
+                found.append(Difference(f"{getattr(error, 'problem', error)}; not compared"))
     return [d for d in found if not any(d.text.startswith(f"config: {key} ") for key in settled)]
 
 
@@ -208,13 +218,8 @@ def chat_template(model: Checkpoint) -> str | None:
     Raises:
         CheckpointError: the template cannot be read.
     """
-    template = _template(model)
-    if isinstance(template, list):  # several templates with names
-        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
-        template = named[0].get("template") if named else None
-    elif isinstance(template, dict):
-        template = template.get("default")
-    return (template.strip() or None) if isinstance(template, str) else None
+    template = _template(model).get("default")
+    return (template or None) if isinstance(template, str) else None
 
 
 def _tokenizer_files(model: Checkpoint) -> list[str]:
@@ -315,6 +320,53 @@ def _different_ids(a: dict[str, int], b: dict[str, int], origin: Checkpoint, oth
     return f"tokenizers differ: {count} different ids: {example}"
 
 
+def _adapters(output: Checkpoint, model: Checkpoint) -> Iterator[Difference]:
+    """Compares the tokenizer and the chat template in the folder of an adapter, which are never copied.
+
+    Files that are equal to those of the base are left out, because the base is compared anyway.
+    """
+    if model.adapter is None:
+        return
+    own, base = replace(model, source=model.adapter.source, root=model.adapter.root, adapter=None), _of_base(model)
+    for compare in (_own_tokenizer, _special_tokens, _own_template):
+        found = list(compare(base, own))
+        if found and output.root != base.root:
+            found = list(compare(output, own))
+        for text, serious in found:
+            has = "" if "; the output has " in text else f"; the output has those of {output.source}"
+            yield Difference(f"{text}{has}, because files of an adapter are not copied", serious)
+
+
+def _of_base(model: Checkpoint) -> Checkpoint:
+    """Returns the model under the name of the folder that its config, tokenizer and template are from."""
+    return replace(model, source=model.base, adapter=None)
+
+
+def _own_tokenizer(output: Checkpoint, own: Checkpoint) -> Iterator[Difference]:
+    if os.path.lexists(os.path.join(own.root, "tokenizer.json")):
+        yield from _tokenizers(output, own)
+        return
+    for old in (*_OLD_TOKENIZERS, "added_tokens.json"):
+        held = [os.path.lexists(os.path.join(m.root, old)) for m in (output, own)]
+        if held[1] and not held[0]:
+            yield Difference(f"only {own.source} has {old}; tokenizers are not compared")
+        elif held[1] and not _same_content(output, own, old):
+            yield Difference(f"tokenizers differ: {old} of {output.source} and of {own.source}", True)
+
+
+def _special_tokens(output: Checkpoint, own: Checkpoint) -> Iterator[Difference]:
+    one, two = (_optional_json(m, "tokenizer_config.json") for m in (output, own))
+    for key in _SPECIAL if one and two else ():
+        a, b = (c[key].get("content") if isinstance(c.get(key), dict) else c.get(key) for c in (one, two))
+        if a != b:
+            yield Difference(_differ(f"tokenizers differ: {key}", a, b, output, own))
+
+
+def _own_template(output: Checkpoint, own: Checkpoint) -> Iterator[Difference]:
+    if _template(own):
+        yield from _templates(output, own)
+
+
 def _ids(tokenizer: dict[str, Any]) -> dict[str, int]:
     vocabulary = tokenizer["model"]["vocab"]
     if isinstance(vocabulary, list):  # Unigram: pairs of token and score
@@ -338,20 +390,25 @@ def _templates(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
     a, b = _template(origin), _template(other)
     if a == b:
         return
-    if a is None or b is None:
-        has = other if a is None else origin
-        yield Difference(f"only {has.source} has a chat template; the output has {'none' if a is None else 'it'}")
+    if not a or not b:
+        has = origin if a else other
+        yield Difference(f"only {has.source} has a chat template; the output has {'it' if a else 'none'}")
     else:
         yield Difference(f"chat templates differ; the output has that of {origin.source}, not of {other.source}")
 
 
-def _template(model: Checkpoint) -> object:
-    """Returns the chat template from chat_template.jinja or tokenizer_config.json."""
-    name = "chat_template.jinja"
-    if os.path.lexists(os.path.join(model.root, name)):
-        return _content(model, name).decode(errors="replace").strip()
-    template = _optional_json(model, "tokenizer_config.json").get("chat_template")
-    return template.strip() if isinstance(template, str) else template
+def _template(model: Checkpoint) -> dict[str, Any]:
+    """Returns the chat templates by name, from *.jinja files if there are any, otherwise from tokenizer_config.json."""
+    files = {"default": _TEMPLATE} if os.path.lexists(os.path.join(model.root, _TEMPLATE)) else {}
+    if os.path.isdir(os.path.join(model.root, TEMPLATES)):
+        names = [name for name in files_in(model.root, TEMPLATES) if name.endswith(".jinja")]
+        files |= {os.path.basename(name).removesuffix(".jinja"): name for name in names}
+    found: dict[str, Any] = {key: _content(model, name).decode(errors="replace") for key, name in files.items()}
+    if not found:
+        given = _optional_json(model, "tokenizer_config.json").get("chat_template")
+        listed = given if isinstance(given, list) else [{"name": "default", "template": given}] if given else []
+        found = {str(t.get("name")): t.get("template") for t in listed if isinstance(t, dict)}
+    return {key: text.strip() if isinstance(text, str) else text for key, text in found.items()}
 
 
 def _generation(origin: Checkpoint, other: Checkpoint) -> Iterator[Difference]:

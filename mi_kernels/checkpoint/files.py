@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
 from .hub import is_cached_blob
+from .model_files import may_replace
 
 _MAX_JSON = 64 << 20  # an index of 100,000 tensors has 10 MB
 _MAX_DEPTH = 100  # nested configs are 5 deep; copying and writing JSON recurse
@@ -21,7 +22,7 @@ def read_file(path: str, limit: int, root: str | None = None) -> bytes:
     Args:
         limit: maximum size in bytes.
         root: the folder of the model. Pass it for files that are copied to the output: a link must not point outside
-            of it, see `_refuse_link_out`.
+            of it, see `refuse_link_out`.
 
     Raises:
         CheckpointError: the file is missing, not a regular file, larger than `limit`, unreadable, or a link out of
@@ -32,7 +33,7 @@ def read_file(path: str, limit: int, root: str | None = None) -> bytes:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise CheckpointError(f"{path}: is not a regular file", "Replace it with a file, or remove it.")
         if root is not None:
-            _refuse_link_out(path, root)
+            refuse_link_out(path, root)
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if os.fstat(file.fileno()).st_size > limit:
                 raise CheckpointError(
@@ -108,17 +109,58 @@ def _deeper_than(value: object, limit: int) -> bool:
     return True
 
 
-def _refuse_link_out(path: str, root: str) -> None:
-    """Accepts regular files, links inside the folder `root`, and links to blobs in the Hub cache. Rejects other links.
+def refuse_link_out(path: str, root: str) -> None:
+    """Checks a file or subfolder that is copied to the output, in case it is a link.
 
-    The target of a link is copied into the output, and users publish outputs. A model from an archive or from git may
-    contain a link to a private file of the user. Blobs are safe: the name of a blob is the hash of its content, so an
-    attacker cannot link to content that they do not know.
+    Users publish outputs, and a model from an archive or from git may contain a link to a private file of the user.
+    Accepted are
+
+    - regular files, and links to visible files inside the folder `root`. Hidden ones, such as .git/config, can hold
+      passwords.
+    - links to blobs in the Hub cache: the name of a blob is the hash of its content, so an attacker cannot link to
+      content that they do not know.
+    - links into another model folder, to a file of the same kind by the table in `model_files`. So a folder can be made
+      of links to a model. An archive cannot put private data into such a folder.
+
+    Args:
+        path: the file or folder, inside `root`.
+        root: the folder of the model.
+
+    Raises:
+        CheckpointError: the file is another link.
     """
-    real = os.path.realpath(path)
-    inside = os.path.join(os.path.realpath(root), "")
-    if not real.startswith(inside) and not is_cached_blob(real):
-        raise CheckpointError(
-            f"{path}: is a link to {real}, outside the folder of the model",
-            "The output would contain a copy. If you want that, replace the link with a copy of the file.",
-        )
+    real, home = os.path.realpath(path), os.path.realpath(root)
+    name = os.path.relpath(path, root)
+    inside = real.startswith(os.path.join(home, ""))
+    if real == os.path.join(home, name) or (inside and not _hidden(os.path.relpath(real, home))):
+        return
+    if is_cached_blob(real) or _in_another_model(name, real):
+        return
+    raise CheckpointError(
+        f"{path}: is a link to {real}, {'a hidden file' if inside else 'outside the folder of the model'}",
+        "The output would contain a copy. If you want that, replace the link with a copy of the file.",
+    )
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _in_another_model(name: str, real: str) -> bool:
+    """Returns whether a link `name` in the root of a model leads to the same place in another model."""
+    parts = real.split("/")
+    depth = name.count("/") + 1
+    folder, target = "/".join(parts[:-depth]) or "/", "/".join(parts[-depth:])
+    fits = name == target if os.path.isdir(real) else may_replace(name, target)
+    return fits and _is_model(folder)
+
+
+def _is_model(folder: str) -> bool:
+    """Returns whether `folder` has the config of a model, and weights. Many programs have a file config.json."""
+    config = os.path.join(folder, "config.json")
+    try:
+        if not os.path.isfile(config) or not {"model_type", "architectures"} & set(read_json(config)):
+            return False
+        return any(entry.name.endswith(".safetensors") and entry.is_file() for entry in os.scandir(folder))
+    except (CheckpointError, OSError):
+        return False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import BinaryIO
 
 from ..backends import cpu
 from ..checkpoint.header import read_header
+from ..checkpoint.subfolders import needed
 from ..errors import CheckpointError
 from ..system.faults import problem, reading_failed, remedy
 from .accumulator import Accumulator, Extent, Layout
@@ -38,21 +39,38 @@ def record_folder(
     sizes = file_sizes(os.fspath(root))
     layouts = [_layout(os.fspath(root), name, sizes[name]) for name in sorted(sizes) if name != NAME]
     sums = measure(os.fspath(root), layouts, threads, on_bytes)
-    shards = {y.name: s for y, s in zip(layouts, sums) if y.name.endswith(".safetensors")}
+    shards = {y.name: s for y, s in zip(layouts, sums) if _is_shard(y.name)}
     return Record(shards, {y.name: FileSum(s.size, s.crc) for y, s in zip(layouts, sums) if y.name not in shards})
 
 
-def file_sizes(root: str) -> dict[str, int]:
-    """Returns the sizes of the files in a model folder by name. Subfolders and hidden files are skipped.
+def file_sizes(root: str, folders: Iterable[str] | None = None) -> dict[str, int]:
+    """Returns the sizes of the files in a model folder, by path within it. Hidden files are skipped.
+
+    Args:
+        folders: the subfolders to include, with everything in them; None for those that belong to the model. Other
+            subfolders are skipped, and so are links to folders.
 
     Raises:
-        CheckpointError: the folder cannot be listed.
+        CheckpointError: a folder cannot be listed, or modules.json names a folder outside the model.
     """
-    try:
-        found = {e.name: e.stat() for e in os.scandir(root) if not e.name.startswith(".") and os.path.exists(e.path)}
-    except OSError as error:
-        raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
-    return {name: status.st_size for name, status in found.items() if stat.S_ISREG(status.st_mode)}
+    sizes: dict[str, int] = {}
+    included = {folder.split("/")[0] for folder in (needed(root) if folders is None else folders)}
+    todo = [""]
+    while todo:
+        inside = todo.pop()
+        path = os.path.join(root, inside)
+        try:
+            for entry in os.scandir(path):
+                name = f"{inside}/{entry.name}" if inside else entry.name
+                if entry.name.startswith(".") or not os.path.exists(entry.path):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    todo += [name] if inside or name in included else []
+                elif stat.S_ISREG((status := entry.stat()).st_mode):
+                    sizes[name] = status.st_size
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
+    return sizes
 
 
 def measure(
@@ -151,8 +169,13 @@ class _Work:
         return os.path.join(self._root, self._layouts[number].name)
 
 
+def _is_shard(name: str) -> bool:
+    """Returns whether a file is a shard of the model. Weights in a subfolder are recorded like other files."""
+    return name.endswith(".safetensors") and "/" not in name
+
+
 def _layout(root: str, name: str, size: int) -> Layout:
-    if not name.endswith(".safetensors"):
+    if not _is_shard(name):
         return Layout(name, size, size, [])
     header = read_header(os.path.join(root, name), 0)
     tensors = [Extent(t.name, t.begin, t.end) for t in header.tensors]

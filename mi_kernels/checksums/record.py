@@ -51,10 +51,15 @@ class ShardSum(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """The checksums of a model folder: of its shards and of its other files, by name."""
+    """The checksums of a model folder: of its shards and of its other files, by path within the folder."""
 
     shards: Mapping[str, ShardSum]
     files: Mapping[str, FileSum]
+
+    @property
+    def subfolders(self) -> set[str]:
+        """The subfolders of the model that have recorded files."""
+        return {name.rpartition("/")[0] for name in (*self.shards, *self.files) if "/" in name}
 
     def encode(self) -> bytes:
         """Returns the content of the file. Equal records give equal bytes."""
@@ -78,8 +83,8 @@ class Record:
             values = json.loads(content)
             if not isinstance(values, dict) or {key: values.get(key) for key in _HEAD} != _HEAD:
                 raise ValueError("its first lines")
-            shards = {name: _shard_of(shard) for name, shard in values["shards"].items()}
-            return cls(shards, {name: _sum_of(file) for name, file in values["files"].items()})
+            shards = {_path(name): _shard_of(shard) for name, shard in values["shards"].items()}
+            return cls(shards, {_path(name): _sum_of(file) for name, file in values["files"].items()})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}: is not a record of checksums of version {_VERSION}",
@@ -145,6 +150,13 @@ def _shard_text(shard: ShardSum) -> str:
 def _tensor_text(tensor: TensorSum) -> str:
     crcs = ", ".join(f'"{crc:08x}"' for crc in tensor.crcs)
     return f'{{"begin": {tensor.begin}, "size": {tensor.size}, "crc": [{crcs}]}}'
+
+
+def _path(name: str) -> str:
+    """Returns the path of a file if it is within the model."""
+    if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
+        raise ValueError("the path of a file")
+    return name
 
 
 def _shard_of(content: Any) -> ShardSum:

@@ -18,7 +18,7 @@ from ..checkpoint.record import Checkpoint
 from ..checksums.record import ShardSum
 from ..dtypes import item_size
 from ..errors import OutputError
-from ..output import card, sidefiles
+from ..output import card, copied_files, sidefiles
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard, OutputTensor, encode_index, plan_shards
 from ..output.model_config import Written, adjusted, written_dtypes
@@ -268,6 +268,8 @@ class Job:
                 f"{self._origin().source} has no vision or audio tower, so the output has config.json of "
                 f"{self.models[self.alignment.lead].source}"
             )
+        others = {m.root: m for m in self.models if m.root != self._origin().root}
+        notes += [*self._copied.notes, *(note for m in others.values() for note in copied_files.unused_adapter(m))]
         return [*notes, *(d.text for d in self.differences_found), *self.options.place.notes]
 
     @property
@@ -292,6 +294,10 @@ class Job:
         alike = head.weights[output : output + 1] == embedding.weights[output : output + 1]
         return not (tie.same and alike and head.formula == embedding.formula)
 
+    @cached_property
+    def _copied(self) -> copied_files.CopiedFiles:
+        return copied_files.survey(self._origin())
+
     def _names(self) -> list[str]:
         return [model.source for model in self.models]
 
@@ -302,10 +308,10 @@ class Job:
     def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
         """Returns the content of all files except the shards and the checksums, by name."""
         origin, lead = self._origin(), self.models[self.alignment.lead]
-        files = sidefiles.collect(origin)
+        files = sidefiles.collect(origin, self._copied.names)
         path = os.path.join(origin.root, _CONFIG)
         if self._config_of_lead:
-            others = sidefiles.collect(lead)
+            others = sidefiles.collect(lead, copied_files.survey(lead).names)
             files = {**others, **files, _CONFIG: others[_CONFIG]}
             path = os.path.join(lead.root, _CONFIG)
         if _CONFIG in files:

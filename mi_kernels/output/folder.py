@@ -225,13 +225,23 @@ class OutputFolder:
         system.sync_folder(os.path.dirname(self.work))
 
     def write_file(self, name: str, content: bytes) -> None:
-        """Writes and syncs a small file of the model."""
+        """Writes and syncs a small file of the model.
+
+        Args:
+            name: its path within the model. Missing subfolders are created.
+        """
+        if name != os.path.normpath(name) or name.startswith(("/", "..")):
+            raise ValueError(f"{name!r} is not a path within the model")
         path = os.path.join(self.staged, name)
+        if os.path.dirname(name):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         with naming(path), open(fd, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(fd)
+        while name := os.path.dirname(name):  # `publish` syncs the model's own folder
+            system.sync_folder(os.path.join(self.staged, name))
 
     def publish(self) -> None:
         """Moves the model to `out` atomically. An old model at `out` is removed at the end of the context.

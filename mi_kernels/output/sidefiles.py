@@ -1,45 +1,34 @@
-"""Collects the small files of the output: config, tokenizer, chat template, licences."""
+"""Collects the small files of the output: config, tokenizer, chat template, code, licences, modules in subfolders."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from ..checkpoint.files import read_file
 from ..checkpoint.hub import cached_id
 from ..checkpoint.record import Checkpoint
-from ..checksums.record import NAME as CHECKSUMS
 from ..errors import CheckpointError
-from ..system.faults import reading_failed
 
 RECORD = "mi_kernels.json"  # `merge.record` writes and reads it
-_KEPT = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
-_NEVER = (".safetensors.index.json", ".bin.index.json")
-_OURS = (RECORD, CHECKSUMS)
-_MAX_SIZE = 256 << 20  # bytes of all small files; a tokenizer with 250,000 tokens has 20 MB
+MAX_SIZE = 256 << 20  # bytes of all small files; a tokenizer with 250,000 tokens has 20 MB
 
 
-def collect(source: Checkpoint) -> dict[str, bytes]:
-    """Returns the small files of `source` by name: everything that belongs to a model except weights and model card.
+def collect(source: Checkpoint, names: Sequence[str]) -> dict[str, bytes]:
+    """Returns the content of the files `names` of `source`, see `copied_files.survey`.
 
     Raises:
         CheckpointError: a file cannot be read, a file is a link out of the folder, or the files are too large.
     """
     files: dict[str, bytes] = {}
-    left = _MAX_SIZE
-    try:
-        names = sorted(os.listdir(source.root))
-    except OSError as error:
-        raise reading_failed(error, source.root) from error
+    left = MAX_SIZE
     for name in names:
         path = os.path.join(source.root, name)
-        wanted = name.endswith(_KEPT) or name.upper().startswith(("LICENSE", "NOTICE"))
-        if not wanted or name.startswith(".") or name.endswith(_NEVER) or name in _OURS or os.path.isdir(path):
-            continue
-        files[name] = read_file(path, _MAX_SIZE, source.root)
+        files[name] = read_file(path, MAX_SIZE, source.root)
         left -= len(files[name])
         if left < 0:
             raise CheckpointError(
-                f"{path}: the small files up to this one have more than {_MAX_SIZE >> 20} MiB",
+                f"{path}: the small files up to this one have more than {MAX_SIZE >> 20} MiB",
                 "Remove files that do not belong to the model.",
             )
     return files

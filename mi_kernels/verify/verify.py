@@ -185,7 +185,7 @@ def _check(root: str, path: str, threads: int | None, progress: Progress) -> Ver
     started = time.perf_counter()
     record = _read_record(path, found)
     if record is not None:
-        _compare(found, _all_sums(record), file_sizes(root), threads, progress)
+        _compare(found, _all_sums(record), file_sizes(root, record.subfolders), threads, progress)
     found.seconds = time.perf_counter() - started
     return found
 

@@ -12,6 +12,7 @@ import torch
 from mi_kernels import MismatchError, StrictError, lerp_checkpoint
 from mi_kernels.cli import program as cli
 
+from ..support.adapters import write_adapter
 from ..support.checks import World, assert_refused, handled
 from ..support.models import CONFIG, tiny
 
@@ -31,6 +32,7 @@ def world(root: Path, a: dict[str, Any] | None = None, b: dict[str, Any] | None 
         for name, content in files.items():
             if name == "config.json":
                 content = {**CONFIG, **content}
+            (side / name).parent.mkdir(exist_ok=True)
             (side / name).write_text(content if isinstance(content, str) else json.dumps(content))
     return made
 
@@ -86,6 +88,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, ...], bool]] =
     ),
     "a tokenizer on one side": ({"tokenizer.json": TOKENIZER}, {}, ("only I has tokenizer.json",), False),
     "old tokenizers": ({"vocab.json": {"a": 0}}, {"vocab.json": {"b": 0}}, ("vocab.json of T and of I",), True),
+    "a further template": (
+        {"additional_chat_templates/rag.jinja": "x", "chat_template.jinja": "y"},
+        {"tokenizer_config.json": {"chat_template": [{"name": "default", "template": "y"}]}},
+        ("chat templates differ; the output has that of T, not of I",), False,
+    ),
+    "two templates in two forms": (
+        {"additional_chat_templates/rag.jinja": "x", "chat_template.jinja": "y"},
+        {"tokenizer_config.json": {
+            "chat_template": [{"name": "rag", "template": "x"}, {"name": "default", "template": "y"}]
+        }}, (), False,
+    ),
     "templates": (
         {"chat_template.jinja": "{{x}}"}, {"tokenizer_config.json": {"chat_template": "{{y}}"}},
         ("chat templates differ; the output has that of T, not of I",), False,
@@ -151,6 +164,95 @@ def test_differences(tmp_path: Path, case: str) -> None:
         assert not (tmp_path / "strict").exists()
     else:
         assert cli.main(made.argv("--strict", "--dry-run", "--overwrite")) == 0
+
+
+# Files of the base, files of the adapter, words of the notes in their order, and whether a strict merge is rejected.
+ADAPTERS: dict[str, tuple[dict[str, Any], dict[str, Any], list[str], bool]] = {
+    "nothing": ({"tokenizer.json": TOKENIZER, "chat_template.jinja": "x"}, {}, [], False),
+    "equal": (
+        {"tokenizer.json": TOKENIZER, "chat_template.jinja": "x", "tokenizer_config.json": {"eos_token": "e"}},
+        {
+            "tokenizer.json": json.dumps(TOKENIZER, indent=1), "chat_template.jinja": "x\n",
+            "tokenizer_config.json": {"eos_token": {"content": "e"}},
+        }, [], False,
+    ),
+    "added tokens": (
+        {"tokenizer.json": TOKENIZER},
+        {"tokenizer.json": changed(added_tokens=[*TOKENIZER["added_tokens"], {"id": 4, "content": "<a>"}])},
+        ['1 token has different ids: the id of "<a>" is absent in B, 4 in A; the output has those of B, because'], True,
+    ),
+    "the padding of training": (
+        {"tokenizer.json": TOKENIZER}, {"tokenizer.json": changed(padding={"pad_id": 1})},
+        ["tokenizers differ in padding; the output has those of B, because files of an adapter are not"], False,
+    ),
+    "a template": (
+        {"chat_template.jinja": "x"}, {"chat_template.jinja": "y"},
+        ["chat templates differ; the output has that of B, not of A, because files of an adapter are"], False,
+    ),
+    "a template of the adapter only": (
+        {}, {"tokenizer_config.json": {"chat_template": "y"}},
+        ["only A has a chat template; the output has none, because files of an adapter are not copied"], False,
+    ),
+    "a template of the base only": ({"chat_template.jinja": "x"}, {"tokenizer_config.json": {}}, [], False),
+    "special tokens": (
+        {"tokenizer_config.json": {"eos_token": "a", "pad_token": "a"}},
+        {"tokenizer_config.json": {"eos_token": {"content": "b"}, "pad_token": "a"}},
+        ['tokenizers differ: eos_token is "a" in B, "b" in A; the output has those of B, because'], False,
+    ),
+    "an old tokenizer": (
+        {"tokenizer.model": "x", "tokenizer.json": TOKENIZER},
+        {"tokenizer.model": "y", "added_tokens.json": {"<a>": 4}},
+        ["tokenizer.model of B and of A; the output has those of B", "only A has added_tokens.json"], True,
+    ),
+    "all of it": (
+        {"tokenizer.json": TOKENIZER, "chat_template.jinja": "x"},
+        {"tokenizer.json": changed(added_tokens=[]), "chat_template.jinja": "y"}, ["1 token", "chat templates"], True,
+    ),
+    "a broken tokenizer": (
+        {"tokenizer.json": TOKENIZER}, {"tokenizer.json": "{"}, ["not valid JSON"], False,
+    ),
+}  # fmt: skip
+
+
+def adapted(root: Path, base: dict[str, Any], adapter: dict[str, Any], other: dict[str, Any]) -> tuple[str, str, Path]:
+    """Returns BASE+ADAPTER, another model, and the folder of the adapter."""
+    made = world(root, other, base)
+    q = "model.layers.0.self_attn.q_proj"
+    pair = {f"{q}.lora_{side}.weight": torch.ones(shape) for side, shape in (("A", (4, 16)), ("B", (16, 4)))}
+    folder = write_adapter(root / "adapter", pair)
+    for name, content in adapter.items():
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return f"{made.thinking}+{folder}", str(made.instruct), folder
+
+
+@pytest.mark.parametrize("case", ADAPTERS)
+def test_the_tokenizer_and_the_template_of_an_adapter(tmp_path: Path, case: str) -> None:
+    base, adapter, words, serious = ADAPTERS[case]
+    model, other, folder = adapted(tmp_path, base, adapter, base)  # the other model is no different from the base
+    notes = handled(lerp_checkpoint(other, model, tmp_path / "out", 0.0, progress=False).notes)
+    short = [n.replace(str(folder), "A").replace(str(tmp_path / "thinking"), "B") for n in notes if "LoRA on" not in n]
+    assert len(short) == len(words), short
+    for note, word in zip(short, words):
+        assert word in note
+    for name, content in adapter.items():
+        out = tmp_path / "out" / name
+        assert not out.exists() or out.read_text() != content or base.get(name) == content
+    argv = ["lerp", other, model, "-o", str(tmp_path / "strict"), "--lam", "0.5", "--strict", "--dry-run"]
+    assert cli.main(argv) == (2 if serious else 0)
+
+
+def test_an_adapter_is_compared_with_the_model_of_the_small_files(tmp_path: Path) -> None:
+    """The output has the template of the other model, which is that of the adapter, then another one."""
+    files = {"chat_template.jinja": "x"}, {"chat_template.jinja": "y"}
+    for number, (other, expected) in enumerate((("y", []), ("z", ["B", "A"]))):
+        root = tmp_path / str(number)
+        model, third, folder = adapted(root, *files, {"chat_template.jinja": other})
+        notes = handled(lerp_checkpoint(model, third, root / "out", 0.5, progress=False).notes)
+        templates = [note for note in notes if "chat templates differ; the output has that of" in note]
+        short = [n.replace(str(folder), "A").replace(str(root / "thinking"), "B") for n in templates]
+        assert all(f"has that of {third}, not of" in note for note in short)
+        named = [note.split("not of ")[1][0] for note in short]
+        assert named == (expected or ["B"])
 
 
 def test_notes_name_the_model_of_copy_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

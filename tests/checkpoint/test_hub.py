@@ -25,10 +25,12 @@ from mi_kernels.errors import ArgumentError, OutputError
 from mi_kernels.output.upload import checked_repo
 from mi_kernels.system.sizes import show_bytes
 
-from ..support.adapters import make_pair
+from ..support.adapters import make_pair, write_adapter
 from ..support.checks import PROGRAM, World, assert_message
 from ..support.hub_stub import READER, TOKEN, Repo, StubHub
 from ..support.models import CONFIG, INDEX, assert_same_tensors, load, merge_reference, qwen3_model, tiny
+
+SHARD = "model-00001-of-00002.safetensors"
 
 
 @pytest.fixture
@@ -407,6 +409,34 @@ def test_push(hub: StubHub, tmp_path: Path) -> None:
     assert len(repo.commits) == 2
     assert repo.commits[repo.names["main"]] == files_of(out)
     assert "model.safetensors" not in files_of(out)
+
+
+def test_subfolders_of_a_model_are_downloaded_and_pushed(hub: StubHub, tmp_path: Path) -> None:
+    world = World(tmp_path / "w")
+    modules = [{"path": ""}, {"path": "2_Dense"}]
+    inside = {"2_Dense/config.json": b"{}", "2_Dense/model.safetensors": (world.thinking / SHARD).read_bytes()}
+    hub.repos["org/b"] = Repo()
+    hub.repos["org/b"].add({**files_of(world.thinking), "modules.json": json.dumps(modules).encode(), **inside})
+    hub.repos["me/merge"] = Repo()
+    hub.repos["me/merge"].add({"2_Dense/old.safetensors": b"old", "1_Pooling/config.json": b"{}"})
+    argv = ["lerp", world.instruct, "org/b", "-o", world.out, "--lam", "0.5", "--push", "me/merge"]
+    done = call(hub, tmp_path, *argv, HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    pushed = hub.repos["me/merge"].commits[hub.repos["me/merge"].names["main"]]
+    assert {name: pushed[name] for name in inside} == inside
+    assert "2_Dense/old.safetensors" not in pushed
+    assert call(hub, tmp_path, "verify", world.out).returncode == 0
+
+
+def test_the_tokenizer_of_an_adapter_is_downloaded(hub: StubHub, tmp_path: Path) -> None:
+    pair = make_pair(tmp_path)
+    write_adapter(tmp_path / "a", pair.adapter)
+    hub.repos["org/a"] = Repo()
+    hub.repos["org/a"].add({**files_of(tmp_path / "a"), "chat_template.jinja": b"{{ x }}", "optimizer.pt": b"x"})
+    done = call(hub, tmp_path, "lerp", f"{pair.folder}+org/a", pair.folder, "-o", tmp_path / "out", "--lam", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "only org/a has a chat template; the output has none" in done.stdout
+    assert not [request for request in hub.requests if request.endswith("optimizer.pt")]
 
 
 def test_push_of_a_sweep(hub: StubHub, tmp_path: Path) -> None:

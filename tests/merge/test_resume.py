@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from mi_kernels import CheckpointError, OutputError, Recipe, Report, lerp_checkpoint, sweep_checkpoint
 from mi_kernels.checksums.crc import crc32c
@@ -89,6 +90,59 @@ def test_finished_shards_are_not_written_again(killed: Killed, capsys: pytest.Ca
             killed.out / CHECKSUMS
         ).read_bytes()  # differs, because the title of the model card is the name of the folder
     }
+
+
+class Modular(Killed):
+    """A model with modules in subfolders."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        (self.thinking / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}, {"path": "deep/2_Dense"}]')
+        save(self.thinking / "1_Pooling", {"w": torch.ones(3)})
+        save(self.thinking / "deep" / "2_Dense", {"w": torch.zeros(3)})
+
+    def files(self, folder: Path) -> dict[str, bytes]:
+        found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        return {name: content for name, content in found.items() if name not in ("README.md", CHECKSUMS)}
+
+
+@pytest.mark.parametrize("where", ["mkdir", "publishing", "published"])
+def test_subfolders_of_a_killed_merge(
+    tmp_path: Path, run: Runner, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """The merge is killed when the first subfolder is made, before the model is renamed to the output, and after it."""
+    world = Modular(tmp_path, shards=SHARDS)
+    elsewhere = world.root / "elsewhere"
+    events = run(Run(world.again("-o", elsewhere))).events
+    assert {"1_Pooling/config.json", "deep/2_Dense/model.safetensors"} <= set(world.files(elsewhere))
+    last = max(i for i, event in enumerate(events) if "rename" in event)
+    made = [i for i, event in enumerate(events) if "mkdir" in event]
+    event = {"mkdir": made[-2], "publishing": last, "published": last + 1}[where]
+    assert run(Run(world.again(), event=event)).status == -signal.SIGKILL
+    if where == "publishing":
+        stale = world.work / "model" / "deep"
+        (stale / "stray").mkdir()
+        (world.work / "model" / "1_Pooling").rename(world.work / "model" / "moved")
+        (world.work / "model" / "1_Pooling").symlink_to(world.instruct)
+    before = snapshot(world.instruct)
+    capsys.readouterr()
+    assert run_cli(world.again()) == 0  # the same arguments, because the model card contains them
+    assert capsys.readouterr().out.count("resumed") == 1
+    world.assert_right()
+    assert world.files(world.out) == world.files(elsewhere)
+    assert run_cli(["verify", str(world.out)]) == 0
+    assert snapshot(world.instruct) == before
+
+
+def test_a_published_model_whose_subfolder_changed_is_not_adopted(tmp_path: Path, run: Runner) -> None:
+    world = Modular(tmp_path, shards=SHARDS)
+    events = run(Run(world.again("-o", world.root / "elsewhere"))).events
+    last = max(i for i, event in enumerate(events) if "rename" in event)
+    assert run(Run(world.again(), event=last + 1)).status == -signal.SIGKILL
+    (world.out / "1_Pooling" / "config.json").write_text("{}")
+    assert run_cli(world.again()) == 2  # the output exists, and is not the one of this merge
+    assert run_cli(world.again("--overwrite")) == 0
+    assert world.files(world.out) == world.files(world.root / "elsewhere")
 
 
 OTHERS: dict[str, tuple[list[str], str]] = {

@@ -90,15 +90,16 @@ LEFT = {
 def test_small_files_are_copied_from_one_side(tmp_path: Path, copy_from: str | None) -> None:
     world = World(tmp_path)
     for side, folder in (("instruct", world.instruct), ("thinking", world.thinking)):
-        for name, content in {**SMALL, **LEFT, f"{side}.txt": "x"}.items():
+        for name, content in {**SMALL, **LEFT, f"vocab_{side}.txt": "x"}.items():
             (folder / name).write_bytes(content if isinstance(content, bytes) else (content + side).encode())
-        (folder / "config.json").write_text(json.dumps({**CONFIG, "from": side}))
+        auto_map = {"AutoModelForCausalLM": "modeling_own.Own"}
+        (folder / "config.json").write_text(json.dumps({**CONFIG, "from": side, "auto_map": auto_map}))
         (folder / "assets.json").mkdir()
         if side == "instruct":
             (folder / "mi_kernels.json").write_text("{}")
     merge(world, **({} if copy_from is None else {"copy_from": copy_from}))
     origin = world.instruct if copy_from == "instruct" else world.thinking
-    expected = {*SMALL, f"{origin.name}.txt", "config.json"}
+    expected = {*SMALL, f"vocab_{origin.name}.txt", "config.json"}
     made = {"README.md", "mi_kernels.json", "mi_kernels.checksums.json", INDEX}
     assert {p.name for p in world.out.iterdir() if p.suffix != ".safetensors"} == expected | made
     for name in expected:

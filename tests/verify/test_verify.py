@@ -272,6 +272,71 @@ def test_a_merge_of_merges_has_checksums_of_its_own(tmp_path: Path) -> None:
     assert {*record.shards, *record.files} == names - {NAME}
 
 
+@pytest.fixture
+def modular(model: Path) -> Path:
+    """A model with modules in subfolders, other subfolders, and the record."""
+    (model / "modules.json").write_text('[{"path": ""}, {"path": "1_Pooling"}, {"path": "deep/2_Dense"}]')
+    for folder in ("1_Pooling", "deep/2_Dense", "additional_chat_templates", "checkpoint-5", "1_Pooling/.cache"):
+        (model / folder).mkdir(parents=True)
+        (model / folder / "config.json").write_text('{"a": 1}')
+    save(model / "deep" / "2_Dense" / "more", {"w": torch.arange(100.0)}, config=None)
+    record(model)
+    return model
+
+
+WEIGHTS = "deep/2_Dense/more/model.safetensors"
+INSIDE = {"1_Pooling/config.json", "deep/2_Dense/config.json", "additional_chat_templates/config.json", WEIGHTS}
+
+
+def test_subfolders_of_the_model_are_recorded_and_checked(modular: Path) -> None:
+    recorded = Record.decode((modular / NAME).read_bytes(), NAME)
+    assert {name for name in (*recorded.files, *recorded.shards) if "/" in name} == INSIDE
+    assert list(recorded.shards) == SHARDS
+    assert damage(modular) == []
+    flip(modular / WEIGHTS, 200, 3)
+    flip(modular / "1_Pooling" / "config.json", 2, 1)
+    (modular / "deep" / "2_Dense" / "config.json").unlink()
+    (modular / "deep" / "stray.txt").write_text("x")
+    (modular / "checkpoint-5" / "stray.txt").write_text("x")
+    found = sorted(damage(modular), key=lambda d: d.file)
+    assert found == [
+        Damage("1_Pooling/config.json", "bit", None, 2, 3, 2, 1),
+        Damage("deep/2_Dense/config.json", "missing"),
+        Damage(WEIGHTS, "bit", None, 200, 201, 200, 3),
+        Damage("deep/stray.txt", "extra"),
+    ]
+
+
+def test_a_subfolder_that_became_a_link_is_not_followed(modular: Path, tmp_path: Path) -> None:
+    (modular / "1_Pooling").rename(tmp_path / "elsewhere")
+    (modular / "1_Pooling").symlink_to(tmp_path / "elsewhere")
+    assert damage(modular) == [Damage("1_Pooling/config.json", "missing")]
+
+
+@pytest.mark.parametrize("part", ["shards", "files"])
+@pytest.mark.parametrize("name", ["../secret.json", "1_Pooling/../../secret.json", "/etc/passwd", "./a", "a//b", ""])
+def test_a_record_with_a_path_out_of_the_folder_is_refused(
+    modular: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str, name: str
+) -> None:
+    (tmp_path / "secret.json").write_text("secret")
+    recorded = Record.decode((modular / NAME).read_bytes(), NAME)
+    shards, files = dict(recorded.shards), dict(recorded.files)
+    if part == "shards":
+        shards[name] = shards[SHARDS[0]]
+    else:
+        files[name] = files["config.json"]
+    (modular / NAME).write_bytes(Record(shards, files).encode())
+    assert_refused(capsys, tmp_path, ["verify", str(modular)], NAME, "not a record of checksums")
+
+
+def test_modules_out_of_the_folder_are_not_recorded(
+    modular: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (modular / "modules.json").write_text('[{"path": "../model"}]')
+    (modular / NAME).unlink()
+    assert_refused(capsys, tmp_path, ["verify", str(modular), "--record"], "modules.json: names the folder '../model'")
+
+
 def test_progress_counts_every_byte(model: Path) -> None:
     calls: list[tuple[int, int]] = []
     verify_checkpoint(model, progress=lambda done, total: calls.append((done, total)), threads=1)

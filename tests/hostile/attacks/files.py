@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import socket
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from mi_kernels.checksums.record import NAME as CHECKSUMS
+from mi_kernels.checksums.record import FileSum, Record
 
-from .case import INDEX, MODEL, SHARDS, SINGLE, Family, Scene, shard
+from .case import CONFIG, INDEX, MODEL, SECRET, SHARDS, SINGLE, Family, Scene, shard
 from .indexes import indexed
 
 FAMILY = Family("file")
@@ -177,6 +179,142 @@ def one_file_as_two_shards(scene: Scene) -> None:
     (scene.b / SHARDS[1]).unlink()
     (scene.b / SHARDS[0]).write_bytes(shard(MODEL))
     (scene.b / SHARDS[1]).symlink_to(SHARDS[0])
+
+
+# Subfolders that modules.json names are copied.
+_MODULES = {
+    "up": "../../secret",
+    "up_in_the_middle": "1_Pooling/../../../secret",
+    "windows_up": "..\\..\\secret",
+    "hidden": ".git",
+    "nul": "1_Pooling\0",
+    "shard": SINGLE,
+}
+
+
+def _modules(scene: Scene, path: str) -> None:
+    (scene.b / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": path, "type": "x.Y"}]))
+    (scene.b / ".git").mkdir()
+    (scene.b / ".git" / "config").write_bytes(SECRET)
+
+
+for _name, _path in _MODULES.items():
+    FAMILY.add(f"module_{_name}", lambda s, path=_path: _modules(s, path), "modules.json", "folder")
+FAMILY.add("module_absolute", lambda s: _modules(s, str(s.secret.parent)), "modules.json", "folder")
+FAMILY.add(
+    "module_a_link_out",
+    lambda s: (_modules(s, "1_Pooling"), (s.b / "1_Pooling").symlink_to(s.secret.parent)),
+    "1_Pooling",
+    "link",
+)
+FAMILY.add(
+    "module_a_link_to_hidden_files",
+    lambda s: (_modules(s, "1_Pooling"), (s.b / "1_Pooling").symlink_to(".git")),
+    "1_Pooling",
+    "link",
+)
+
+
+def _module_with(scene: Scene, make: Callable[[Path], object]) -> None:
+    _modules(scene, "1_Pooling")
+    (scene.b / "1_Pooling").mkdir()
+    make(scene.b / "1_Pooling")
+
+
+FAMILY.add(
+    "module_with_a_link_out", lambda s: _module_with(s, lambda f: (f / "config.json").symlink_to(s.secret)), "link"
+)
+FAMILY.add("module_with_a_circle", lambda s: _module_with(s, lambda f: (f / "a").symlink_to(f)), "link")
+FAMILY.add("module_with_a_fifo", lambda s: _module_with(s, lambda f: os.mkfifo(f / "config.json")), "config.json")
+FAMILY.add(
+    "module_with_deep_folders", lambda s: _module_with(s, lambda f: (f / ("d/" * 900)).mkdir(parents=True)), "deep"
+)
+FAMILY.add(
+    "module_with_a_pickle",
+    lambda s: _module_with(s, lambda f: (f / "pytorch_model.bin").write_bytes(_pickled(s))),
+    "pytorch_model.bin",
+    "pickle",
+)
+FAMILY.add(
+    "module_with_code",
+    lambda s: _module_with(s, lambda f: (f / "json.py").write_text(f"import os; os.mkdir({str(s.marker)!r})")),
+    harmless=True,
+)
+FAMILY.add("modules_nested", lambda s: (s.b / "modules.json").write_text("[" * 100_000), harmless=True)
+
+
+def _linked_secret(scene: Scene, name: str, beside: dict[str, bytes], link: str = "tokenizer.json") -> None:
+    """Makes a small file a link to a file with the secret, in a folder with other files."""
+    folder = scene.secret.parent
+    for other, content in beside.items():
+        (folder / other).write_bytes(content)
+    (folder / name).write_bytes(SECRET)
+    (scene.b / link).symlink_to(folder / name)
+
+
+_CONFIG = json.dumps({"model_type": "qwen3"}).encode()
+_BESIDE: dict[str, tuple[str, dict[str, bytes]]] = {
+    "alone": ("tokenizer.json", {}),
+    "without_weights": ("tokenizer.json", {"config.json": b"{}"}),
+    "with_weights_only": ("tokenizer.json", {"w.safetensors": b"x"}),
+}
+for _name, (_target, _others) in _BESIDE.items():
+    FAMILY.add(
+        f"link_to_a_file_{_name}",
+        lambda s, target=_target, others=_others: _linked_secret(s, target, others),
+        "tokenizer.json",
+        "link",
+        looks=True,
+    )
+for _target in ("id_rsa", "notes.txt", "config.json", "credentials.json", "upload.py"):
+    FAMILY.add(
+        f"link_to_{_target}_of_another_model",
+        lambda s, target=_target: _linked_secret(s, target, {"w.safetensors": shard(MODEL), "config.json": _CONFIG}),
+        "tokenizer.json",
+        "link",
+        looks=True,
+    )
+FAMILY.add(
+    "link_to_hidden_files", lambda s: (_modules(s, ""), (s.b / "tokenizer.json").symlink_to(".git/config")), "link"
+)
+
+
+def _code(scene: Scene, code: bytes) -> None:
+    (scene.b / "config.json").write_text(json.dumps({**CONFIG, "auto_map": {"AutoModel": "own.Own"}}))
+    (scene.b / "own.py").write_bytes(code)
+
+
+_SOURCES = {
+    "imports": b"from . import (" * 300_000,
+    "lines": b"\n" * 4_000_000,
+    "spaces": b"from ." + b" " * 4_000_000,
+    "names": b"from ." + b"x" * 4_000_000 + b" import y",
+    "circle": b"from .own import x\nfrom . import own",
+    "bytes": bytes(range(256)) * 1000,
+    "paths": b"from .../secret/secret import x\nfrom ../../secret import y",
+}
+for _name, _source in _SOURCES.items():
+    FAMILY.add(f"code_with_{_name}", lambda s, source=_source: _code(s, source), harmless=True)
+FAMILY.add(
+    "code_a_link_out",
+    lambda s: (_code(s, b""), (s.b / "own.py").unlink(), (s.b / "own.py").symlink_to(s.secret)),
+    "link",
+)
+
+
+def _recorded(scene: Scene, name: str) -> None:
+    """Writes a record of checksums that lists `name`."""
+    (scene.b / CHECKSUMS).write_bytes(Record({}, {name: FileSum(len(SECRET), 0)}).encode())
+
+
+for _name in ("../../secret/secret.txt", "a/../../../secret/secret.txt", "/etc/passwd", "..", "a//b"):
+    FAMILY.add(
+        f"{CHECKSUMS}_names_{_name.replace('/', '_')}",
+        lambda s, name=_name: _recorded(s, name),
+        CHECKSUMS,
+        command="verify",
+        ours=True,
+    )
 
 
 def _out_is(scene: Scene, link: Callable[[Path], object]) -> None:

@@ -326,7 +326,7 @@ FAULTS = [
     # The small files.
     Fault(
         "checksums-of-an-input-copied",
-        "mi_kernels/output/sidefiles.py",
+        "mi_kernels/output/copied_files.py",
         old="_OURS = (RECORD, CHECKSUMS)",
         new="_OURS = (RECORD,)",
         tests=("tests/verify/test_verify.py::test_a_merge_of_merges_has_checksums_of_its_own",),
