@@ -28,6 +28,8 @@ def collect(source: Checkpoint) -> dict[str, bytes]:
         CheckpointError: a file cannot be read, a file is a link out of the folder, or the files are too large.
     """
     files: dict[str, bytes] = {}
+    if source.alone:
+        return files
     left = _MAX_SIZE
     try:
         names = sorted(os.listdir(source.root))
