@@ -118,9 +118,9 @@ def model_files(root: str) -> ModelFiles:
     found = _of_format(folder, others, SINGLE, _usual_index(folder))
     if found is None and not any(name.startswith("model") for name in others):
         found = _mistral_files(folder)
-    elif found is not None and not any(name in folder.entries for name in found.names):
+    elif found is not None and not set(folder.entries) & set(found.names):
         mistral = _mistral_files(folder)  # the download left out the other format, but not its index
-        if mistral is not None and all(name in folder.entries for name in mistral.names):
+        if mistral is not None and set(mistral.names) <= set(folder.entries):
             mistral.notes.append(_stale(found.index, found.names, mistral.names))
             found = mistral
     if found is None:
@@ -190,16 +190,16 @@ def _of_format(folder: _Folder, files: list[str], single: str, index: str | None
         notes = [f"has no {usual}; the model is the complete set {_span(names)}"] if len(names) > 1 else []
         return ModelFiles(names, mistral=folder.mistral(names), notes=notes)
     weight_map = _read_index(folder.root, index)
-    listed = sorted(set(weight_map.values()))
-    present = set(folder.entries)
-    missing = [name for name in listed if name not in present]
-    if single in files and single not in listed and len(missing) < len(listed):
+    named, present = set(weight_map.values()), set(folder.entries)
+    listed = sorted(named)
+    missing = sorted(named - present)
+    if single in files and single not in named and len(missing) < len(listed):
         raise CheckpointError(
             f"{folder.root}: has both {single} and {index}, which does not list it",
             f"Remove the one that is not the model, or give the path of {single}: loaders choose different ones.",
         )
     if missing:
-        names = _complete(folder.root, [name for name in files if name not in set(listed)], single)
+        names = _complete(folder.root, [name for name in files if name not in named], single)
         if names is not None:
             return ModelFiles(names, mistral=folder.mistral(names), notes=[_stale(index, missing, names)])
     mistral = index == MISTRAL_INDEX and folder.mistral(listed)

@@ -9,7 +9,7 @@ FAULTS: list[Fault] = [
     Fault(
         "part-of-the-listed-set-taken-for-another",
         "mi_kernels/checkpoint/shards.py",
-        old="[name for name in files if name not in set(listed)]",
+        old="[name for name in files if name not in named]",
         new="files",
         tests=("tests/hostile/test_refusals.py::test_broken_checkpoints",),
     ),
