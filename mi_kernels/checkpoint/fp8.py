@@ -12,7 +12,6 @@ so it is dropped together with the scales.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ..errors import CheckpointError, MismatchError, shortened
@@ -105,8 +104,8 @@ def refuse_quantised(model: Checkpoint) -> None:
     if bare:
         first = bare[0]
         raise MismatchError(
-            f"{os.path.join(model.root, os.path.basename(model.shards[first.shard]))}: {first.dtype} without "
-            f"weight_scale_inv in {shortened([t.name for t in bare])}",
+            f"{model.shards[first.shard]}: {first.dtype} without weight_scale_inv in "
+            f"{shortened([t.name for t in bare])}",
             _REMEDY,
         )
 

@@ -1,30 +1,26 @@
-"""Opens a model folder or Hub id: reads its config, index and headers, and checks every file before use."""
+"""Opens a model: reads its config, index and headers, and checks every file before use."""
 
 from __future__ import annotations
 
 import os
-import re
 
 from ..errors import CheckpointError, shortened
-from ..system.faults import problem, remedy
-from . import fp8, hub, lora
+from . import fp8, hub, lora, shards
 from .files import read_json
 from .header import read_header, refuse_too_many
 from .needed_files import Selection
-from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, SINGLE, Adapter, Checkpoint
+from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .spelling import clean
 from .tensor import TensorInfo, refuse_empty
 from .virtual import Tensor
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint and validates its config, its index and the headers of all shards. Reads no weights.
 
     Args:
-        source: a model folder; or a Hub id ORG/NAME or ORG/NAME@REVISION, which is downloaded first; or BASE+ADAPTER,
-            a base model and a LoRA adapter, each a folder or a Hub id.
+        source: a model folder; or the path of one safetensors file; or a Hub id ORG/NAME or ORG/NAME@REVISION, which
+            is downloaded first; or BASE+ADAPTER, a base model and a LoRA adapter, each a folder or a Hub id.
 
     Returns:
         The checkpoint: its tensors by name with dtype, shape and place in a file.
@@ -61,7 +57,7 @@ def _split(given: str) -> tuple[str, str]:
     """Returns BASE and ADAPTER. A path may contain a +, so existing folders are preferred to possible Hub ids."""
     plus = [i for i, c in enumerate(given) if c == "+"]
     pairs = [(given[:i], given[i + 1 :]) for i in plus]
-    for known in (os.path.isdir, lambda text: os.path.isdir(text) or hub.looks_like_id(text)):
+    for known in (_exists, lambda text: _exists(text) or hub.looks_like_id(text)):
         for pair in pairs:
             if all(map(known, pair)):
                 return pair
@@ -71,31 +67,52 @@ def _split(given: str) -> tuple[str, str]:
     )
 
 
+def _is_weights(given: str) -> bool:
+    """Returns whether `given` is the path of a safetensors file, or of something else with such a name."""
+    return given.endswith(shards.WEIGHTS) and os.path.lexists(given) and not os.path.isdir(given)
+
+
+def _exists(given: str) -> bool:
+    return os.path.isdir(given) or _is_weights(given)
+
+
 def _locate(given: str, files: Selection) -> tuple[str, str | None]:
     """Returns the folder, and the commit if `given` is a Hub id."""
     if os.path.isdir(given):
         return given, None
     if os.path.exists(given):
         raise CheckpointError(f"{given}: is a file, not a model folder", "Give the folder that contains it.")
+    if given.endswith(shards.WEIGHTS):  # no repository has such a name
+        raise CheckpointError(f"{given}: no such file", "Check the path.")
     if not hub.looks_like_id(given):
         raise CheckpointError(f"{given}: no such folder", "Give a model folder or a Hub id such as ORG/NAME.")
     return hub.download(given, files)
 
 
 def _open(given: str) -> Checkpoint:
-    root, revision = _locate(given, hub.MODEL_FILES)
-    names, weight_map = _shards_of(root, given)
+    if _is_weights(given):
+        root, revision = os.path.dirname(given) or ".", None
+        files, paths = shards.single_file(given), [given]
+    else:
+        root, revision = _locate(given, hub.MODEL_FILES)
+        files = shards.model_files(root, given)
+        paths = [os.path.join(root, name) for name in files.names]
     config_path = os.path.join(root, "config.json")
-    config = read_json(config_path) if os.path.lexists(config_path) else {}
-    model = Checkpoint(given, root, [os.path.join(root, n) for n in names], {}, {}, config, revision)
-    for number, name in enumerate(names):
-        header = read_header(model.shards[number], number)
-        model.stamps[model.shards[number]], model.headers[model.shards[number]] = header.stamp, header.digest
+    config = read_json(config_path) if os.path.lexists(config_path) and not files.alone else {}
+    model = Checkpoint(given, given if files.alone else root, paths, {}, {}, config, revision, mistral=files.mistral)
+    found: list[list[TensorInfo]] = []
+    count = 0
+    for number, path in enumerate(paths):
+        header = read_header(path, number)
+        model.stamps[path], model.headers[path] = header.stamp, header.digest
         if number == 0:
             model.metadata = header.metadata
-        _take_tensors(model, name, header.tensors, weight_map)
-        refuse_too_many(len(model.tensors), model.root)
-    _check_complete(model, names, weight_map)
+        found.append(header.tensors)
+        count += len(header.tensors)
+        refuse_too_many(count, model.root)
+    chosen = shards.chosen_tensors(model.root, files, found)
+    model.tensors.update(chosen.tensors)
+    model.notes += [f"{given}: {note}" for note in (*files.notes, *chosen.notes)]
     _clean_names(model)
     refuse_empty(model.root, model.tensors.values())
     fp8.dequantise(model)
@@ -120,90 +137,3 @@ def _clean_names(model: Checkpoint) -> None:
     old = next(iter(changed))
     count = f"{len(changed)} names have" if len(changed) > 1 else "1 name has"
     model.notes.append(f"{model.source}: {count} words of a wrapper, such as {shortened([old])}; the words are removed")
-
-
-def _take_tensors(model: Checkpoint, name: str, tensors: list[TensorInfo], weight_map: dict[str, str] | None) -> None:
-    if weight_map is None:
-        model.tensors.update((t.name, t) for t in tensors)
-        return
-    unlisted = [t.name for t in tensors if t.name not in weight_map]
-    if unlisted:
-        raise CheckpointError(
-            f"{os.path.join(model.root, name)}: the index does not list {shortened(unlisted)}",
-            "Download the model again: the index and the shards are from different versions.",
-        )
-    kept = [t for t in tensors if weight_map[t.name] == name]
-    if len(kept) < len(tensors):
-        model.notes.append(
-            f"{model.source}: {len(tensors) - len(kept)} tensors in {name} are ignored: the index lists other shards"
-        )
-    model.tensors.update((t.name, t) for t in kept)
-
-
-def _check_complete(model: Checkpoint, names: list[str], weight_map: dict[str, str] | None) -> None:
-    missing = [name for name in weight_map or () if name not in model.tensors]
-    if missing:
-        assert weight_map is not None
-        path = os.path.join(model.root, weight_map[missing[0]])
-        raise CheckpointError(
-            f"{path}: lacks {shortened(missing)}, which the index lists for this shard",
-            "Download the model again: the index and the shards are from different versions.",
-        )
-    if not model.tensors:
-        raise CheckpointError(f"{model.root}: no tensors in {', '.join(names)}", "Give a folder that contains weights.")
-
-
-def _shards_of(root: str, given: str) -> tuple[list[str], dict[str, str] | None]:
-    """Returns the names of the shards, and the weight_map of the index (None for a single file)."""
-    try:
-        entries = sorted(os.listdir(root))
-    except OSError as error:
-        raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
-    indexes = [n for n in entries if n.endswith(".safetensors.index.json")]
-    everything = [*entries, *hub.left_out(root)]  # also weights that were not downloaded
-    files = [n for n in everything if n.endswith(".safetensors")]
-    if INDEX in indexes:
-        indexes = [INDEX]
-    if len(indexes) > 1:
-        raise CheckpointError(f"{root}: has several indexes: {shortened(indexes)}", "Keep one model in the folder.")
-    if indexes:
-        weight_map = _read_index(os.path.join(root, indexes[0]))
-        listed = sorted(set(weight_map.values()))
-        if SINGLE in files and SINGLE not in listed:
-            raise CheckpointError(
-                f"{root}: has both {SINGLE} and {indexes[0]}, which does not list it",
-                "Remove the one that is not the model: different loaders choose different ones.",
-            )
-        return listed, weight_map
-    if SINGLE in files:
-        return [SINGLE], None
-    if ADAPTER_CONFIG in entries:
-        raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{given} to add it to its base.")
-    if len(files) == 1 and not re.search(r"-of-0*([2-9]|[1-9]\d+)\.", files[0]):
-        return files, None
-    if files:
-        raise CheckpointError(
-            f"{root}: has {shortened(files)}, but {INDEX} is missing", "Download the complete model with its index."
-        )
-    pickles = [n for n in everything if n.endswith(_PICKLES)]
-    if pickles:
-        raise CheckpointError(
-            f"{root}: has only pickled weights ({shortened(pickles)}), which are never opened",
-            "Get the safetensors version of the model, or convert it in a sandbox: a pickle can run any code.",
-        )
-    raise CheckpointError(f"{root}: has no safetensors weights", f"Give the folder that contains {SINGLE} or {INDEX}.")
-
-
-def _read_index(path: str) -> dict[str, str]:
-    index = read_json(path, unique=True)
-    weight_map = index.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise CheckpointError(f"{path}: has no weight_map", "Download the index again.")
-    refuse_too_many(len(weight_map), path)
-    for tensor, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard.endswith(".safetensors") or any(c in shard for c in "/\\\0"):
-            raise CheckpointError(
-                f"{path}: puts {tensor} in {shard!r}, which is not the name of a safetensors file in this folder",
-                "Do not use this model unless you trust its source: an index must only name files in its own folder.",
-            )
-    return weight_map

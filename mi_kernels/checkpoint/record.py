@@ -13,6 +13,8 @@ from .virtual import Tensor
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MISTRAL_INDEX = "consolidated.safetensors.index.json"
+CONSOLIDATED = "consolidated.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -40,8 +42,9 @@ class Checkpoint:
     """A validated checkpoint, as `mi_kernels.open_checkpoint` returns it.
 
     Attributes:
-        source: the folder, Hub id or BASE+ADAPTER that the user gave.
-        root: the folder of the model; with an adapter, the folder of the base.
+        source: the folder, file, Hub id or BASE+ADAPTER that the user gave.
+        root: the folder of the model; with an adapter, the folder of the base. The path of the file if the model is
+            one file without a folder of its own, so that it has no config and no other small files.
         shards: paths of the safetensors files, sorted by name.
         tensors: every tensor by name, in file order, shard after shard. Each has `name`, `dtype` (the safetensors
             name, such as "BF16"), `shape`, `elements` and `nbytes`. See `TensorInfo`, and module `virtual` for FP8
@@ -54,6 +57,7 @@ class Checkpoint:
         adapter: the LoRA adapter that is added, if any.
         stamps: for each file with weights, by path, its state before its header was read.
         headers: for each file with weights, by path, the SHA-256 of its header in hexadecimal.
+        mistral: the files are in Mistral's format: consolidated*.safetensors, described by params.json.
 
     Example:
         >>> import mi_kernels, numpy, tempfile
@@ -77,11 +81,17 @@ class Checkpoint:
     adapter: Adapter | None = None
     stamps: dict[str, Stamp] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    mistral: bool = False
 
     @property
     def files(self) -> list[str]:
         """Paths of all files with weights, including the adapter. `TensorInfo.shard` is an index into this list."""
         return self.shards if self.adapter is None else [*self.shards, self.adapter.file]
+
+    @property
+    def alone(self) -> bool:
+        """True if the model is one file without a folder of its own."""
+        return self.root in self.shards
 
     @property
     def base(self) -> str:

@@ -8,8 +8,12 @@ import os
 from .shell import Parser
 
 
-def add_pair(p: Parser) -> None:
-    p.add_argument("instruct", metavar="INSTRUCT", help="the model at lam 0: a folder, or a Hub id ORG/NAME[@REVISION]")
+def add_pair(p: Parser, files: bool = True) -> None:
+    """Adds the two models. `files`: they may be single files."""
+    file = ", NAME.safetensors" if files else ""
+    p.add_argument(
+        "instruct", metavar="INSTRUCT", help=f"the model at lam 0: a folder{file} or a Hub id ORG/NAME[@REVISION]"
+    )
     p.add_argument("thinking", metavar="THINKING", help="the model at lam 1")
 
 

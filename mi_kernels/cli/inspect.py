@@ -21,7 +21,7 @@ _MAX_LINE = 10_000  # characters: the record may come from an untrusted folder
 
 
 def add(p: Parser) -> None:
-    p.add_argument("model", metavar="MODEL", help="model folder or Hub id")
+    p.add_argument("model", metavar="MODEL", help="model folder, safetensors file or Hub id")
     p.add_argument("other", metavar="OTHER", nargs="?", help="another model: show what a merge of the two would do")
     p.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -71,7 +71,7 @@ def describe_preview(found: Preview) -> str:
 
 def summarize(model: Checkpoint) -> dict[str, Any]:
     """Returns tensors and bytes by dtype and module, the architecture, and the record of the merge if there is one."""
-    from ..merge.record import read_content
+    from ..merge.record import content_of
 
     modules: dict[str, dict[str, int]] = defaultdict(lambda: {"tensors": 0, "bytes": 0})
     dtypes: Counter[str] = Counter()
@@ -96,7 +96,7 @@ def summarize(model: Checkpoint) -> dict[str, Any]:
         "dtypes": dict(dtypes),
         "modules": {m: modules[m] for m in (*MODULES, OTHER) if m in modules},
         "other": others,
-        "merged": read_content(model.root),
+        "merged": content_of(model),
         "notes": model.notes,
     }
 

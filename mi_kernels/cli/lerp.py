@@ -1,4 +1,4 @@
-"""mi-kernels lerp: interpolates two checkpoints into one model folder."""
+"""mi-kernels lerp: interpolates two checkpoints into one model folder or file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shell import Parser
 
 def add(p: Parser) -> None:
     add_pair(p)
-    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to create")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to create, or NAME.safetensors")
     p.add_argument("--lam", required=True, help="weight of THINKING, from 0 to 1")
     add_masks(p)
     add_output(p)

@@ -1,4 +1,4 @@
-"""mi-kernels merge: merges models into a model folder as a recipe describes."""
+"""mi-kernels merge: merges models into a model folder or file as a recipe describes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shell import Parser
 
 def add(p: Parser) -> None:
     p.add_argument("recipe", metavar="RECIPE", help="a YAML file: a recipe, or a mergekit configuration")
-    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to create")
+    p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to create, or NAME.safetensors")
     add_output(p, recipe=True)
 
 

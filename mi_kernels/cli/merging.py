@@ -76,6 +76,10 @@ def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
         if arguments.private:
             raise ArgumentError("--private needs --push", "Add --push ORG/NAME.")
         return []
+    if job.single_file:
+        raise ArgumentError(
+            f"--push uploads a model folder, but {job.outputs[0].folder.given} is one file", "Give a folder as OUT."
+        )
     if len(job.outputs) > 1 and "{lam}" not in arguments.push:
         raise ArgumentError(
             f"--push {arguments.push}: does not contain {{lam}}", "Write {lam} where lam goes: 'ORG/NAME-{lam}'."

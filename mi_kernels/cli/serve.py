@@ -19,7 +19,7 @@ _SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start wi
 
 
 def add(p: Parser) -> None:
-    add_pair(p)
+    add_pair(p, files=False)  # vLLM loads folders
     p.add_argument("--lam", required=True, help="initial weight of THINKING, from 0 to 1")
     add_masks(p)
     how = p.add_argument_group("server")

@@ -11,7 +11,11 @@ from .shell import Parser
 def add(p: Parser) -> None:
     add_pair(p)
     p.add_argument(
-        "-o", "--out", required=True, metavar="PATTERN", help="the folders to create, with {lam} in the name"
+        "-o",
+        "--out",
+        required=True,
+        metavar="PATTERN",
+        help="the folders to create, or files NAME.safetensors, with {lam} in the name",
     )
     p.add_argument(
         "--lam", required=True, metavar="LIST", help="values, or START:STOP:STEP including STOP, separated by commas"

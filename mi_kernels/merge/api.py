@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..checkpoint.alignment import align
 from ..checkpoint.open import open_checkpoint
 from ..errors import ArgumentError
-from ..output.folder import OutputFolder
+from ..output.file import output_at
 from ..recipe.interpolation import Recipe
 from ..recipe.lam import checked_lam
 from ..recipe.masks import Layers, Modules
@@ -38,15 +38,16 @@ def lerp_checkpoint(
     extrapolate: bool = False,
     **options: Unpack[MergeOptions],
 ) -> Report:
-    """Writes the model (1 - lam) * instruct + lam * thinking to the folder `out`.
+    """Writes the model (1 - lam) * instruct + lam * thinking to the folder or file `out`.
 
     Every tensor is bit-identical to ``torch.lerp(a.float(), b.float(), lam).to(dtype)``; see `mi_kernels.ops.linear`.
     Memory use does not depend on the size of the model. `out` appears by one rename after all files are written and
     synced. After a kill, the same call resumes the merge.
 
     Args:
-        instruct, thinking: model folders, or Hub ids ORG/NAME[@REVISION].
-        out: the folder to create. It has the shard layout of `instruct` and the small files of `copy_from`.
+        instruct, thinking: model folders, paths of safetensors files, or Hub ids ORG/NAME[@REVISION].
+        out: the folder to create. It has the shard layout of `instruct` and the small files of `copy_from`. A name that
+            ends with ".safetensors" is one file to create, with nothing beside it.
         lam: from 0 (instruct) to 1 (thinking). Other values need `extrapolate`.
         layers, modules: masks, see `mi_kernels.recipe.masks.select`. Other tensors keep the bytes of `instruct`.
         extrapolate: allow lam outside [0, 1].
@@ -92,7 +93,7 @@ def sweep_checkpoint(
     Each output has the same bytes as a separate `lerp_checkpoint`. No output appears before all of them are complete.
 
     Args:
-        out: the folders to create, with ``{lam}`` in place of the value, such as "runs/mi-{lam}".
+        out: the folders or files to create, with ``{lam}`` in place of the value, such as "runs/mi-{lam}".
         lams: distinct values in the range that `lerp_checkpoint` accepts.
         instruct, thinking, layers, modules, extrapolate, options: see `lerp_checkpoint`.
 
@@ -143,7 +144,7 @@ def merge_checkpoint(
     out: str | os.PathLike[str],
     **options: Unpack[MergeOptions],
 ) -> Report:
-    """Merges models with any method, as `recipe` describes, into the folder `out`.
+    """Merges models with any method, as `recipe` describes, into the folder or file `out`.
 
     `mi_kernels.methods` documents the numerics of each method. Safety, memory use and resuming are the same as for
     `lerp_checkpoint`. The output has the dtypes and shards of the base if the recipe has one, otherwise of the first
@@ -152,7 +153,7 @@ def merge_checkpoint(
     Args:
         recipe: a YAML file (a recipe of mi_kernels or an unmodified mergekit configuration), a dict with the same
             content as a recipe of mi_kernels, or a MergeRecipe.
-        out: the folder to create.
+        out: the folder to create, or one file NAME.safetensors.
         options: see `lerp_checkpoint`. `dtype` and `copy_from` override the recipe.
 
     Returns:
@@ -202,7 +203,7 @@ def plan_merge(
             f"sigma is set, but the method is {recipe.method!r}", "Leave out sigma, which only method 'lerp' supports."
         )
     sources = ([recipe.base] if recipe.base is not None else []) + list(recipe.models)
-    folder = OutputFolder(out, sources, chosen.overwrite)
+    folder = output_at(out, sources, chosen.overwrite)
     models = [open_checkpoint(source) for source in sources]
     if recipe.conditions is not None:
         recipe.conditions.check(models, job.origin_of(models, has_base, chosen))
@@ -223,7 +224,7 @@ def plan_lerp(
     started = time.perf_counter()
     options.refuse_copy_from(2, False, "interpolation")
     given = [os.fspath(instruct), os.fspath(thinking)]
-    folders = [OutputFolder(out, given, options.overwrite) for out, _ in outs]
+    folders = [output_at(out, given, options.overwrite) for out, _ in outs]
     models = [open_checkpoint(instruct), open_checkpoint(thinking)]
     for folder in folders:
         folder.protect(path for m in models for path in m.paths())

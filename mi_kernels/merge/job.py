@@ -17,10 +17,10 @@ from ..checkpoint.differences import Difference
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import ShardSum
 from ..dtypes import item_size
-from ..errors import OutputError
+from ..errors import ArgumentError, OutputError
 from ..output import card, copied_files, sidefiles
 from ..output.folder import OutputFolder
-from ..output.layout import OutputShard, OutputTensor, encode_index, plan_shards
+from ..output.layout import OutputShard, OutputTensor, encode_index, plan_file, plan_shards
 from ..output.model_config import Written, adjusted, written_dtypes
 from ..system import interrupts
 from ..system.faults import writing_failed
@@ -42,7 +42,7 @@ class Report:
     """The result of a merge.
 
     Attributes:
-        out: the folder that was created.
+        out: the folder or file that was created.
         seconds: the time from the first check to the published folder. For a sweep, the time of the whole sweep.
         bytes_read: bytes of the input tensors that were read. A resumed merge does not count finished shards.
         bytes_written: bytes of the shards that were written, headers included. Counted like `bytes_read`.
@@ -89,10 +89,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Output:
-    """One output folder.
+    """One output.
 
     Attributes:
-        folder: the folder to create.
+        folder: the folder or file to create.
         record: how the output is made, for mi_kernels.json.
         card: additional facts for the model card only: "command", "sigma". They have no effect on the tensors.
     """
@@ -111,7 +111,7 @@ class Job:
         has_base: True if the first model is the base of task vectors.
         alignment: the tensors of all models, matched by name.
         sources: the Source of each output tensor, by name. The weights are in the order of `outputs`.
-        outputs: the folders to create.
+        outputs: the folders or files to create. They are of one kind.
         options: how the merge runs.
         started: time.perf_counter() at the start of the merge.
         recipe_notes: the notes of the recipe.
@@ -127,8 +127,18 @@ class Job:
     recipe_notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        if self.single_file and self.options.max_shard_size:
+            raise ArgumentError(
+                f"{self.outputs[0].folder.given}: is one file, but max_shard_size is set",
+                "Give a folder as output, or leave out the size.",
+            )
         if self.options.strict:
             differences.refuse(self.outputs[0].folder.given, self.differences_found)
+
+    @property
+    def single_file(self) -> bool:
+        """True if each output is one file instead of a folder."""
+        return self.outputs[0].folder.single_file
 
     def run(self, streamer: Callable[[Request, Sink], None] = stream) -> list[Report]:
         """Writes all outputs, and publishes them when all of them are complete.
@@ -143,6 +153,8 @@ class Job:
             StrictError: a strict merge found non-finite values, or one model was passed twice. All work is removed.
         """
         options, outputs = self.options, self.outputs
+        if options.sigma and self.single_file:
+            raise ArgumentError(f"{outputs[0].folder.given}: has no model card for sigma", "Give a folder as output.")
         if options.sigma:
             self._measure()
         notes = self.notes()  # now, because input files can disappear during the merge
@@ -207,7 +219,10 @@ class Job:
     def layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
         """Returns the shards, which are the same for all outputs, and the content of the index."""
         tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
-        return plan_shards(tensors, self.models[self.alignment.lead], self.options.max_shard_size)
+        lead = self.models[self.alignment.lead]
+        if self.single_file:
+            return plan_file(tensors, lead, [output.record.metadata() for output in self.outputs]), None
+        return plan_shards(tensors, lead, self.options.max_shard_size)
 
     def _measure(self) -> None:
         """Measures the distance between the two models for the model card."""
@@ -261,7 +276,13 @@ class Job:
     def notes(self) -> list[str]:
         """Returns one sentence for each unusual thing in the recipe and in the inputs that the merge handles."""
         notes = [*self.recipe_notes, *(note for m in self.models for note in m.notes), *self.alignment.notes]
-        if not self._origin().config:
+        if self.single_file:
+            if any(self._untied(i) for i in range(len(self.outputs))):
+                notes.append("the output stores its own lm_head: set tie_word_embeddings to false in its config.json")
+        elif self._origin() is not self._chosen_origin():
+            alone, other = self._chosen_origin().source, self._origin().source
+            notes.append(f"{alone} is one file without config.json and tokenizer, so the output has those of {other}")
+        elif not self._origin().config and not self._describes_itself():
             notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
         if self._config_of_lead:
             notes.append(
@@ -283,7 +304,11 @@ class Job:
         settled = ["tie_word_embeddings"] * any(self._untied(i) for i in range(len(self.outputs)))
         settled += ["vocab_size"] * (self.alignment.vocabulary is not None)
         lead = self.models[self.alignment.lead] if self._config_of_lead else None
-        return differences.between(self.models, self._origin(), settled, lead)
+        found = differences.between(self.models, self._origin(), settled, lead)
+        if not self.single_file:
+            return found
+        # The output has no small files: only what the tensors mean can differ.
+        return [Difference(d.text.partition("; the output has ")[0], True) for d in found if d.serious]
 
     def _untied(self, output: int) -> bool:
         """Returns True if this output stores a head of its own although a model ties it to the embedding."""
@@ -302,11 +327,24 @@ class Job:
         return [model.source for model in self.models]
 
     def _origin(self) -> Checkpoint:
-        """Returns the model whose config, tokenizer and other small files are copied."""
+        """Returns the model whose config, tokenizer and other small files are copied.
+
+        A file without a folder of its own has none of them, so they come from the first model that has.
+        """
+        chosen = self._chosen_origin()
+        return next((m for m in (chosen, *self.models) if not m.alone), chosen)
+
+    def _chosen_origin(self) -> Checkpoint:
         return origin_of(self.models, self.has_base, self.options)
+
+    def _describes_itself(self) -> bool:
+        """Returns True if the output is in Mistral's format and gets its params.json."""
+        return self.models[0].mistral and os.path.exists(os.path.join(self._origin().root, "params.json"))
 
     def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
         """Returns the content of all files except the shards and the checksums, by name."""
+        if self.single_file:
+            return {}
         origin, lead = self._origin(), self.models[self.alignment.lead]
         files = sidefiles.collect(origin, self._copied.names)
         path = os.path.join(origin.root, _CONFIG)
@@ -323,7 +361,7 @@ class Job:
         record = output.record
         facts = card.Facts(record.summary, record.numerics, record.version, **output.card)
         files["README.md"] = card.model_card(self.models, facts, os.path.basename(output.folder.path))
-        files.update(encode_index(index))
+        files.update(encode_index(index, self.models[0].mistral))
         return files
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..checkpoint.files import read_json
 from ..checkpoint.record import Checkpoint
-from ..errors import CheckpointError
+from ..errors import CheckpointError, printable
+from ..output.layout import OURS
 from ..output.sidefiles import RECORD
 from ..recipe.interpolation import Recipe, plain
 from .options import Options
@@ -168,6 +169,13 @@ class MergeRecord:
         """Returns mi_kernels.json as bytes."""
         return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
 
+    def metadata(self) -> dict[str, str]:
+        """Returns the essential content as metadata of a safetensors file, for an output without mi_kernels.json."""
+        lam = {"lam": json.dumps(self.parameters["lam"])} if self.method == LERP else {}
+        models = json.dumps([given(identity) for identity in self.inputs])
+        content = {"version": self.version, "method": self.method, **lam, "models": models, "summary": self.summary}
+        return {f"{OURS}{key}": printable(value) for key, value in content.items()}
+
     @classmethod
     def from_dict(cls, content: Mapping[str, Any], path: str) -> MergeRecord:
         """Returns the record with the given content of mi_kernels.json. Messages name the file as `path`.
@@ -232,6 +240,22 @@ def read_content(root: str) -> dict[str, Any] | None:
     """
     path = os.path.join(root, RECORD)
     return read_json(path, limit=_MOST_BYTES) if os.path.lexists(path) else None
+
+
+def content_of(model: Checkpoint) -> dict[str, Any] | None:
+    """Returns the unchecked content of the record of `model`: of its mi_kernels.json, or of the metadata of its file.
+
+    Raises:
+        CheckpointError: see `read_content`.
+    """
+    said = {key.removeprefix(OURS): value for key, value in model.metadata.items() if key.startswith(OURS)}
+    if not model.alone or not said:
+        return read_content(model.root)
+    try:
+        models = [{"source": source} for source in json.loads(said.pop("models", "[]"))]
+    except (ValueError, TypeError, RecursionError):
+        models = []
+    return {"mi_kernels": said.pop("version", None), **said, "models": models}
 
 
 def read_record(root: str) -> MergeRecord | None:

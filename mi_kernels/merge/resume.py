@@ -51,7 +51,7 @@ def merge_request(
             how = source.formula or source.weights[output]
             odd = [source.kept, source.common] if (source.kept, source.common) != (None, None) else []
             made.append([how, inputs, *odd])
-        digest.update(json.dumps(made, sort_keys=True).encode() + shard.header)
+        digest.update(json.dumps(made, sort_keys=True).encode() + shard.header_of(output))
     request = {**asked, "inputs": [file for model in models for file in model.evidence()], "plan": digest.hexdigest()}
     plain: MergeRequest = json.loads(json.dumps(request))
     return plain
@@ -141,7 +141,7 @@ class ResumableWork:
         """Reads every shard that the journal names, and keeps those whose checksums match as `finished`.
 
         A process that was killed while it published may have moved the model to `out`. If all small files are at `out`,
-        the shards must be there too.
+        the shards should be there too.
 
         Args:
             small: the content of all files of the model except the shards and the checksums, by name.
@@ -153,22 +153,27 @@ class ResumableWork:
         sums = {i: self._state.shards[s.name] for i, s in enumerate(self._shards) if s.name in self._state.shards}
         if not sums:
             return
-        out = self.folder.path
+        out = self.folder.published_path
         if self._state.publishing:
-            files = {**small, CHECKSUMS: self._record(small, self._state.shards)}
-            self._moved = all(_holds(os.path.join(out, name), content) for name, content in files.items())
-        root = out if self._moved else self.folder.staged
-
-        whole = [i for i in sums if _has_size(os.path.join(root, self._shards[i].name), sums[i].size)]
-        layouts = [Layout(self._shards[i].name, sums[i].size, sums[i].size, []) for i in whole]
-        measured = measure(root, layouts, threads)
-        self.finished = {i: sums[i] for i, now in zip(whole, measured) if now.crc == sums[i].crc}
-        if self._moved and len(self.finished) < len(self._shards):  # the model was changed since
-            self._moved = False
-            self.finished.clear()
+            files = self._with_checksums(small, self._state.shards)
+            self._moved = all(_holds(out(name), content) for name, content in files.items())
+        if self._moved:
+            self.finished = self._intact({i: out(self._shards[i].name) for i in sums}, sums, threads)
+            self._moved = len(self.finished) == len(self._shards)  # otherwise the model was changed since
+        if not self._moved:
+            staged = self.folder.staged
+            paths = {i: os.path.join(staged, self._shards[i].name) for i in sums}
+            self.finished = self._intact(paths, sums, threads)
         self.findings = {i: self._state.findings[self._shards[i].name] for i in self.finished}
         if self._moved:
             self.folder.adopt()
+
+    def _intact(self, paths: Mapping[int, str], sums: Mapping[int, ShardSum], threads: int) -> dict[int, ShardSum]:
+        """Returns those of `sums` whose file has them. `paths`: the files, all in one folder."""
+        whole = [i for i, path in paths.items() if _has_size(path, sums[i].size)]
+        layouts = [Layout(os.path.basename(paths[i]), sums[i].size, sums[i].size, []) for i in whole]
+        measured = measure(os.path.dirname(next(iter(paths.values()))), layouts, threads)
+        return {i: sums[i] for i, now in zip(whole, measured) if now.crc == sums[i].crc}
 
     def begin(self) -> None:
         """Keeps the finished shards, and removes all other files of the killed merge."""
@@ -198,16 +203,19 @@ class ResumableWork:
         """Writes the small files and the checksums, and records that everything is ready to be published."""
         if self._moved:
             return
-        for name, content in small.items():
-            self.folder.write_file(name, content)
         sums = {**self.finished, **self._sums}
         named = {shard.name: sums[i] for i, shard in enumerate(self._shards)}
-        self.folder.write_file(CHECKSUMS, self._record(small, named))
+        for name, content in self._with_checksums(small, named).items():
+            self.folder.write_file(name, content)
         self._journal.publishing()
 
-    def _record(self, small: Mapping[str, bytes], sums: Mapping[str, ShardSum]) -> bytes:
+    def _with_checksums(self, small: Mapping[str, bytes], sums: Mapping[str, ShardSum]) -> dict[str, bytes]:
+        """Returns all files of the model except the shards. An output that is one file has none."""
+        if self.folder.single_file:
+            return {}
         files = {name: FileSum(len(content), crc32c(content)) for name, content in small.items()}
-        return Record({shard.name: sums[shard.name] for shard in self._shards}, files).encode()
+        record = Record({shard.name: sums[shard.name] for shard in self._shards}, files)
+        return {**small, CHECKSUMS: record.encode()}
 
 
 def _has_size(path: str, size: int) -> bool:

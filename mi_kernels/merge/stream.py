@@ -280,12 +280,11 @@ class _Stream:
         )
 
     def _fill(self, slots: list[memoryview], chunk: _Chunk, filler: Filler) -> None:
-        header = self._plan.shards[chunk.shard].header
-        if chunk.offset < len(header):
-            piece = header[chunk.offset : chunk.offset + chunk.length]
-            for slot in slots:
+        shard, wanted = self._plan.shards[chunk.shard], self._files.wanted[chunk.shard]
+        if chunk.offset < len(shard.header):
+            for slot, output in zip(slots, wanted):
+                piece = shard.header_of(output)[chunk.offset : chunk.offset + chunk.length]
                 slot[: len(piece)] = piece
-        wanted = self._files.wanted[chunk.shard]
         for source, out, first, count in self._pieces(chunk):
             weighted = source.formula is None and source.kept is None
             weights = [source.weights[i] for i in wanted] if weighted else ()

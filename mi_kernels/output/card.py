@@ -126,6 +126,8 @@ def _shown(stated: dict[str, Any]) -> str:
 
 
 def _licence_file(root: str) -> bytes | None:
+    if not os.path.isdir(root):  # one file without a folder of its own
+        return None
     for name in sorted(os.listdir(root)):
         path = os.path.join(root, name)
         if name.upper().startswith("LICENSE") and os.path.isfile(path) and os.path.getsize(path) <= _MAX_LICENCE:

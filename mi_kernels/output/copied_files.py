@@ -63,6 +63,8 @@ def survey(source: Checkpoint) -> CopiedFiles:
         CheckpointError: a file that must be read cannot be read; a subfolder of the model is a link out of the folder,
             is outside of it, or has pickled weights.
     """
+    if source.alone:  # the files beside it are not its own
+        return CopiedFiles([], [])
     root = source.root
     replaced = {*_OURS, *map(os.path.basename, source.shards)}  # the output has its own
     try:

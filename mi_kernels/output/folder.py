@@ -38,6 +38,7 @@ class OutputFolder:
 
     Attributes:
         work, staged, journal: the paths of the work folder, `model/` and the journal.
+        single_file: `out` is one file instead of a folder, see `OutputFile`.
         published: True if the model is at `out`.
 
     Raises:
@@ -56,6 +57,8 @@ class OutputFolder:
         >>> os.listdir(out)
         ['config.json']
     """
+
+    single_file = False
 
     def __init__(self, out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> None:
         self.given = os.fspath(out)
@@ -117,6 +120,19 @@ class OutputFolder:
                 "Choose another output, or remove the folder yourself.",
             )
 
+    @property
+    def _item(self) -> str:
+        """The path of what `publish` moves to `out`."""
+        return self.staged
+
+    def _occupied(self) -> bool:
+        """Returns True if a model is at `out`."""
+        return os.path.isdir(self.path) and bool(os.listdir(self.path))
+
+    def published_path(self, name: str) -> str:
+        """Returns where a file of the model is after `publish`."""
+        return os.path.join(self.path, name)
+
     def free_space(self) -> int:
         """Returns the free space of the file system of `out`, in bytes, without blocks reserved for root."""
         return shutil.disk_usage(self._existing_parent()).free
@@ -169,7 +185,7 @@ class OutputFolder:
     def _restore(self) -> None:
         """Restores an old model that `_exchange` left in the work folder because it was killed or failed."""
         aside = os.path.join(self.work, _ASIDE)
-        if not os.path.isdir(aside) or os.path.lexists(self.path):
+        if not os.path.lexists(aside) or os.path.lexists(self.path):
             return
         try:
             os.rename(aside, self.path)
@@ -253,13 +269,13 @@ class OutputFolder:
             return
         system.sync_folder(self.staged)
         system.sync_folder(self.work)
-        if os.path.isdir(self.path) and os.listdir(self.path):
+        if self._occupied():
             self.check_target()
-            _exchange(self.staged, self.path, os.path.join(self.work, _ASIDE))
+            _exchange(self._item, self.path, os.path.join(self.work, _ASIDE))
             self._replaced = True
         else:
             self._was_empty = os.path.isdir(self.path)
-            os.rename(self.staged, self.path)
+            os.rename(self._item, self.path)
         self.published = True
         system.sync_folder(os.path.dirname(self.path))
 
@@ -268,9 +284,9 @@ class OutputFolder:
         if not self.published or self._found:
             return
         if self._replaced:
-            _exchange(self.staged, self.path, os.path.join(self.work, _ASIDE))
+            _exchange(self._item, self.path, os.path.join(self.work, _ASIDE))
         else:
-            os.rename(self.path, self.staged)
+            os.rename(self.path, self._item)
             if self._was_empty:
                 os.mkdir(self.path)
         self.published = False
@@ -408,7 +424,7 @@ def _clear(folder: str, kept: Collection[str]) -> None:
 
 
 def _exchange(one: str, other: str, aside: str) -> None:
-    """Swaps two folders atomically, or with three renames through `aside` if the system cannot swap."""
+    """Swaps two folders or files atomically, or with three renames through `aside` if the system cannot swap."""
     if system.exchange(one, other):
         return
     os.rename(other, aside)

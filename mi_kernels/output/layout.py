@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..checkpoint.header import MAX_HEADER
-from ..checkpoint.record import INDEX, SINGLE, Checkpoint
+from ..checkpoint.record import CONSOLIDATED, INDEX, MISTRAL_INDEX, SINGLE, Checkpoint
 from ..checkpoint.tensor import TensorInfo
 from ..checksums.accumulator import Extent, Layout
 from ..dtypes import code_of, is_known, item_size
@@ -17,6 +17,7 @@ from ..errors import CheckpointError
 
 # The data starts on a page boundary, so that in a memory map a tensor is as aligned as its offset in the data.
 _DATA_ALIGNMENT = 4096
+OURS = "mi_kernels."  # how the keys begin that a merge into one file adds to the metadata
 
 
 class OutputTensor(NamedTuple):
@@ -30,12 +31,25 @@ class OutputTensor(NamedTuple):
 
 
 class OutputShard(NamedTuple):
-    """A shard to write: file name, encoded header (length prefix included), tensors in file order, size in bytes."""
+    """A shard to write.
+
+    Attributes:
+        name: the file name.
+        header: the encoded header, length prefix included.
+        tensors: in file order.
+        size: in bytes.
+        headers: for each output its header, if they differ. They have the same length.
+    """
 
     name: str
     header: bytes
     tensors: list[TensorInfo]
     size: int
+    headers: Sequence[bytes] = ()
+
+    def header_of(self, output: int) -> bytes:
+        """Returns the header in output number `output`."""
+        return self.headers[output] if self.headers else self.header
 
 
 def plan_shards(
@@ -43,27 +57,50 @@ def plan_shards(
 ) -> tuple[list[OutputShard], dict[str, object] | None]:
     """Plans shards like those of the checkpoint `like`, or new ones with at most `max_shard_size` bytes of data each.
 
-    A single tensor larger than `max_shard_size` gets its own shard.
+    A single tensor larger than `max_shard_size` gets its own shard. Shards in Mistral's format stay in it. Any other
+    single file becomes model.safetensors, which loaders look for.
 
     Returns:
-        The shards, and the content of the index (None if the output is the single file model.safetensors).
+        The shards, and the content of the index (None if the output is a single file that loaders find by its name).
 
     Raises:
         CheckpointError: a header would be larger than the safetensors library allows.
     """
     groups = _by_size(tensors, max_shard_size) if max_shard_size else _like(tensors, like)
     names = (
-        shard_names(len(groups))
+        shard_names(len(groups), like.mistral)
         if max_shard_size or len(like.shards) == 1
         else [os.path.basename(path) for path in like.shards]
     )
-    metadata = {"format": "pt", **like.metadata}  # transformers rejects files without a format
-    shards = [_shard(name, group, number, metadata) for number, (name, group) in enumerate(zip(names, groups))]
-    if names == [SINGLE]:
+    if len(groups) > 1:  # a file without tensors would be in no index
+        names = [name for name, group in zip(names, groups) if group]
+        groups = [group for group in groups if group]
+    metadata = _metadata(like)
+    shards = [_shard(name, group, number, [metadata]) for number, (name, group) in enumerate(zip(names, groups))]
+    if names == shard_names(1, like.mistral):
         return shards, None
     total = sum(t.nbytes for s in shards for t in s.tensors)
     weight_map = {t.name: s.name for s in shards for t in s.tensors}
     return shards, {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def plan_file(
+    tensors: Iterable[OutputTensor], like: Checkpoint, metadata: Sequence[dict[str, str]]
+) -> list[OutputShard]:
+    """Plans an output that is one file.
+
+    Args:
+        metadata: for each output, what is added to the `__metadata__` of `like`.
+
+    Raises:
+        CheckpointError: see `plan_shards`.
+    """
+    return [_shard(SINGLE, list(tensors), 0, [{**_metadata(like), **added} for added in metadata])]
+
+
+def _metadata(like: Checkpoint) -> dict[str, str]:
+    kept = {key: value for key, value in like.metadata.items() if not key.startswith(OURS)}  # on an earlier merge
+    return {"format": "pt", **kept}  # transformers rejects files without a format
 
 
 def checksum_layout(shard: OutputShard) -> Layout:
@@ -72,11 +109,11 @@ def checksum_layout(shard: OutputShard) -> Layout:
     return Layout(shard.name, shard.size, len(shard.header), tensors)
 
 
-def encode_index(index: dict[str, object] | None) -> dict[str, bytes]:
+def encode_index(index: dict[str, object] | None, mistral: bool = False) -> dict[str, bytes]:
     """Returns the index as a file to write, by name; empty if `index` is None."""
     if index is None:
         return {}
-    return {INDEX: (json.dumps(index, indent=2) + "\n").encode()}
+    return {MISTRAL_INDEX if mistral else INDEX: (json.dumps(index, indent=2) + "\n").encode()}
 
 
 def _like(tensors: Iterable[OutputTensor], like: Checkpoint) -> list[list[OutputTensor]]:
@@ -98,32 +135,41 @@ def _by_size(tensors: Iterable[OutputTensor], limit: int) -> list[list[OutputTen
     return groups
 
 
-def shard_names(count: int) -> list[str]:
-    """Returns the standard names of `count` shards."""
+def shard_names(count: int, mistral: bool = False) -> list[str]:
+    """Returns the standard names of `count` shards, in Mistral's format or in the usual one."""
+    single = CONSOLIDATED if mistral else SINGLE
     if count == 1:
-        return [SINGLE]
-    return [f"model-{i:05}-of-{count:05}.safetensors" for i in range(1, count + 1)]
+        return [single]
+    stem, end = os.path.splitext(single)
+    return [f"{stem}-{i:05}-of-{count:05}{end}" for i in range(1, count + 1)]
 
 
-def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: dict[str, str]) -> OutputShard:
+def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: Sequence[dict[str, str]]) -> OutputShard:
+    """Returns a shard with a header for each of `metadata`."""
     # Widest dtypes first, as the safetensors library does, so that every tensor is aligned to its element size.
     tensors = sorted(tensors, key=lambda t: -(item_size(t.dtype) if is_known(t.dtype) else 0))
-    entries: dict[str, object] = {"__metadata__": metadata}
+    entries: dict[str, object] = {}
     offset = 0
     for t in tensors:
         entries[t.name] = {"dtype": t.dtype, "shape": t.shape, "data_offsets": [offset, offset + t.nbytes]}
         offset += t.nbytes
-    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(8 + len(text)) % _DATA_ALIGNMENT)  # the format allows trailing spaces
-    if len(text) > MAX_HEADER:
+    texts = [
+        json.dumps({"__metadata__": each, **entries}, separators=(",", ":"), ensure_ascii=False).encode()
+        for each in metadata
+    ]
+    length = max(map(len, texts))
+    length += -(8 + length) % _DATA_ALIGNMENT
+    if length > MAX_HEADER:
         raise CheckpointError(
-            f"{name}: the header would have {len(text):,} bytes, more than the limit of {MAX_HEADER:,}",
+            f"{name}: the header would have {length:,} bytes, more than the limit of {MAX_HEADER:,}",
             "Use a smaller --max-shard-size, or models with shorter tensor names and metadata.",
         )
-    start = 8 + len(text)
+    start = 8 + length
     placed = []
     position = start
     for t in tensors:
         placed.append(TensorInfo(t.name, t.dtype, t.shape, number, position, position + t.nbytes))
         position += t.nbytes
-    return OutputShard(name, struct.pack("<Q", len(text)) + text, placed, start + offset)
+    # The format allows trailing spaces.
+    headers = [struct.pack("<Q", length) + text.ljust(length) for text in texts]
+    return OutputShard(name, headers[0], placed, start + offset, headers if len(headers) > 1 else ())

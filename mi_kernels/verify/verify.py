@@ -111,6 +111,7 @@ def verify_checkpoint(
         []
     """
     root = os.fspath(out)
+    _refuse_file(root)
     if not os.path.isdir(root):
         raise CheckpointError(f"{root}: no such folder", "Pass the path of a model folder.")
     path = os.path.join(root, NAME)
@@ -163,6 +164,7 @@ def record_checksums(
     """
     started = time.perf_counter()
     root = os.fspath(out)
+    _refuse_file(root)
     path = os.path.join(root, NAME)
     if os.path.lexists(path) and not overwrite:
         raise OutputError(
@@ -178,6 +180,15 @@ def record_checksums(
         raise OutputError(f"{path}: cannot be written: {problem(error)}", remedy(error)) from error
     sums = _all_sums(record)
     return Verification(root, [], len(sums), sum(s.size for s in sums.values()), time.perf_counter() - started)
+
+
+def _refuse_file(root: str) -> None:
+    """Raises CheckpointError if `root` is a file: its checksums would have no place."""
+    if os.path.isfile(root):
+        raise CheckpointError(
+            f"{root}: is one file, and checksums are recorded for folders only",
+            "Use a model folder. The checksums of a merge into a file are not kept.",
+        )
 
 
 def _check(root: str, path: str, threads: int | None, progress: Progress) -> Verification:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ..support.checks import PROGRAM, World, assert_message, assert_refused, run_cli, snapshot, watched
 from ..support.models import INDEX, SINGLE, save, tiny, write_in_order, write_index, write_raw
@@ -131,9 +132,28 @@ def shard_download_was_cut(folder: Path) -> None:
     os.truncate(shard, shard.stat().st_size - 1)
 
 
-@broken("-00002-of-00002.safetensors", INDEX)
-def index_missing(folder: Path) -> None:
+@broken("has model-00001-of-00002.safetensors, but model-00002-of-00002.safetensors is missing", "Download all shards")
+def index_and_shard_missing(folder: Path) -> None:
     (folder / INDEX).unlink()
+    (folder / "model-00002-of-00002.safetensors").unlink()
+
+
+@broken("has 0.safetensors, 1.safetensors", INDEX)
+def index_missing_beside_files_without_numbers(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    for i, path in enumerate(sorted(folder.glob("model-*"))):
+        path.rename(folder / f"{i}.safetensors")
+
+
+@broken("lm_head.weight is in model-00001-of-00002.safetensors, model-00002-of-00002.safetensors", "Add", INDEX)
+def index_missing_beside_shards_that_share_a_tensor(folder: Path) -> None:
+    (folder / INDEX).unlink()
+    share_the_head(folder)
+
+
+def share_the_head(folder: Path) -> None:
+    for path in sorted(folder.glob("model-*")):
+        write_in_order(path, {**load_file(path), "lm_head.weight": torch.ones(50, 16, dtype=torch.bfloat16)})
 
 
 @broken(INDEX, "regular file")
@@ -189,23 +209,16 @@ for place in [*ESCAPES, 5, None, ["model.safetensors"]]:
     )
 
 
-@broken("lacks model.absent.weight", "index")
-def index_lists_more_than_the_shard_has(folder: Path) -> None:
-    with_index(folder, lambda m: m.update({"model.absent.weight": "model-00001-of-00002.safetensors"}))
-
-
-@broken("does not list lm_head.weight")
-def index_lists_less_than_the_shard_has(folder: Path) -> None:
+@broken("lm_head.weight is in model-00001-of-00002.safetensors, model-00002-of-00002.safetensors", "does not list it")
+def index_does_not_list_a_tensor_that_two_shards_share(folder: Path) -> None:
+    share_the_head(folder)
     with_index(folder, lambda m: m.pop("lm_head.weight"))
 
 
-@broken("lacks lm_head.weight")
-def index_puts_a_tensor_in_the_other_shard(folder: Path) -> None:
-    def swap(weight_map: dict[str, Any]) -> None:
-        here = weight_map["lm_head.weight"]
-        weight_map["lm_head.weight"] = next(s for s in weight_map.values() if s != here)
-
-    with_index(folder, swap)
+@broken("model-00003-of-00003.safetensors: missing", "Download")
+def index_lists_a_shard_more(folder: Path) -> None:
+    """The complete set beside it is in the index too, so the index is not a stale one."""
+    with_index(folder, lambda m: m.update({"model.absent.weight": "model-00003-of-00003.safetensors"}))
 
 
 @broken(SINGLE, INDEX, "both")
@@ -297,9 +310,11 @@ def test_a_fifo_does_not_hang(tmp_path: Path, name: str) -> None:
     assert snapshot(tmp_path) == before
 
 
-def test_a_source_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    world = World(tmp_path, shards=1)
-    file = world.thinking / SINGLE
+@pytest.mark.parametrize("name", ["config.json", INDEX, "model.gguf"])
+def test_a_source_that_is_a_file_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    world = World(tmp_path)
+    file = world.thinking / name
+    file.touch()
     argv = ["lerp", str(world.instruct), str(file), "-o", str(world.out), "--lam", "0.5"]
     assert_refused(capsys, tmp_path, argv, str(file), "is a file")
 

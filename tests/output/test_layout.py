@@ -12,13 +12,13 @@ from safetensors import safe_open
 
 from mi_kernels.checkpoint.record import Checkpoint
 from mi_kernels.errors import CheckpointError
-from mi_kernels.output.layout import OutputShard, OutputTensor, encode_index, plan_shards, shard_names
+from mi_kernels.output.layout import OutputShard, OutputTensor, encode_index, plan_file, plan_shards, shard_names
 
 SIZES = {"F64": 8, "F32": 4, "BF16": 2, "U8": 1}
 
 
-def like(*names: str, metadata: dict[str, str] | None = None) -> Checkpoint:
-    return Checkpoint("m", "/m", [f"/m/{name}" for name in names], {}, metadata or {}, {})
+def like(*names: str, metadata: dict[str, str] | None = None, mistral: bool = False) -> Checkpoint:
+    return Checkpoint("m", "/m", [f"/m/{name}" for name in names], {}, metadata or {}, {}, mistral=mistral)
 
 
 def tensor(name: str, count: int = 1, dtype: str = "BF16", shard: int = 0) -> OutputTensor:
@@ -59,6 +59,42 @@ def test_a_single_file_gets_the_name_that_loaders_look_for(name: str) -> None:
     assert encode_index(index) == {}
 
 
+def test_mistrals_format_keeps_its_names() -> None:
+    tensors = [tensor("a"), tensor("b", shard=1)]
+    single, no_index = plan_shards([tensor("a")], like("consolidated.safetensors", mistral=True))
+    assert ([s.name for s in single], no_index) == (["consolidated.safetensors"], None)
+    two = ["consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors"]
+    for kept, limit in ((two, None), (["consolidated.safetensors"], 2)):
+        shards, index = plan_shards(
+            [t._replace(shard=t.shard % len(kept)) for t in tensors], like(*kept, mistral=True), limit
+        )
+        assert [s.name for s in shards] == two
+        [(name, content)] = encode_index(index, mistral=True).items()
+        assert name == "consolidated.safetensors.index.json"
+        assert json.loads(content)["weight_map"] == dict(zip("ab", two))
+
+
+def test_a_shard_without_tensors_is_left_out() -> None:
+    shards, index = plan_shards([tensor("a", shard=1)], like("x.safetensors", "y.safetensors"))
+    assert [s.name for s in shards] == ["y.safetensors"]
+    assert index is not None
+    assert index["weight_map"] == {"a": "y.safetensors"}
+
+
+def test_each_output_that_is_a_file_has_metadata_of_its_own(tmp_path: Path) -> None:
+    before = like("x.safetensors", "y.safetensors", metadata={"format": "mlx", "mi_kernels.lam": "0.1"})
+    texts = ["", "x" * 5000, "模型"]
+    [shard] = plan_file([tensor("a", 3), tensor("b", 2, shard=1)], before, [{"mi_kernels.it": t} for t in texts])
+    assert names([shard]) == [["a", "b"]]
+    for output, text in enumerate(texts):
+        header = shard.header_of(output)
+        assert len(header) == len(shard.header)
+        with safe_open(written(tmp_path, shard._replace(header=header)), framework="numpy") as file:
+            assert file.metadata() == {"format": "mlx", "mi_kernels.it": text}
+    [alone] = plan_file([tensor("a")], before, [{}])
+    assert alone.header_of(0) == alone.header
+
+
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [
@@ -81,6 +117,7 @@ def test_a_limit_on_the_size_of_shards(limit: int, expected: list[list[str]]) ->
 
 def test_names_of_shards() -> None:
     assert shard_names(1) == ["model.safetensors"]
+    assert shard_names(1, mistral=True) == ["consolidated.safetensors"]
     assert shard_names(3)[::2] == ["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"]
 
 

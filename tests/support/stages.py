@@ -7,20 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from safetensors.torch import load_file
+
 from .checks import World, snapshot
 from .kills import Outcome, Run, Runner
-from .models import assert_same_tensors, load, merge_reference, save, tiny
+from .models import SINGLE, assert_same_tensors, load, merge_reference, save, tiny
 
 Content = dict[str, bytes]
 
 
 class Scenario(NamedTuple):
-    """A command, its outputs, and the models at these paths before it."""
+    """A command, its outputs, and the models at these paths before it. `suffix`: how the names of the outputs end."""
 
     options: Sequence[str] = ()
     lams: Sequence[str] = ("0.5",)
     old: bool = False
     exchange: bool = True
+    suffix: str = ""
 
 
 SCENARIOS = {
@@ -30,6 +33,9 @@ SCENARIOS = {
     "without exchange": Scenario(("--overwrite",), old=True, exchange=False),
     "sweep": Scenario(lams=("0.25", "0.5", "1")),
     "sweep in place of old models": Scenario(("--overwrite",), ("0.25", "0.5"), old=True),
+    "a file": Scenario(suffix=".safetensors"),
+    "a file without exchange": Scenario(("--overwrite",), old=True, exchange=False, suffix=".safetensors"),
+    "sweep of files": Scenario(("--overwrite",), ("0.25", "0.5"), old=True, suffix=".safetensors"),
 }
 
 
@@ -40,7 +46,7 @@ class Stage:
         self.scenario, self._run = scenario, run
         self.world = World(root, shards=3)
         self.runs = root / "runs"
-        self.outs = [self.runs / f"mi-{lam}" for lam in scenario.lams]
+        self.outs = [self.runs / f"mi-{lam}{scenario.suffix}" for lam in scenario.lams]
         self._old = save(root / "old", tiny(3)) if scenario.old else None
         self.reset()
         self.before = self.contents()
@@ -50,7 +56,8 @@ class Stage:
         self.events = undisturbed.events
         self.after = self.contents()
         for out, lam in zip(self.outs, scenario.lams):
-            assert_same_tensors(load(out), merge_reference(self.world.a, self.world.b, float(lam)))
+            found = load(out) if out.is_dir() else load_file(out)
+            assert_same_tensors(found, merge_reference(self.world.a, self.world.b, float(lam)))
         assert {path.name for path in self.runs.iterdir()} == {out.name for out in self.outs}
 
     def reset(self) -> None:
@@ -58,12 +65,15 @@ class Stage:
         self.runs.mkdir()
         for out in self.outs if self._old else ():
             assert self._old is not None
-            shutil.copytree(self._old, out)
+            if self.scenario.suffix:
+                shutil.copy(self._old / SINGLE, out)
+            else:
+                shutil.copytree(self._old, out)
 
     def stop(self, **where: object) -> Outcome:
         """Runs the command and stops it as `Run` describes."""
         command = "sweep" if len(self.outs) > 1 else "lerp"
-        out = self.runs / ("mi-{lam}" if len(self.outs) > 1 else self.outs[0].name)
+        out = self.runs / (f"mi-{{lam}}{self.scenario.suffix}" if len(self.outs) > 1 else self.outs[0].name)
         words = [command, self.world.instruct, self.world.thinking, "-o", out, "--lam", ",".join(self.scenario.lams)]
         size = 8192 * len(self.outs)
         fixed = ["--threads", "1", "--max-memory", size, "--io", "buffered", "--quiet", *self.scenario.options]
@@ -71,8 +81,11 @@ class Stage:
         return self._run(Run(argv, exchange=self.scenario.exchange, **where))  # type: ignore[arg-type]
 
     def contents(self) -> list[Content | None]:
-        """Returns the files at each output."""
-        return [{p.name: p.read_bytes() for p in out.iterdir()} if out.exists() else None for out in self.outs]
+        """Returns the files at each output. An output that is a file holds itself."""
+        return [
+            {p.name: p.read_bytes() for p in (out.iterdir() if out.is_dir() else [out])} if out.exists() else None
+            for out in self.outs
+        ]
 
     def _snapshot(self) -> list[object]:
         return [snapshot(folder) for folder in (self.world.instruct, self.world.thinking)]
@@ -91,7 +104,7 @@ class Stage:
         journals = [(self.runs / f".{out.name}.mi-kernels-work" / "journal").exists() for out in self.outs]
         tidied = self.contents() == self.after and not all(journals)
         again = self.stop()
-        assert again.status == 0 or (tidied and "exists and is not empty" in again.err), f"{where}: {again.err}"
+        assert again.status == 0 or (tidied and "exists" in again.err), f"{where}: {again.err}"
         assert self.contents() == self.after, where
         assert self._snapshot() == self._inputs
         if again.status == 0:

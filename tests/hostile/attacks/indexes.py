@@ -126,14 +126,74 @@ def a_million_names_in_one_shard(scene: Scene) -> None:
 FAMILY.add("total_size_lies", lambda s: indexed(s, metadata={"total_size": -1}), harmless=True)
 FAMILY.add("total_size_is_text", lambda s: indexed(s, metadata={"total_size": "\x1b[2J"}), harmless=True)
 FAMILY.add("metadata_is_a_list", lambda s: indexed(s, metadata=[1]), harmless=True)
-FAMILY.add("name_absent", lambda s: indexed(s, {**good(s), "w": SHARDS[0]}), SHARDS[0], "lacks w")
-FAMILY.add("name_hostile", lambda s: indexed(s, {**good(s), "\x1b[2J\nok\ud800": SHARDS[0]}), SHARDS[0], "lacks")
+FAMILY.add("name_absent", lambda s: indexed(s, {**good(s), "w": SHARDS[0]}), harmless=True)
+FAMILY.add("name_hostile", lambda s: indexed(s, {**good(s), "\x1b[2J\nok\ud800": SHARDS[0]}), harmless=True)
+FAMILY.add("name_of_1_mb_absent", lambda s: indexed(s, {**good(s), "n" * 1_000_000: SHARDS[0]}), harmless=True)
+FAMILY.add(
+    "names_absent", lambda s: indexed(s, {**good(s), **dict.fromkeys(map(str, range(9999)), SHARDS[0])}), harmless=True
+)
 FAMILY.add("name_of_1_mb_in_a_bad_place", lambda s: indexed(s, {**good(s), "n" * 1_000_000: "../x.safetensors"}), INDEX)
 FAMILY.add(
     "shards_swapped",
     lambda s: indexed(s, {n: SHARDS[1 - SHARDS.index(f)] for n, f in good(s).items()}),
-    "lacks",
+    harmless=True,
 )
+
+
+def _twice(scene: Scene, weight_map: object) -> None:
+    """Both shards of b hold the head."""
+    indexed(scene, weight_map)
+    names = list(MODEL)
+    for number, file in enumerate(SHARDS):
+        (scene.b / file).write_bytes(shard({name: MODEL[name] for name in {*names[number::2], HEAD}}))
+
+
+FAMILY.add(
+    "tensor_twice_and_unlisted", lambda s: _twice(s, {n: f for n, f in good(s).items() if n != HEAD}), HEAD, INDEX
+)
+FAMILY.add("tensor_twice_without_an_index", lambda s: (_twice(s, None), (s.b / INDEX).unlink()), HEAD, "no index")
+
+
+def _set_of(scene: Scene, *names: str) -> None:
+    """Gives b shards with these names, and no index."""
+    (scene.b / SINGLE).unlink()
+    for name in names:
+        (scene.b / name).write_bytes((scene.a / SHARDS[0]).read_bytes())
+
+
+_MANY = "9" * 200
+FAMILY.add("set_of_10_to_the_200", lambda s: _set_of(s, f"model-1-of-{_MANY}.safetensors"), "model-2-of-9")
+FAMILY.add("set_of_none", lambda s: _set_of(s, "model-0-of-0.safetensors", "model-1-of-0.safetensors"), INDEX)
+FAMILY.add("set_with_a_number_twice", lambda s: _set_of(s, "m-1-of-2.safetensors", "m-01-of-2.safetensors"), "m-1-of-2")
+FAMILY.add(
+    "set_with_a_number_too_high", lambda s: _set_of(s, "m-1-of-2.safetensors", "m-3-of-2.safetensors"), "m-2-of-2"
+)
+FAMILY.add("two_sets", lambda s: _set_of(s, "m-1-of-1.safetensors", "n-1-of-1.safetensors"), "two sets")
+FAMILY.add(
+    "set_with_control_characters",
+    lambda s: _set_of(s, "\x1b[2J\n-1-of-2.safetensors"),
+    "-2-of-2.safetensors is missing",
+)
+
+
+@FAMILY.attack("not a regular file")
+def set_of_devices(scene: Scene) -> None:
+    (scene.b / SINGLE).unlink()
+    for name in SHARDS:
+        (scene.b / name).symlink_to("/dev/zero")
+
+
+@FAMILY.attack(INDEX, "not the name")
+def an_index_that_is_stale_and_leaves_the_folder(scene: Scene) -> None:
+    """The complete set beside it must not hide what the index is."""
+    indexed(scene, dict.fromkeys(good(scene), "../../secret/w.safetensors"))
+
+
+@FAMILY.attack("consolidated.safetensors.index.json", "not the name")
+def an_index_of_mistral_that_leaves_the_folder(scene: Scene) -> None:
+    (scene.b / SINGLE).unlink()
+    weight_map = dict.fromkeys(good(scene), f"../a/{SHARDS[1]}")
+    (scene.b / "consolidated.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
 
 
 @FAMILY.attack(SHARDS[1], "not a regular file")

@@ -102,7 +102,7 @@ def _check_ranges(tensors: list[TensorInfo], data: bytes) -> None:
 
 
 def index(data: bytes) -> None:
-    """An index of two valid shards. If it is accepted, it lists all their tensors and no file outside the folder."""
+    """An index of two valid shards. If it is accepted, the model is in their folder and has no other tensors."""
     if not os.path.exists(os.path.join(_folder(), "m", INDEX)):
         os.makedirs(os.path.join(_folder(), "m"), exist_ok=True)
         for i, name in enumerate(SHARDS):

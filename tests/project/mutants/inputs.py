@@ -5,6 +5,43 @@ from __future__ import annotations
 from . import Fault
 
 FAULTS: list[Fault] = [
+    # The files of a model.
+    Fault(
+        "part-of-the-listed-set-taken-for-another",
+        "mi_kernels/checkpoint/shards.py",
+        old="[name for name in files if name not in named]",
+        new="files",
+        tests=("tests/hostile/test_refusals.py::test_broken_checkpoints",),
+    ),
+    Fault(
+        "second-set-overlooked",
+        "mi_kernels/checkpoint/shards.py",
+        old="    if len(sets) > 1:\n",
+        new="    if len(complete) > 1:\n",
+        tests=("tests/checkpoint/test_shards.py::test_what_nobody_can_guess_is_refused",),
+    ),
+    Fault(
+        "index-does-not-decide-between-two-shards",
+        "mi_kernels/checkpoint/shards.py",
+        old="        if listed.get(name) in holders:\n            place[name] = listed[name]\n",
+        new="        if listed.get(name) in holders:\n            place[name] = holders[0]\n",
+        tests=("tests/checkpoint/test_checkpoint.py::test_a_name_in_two_shards_is_read_where_the_index_says",),
+        ci=True,
+    ),
+    Fault(
+        "unread-files-not-named",
+        "mi_kernels/checkpoint/shards.py",
+        old="    found.notes.extend(_unread(folder, found))\n",
+        new="",
+        tests=("tests/checkpoint/test_shards.py::test_a_model_as_it_was_published",),
+    ),
+    Fault(
+        "config-of-another-file-used",
+        "mi_kernels/checkpoint/shards.py",
+        old="(folder.files == [name] or name in (SINGLE, CONSOLIDATED))",
+        new="True",
+        tests=("tests/checkpoint/test_shards.py::test_a_config_that_may_be_of_another_file_is_not_used",),
+    ),
     # The values of inputs.
     Fault(
         "dare-inputs-are-not-looked-at",

@@ -9,16 +9,16 @@ FAULTS = [
     Fault(
         "finished-not-cleared",
         "mi_kernels/merge/resume.py",
-        old="            self._moved = False\n            self.finished.clear()\n",
-        new="            self._moved = False\n",
+        old="            self._moved = len(self.finished) == len(self._shards)  # otherwise",
+        new="            self._moved = len(self.finished) > 0  # otherwise",
         tests=("tests/merge/test_resume.py::test_a_model_that_is_changed_after_the_kill_is_merged_again",),
         ci=True,
     ),
     Fault(
         "adopted-with-other-small-files",
         "mi_kernels/merge/resume.py",
-        old="self._moved = all(_holds(os.path.join(out, name), content) for name, content in files.items())",
-        new="self._moved = all(os.path.exists(os.path.join(out, name)) for name in files)",
+        old="self._moved = all(_holds(out(name), content) for name, content in files.items())",
+        new="self._moved = all(os.path.exists(out(name)) for name in files)",
         tests=("tests/merge/test_resume.py::test_a_model_that_is_changed_after_the_kill_is_merged_again",),
     ),
     Fault(
@@ -323,6 +323,35 @@ FAULTS = [
         new="",
         tests=("tests/merge/test_resume.py::test_an_input_that_changes_while_it_is_read",),
     ),
+    Fault(
+        "one-header-for-all-files-of-a-sweep",
+        "mi_kernels/merge/stream.py",
+        old="shard.header_of(output)[",
+        new="shard.header_of(0)[",
+        tests=("tests/output/test_single_file.py::test_a_sweep_of_files",),
+        ci=True,
+    ),
+    Fault(
+        "file-published-over-another",
+        "mi_kernels/output/file.py",
+        old="        return os.path.lexists(self.path)\n",
+        new="        return False\n",
+        tests=("tests/output/test_single_file.py::test_a_file_that_appears_during_the_merge",),
+    ),
+    Fault(
+        "finished-file-written-again",
+        "mi_kernels/merge/resume.py",
+        old="        if not self._moved:\n            staged",
+        new="        if not self._state.publishing:\n            staged",
+        tests=("tests/output/test_single_file.py::test_a_finished_file_is_not_written_again",),
+    ),
+    Fault(
+        "metadata-of-an-earlier-merge-kept",
+        "mi_kernels/output/layout.py",
+        old="if not key.startswith(OURS)}",
+        new="}",
+        tests=("tests/output/test_single_file.py::test_the_file_as_an_input",),
+    ),
     # The small files.
     Fault(
         "checksums-of-an-input-copied",
@@ -341,8 +370,8 @@ FAULTS = [
     Fault(
         "header-too-long-for-readers",
         "mi_kernels/output/layout.py",
-        old="    if len(text) > MAX_HEADER:",
-        new="    if len(text) > 2 * MAX_HEADER:",
+        old="    if length > MAX_HEADER:",
+        new="    if length > 2 * MAX_HEADER:",
         tests=("tests/output/test_layout.py::test_a_header_above_the_limit_is_rejected",),
     ),
     # Verifying.
