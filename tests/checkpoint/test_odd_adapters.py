@@ -72,6 +72,7 @@ def test_a_tied_base(tmp_path: Path, kind: str, case: str, first: bool) -> None:
     head, embedding = model.lm_head.weight, model.get_input_embeddings().weight
     assert model.config.tie_word_embeddings == tied == torch.equal(head, embedding)
     assert sum("merged as two tensors" in note for note in report.notes) == (not tied)
+    assert len(tensors_of(tmp_path / "out")) == len(tensors_of(base)) + (not tied)
 
 
 def test_names_of_the_module_tree(tmp_path: Path) -> None:

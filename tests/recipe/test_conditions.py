@@ -405,7 +405,7 @@ def test_a_merge_with_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (a, b), weights = (tensors(0), tensors(1)), (0.25, 0.75)
     for name, content in (("a", a), ("b", b)):
         files = {
-            "tokenizer.json": json.dumps(tokenizer(IDS)), "chat_template.jinja": "{{ messages }}", "who.txt": name,
+            "tokenizer.json": json.dumps(tokenizer(IDS)), "chat_template.jinja": "{{ messages }}", "who.json": name,
         }  # fmt: skip
         save(tmp_path / name, content, files=files, config={**CONFIG, "vocab_size": ROWS})
     config = {
@@ -432,7 +432,7 @@ def test_a_merge_with_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert cli.main(["merge", str(path), "-o", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["notes"] == [note]
     assert_same_tensors(tensors_of(tmp_path / "out"), merge_reference(a, b, weights[1]))
-    assert (tmp_path / "out/who.txt").read_text() == "a"
+    assert (tmp_path / "out/who.json").read_text() == "a"
     # Nothing of it is part of what was merged: the record is that of the plain configuration.
     for key in ("name", "tokenizer", "chat_template", "parameters"):
         del config[key]
@@ -446,15 +446,15 @@ def test_a_merge_with_all_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_the_small_files_of_a_model_in_the_middle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {name: {"tokenizer.json": tokenizer(IDS), "who.txt": name} for name in NAMES}
+    files = {name: {"tokenizer.json": tokenizer(IDS), "who.json": name} for name in NAMES}
     scene = Scene(tmp_path, files)
     path = scene.config({"tokenizer": {"source": str(tmp_path / "b")}})
     out = tmp_path / "out"
     merge_checkpoint(path, out, progress=False)
-    assert (out / "who.txt").read_text() == "b"
+    assert (out / "who.json").read_text() == "b"
     assert json.loads((out / "mi_kernels.json").read_text())["copy_from"] == "2"
     assert cli.main(["verify", str(out), "--recompute"]) == 0
     recipe = {"method": "linear", "models": [str(tmp_path / name) for name in NAMES], "copy_from": "2"}
     merge_checkpoint(recipe, tmp_path / "ours", progress=False)
-    assert (tmp_path / "ours/who.txt").read_text() == "b"
+    assert (tmp_path / "ours/who.json").read_text() == "b"
     assert_same_tensors(tensors_of(tmp_path / "ours"), tensors_of(out))
