@@ -263,7 +263,9 @@ def _lone_file(folder: _Folder, given: str) -> ModelFiles:
 def _unread(folder: _Folder, found: ModelFiles) -> list[str]:
     """Returns notes that name the files with weights that are not part of the model."""
     names = set(found.names)
-    unread = [name for name in folder.files if name not in names]
+    # The weights of an adapter belong to its config, and the notes on files that are not copied name both.
+    adapter = {ADAPTER_WEIGHTS} if ADAPTER_CONFIG in folder.entries else set()
+    unread = [name for name in folder.files if name not in names | adapter]
     mistral = [name for name in unread if name.startswith(_MISTRAL) and not found.names[0].startswith(_MISTRAL)]
     others = [name for name in unread if name not in mistral]
     notes = []
