@@ -27,6 +27,7 @@ from ..dtypes import FLOATS
 from ..errors import CheckpointError, shortened
 from .fp8 import refuse_quantised
 from .header import read_header
+from .names import classify
 from .hub import cached_id, left_out
 from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
@@ -70,6 +71,14 @@ class _Factors(NamedTuple):
     embedding: bool
 
 
+class _Numbers(NamedTuple):
+    """What decides the product of one module. `transposed`: how to read a weight that is square."""
+
+    rank: Any
+    alpha: Any
+    transposed: bool
+
+
 def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: str) -> Checkpoint:
     """Returns the checkpoint `base` with `adapter` added while tensors are read.
 
@@ -94,7 +103,7 @@ def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: st
     alphas = _Setting.of(adapter, config, "alpha_pattern", "lora_alpha", factors)
     for module, pair in factors.items():
         name = target.names[module]
-        numbers = ranks.value(module), alphas.value(module)
+        numbers = _Numbers(ranks.value(module), alphas.value(module), _is_conv1d(base, name, config))
         tensors[name] = _adapted(adapter, config, module, tensors[name], pair, numbers)
     notes = [*base.notes, f"{given}: LoRA on {len(factors)} tensors, added to the base while they are read"]
     changes = [Renaming(f"{old}.weight", new) for old, new in target.names.items() if f"{old}.weight" != new]
@@ -253,21 +262,24 @@ def _saved(adapter: Adapter, name: str, held: Tensor, whole: TensorInfo) -> Save
 
 
 def _adapted(
-    adapter: Adapter, config: dict[str, Any], module: str, base: Tensor, factors: _Factors, numbers: tuple[Any, Any]
+    adapter: Adapter, config: dict[str, Any], module: str, base: Tensor, factors: _Factors, numbers: _Numbers
 ) -> LoraTensor:
     assert not isinstance(base, (LoraTensor, StackedTensor))
     path = os.path.join(adapter.root, ADAPTER_CONFIG)
     a, b, embedding = factors
-    rank, alpha = numbers
+    rank, alpha, _ = numbers
     # No real adapter reaches these limits: the kernels need a rank below 2^31, the division an alpha in float range.
     if type(rank) is not int or not 0 < rank < 1 << 31 or type(alpha) not in (int, float) or not abs(alpha) < 1e38:
         raise CheckpointError(
             f"{path}: r is {rank}, lora_alpha {alpha} for {module}",
             "Set r to a positive integer and lora_alpha to a finite number, as in the original adapter.",
         )
-    transposed = embedding or bool(config.get("fan_in_fan_out"))
-    shape = base.shape[::-1] if transposed else base.shape
-    if len(shape) != 2 or a.shape != (rank, shape[1]) or b.shape != (shape[0], rank):
+    fits = [
+        len(shape) == 2 and a.shape == (rank, shape[1]) and b.shape == (shape[0], rank)
+        for shape in (base.shape, base.shape[::-1])
+    ]
+    transposed = embedding or (numbers.transposed if all(fits) else fits[1])
+    if not fits[transposed]:
         raise CheckpointError(
             f"{adapter.file}: {module} has lora_A {list(a.shape)} and lora_B {list(b.shape)} for a weight of "
             f"{list(base.shape)} and rank {rank}",
@@ -279,6 +291,17 @@ def _adapted(
             f"Use a base with {', '.join(FLOATS)} weights: LoRA cannot be added to other dtypes.",
         )
     return LoraTensor(base, a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), transposed)
+
+
+def _is_conv1d(base: Checkpoint, name: str, config: dict[str, Any]) -> bool:
+    """Returns True if the weight `name` is stored transposed, as Conv1D of transformers does.
+
+    PEFT knows the class of each module, and corrects fan_in_fan_out where it is wrong. Only a square weight needs this.
+    """
+    if classify(name).module == "head":
+        return False
+    gpt2 = base.config.get("model_type") in ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
+    return bool(config.get("fan_in_fan_out")) or (gpt2 and ".c_" in name)
 
 
 class _Setting(NamedTuple):

@@ -75,6 +75,15 @@ def test_a_tied_base(tmp_path: Path, kind: str, case: str, first: bool) -> None:
     assert len(tensors_of(tmp_path / "out")) == len(tensors_of(base)) + (not tied)
 
 
+@pytest.mark.parametrize("modules", [["c_attn", "lm_head"], ["lm_head", "c_attn", "c_fc", "c_proj"], ["wte", "c_attn"]])
+def test_linear_and_transposed_modules_in_one_adapter(tmp_path: Path, modules: list[str]) -> None:
+    """GPT-2 stores the weights of its layers transposed, and its head not. fan_in_fan_out is one flag for all."""
+    base, other = (saved("gpt2", tmp_path / n, i, dtype=torch.float32) for i, n in ((1, "base"), (2, "other")))
+    live = adapter("gpt2", tmp_path / "adapter", target_modules=modules)
+    lerp_checkpoint(f"{base}+{tmp_path}/adapter", other, tmp_path / "out", 0.0, progress=False)
+    assert_close(logits(loaded(tmp_path / "out")), live)
+
+
 def test_names_of_the_module_tree(tmp_path: Path) -> None:
     """The adapter says model.language_model.layers, and the release language_model.model.layers."""
     base, other = (saved("gemma3", tmp_path / n, i, dtype=torch.float32) for i, n in ((1, "base"), (2, "other")))
