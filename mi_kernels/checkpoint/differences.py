@@ -107,17 +107,66 @@ def refuse(out: str, found: Sequence[Difference]) -> None:
 def only_padding_differs(first: Checkpoint, other: Checkpoint, rows: int) -> bool:
     """Returns whether two models have the same tokens, and all of them are among the first `rows` token ids."""
     try:
-        one, two = _all_ids(first), _all_ids(other)
-    except (CheckpointError, OSError, KeyError, TypeError, ValueError, AttributeError):
+        one, two = _vocabulary(first), _vocabulary(other)
+    except (CheckpointError, OSError, *_UNKNOWN_FORMAT):
         return False
-    return bool(one) and one == two and max(one.values()) < rows
+    return one is not None and one == two and one.size <= rows
 
 
-def _all_ids(model: Checkpoint) -> dict[str, int]:
-    """Returns the id of every token, from tokenizer.json or else from vocab.json; empty if there is neither."""
-    if os.path.lexists(os.path.join(model.root, "tokenizer.json")):
-        return _ids(_json(model, "tokenizer.json"))
-    return {**_optional_json(model, "vocab.json"), **_optional_json(model, "added_tokens.json")}
+class _Vocabulary(NamedTuple):
+    """The tokens of a model. `content`: something that is equal for equal tokens. `size`: the largest id plus one."""
+
+    content: object
+    size: int
+
+
+def _vocabulary(model: Checkpoint) -> _Vocabulary | None:
+    """Returns the tokens from tokenizer.json, vocab.json or a SentencePiece file; None if there is none of them."""
+    added = _optional_json(model, _ADDED)
+    for name in (_TOKENIZER, "vocab.json", "tokenizer.model"):
+        if os.path.lexists(os.path.join(model.root, name)):
+            if name == "tokenizer.model":
+                content = _content(model, name)
+                return _Vocabulary((content, added), max([_sentence_pieces(content), *(i + 1 for i in added.values())]))
+            ids = _ids(_json(model, name)) if name == _TOKENIZER else {**_json(model, name), **added}
+            return _Vocabulary(ids, max(ids.values()) + 1)
+    return None
+
+
+def _sentence_pieces(content: bytes) -> int:
+    """Returns the number of pieces in a SentencePiece model: the entries with number 1 of its protocol buffer.
+
+    Raises:
+        ValueError: it is not such a file.
+    """
+
+    def varint(at: int) -> tuple[int, int]:
+        value = shift = 0
+        while True:
+            if at >= len(content) or shift > 63:
+                raise ValueError("not a protocol buffer")
+            value |= (content[at] & 0x7F) << shift
+            at, shift = at + 1, shift + 7
+            if content[at - 1] < 0x80:
+                return value, at
+
+    pieces = at = 0
+    while at < len(content):
+        key, at = varint(at)
+        kind = key & 7
+        if kind == 0:
+            _, at = varint(at)
+        elif kind == 2:
+            length, at = varint(at)
+            at += length
+        elif kind in (1, 5):
+            at += 8 if kind == 1 else 4
+        else:
+            raise ValueError("not a protocol buffer")
+        pieces += key == 10  # entry 1, of known length
+    if at > len(content):
+        raise ValueError("the file is cut off")
+    return pieces
 
 
 def vocabulary_remedy(first: Checkpoint, other: Checkpoint, rows: tuple[int, int]) -> str:

@@ -27,8 +27,8 @@ from ..dtypes import FLOATS
 from ..errors import CheckpointError, shortened
 from .fp8 import refuse_quantised
 from .header import read_header
-from .names import classify
 from .hub import cached_id, left_out
+from .names import classify
 from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .spelling import Renaming, by_canonical, canonical, clean, summary

@@ -501,6 +501,41 @@ def test_padding(tmp_path: Path, rows: tuple[int, int], lam: float, kind: str) -
     assert similarity(*folders, progress=False).overall.elements == sum(min(a[n].numel(), b[n].numel()) for n in found)
 
 
+def sentence_pieces(count: int) -> bytes:
+    """A SentencePiece model: `count` pieces (entry 1, with a text and a score), then a trainer spec (entry 2)."""
+    pieces = [
+        b"\x0a" + bytes([len(text)]) + text + b"\x15\x00\x00\x80\xbf"
+        for text in map(str.encode, map(str, range(count)))
+    ]
+    return b"".join(b"\x0a" + bytes([len(p)]) + p for p in pieces) + b"\x12\x02\x18\x01"
+
+
+@pytest.mark.parametrize("kind", ["vocab.json", "tokenizer.model", "tokenizer.model and added_tokens.json"])
+def test_padding_by_older_tokenizers(tmp_path: Path, kind: str) -> None:
+    plain = saved("qwen3", tmp_path / "p", 1)
+    a, b = grown(plain, tmp_path / "a", 256), grown(plain, tmp_path / "b", 320)
+
+    def give(folder: Path, tokens: int) -> None:
+        (folder / "tokenizer.json").unlink(missing_ok=True)
+        if kind == "vocab.json":
+            (folder / kind).write_text(json.dumps({f"t{i}": i for i in range(tokens)}))
+            return
+        more = 3 if "added" in kind else 0
+        (folder / "tokenizer.model").write_bytes(sentence_pieces(tokens - more))
+        if more:
+            (folder / "added_tokens.json").write_text(json.dumps({f"<{i}>": tokens - more + i for i in range(more)}))
+
+    for tokens in (250, 256):
+        give(a, tokens), give(b, tokens)
+        assert len(merged(a, b, tmp_path / f"out{tokens}")[0][EMBED]) == 256
+    give(a, 257), give(b, 257)
+    with pytest.raises(MismatchError, match="shape"):
+        lerp_checkpoint(a, b, tmp_path / "out", LAM, progress=False)
+    give(a, 250), give(b, 251)
+    with pytest.raises(MismatchError, match="shape"):
+        lerp_checkpoint(a, b, tmp_path / "out", LAM, progress=False)
+
+
 def test_padding_is_kept_by_other_methods(tmp_path: Path) -> None:
     folders = [
         grown(saved("qwen3", tmp_path / f"p{i}", i), tmp_path / f"g{i}", n) for i, n in enumerate((320, 256, 300))
