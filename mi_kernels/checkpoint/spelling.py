@@ -74,7 +74,7 @@ def clean(name: str) -> str:
     return ".".join(word for word in name.split(".") if word not in _WRAPPERS) or name
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 15)  # names are untrusted: the cache must stay small
 def canonical(name: str) -> str:
     """Returns the spelling of `name` that all its known variants share.
 
