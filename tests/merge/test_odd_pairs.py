@@ -13,7 +13,21 @@ import torch
 from mi_kernels import MismatchError, lerp_checkpoint, merge_checkpoint, open_checkpoint, similarity, sweep_checkpoint
 from mi_kernels.cli import program as cli
 
-from ..support.families import Tensors, interpolated, loaded, logits, make, respelled, saved, tensors_of, with_tensors
+from ..support.families import (
+    EMBED,
+    HEAD,
+    Tensors,
+    interpolated,
+    loaded,
+    logits,
+    make,
+    mtp,
+    new_gemma,
+    respelled,
+    saved,
+    tensors_of,
+    with_tensors,
+)
 
 pytest.importorskip("transformers")
 
@@ -38,11 +52,6 @@ def assert_interpolated(found: Tensors, a: Tensors, b: Tensors, lam: float = LAM
 
 def new_qwen(name: str) -> str:  # transformers 4.52
     return f"model.{name}" if name.startswith("visual.") else re.sub(r"^model\.", "model.language_model.", name)
-
-
-def new_gemma(name: str) -> str:  # the names of the module tree in transformers 5
-    name = re.sub(r"^language_model\.model\.", "model.language_model.", name)
-    return re.sub(r"^(vision_tower|multi_modal_projector)\.", r"model.\1.", name)
 
 
 def new_llava(name: str) -> str:
@@ -154,15 +163,6 @@ def test_a_wrapped_copy_beside_the_plain_tensor_is_refused(tmp_path: Path) -> No
 # Tensors on one side.
 
 
-def mtp(hidden: int = 64) -> Tensors:
-    shapes = {
-        "fc.weight": (hidden, 2 * hidden),
-        "norm.weight": (hidden,),
-        "layers.0.self_attn.q_proj.weight": (64, hidden),
-    }
-    return {f"mtp.{n}": torch.randn(shape).bfloat16() for n, shape in shapes.items()}
-
-
 def deepseek(number: int, marked: bool) -> Tensors:
     names = ["self_attn.q_proj.weight", "mlp.up_proj.weight", *(["eh_proj.weight", "enorm.weight"] if marked else [])]
     return {f"model.layers.{number}.{n}": torch.randn(8, 8).bfloat16() for n in names}
@@ -178,7 +178,8 @@ EXTRAS = {
 @pytest.mark.parametrize("case", EXTRAS)
 @pytest.mark.parametrize("holder", [0, 1])
 def test_layers_for_multi_token_prediction_are_kept(tmp_path: Path, case: str, holder: int) -> None:
-    plain = [saved("qwen3", tmp_path / f"plain{i}", i) for i in (1, 2)]
+    kind = "qwen3_next" if case == "mtp" else "qwen3"
+    plain = [saved(kind, tmp_path / f"plain{i}", i) for i in (1, 2)]
     sides = [tensors_of(folder) for folder in plain]
     sides[holder].update(EXTRAS[case]())
     folders = [with_tensors(f, tmp_path / f"side{i}", t) for i, (f, t) in enumerate(zip(plain, sides))]
@@ -192,6 +193,8 @@ def test_layers_for_multi_token_prediction_are_kept(tmp_path: Path, case: str, h
         ]
         assert all(torch.equal(found[n], interpolated(sides[0][n], sides[1][n], LAM)) for n in chosen)
         assert sum("multi-token prediction" in note and "kept as they are" in note for note in notes) == 1
+    if case == "mtp":
+        loaded(tmp_path / "out")
     compared = similarity(*folders, progress=False)
     assert compared.overall.tensors == len(sides[1 - holder])
     assert set(compared.left_out) == alone(sides, holder).keys()
@@ -352,8 +355,6 @@ def test_transposed_experts_are_not_taken_for_fused_ones(tmp_path: Path) -> None
 
 
 # Heads and embeddings.
-
-EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @pytest.mark.parametrize("head", ["lm_head.weight", "language_model.lm_head.weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 Tensors = dict[str, torch.Tensor]
+EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 _TEXT: dict[str, Any] = {
     "vocab_size": 256,
@@ -38,6 +40,24 @@ def _qwen3_moe(**kw: Any) -> Any:
 
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**{**_TEXT, "tie_word_embeddings": False, **experts, **kw}))
+
+
+def _qwen3_next(**kw: Any) -> Any:
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    linear = {"num_key_heads": 2, "num_value_heads": 4, "key_head_dim": 16, "value_head_dim": 16}
+    config = {
+        **_TEXT,
+        **{f"linear_{key}": value for key, value in linear.items()},
+        "tie_word_embeddings": False,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 32,
+        "decoder_sparse_step": 1,
+        "layer_types": ["linear_attention", "full_attention"],
+    }
+    return Qwen3NextForCausalLM(Qwen3NextConfig(**{**config, **kw}))
 
 
 def _mixtral(**kw: Any) -> Any:
@@ -117,6 +137,7 @@ def _gpt2(**kw: Any) -> Any:
 _MAKERS = {
     "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
+    "qwen3_next": _qwen3_next,
     "mixtral": _mixtral,
     "gemma2": _gemma2,
     "gemma3_text": _gemma3_text,
@@ -125,6 +146,22 @@ _MAKERS = {
     "llava": _llava,
     "gpt2": _gpt2,
 }
+
+
+def new_gemma(name: str) -> str:
+    """Returns the name of a tensor of Gemma 3 in the module tree of transformers 5."""
+    name = re.sub(r"^language_model\.model\.", "model.language_model.", name)
+    return re.sub(r"^(vision_tower|multi_modal_projector)\.", r"model.\1.", name)
+
+
+def mtp(hidden: int = 64) -> Tensors:
+    """Returns a part of a layer for multi-token prediction, under the names of Qwen3-Next."""
+    shapes = {
+        "fc.weight": (hidden, 2 * hidden),
+        "norm.weight": (hidden,),
+        "layers.0.self_attn.q_proj.weight": (64, hidden),
+    }
+    return {f"mtp.{n}": torch.randn(shape).bfloat16() for n, shape in shapes.items()}
 
 
 def make(kind: str, seed: int, dtype: torch.dtype = torch.bfloat16, **config: Any) -> Any:
