@@ -331,6 +331,38 @@ def test_fused_experts(tmp_path: Path, fused_side: int, options: dict[str, objec
     assert similarity(*folders, progress=False).overall.sigma == similarity(*plain, progress=False).overall.sigma
 
 
+@pytest.mark.parametrize("fused_side", [0, 1])
+def test_fused_experts_against_fp8(tmp_path: Path, fused_side: int) -> None:
+    """The experts of the FP8 side are computed one by one, and enter the fused tensor as float32."""
+    plain = [saved("qwen3_moe", tmp_path / f"plain{i}", i) for i in (1, 2)]
+    sides = [tensors_of(folder) for folder in plain]
+    other = 1 - fused_side
+    stored: Tensors = {}
+    values = dict(sides[other])
+    for name, tensor in sides[other].items():
+        if ".experts." in name:
+            scale = tensor.float().abs().amax() / 448
+            weight = (tensor.float() / scale).to(torch.float8_e4m3fn)
+            stored |= {name: weight, f"{name}_scale_inv": scale.reshape(1, 1)}
+            values[name] = weight.float() * scale
+        else:
+            stored[name] = tensor
+    folders = list(plain)
+    folders[other] = with_tensors(plain[other], tmp_path / "fp8", stored)
+    config = json.loads((folders[other] / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+    (folders[other] / "config.json").write_text(json.dumps(config))
+    folders[fused_side] = with_tensors(plain[fused_side], tmp_path / "fused", fused(sides[fused_side]))
+    sides[other] = values
+    one, two = (fused(side) if fused_side == 0 else side for side in sides)
+    for options in ({}, {"max_memory": 1 << 16}):
+        found, _ = merged(*folders, tmp_path / "out", overwrite=True, **options)
+        assert found.keys() == one.keys()
+        for name, tensor in found.items():
+            assert torch.equal(tensor, torch.lerp(one[name].float(), two[name].float(), LAM).bfloat16()), name
+    loaded(tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
 @pytest.mark.parametrize("fused_side", [0, 1])
 def test_the_state_dict_of_transformers_against_its_files(tmp_path: Path, kind: str, fused_side: int) -> None:
