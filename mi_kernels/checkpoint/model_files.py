@@ -30,7 +30,7 @@ class Kind(NamedTuple):
     noted: bool = True
 
 
-WEIGHTS = Kind("weights", ("*.safetensors", "*.safetensors.index.json"), noted=False)  # the merge writes its own
+WEIGHTS = Kind("weights", ("*.safetensors", "*.safetensors.index*.json"), noted=False)  # the merge writes its own
 ADAPTER = Kind(
     "an adapter, which is not applied",
     ("adapter_config.json", "adapter_model.*", "adapter_model-*", "adapters.*", "peft_*", "xlora_*"),

@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from ..errors import CheckpointError, shortened
+from .model_files import CODE, UNKNOWN, kind_of
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, SINGLE
 
 LARGE = 64 << 20  # bytes; the largest small file of a real model, a tokenizer.json, has 35 MB
@@ -25,8 +26,7 @@ _WEIGHTS = ".safetensors"
 _INDEX = ".safetensors.index.json"
 _MODULES = "modules.json"
 _TEMPLATE = re.compile(r"additional_chat_templates/[^/]+\.jinja")
-_ANY_INDEX = re.compile(r".*\.index(\.\w+)?\.json")
-_SMALL = (".json", ".jinja", ".txt", ".model", ".tiktoken", ".py")
+_TEXT = (".txt", ".yaml", ".yml")  # code or a config of the model may read them
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,9})-of-(?P<total>\d{1,9})\.safetensors")
 _COPIES = re.compile(r"onnx|openvino|original|checkpoint-.*")  # folders
 # The tokenizer and chat template that a trainer saves beside an adapter.
@@ -120,10 +120,14 @@ def unselected(repository: Repository, selected: Collection[str]) -> list[str]:
 
 
 def _is_small(name: str) -> bool:
-    """Whether `name` is a small file of a model: config, tokenizer, template, code, licence, model card."""
-    if _ANY_INDEX.fullmatch(name):
-        return False
-    return name.endswith(_SMALL) or name == "README.md" or name.upper().startswith(("LICENSE", "NOTICE"))
+    """Whether `name` is a small file of a model: what a merge can copy, code and its text files, the model card."""
+    kind = kind_of(name)
+    return (
+        kind.copied
+        or kind is CODE
+        or (kind is UNKNOWN and name.endswith(_TEXT))
+        or name in (ADAPTER_CONFIG, "README.md")
+    )
 
 
 def _is_copy(name: str) -> bool:

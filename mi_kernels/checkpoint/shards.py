@@ -197,7 +197,7 @@ def _of_format(folder: _Folder, files: list[str], single: str, index: str | None
         notes = [f"has no {usual}; the model is the complete set {_span(names)}"] if len(names) > 1 else []
         return ModelFiles(names, mistral=folder.mistral(names), notes=notes)
     weight_map = _read_index(folder.root, index)
-    named, present = set(weight_map.values()), set(folder.entries)
+    named, present = set(weight_map.values()), set(folder.known)
     listed = sorted(named)
     missing = sorted(named - present)
     if single in files and single not in named and len(missing) < len(listed):
@@ -237,8 +237,8 @@ def _lone_file(folder: _Folder, given: str) -> ModelFiles:
     Raises:
         CheckpointError: there are none, or several.
     """
-    root, entries, known, files = folder
-    if ADAPTER_CONFIG in entries:
+    root, _, known, files = folder
+    if ADAPTER_CONFIG in known:
         raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{given} to add it to its base.")
     for broken in _numbered_sets(files):
         raise CheckpointError(
@@ -264,7 +264,7 @@ def _unread(folder: _Folder, found: ModelFiles) -> list[str]:
     """Returns notes that name the files with weights that are not part of the model."""
     names = set(found.names)
     # The weights of an adapter belong to its config, and the notes on files that are not copied name both.
-    adapter = {ADAPTER_WEIGHTS} if ADAPTER_CONFIG in folder.entries else set()
+    adapter = {ADAPTER_WEIGHTS} if ADAPTER_CONFIG in folder.known else set()
     unread = [name for name in folder.files if name not in names | adapter]
     mistral = [name for name in unread if name.startswith(_MISTRAL) and not found.names[0].startswith(_MISTRAL)]
     others = [name for name in unread if name not in mistral]

@@ -261,10 +261,11 @@ def test_as_the_second_model(pair: Pair) -> None:
 def test_a_tensor_that_the_index_does_not_list_must_be_in_both_models(
     pair: Pair, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = parted({**pair.a, EXTRA: pair.a[NORM].clone()}, TWO)
-    lay(pair.folder, files, {name: file for name, file in places(files).items() if name != EXTRA})
+    extra = "model.layers.0.mlp.extra_proj.weight"
+    files = parted({**pair.a, extra: pair.a[NORM].clone()}, TWO)
+    lay(pair.folder, files, {name: file for name, file in places(files).items() if name != extra})
     argv = ["lerp", str(pair.folder), str(pair.root / "b"), "-o", str(pair.out), "--lam", "0.5"]
-    assert_refused(capsys, pair.root, argv, EXTRA, f"which {pair.root / 'b'} lacks")
+    assert_refused(capsys, pair.root, argv, extra, f"which {pair.root / 'b'} lacks")
 
 
 def test_files_that_are_not_read_are_not_opened(pair: Pair) -> None:
