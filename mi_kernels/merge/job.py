@@ -361,7 +361,7 @@ class Job:
         record = output.record
         facts = card.Facts(record.summary, record.numerics, record.version, **output.card)
         files["README.md"] = card.model_card(self.models, facts, os.path.basename(output.folder.path))
-        files.update(encode_index(index, self.models[0].mistral))
+        files.update(encode_index(index, lead.mistral))
         return files
 
 
