@@ -177,7 +177,7 @@ def _tie_again(model: Checkpoint, target: _Target) -> None:
 def _beside(adapter: Adapter, suffixes: tuple[str, ...]) -> list[str]:
     """Returns a sentence about files beside the adapter that can hold trained weights; or nothing."""
     ours = ("adapter_model.", *_TRAINING_STATE)
-    names = sorted(os.listdir(adapter.root))
+    names = sorted({*os.listdir(adapter.root), *left_out(adapter.root)})  # also what was not downloaded
     found = [name for name in names if name.endswith(suffixes) and not name.startswith(ours)]
     if not found:
         return []

@@ -97,7 +97,7 @@ def summarize(model: Checkpoint) -> dict[str, Any]:
         "modules": {m: modules[m] for m in (*MODULES, OTHER) if m in modules},
         "other": others,
         "merged": content_of(model),
-        "notes": model.notes,
+        "notes": [*model.notes, *model.risks],
     }
 
 

@@ -226,7 +226,7 @@ def similarity_of(
         tensors={name: sums.measure() for name, sums in tensors.items()},
         places={name: found[name] for name in tensors},
         left_out=left_out,
-        notes=[note for model in models for note in model.notes] + alignment.notes,
+        notes=[note for model in models for note in (*model.notes, *model.risks)] + alignment.notes,
         bytes_read=size,
         seconds=time.perf_counter() - started,
         isa=isa,

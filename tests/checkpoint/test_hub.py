@@ -292,6 +292,12 @@ def test_an_adapter(hub: StubHub, tmp_path: Path) -> None:
     again = call(hub, tmp_path, "inspect", f"{pair.folder}+org/a", HF_HUB_OFFLINE="1")
     assert (again.returncode, said(again), hub.requests) == (0, "", [])
 
+    publish(hub, "org/more", {**adapter, "non_lora_trainables.bin": b"x", "optimizer.pt": b"x"})
+    for argv in (["inspect"], ["inspect", pair.folder], ["compare", pair.folder]):
+        done = call(hub, tmp_path, argv[0], f"{pair.folder}+org/more", *argv[1:])
+        assert "org/more: non_lora_trainables.bin beside the adapter is not merged" in done.stdout, argv
+    assert "non_lora_trainables.bin" not in fetched(hub, "org/more")
+
     publish(hub, "org/pickled", {"adapter_config.json": adapter["adapter_config.json"], "adapter_model.bin": b"x"})
     refused = call(hub, tmp_path, "inspect", f"{pair.folder}+org/pickled")
     assert_message(said(refused), "adapter_model.bin: is a pickle")
