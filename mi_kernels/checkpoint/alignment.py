@@ -15,7 +15,7 @@ Whatever is left over is an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from ..dtypes import FLOATS
@@ -135,6 +135,7 @@ class _Matching:
         self.kept: dict[str, int] = {}
         self.tie: Tie | None = None
         self.towers = False
+        self.padding: dict[tuple[str, int], bool] = {}
 
     def _choose_lead(self) -> int:
         towers = [any(auxiliary.kind_of(n, t, ()) == TOWER for n, t in held.items()) for held in self.held]
@@ -151,6 +152,7 @@ class _Matching:
             changes = spelling.renamed(self.held[k], wanted)
             if changes:
                 new = {change.old: change.new for change in changes}
+                new |= spelling.like_others(changes, [n for n in self.held[k] if n not in new and n not in wanted])
                 self.held[k] = {new.get(name, name): t for name, t in self.held[k].items()}
                 self.notes.append(
                     f"{model.source}: {len(changes)} tensors have other names than in {lead.source} "
@@ -185,7 +187,8 @@ class _Matching:
             return
         name = lead_head
         if name is None:
-            name = head_name(lead_embedding) if lead_embedding is not None else stored
+            config = self.models[self.lead].config
+            name = head_name(lead_embedding, config, stored) if lead_embedding is not None else stored
         for model, held, head, embedding in zip(self.models, self.held, heads, embeddings):
             if head is not None and head != name:
                 held[name] = held.pop(head)
@@ -198,8 +201,8 @@ class _Matching:
         for model, head, equal in zip(self.models, heads, same):
             if head is not None and model.tied and not equal and model.adapter is None:
                 self.notes.append(
-                    f"{head}: differs from the embedding in {model.source}, although its config.json ties the two; "
-                    "the output stores both and does not tie them"
+                    f"{head}: differs from the embedding in {model.source}, although config.json or the default of its "
+                    "class ties the two; the output stores both and does not tie them"
                 )
         if lead_embedding is not None and any(model.tied for model in self.models):
             self.tie = Tie(name, lead_embedding, all(same))
@@ -224,42 +227,74 @@ class _Matching:
         every: dict[str, None] = dict.fromkeys(name for held in (self.held[self.lead], *self.held) for name in held)
         partial = [name for name in every if not all(name in held for held in self.held)]
         predicting = [auxiliary.prediction_layers(model) for model in self.models]
-        kinds: dict[str, dict[int, list[str]]] = {PREDICTION: {}, TOWER: {}, BUFFER: {}}
-        wrong = []
+        kinds: dict[str, list[str]] = {PREDICTION: [], TOWER: [], BUFFER: []}
+        wrong, copies = [], []
         for name in partial:
-            holder = next(k for k, held in enumerate(self.held) if name in held)
+            holder = self._holders([name])[0]
             kind = auxiliary.kind_of(name, self.held[holder][name], predicting[holder])
-            if kind is None or (kind == TOWER and self._has_towers_without(name)):
-                wrong.append(name)
+            if kind is not None and not (kind == TOWER and self._has_towers_without(name)):
+                kinds[kind].append(name)
+            elif self._is_copy_of_shared(name):
+                copies.append(name)
             else:
-                kinds[kind].setdefault(holder, []).append(name)
+                wrong.append(name)
         if wrong:
             self._refuse_partial(wrong)
-        for kind, by_holder in kinds.items():
-            for holder, names in by_holder.items():
-                self._keep(kind, holder, names)
+        if copies:
+            self._leave_out(copies, "copies of the shared embedding")
+        for kind, names in kinds.items():
+            if names and kind == BUFFER:
+                self._leave_out(names, f"buffers, which {KINDS[kind].why.removeprefix('loaders ')}")
+            elif names:
+                self._keep(kind, names)
+
+    def _holders(self, names: Collection[str]) -> list[int]:
+        """Returns the models that have any of `names`; the lead comes first if it is one of them."""
+        found = [k for k, held in enumerate(self.held) if any(name in held for name in names)]
+        return sorted(found, key=lambda k: k != self.lead)
+
+    def _is_copy_of_shared(self, name: str) -> bool:
+        """Returns True for stored copies of the embedding that T5 and BART share between encoder and decoder."""
+        if not name.endswith("embed_tokens.weight"):
+            return False
+        for model, held in zip(self.models, self.held):
+            shared = next((n for n in held if n.endswith("shared.weight") and classify(n).module == "embed"), None)
+            if shared is None or (name in held and not same_values(model, held[name], held[shared])):
+                return False
+        return True
 
     def _has_towers_without(self, name: str) -> bool:
         """Returns True if a model that lacks the tower tensor `name` has others: then its tower is incomplete."""
         lacking = [held for held in self.held if name not in held]
         return any(auxiliary.kind_of(n, t, ()) == TOWER for held in lacking for n, t in held.items())
 
-    def _keep(self, kind: str, holder: int, names: list[str]) -> None:
-        source, what = self.models[holder].source, KINDS[kind]
-        lacking = [m.source for m, held in zip(self.models, self.held) if names[0] not in held]
-        count = f"{len(names)} tensors" if len(names) > 1 else "1 tensor"
-        kept = kind != BUFFER
+    def _keep(self, kind: str, names: list[str]) -> None:
+        """Keeps the tensors of the first model that has some of `names`, and leaves out those of others."""
+        holder, *others = self._holders(names)
+        kept = [name for name in names if name in self.held[holder]]
         for name in names:
-            if kept:
+            if name in self.held[holder]:
                 self.kept[name] = holder
             else:
                 for held in self.held:
                     held.pop(name, None)
         self.towers |= kind == TOWER
+        lacking = [m.source for m, held in zip(self.models, self.held) if any(name not in held for name in kept)]
+        also = [self.models[k].source for k in others]
         self.notes.append(
-            f"{source}: {count} of {what.plural} ({shortened(names)}), which {shortened(lacking)} "
-            f"{'lacks' if len(lacking) == 1 else 'lack'} because {what.why}; "
-            + ("kept as they are" if kept else "left out of the output")
+            f"{self.models[holder].source}: {_count(kept)} of {KINDS[kind].plural} ({shortened(kept)}), which "
+            f"{shortened(lacking)} {'lacks' if len(lacking) == 1 else 'lack'} because {KINDS[kind].why}; kept without "
+            f"merging{f', and those of {shortened(also)} are not used' if also else ''}"
+        )
+
+    def _leave_out(self, names: list[str], what: str) -> None:
+        holders = [self.models[k].source for k in self._holders(names)]
+        for held in self.held:
+            for name in names:
+                held.pop(name, None)
+        self.notes.append(
+            f"{shortened(holders)}: {_count(names)} ({shortened(names)}) left out of the output because the other "
+            f"models lack them: {what}"
         )
 
     def _refuse_partial(self, wrong: list[str]) -> None:
@@ -300,6 +335,8 @@ class _Matching:
         rows: list[Row] = []
         dropped: list[str] = []
         vocabulary = None
+        head, embedding = head_of(lead), embedding_of(lead)
+        padded = {n for n in (head, embedding, head and head.removesuffix("weight") + "bias") if n}
         for name in names:
             holder = self.kept.get(name)
             if holder is not None:
@@ -312,7 +349,7 @@ class _Matching:
                 dropped.append(name)
                 continue
             if any(other.shape != row.inputs[0].shape for other in row.inputs[1:]):
-                row = self._with_common_rows(row)
+                row = self._with_common_rows(row, name in padded)
                 vocabulary = row.inputs[0].shape[0]
             if not row.floating:
                 for model, other in zip(self.models[1:], row.inputs[1:]):
@@ -339,8 +376,11 @@ class _Matching:
             for m, t in zip(self.models[1:], row.inputs[1:])
         )
 
-    def _with_common_rows(self, row: Row) -> Row:
+    def _with_common_rows(self, row: Row, padded: bool) -> Row:
         """Returns the row of an embedding or head whose vocabularies differ only in their padding.
+
+        Args:
+            padded: the tensor has one row for each token.
 
         Raises:
             MismatchError: the shapes differ in another way.
@@ -350,14 +390,20 @@ class _Matching:
             if other.shape == shape:
                 continue
             problem = f"{row.name}: shape {list(shape)} in {first.source}, {list(other.shape)} in {model.source}"
-            if classify(row.name).module not in ("embed", "head"):
+            if not padded:
                 raise MismatchError(problem, _SAME_ARCHITECTURE)
             if len(shape) != len(other.shape) or shape[1:] != other.shape[1:]:
                 raise MismatchError(problem, "Merge models with the same vocabulary size and hidden size.")
             rows = (shape[0], other.shape[0])
-            if not row.floating or not only_padding_differs(first, model, min(rows)):
+            if not row.floating or not self._only_padding_differs(model, min(rows)):
                 raise MismatchError(problem, vocabulary_remedy(first, model, rows))
         return row._replace(common=min(t.elements for t in row.inputs))
+
+    def _only_padding_differs(self, model: Checkpoint, rows: int) -> bool:
+        key = (model.source, rows)
+        if key not in self.padding:  # reading tokenizers takes time
+            self.padding[key] = only_padding_differs(self.models[0], model, rows)
+        return self.padding[key]
 
     def _vocabulary_note(self, rows: Sequence[Row], vocabulary: int) -> str:
         names = [row.name for row in rows if row.common is not None]
@@ -366,6 +412,10 @@ class _Matching:
             f"{shortened(names)}: {sizes} rows; the tokenizers are equal, so the rest is padding: the common rows are "
             f"merged, and the output has the {vocabulary} rows and the padding of {self.models[0].source}"
         )
+
+
+def _count(names: Collection[str]) -> str:
+    return f"{len(names)} tensors" if len(names) > 1 else "1 tensor"
 
 
 def _check_fixed(row: Row, first: Checkpoint, model: Checkpoint, other: Tensor) -> None:

@@ -72,10 +72,13 @@ _TABLE = (
     _of(TOWER, "Qwen-VL, Qwen-Omni, GLM-V", r"^(?:visual|audio|talker|token2wav|code2wav|code_predictor)\."),
     _of(TOWER, "LLaVA, Gemma 3, Mistral 3, Llama 4, Mllama", r"^(?:vision|audio|image|video|speech|vit|vq)\w*(?:\.|$)"),
     _of(TOWER, "LLaVA, InternVL, Idefics, Phi-4", r"^(?:\w*projector|connector|merger|resampler|perceiver\w*)\."),
+    _of(TOWER, "InternVL (mlp1), MiniCPM-V (vpm, apm, tts), DeepSeek-VL, Ovis", r"^(?:mlp1|vpm|apm|tts|aligner|vte)\."),
+    _of(TOWER, "Ovis, Mistral in its own format", r"^(?:visual_tokenizer|patch_merger|pre_mm_projector_norm)\."),
     _of(TOWER, "Gemma 3n, Gemma 4, Phi-4 multimodal", r"^embed_(?:vision|audio|image)\w*\."),
     _of(TOWER, "Phi-4 multimodal", r"^embed_tokens_extend\."),
 )
 
+_LONGEST = 500  # characters: names are untrusted, and the patterns backtrack
 # The causal mask of GPT-2 and GPT-NeoX has the name of a bias. A mask is [1, 1, n, n], a bias has one dimension.
 _MASK = re.compile(r"\.\w*(?:attn|attention)\.(?:attention\.)?bias$")
 
@@ -88,6 +91,8 @@ def kind_of(name: str, tensor: Tensor, predicting: Collection[int]) -> str | Non
         predicting: the result of `prediction_layers` for its model.
     """
     text = canonical(name)
+    if len(text) > _LONGEST:
+        return None
     for kind, pattern, _ in _TABLE:
         if pattern.search(text):
             return kind
@@ -99,7 +104,7 @@ def kind_of(name: str, tensor: Tensor, predicting: Collection[int]) -> str | Non
 def tower_of(name: str) -> str | None:
     """Returns "vision" or "audio" for a tensor of such a tower, and None for every other tensor."""
     text = canonical(name)
-    if not any(pattern.search(text) for kind, pattern, _ in _TABLE if kind == TOWER):
+    if len(text) > _LONGEST or not any(pattern.search(text) for kind, pattern, _ in _TABLE if kind == TOWER):
         return None
     return "audio" if re.match(r"(?:embed_)?(?:audio|speech)|talker|token2wav|code", text) else "vision"
 

@@ -77,5 +77,8 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def decoder_layers(config: Mapping[str, Any]) -> int | None:
     """Returns the number of decoder layers that config.json declares; None if it declares none."""
     text = text_config(config)
-    counts = (text.get(key) for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"))
+    keys = ["num_decoder_layers", "decoder_layers"]
+    if not text.get("is_encoder_decoder"):  # there the other keys count the layers of the encoder
+        keys += ["num_hidden_layers", "n_layer", "num_layers", "n_layers"]
+    counts = (text.get(key) for key in keys)
     return next((count for count in counts if type(count) is int and count > 0), None)

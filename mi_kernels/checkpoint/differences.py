@@ -48,6 +48,7 @@ _UNKNOWN_FORMAT = (KeyError, TypeError, ValueError, AttributeError)  # what `_id
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _TEMPLATE = "chat_template.jinja"
 _BOOKKEEPING = ("transformers_version", "_from_model_config")
+_MOST_PIECES = 8 << 20  # maximum size of a SentencePiece file whose pieces are counted; real ones have 0.5 to 5 MB
 _MOST = 64 << 20  # maximum size of a compared file in bytes; a tokenizer with 250,000 tokens has 20 MB
 _ABSENT = object()
 _Compare = Callable[[Checkpoint, Checkpoint], "Iterator[Difference]"]
@@ -122,6 +123,8 @@ class _Vocabulary(NamedTuple):
 
 def _vocabulary(model: Checkpoint) -> _Vocabulary | None:
     """Returns the tokens from tokenizer.json, vocab.json or a SentencePiece file; None if there is none of them."""
+    if not model.root:  # not a checkpoint on a disk
+        return None
     added = _optional_json(model, _ADDED)
     for name in (_TOKENIZER, "vocab.json", "tokenizer.model"):
         if os.path.lexists(os.path.join(model.root, name)):
@@ -139,6 +142,9 @@ def _sentence_pieces(content: bytes) -> int:
     Raises:
         ValueError: it is not such a file.
     """
+
+    if len(content) > _MOST_PIECES:
+        raise ValueError("too large to count")
 
     def varint(at: int) -> tuple[int, int]:
         value = shift = 0

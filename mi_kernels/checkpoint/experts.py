@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .inputs import value_dtype
 from .spelling import by_canonical
 from .tensor import TensorInfo
 from .virtual import StackedTensor, Tensor
@@ -64,6 +65,8 @@ def unify(
 
 def _names(match: re.Match[str], experts: int, names: Mapping[str, str]) -> list[str] | None:
     """Returns the names of the matrices in the order of the fused tensor; None if one is missing."""
+    if experts * len(_PARTS[match["which"]]) > len(names):  # the number is a claim of a header
+        return None
     keys = [f"{match['layer']}.{expert}.{part}.weight" for expert in range(experts) for part in _PARTS[match["which"]]]
     return [names[key] for key in keys] if all(key in names for key in keys) else None
 
@@ -83,9 +86,9 @@ def _fused(
     if names is None:
         return None
     parts = [held[n] for n in names]
-    if any(isinstance(p, StackedTensor) or p.shape != shape or p.dtype != parts[0].dtype for p in parts):
+    if any(isinstance(p, StackedTensor) or p.shape != shape for p in parts):
         return None
-    if len({type(p) for p in parts}) > 1:  # some of them calculated in float32, others stored
+    if len({value_dtype(p) for p in parts}) > 1:  # some of them calculated in float32, others stored
         return None
     return names, StackedTensor(name, parts[0].dtype, tuple(parts), like.shape)  # type: ignore[arg-type]
 

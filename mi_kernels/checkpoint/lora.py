@@ -33,7 +33,7 @@ from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
 from .spelling import Renaming, by_canonical, canonical, clean, summary
 from .tensor import TensorInfo, refuse_empty
-from .ties import embedding_of, head_name, head_of, same_values
+from .ties import embedding_of, has_head, head_name, head_of, same_values
 from .virtual import LoraTensor, SavedTensor, ScaledTensor, StackedTensor, Tensor
 
 _PREFIX = "base_model.model."
@@ -136,7 +136,9 @@ class _Target:
         self.base = base
         self.names: dict[str, str] = {}
         self.untied_head: dict[str, Tensor] | None = None
-        self.embedding = embedding_of(base.tensors) if base.tied and head_of(base.tensors) is None else None
+        ties = base.tied and has_head(base.config) and head_of(base.tensors) is None
+        self.embedding = embedding_of(base.tensors) if ties else None
+        self.head = "" if self.embedding is None else head_name(self.embedding, base.config)
         self._known = by_canonical(base.tensors)
 
     def find(self, name: str) -> str | None:
@@ -144,8 +146,8 @@ class _Target:
         found = name if name in self.base.tensors else self._known.get(canonical(name))
         if self.embedding is None:
             return found
-        if found == self.embedding or canonical(name) == "lm_head.weight":
-            head = head_name(self.embedding)
+        if found == self.embedding or (found is None and canonical(name) == canonical(self.head)):
+            head = self.head
             embedding = self.base.tensors[self.embedding]
             assert not isinstance(embedding, LoraTensor)  # a base has no adapter
             if self.untied_head is None:
@@ -164,7 +166,7 @@ class _Target:
 def _tie_again(model: Checkpoint, target: _Target) -> None:
     """Removes a head that is equal to the embedding after all. Otherwise adds a note."""
     assert target.embedding is not None
-    head = head_name(target.embedding)
+    head = target.head
     if same_values(model, model.tensors[head], model.tensors[target.embedding]):
         del model.tensors[head]
     else:
@@ -229,8 +231,11 @@ def _sort_out(adapter: Adapter, target: _Target) -> tuple[dict[str, _Factors], d
         if not cleaned.startswith(_PREFIX) or t.dtype not in FLOATS:
             unmatched.append(t.name)
         elif match and target.find_module(module) and (module, not embedding) not in sides:
-            sides.setdefault((module, embedding), {})[match["side"]] = t
+            pair = sides.setdefault((module, embedding), {})
+            _refuse_twice(adapter, pair.get(match["side"]), t)
+            pair[match["side"]] = t
         elif plain is not None:
+            _refuse_twice(adapter, whole.get(plain), t)
             whole[plain] = t
         else:
             unmatched.append(t.name)
@@ -248,8 +253,21 @@ def _sort_out(adapter: Adapter, target: _Target) -> tuple[dict[str, _Factors], d
             "If it was trained under DeepSpeed ZeRO-3, run zero_to_fp32.py in the checkpoint's folder, or save again "
             "with stage3_gather_16bit_weights_on_model_save. Otherwise use the base model alone, or another adapter.",
         )
+    meant: dict[str, TensorInfo] = {}
+    for (module, _), pair in sides.items():
+        name = target.names[module]
+        _refuse_twice(adapter, meant.get(name), pair["A"])
+        meant[name] = pair["A"]
     factors = {module: _Factors(pair["A"], pair["B"], embedding) for (module, embedding), pair in sides.items()}
     return factors, whole
+
+
+def _refuse_twice(adapter: Adapter, one: TensorInfo | None, two: TensorInfo) -> None:
+    if one is not None:
+        raise CheckpointError(
+            f"{adapter.file}: {one.name} and {two.name} mean the same tensor",
+            "Keep one of them: save the adapter again with PEFT.",
+        )
 
 
 def _saved(adapter: Adapter, name: str, held: Tensor, whole: TensorInfo) -> SavedTensor:

@@ -19,6 +19,8 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+from .names import classify
+
 # torch.compile, DistributedDataParallel, FSDP, activation checkpointing (FSDP and fairscale), DeepSpeed and Fabric.
 _WRAPPERS = frozenset(
     (
@@ -59,6 +61,9 @@ _REWRITES = (
     # The head of a model with a tied embedding is found by `ties`; other names of a real head:
     (re.compile(r"^head\.weight$"), "lm_head.weight"),
 )
+
+
+_LAYERS = re.compile(r"(?:layers|h|blocks?)\.\d")
 
 
 def clean(name: str) -> str:
@@ -112,6 +117,21 @@ def renamed(names: Iterable[str], wanted: Collection[str]) -> list[Renaming]:
     targets = _unique(name for name in wanted if name not in have)
     mine = _unique(name for name in held if name not in wanted)
     return [Renaming(name, targets[key]) for key, name in mine.items() if key in targets]
+
+
+def like_others(changes: Collection[Renaming], names: Iterable[str]) -> dict[str, str]:
+    """Returns new names for decoder layers that only this model has, with the prefix that its other layers get."""
+    prefixes = {}
+    for old, new in changes:
+        if classify(old).layer is not None and classify(new).layer is not None:
+            one, two = (_LAYERS.split(name, maxsplit=1)[0] for name in (old, new))
+            prefixes[one] = two
+    found = {}
+    for name in names:
+        start = _LAYERS.split(name, maxsplit=1)[0]
+        if start in prefixes and classify(name).layer is not None:
+            found[name] = prefixes[start] + name[len(start) :]
+    return found
 
 
 def _unique(names: Iterable[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ stores only the embedding. `config.declared_tied` says what config.json declares
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..dtypes import CODE_SIZES
 from .inputs import Inputs
@@ -15,6 +16,16 @@ from .record import Checkpoint
 from .tensor import TensorInfo
 from .virtual import Tensor
 
+_HEADS = ("lm_head", "output", "output_layer", "output_projection", "embed_out", "proj_out", "head")
+# What the head is called where it is not lm_head, by model_type of transformers.
+_NAMES = {
+    "whisper": "proj_out",
+    "moonshine": "proj_out",
+    "moonshine_streaming": "proj_out",
+    "biogpt": "output_projection",
+    "gpt_neox": "embed_out",
+    "gpt_neox_japanese": "embed_out",
+}
 _BLOCK = 1 << 20  # elements that are compared at a time
 # Last words of the names of token embeddings. Position embeddings belong to the module embed too.
 _EMBEDDINGS = (
@@ -32,9 +43,13 @@ _EMBEDDINGS = (
 
 def head_of(tensors: Mapping[str, Tensor]) -> str | None:
     """Returns the name of the weight of the head; None if `tensors` has none."""
-    # A head is outside the layers and near the end or the start of the file: names are cheap to classify.
-    names = (name for name in tensors if name.endswith(".weight") and classify(name).module == "head")
-    return next((name for name in names if len(tensors[name].shape) == 2), None)
+    for name, tensor in tensors.items():
+        words = name.split(".")
+        last = words[-2:-1] if words[-3:-1] != ["lm_head", "decoder"] else ["lm_head"]  # RoBERTa's
+        named = words[-1] == "weight" and last and last[0] in _HEADS
+        if named and len(tensor.shape) == 2 and classify(name).module == "head":
+            return name
+    return None
 
 
 def embedding_of(tensors: Mapping[str, Tensor], head: Tensor | None = None) -> str | None:
@@ -53,18 +68,34 @@ def embedding_of(tensors: Mapping[str, Tensor], head: Tensor | None = None) -> s
     return found
 
 
-def head_name(embedding: str) -> str:
+def has_head(config: Mapping[str, Any]) -> bool:
+    """Returns whether the class in config.json has an output projection that can be tied; True if it names none."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else "ForCausalLM"
+    return name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForImageTextToText"))
+
+
+def head_name(embedding: str, config: Mapping[str, Any], head: str | None = None) -> str:
     """Returns the name that a head gets in a model that stores only its embedding, called `embedding`.
+
+    Args:
+        config: config.json of the model.
+        head: the name of the head elsewhere, if it is known: in another model, or in an adapter.
 
     Example:
         >>> from mi_kernels.checkpoint.ties import head_name
-        >>> head_name("model.embed_tokens.weight"), head_name("language_model.model.embed_tokens.weight")
+        >>> head_name("model.embed_tokens.weight", {}), head_name("language_model.model.embed_tokens.weight", {})
         ('lm_head.weight', 'language_model.lm_head.weight')
+        >>> head_name("model.decoder.embed_tokens.weight", {"model_type": "whisper"})
+        'proj_out.weight'
     """
-    prefix = "language_model.model."
-    if embedding.startswith(prefix):
-        return "language_model.lm_head.weight"
-    return "thinker.lm_head.weight" if embedding.startswith("thinker.") else "lm_head.weight"
+    kind = config.get("model_type")
+    last = head if head is not None else f"{_NAMES.get(kind, 'lm_head') if isinstance(kind, str) else 'lm_head'}.weight"
+    last = last.removeprefix("language_model.").removeprefix("thinker.").removeprefix("model.")
+    for container, start in (("language_model.", "language_model.model."), ("thinker.", "thinker.")):
+        if embedding.startswith(start):
+            return container + last
+    return last
 
 
 def same_values(model: Checkpoint, one: Tensor, two: Tensor) -> bool:

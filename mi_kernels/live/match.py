@@ -193,7 +193,13 @@ def match(parts: Sequence[Part], models: Sequence[Checkpoint]) -> Match:
     described = Checkpoint("the live model", "", [], live, {}, {"tie_word_embeddings": tied})
     for model in resolved:
         _check_dtypes(live, model, exact=model is not resolved[-1])
-    return Match(resolved, align([described, *resolved]).rows)
+    rows = align([described, *resolved]).rows
+    for row in rows:
+        if row.common is not None or row.kept is not None:
+            raise MismatchError(
+                f"{row.name}: has another shape in the live model than in one of the files", _ONE_FAMILY
+            )
+    return Match(resolved, rows)
 
 
 def _under_live_names(parts: Sequence[Part], model: Checkpoint) -> dict[str, Tensor]:

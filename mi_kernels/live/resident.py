@@ -18,10 +18,10 @@ from ..checkpoint.inputs import Inputs
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.virtual import Tensor
 from ..dtypes import TORCH_NAMES
-from ..errors import CheckpointError
+from ..errors import CheckpointError, MismatchError, shortened
 from ..merge.options import Options
 from ..merge.plan import Source
-from ..merge.sources import lerp_sources
+from ..merge.sources import lerp_sources, unties
 from ..merge.spans import fill_tensor
 from ..ops.arrays import on_huge_pages
 from ..recipe.interpolation import Recipe
@@ -65,6 +65,10 @@ class Resident:
         # Callers load the architecture of INSTRUCT, which has no place for what only the other models have.
         self.alignment = alignment._replace(rows=[row for row in alignment.rows if row.kept in (None, 0)])
         self.names = [row.name for row in self.alignment.rows]
+        dropped = [row for row in alignment.rows if row.kept not in (None, 0)]
+        said = [note for note in alignment.notes if not any(f"({row.name}" in note for row in dropped)]
+        unused = [f"{len(dropped)} tensors ({shortened([row.name for row in dropped])}) of other models are not loaded"]
+        self._notes = [*said, *(unused if dropped else [])]
         self._threads = Options(threads=threads).thread_count
         self._inputs = Inputs([model.files for model in self.models])
         for row in self.alignment.rows:
@@ -75,7 +79,25 @@ class Resident:
     def notes(self) -> list[str]:
         """One line for each irregularity of the checkpoints that is handled."""
         lines = [line for model in self.models for line in (*model.notes, *model.risks)]
-        return [*lines, *self.alignment.notes]
+        return [*lines, *self._notes]
+
+    def check_tied(self, recipe: Recipe | None) -> None:
+        """Checks that a loader that ties the head to the embedding, as the first model does, loads the whole merge.
+
+        Args:
+            recipe: the recipe of an interpolation; None for other methods.
+
+        Raises:
+            MismatchError: the head of the merge is not its embedding.
+        """
+        tie, served = self.alignment.tie, self.models[0]
+        if tie is None or not served.tied:
+            return
+        if not tie.same if recipe is None else unties(self.alignment, lerp_sources(self.alignment, [recipe]), 0):
+            raise MismatchError(
+                f"{tie.head}: is not {tie.embedding} in the merge, but config.json of {served.source} ties the two",
+                "Merge into a folder with `mi-kernels lerp` and use that folder: its config.json does not tie them.",
+            )
 
     def close(self) -> None:
         self._inputs.__exit__()

@@ -150,7 +150,7 @@ class Findings:
                 count = f"all {len(names):,} tensors that were read from both are identical"
                 notes.append(f"{models[0]} and {models[k]} are the same model: {count}")
             elif len(names) == self.compared[k] > 1:
-                which = "selected tensors" if not self.computed.get(k) else "tensors that were compared"
+                which = "tensors that were compared" if self.computed.get(k) else "selected tensors"
                 left = f"; {self.computed[k]:,} computed or stored in another dtype" if self.computed.get(k) else ""
                 notes.append(f"all {len(names):,} {which} are identical in {models[0]} and {models[k]}{left}")
             else:
@@ -234,8 +234,9 @@ class Watch:
                 found.compared[k] = found.compared.get(k, 0) + 1
                 if k in self._same[t.name]:
                     found.identical.setdefault(k, []).append(t.name)
-            if t.dtype in CODES and source.inputs[0].elements:  # other dtypes are identical, see `alignment`
-                read = source.used()
+            # Other dtypes are identical, see `alignment`, and what only one model has is never compared.
+            if t.dtype in CODES and source.inputs[0].elements and source.kept is None:
+                read = source.used() if source.common is None else []
                 for k in set(range(1, len(source.inputs))) - {*comparable}:
                     counts = found.computed if 0 in read and k in read else found.unread
                     counts[k] = counts.get(k, 0) + 1

@@ -17,7 +17,7 @@ from ..checkpoint.differences import Difference
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import ShardSum
 from ..dtypes import item_size
-from ..errors import ArgumentError, OutputError
+from ..errors import ArgumentError, MismatchError, OutputError
 from ..output import card, copied_files, sidefiles
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard, OutputTensor, encode_index, plan_file, plan_shards
@@ -30,6 +30,7 @@ from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
 from .record import MergeRecord
 from .resume import ResumableWork, merge_request, publish
+from .sources import unties
 from .spans import Runner
 from .stream import Request, Sink, stream
 
@@ -127,6 +128,13 @@ class Job:
     recipe_notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        lead = self.models[self.alignment.lead]
+        if self.alignment.towers and not lead.config and self._origin().config and not self.single_file:
+            raise MismatchError(
+                f"{lead.source}: has vision or audio towers, but no config.json, and that of {self._origin().source} "
+                "describes a model without them",
+                "Add the config.json of the multimodal model.",
+            )
         if self.single_file and self.options.max_shard_size:
             raise ArgumentError(
                 f"{self.outputs[0].folder.given}: is one file, but max_shard_size is set",
@@ -286,8 +294,8 @@ class Job:
             notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
         if self._config_of_lead:
             notes.append(
-                f"{self._origin().source} has no vision or audio tower, so the output has config.json of "
-                f"{self.models[self.alignment.lead].source}"
+                f"the output has config.json of {self.models[self.alignment.lead].source}, because it has its vision or "
+                "audio towers"
             )
         others = {m.root: m for m in self.models if m.root != self._origin().root}
         notes += [*self._copied.notes, *(note for m in others.values() for note in copied_files.unused_adapter(m))]
@@ -311,13 +319,7 @@ class Job:
         return [Difference(d.text.partition("; the output has ")[0], True) for d in found if d.serious]
 
     def _untied(self, output: int) -> bool:
-        """Returns True if this output stores a head of its own although a model ties it to the embedding."""
-        tie = self.alignment.tie
-        if tie is None:
-            return False
-        head, embedding = self.sources[tie.head], self.sources[tie.embedding]
-        alike = head.weights[output : output + 1] == embedding.weights[output : output + 1]
-        return not (tie.same and alike and head.formula == embedding.formula)
+        return unties(self.alignment, self.sources, output)
 
     @cached_property
     def _copied(self) -> copied_files.CopiedFiles:

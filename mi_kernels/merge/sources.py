@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..checkpoint.alignment import Alignment
 from ..recipe.interpolation import Recipe
 from .plan import Source
+
+
+def unties(alignment: Alignment, sources: Mapping[str, Source], output: int) -> bool:
+    """Returns True if an output stores a head of its own although a model ties it to the embedding."""
+    tie = alignment.tie
+    if tie is None:
+        return False
+    head, embedding = sources[tie.head], sources[tie.embedding]
+    alike = head.weights[output : output + 1] == embedding.weights[output : output + 1]
+    return not (tie.same and alike and head.formula == embedding.formula)
 
 
 def lerp_sources(alignment: Alignment, recipes: Sequence[Recipe]) -> dict[str, Source]:

@@ -192,7 +192,7 @@ def test_layers_for_multi_token_prediction_are_kept(tmp_path: Path, case: str, h
             n for n in sides[1 - holder] if not masks or ("layers.1." in n if "layers" in masks else "_proj" in n)
         ]
         assert all(torch.equal(found[n], interpolated(sides[0][n], sides[1][n], LAM)) for n in chosen)
-        assert sum("multi-token prediction" in note and "kept as they are" in note for note in notes) == 1
+        assert sum("multi-token prediction" in note and "kept without merging" in note for note in notes) == 1
     if case == "mtp":
         loaded(tmp_path / "out")
     compared = similarity(*folders, progress=False)
@@ -291,7 +291,7 @@ def test_a_text_decoder_against_its_multimodal_release(tmp_path: Path, release_f
         sides = (whole[name], other) if release_first else (other, whole[name])
         expected = whole[name] if other is None else interpolated(*sides, LAM)  # type: ignore[arg-type]
         assert torch.equal(tensor, expected), name
-    assert sum("towers" in note and "kept as they are" in note for note in notes) == 1
+    assert sum("towers" in note and "kept without merging" in note for note in notes) == 1
     assert not [note for note in notes if note.endswith('the output has "gemma3_text"')]
     assert loaded(tmp_path / "out").config.vision_config.hidden_size == 32
     assert cli.main(["verify", str(tmp_path / "out"), "--recompute"]) == 0

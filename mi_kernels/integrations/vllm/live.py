@@ -58,6 +58,7 @@ class Live:
     def check(self, recipe: Recipe) -> None:
         """Raises an error if the model cannot be changed to `recipe`. Does not change anything."""
         recipe.weights([row.name for row in self._resident.alignment.merged])
+        self._resident.check_tied(recipe)
         if self.copies is not None:
             self.copies.weights(recipe)
 

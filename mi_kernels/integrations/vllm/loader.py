@@ -11,7 +11,7 @@ from vllm.config import ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from ...errors import ArgumentError, MismatchError, printable
+from ...errors import ArgumentError, printable
 from ...live.resident import Resident
 from ...recipe.load import load
 from .live import Live
@@ -70,21 +70,7 @@ class MergeLoader(BaseModelLoader):
                 recipe = load(self._options.file)
                 sources = [*([recipe.base] if recipe.base is not None else []), *recipe.models]
             self._resident = Resident(sources)
-            _refuse_untied(self._resident)
+            self._resident.check_tied(self._options.recipe)
             for note in self._resident.notes:
                 _LOGGER.warning("%s", printable(note))
         return self._resident
-
-
-def _refuse_untied(resident: Resident) -> None:
-    """Rejects a merge whose head differs from its embedding if vLLM ties the two: it would not load the head.
-
-    Raises:
-        MismatchError: see above.
-    """
-    tie, served = resident.alignment.tie, resident.models[0]
-    if tie is not None and not tie.same and served.tied:
-        raise MismatchError(
-            f"{tie.head}: is not {tie.embedding} in the merge, but config.json of {served.source} ties the two",
-            "Merge into a folder with `mi-kernels lerp` and serve that folder: its config.json does not tie them.",
-        )
