@@ -294,9 +294,13 @@ class Job:
             notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
         if self._config_of_lead:
             notes.append(
-                f"the output has config.json of {self.models[self.alignment.lead].source}, because it has its vision or "
-                "audio towers"
+                f"the output has config.json of {self.models[self.alignment.lead].source}, because it has its vision "
+                "or audio towers"
             )
+        tie = self.alignment.tie
+        said = tie is None or any(tie.head in note for note in notes)
+        if tie is not None and not said and any(map(self._untied, range(len(self.outputs)))):
+            notes.append(f"{tie.head} and {tie.embedding} differ in the output, so its config.json does not tie them")
         others = {m.root: m for m in self.models if m.root != self._origin().root}
         notes += [*self._copied.notes, *(note for m in others.values() for note in copied_files.unused_adapter(m))]
         return [*notes, *(d.text for d in self.differences_found), *self.options.place.notes]

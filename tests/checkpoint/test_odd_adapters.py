@@ -133,6 +133,39 @@ def test_weights_beside_an_adapter_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "strict").exists()
 
 
+def test_two_entries_for_one_tensor_are_refused(tmp_path: Path) -> None:
+    base = saved("qwen3", tmp_path / "base", 1)
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    q = "layers.0.self_attn.q_proj"
+    a, b, norm = torch.ones(4, 64), torch.ones(64, 4), torch.ones(64)
+    stem = "base_model.model."
+    pair = {f"{stem}model.{q}.lora_A.weight": a, f"{stem}model.{q}.lora_B.weight": b}
+    cases = (
+        {f"{stem}{q}.lora_A.weight": a, f"{stem}{q}.lora_B.weight": b},
+        {f"module.{stem}model.{q}.lora_A.weight": a},
+        {f"{stem}model.{q}.lora_A.default.weight": a},
+        {f"{stem}model.norm.weight": norm, f"{stem}norm.weight": norm},
+    )
+    for number, more in enumerate(cases):
+        folder = tmp_path / f"adapter{number}"
+        folder.mkdir()
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        save_file({n: t.clone() for n, t in {**pair, **more}.items()}, folder / "adapter_model.safetensors")
+        with pytest.raises(CheckpointError, match="mean the same tensor"):
+            open_checkpoint(f"{base}+{folder}")
+
+
+@pytest.mark.parametrize("modules", [["embed_tokens"], ["proj_out"]])
+def test_a_head_of_another_name(tmp_path: Path, modules: list[str]) -> None:
+    base, other = (saved("whisper", tmp_path / n, i, dtype=torch.float32) for i, n in ((1, "base"), (2, "other")))
+    torch.manual_seed(3)
+    config = peft.LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, target_modules=[*Q, *modules])
+    peft.get_peft_model(make("whisper", 1, torch.float32), config).save_pretrained(tmp_path / "adapter")
+    lerp_checkpoint(f"{base}+{tmp_path}/adapter", other, tmp_path / "out", 0.0, progress=False)
+    model = loaded(tmp_path / "out")
+    assert not torch.equal(model.proj_out.weight, model.model.decoder.embed_tokens.weight)
+
+
 # DeepSpeed ZeRO-3.
 
 

@@ -593,3 +593,121 @@ def test_tokens_beyond_the_common_rows_are_refused(tmp_path: Path) -> None:
     (b / "tokenizer.json").write_text(tokenizer(250))
     with pytest.raises(MismatchError, match="padding"):
         lerp_checkpoint(a, b, tmp_path / "out", LAM, progress=False)
+
+
+# What a second reading found.
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_head_keeps_its_own_name(tmp_path: Path, turned: bool) -> None:
+    """The head of Whisper is called proj_out."""
+    a, plain = saved("whisper", tmp_path / "a", 1), saved("whisper", tmp_path / "plain", 2)
+    own = torch.randn(256, 32).bfloat16()
+    b = with_tensors(plain, tmp_path / "b", {**tensors_of(plain), "proj_out.weight": own})
+    merged(*((b, a) if turned else (a, b)), tmp_path / "out")
+    model = loaded(tmp_path / "out")
+    pair = (tensors_of(a)["model.decoder.embed_tokens.weight"], own)
+    assert torch.equal(model.proj_out.weight, interpolated(*(pair[::-1] if turned else pair), LAM))
+
+
+def test_a_plain_pair_with_a_dense_layer_in_its_head_has_no_note(tmp_path: Path) -> None:
+    a, b = saved("roberta", tmp_path / "a", 1), saved("roberta", tmp_path / "b", 2)
+    assert merged(a, b, tmp_path / "out")[1] == []
+    loaded(tmp_path / "out")
+
+
+def test_positions_are_no_vocabulary(tmp_path: Path) -> None:
+    """A model with few tokens and many positions."""
+    a, b = saved("gpt2", tmp_path / "a", 1, n_positions=64), saved("gpt2", tmp_path / "b", 2, n_positions=32)
+    for folder in (a, b):
+        (folder / "tokenizer.json").write_text(tokenizer(10))
+    with pytest.raises(MismatchError, match=r"wpe.*shape"):
+        lerp_checkpoint(a, b, tmp_path / "out", LAM, progress=False)
+
+
+def test_missing_decoder_layers_of_an_encoder_decoder(tmp_path: Path) -> None:
+    a, b = saved("t5", tmp_path / "a", 1), saved("t5", tmp_path / "b", 2)
+    part = with_tensors(b, tmp_path / "part", {n: t for n, t in tensors_of(b).items() if "decoder.block.2" not in n})
+    with pytest.raises(MismatchError):
+        lerp_checkpoint(a, part, tmp_path / "out", LAM, progress=False)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_copies_of_a_shared_embedding(tmp_path: Path, turned: bool) -> None:
+    a, plain = saved("t5", tmp_path / "a", 1), saved("t5", tmp_path / "plain", 2)
+    t = tensors_of(plain)
+    copies = {f"{side}.embed_tokens.weight": t["shared.weight"] for side in ("encoder", "decoder")}
+    b = with_tensors(plain, tmp_path / "b", {**t, **copies})
+    found, notes = merged(*((b, a) if turned else (a, b)), tmp_path / "out")
+    assert found.keys() == t.keys()
+    assert sum("copies of the shared embedding" in note for note in notes) == 1
+    loaded(tmp_path / "out")
+    other = with_tensors(plain, tmp_path / "c", {**t, "encoder.embed_tokens.weight": t["shared.weight"] + 1})
+    with pytest.raises(MismatchError, match="embed_tokens"):
+        lerp_checkpoint(a, other, tmp_path / "out2", LAM, progress=False)
+
+
+def test_several_holders(tmp_path: Path) -> None:
+    """The tensors of one model are kept together, and those of the others are named."""
+    plain = [saved("qwen3", tmp_path / f"plain{i}", i) for i in range(3)]
+    extras: list[Tensors] = [
+        {},
+        mtp(),
+        {"mtp.fc.weight": torch.ones(4, 4).bfloat16(), "mtp.more.weight": torch.ones(2)},
+    ]
+    folders = [with_tensors(f, tmp_path / f"s{i}", {**tensors_of(f), **extras[i]}) for i, f in enumerate(plain)]
+    recipe = {"method": "linear", "models": [str(f) for f in folders]}
+    report = merge_checkpoint(recipe, tmp_path / "out", progress=False)
+    found = {n: t for n, t in tensors_of(tmp_path / "out").items() if n.startswith("mtp.")}
+    assert found.keys() == extras[1].keys()
+    assert all(torch.equal(t, extras[1][n]) for n, t in found.items())
+    assert any(f"those of {folders[2]} are not used" in note for note in report.notes)
+
+
+def test_kept_layers_have_the_prefix_of_the_output(tmp_path: Path) -> None:
+    plain = [saved("qwen3", tmp_path / f"plain{i}", i) for i in (1, 2)]
+    b = with_tensors(plain[1], tmp_path / "b", {**tensors_of(plain[1]), **deepseek(2, True)})
+    a = respelled(plain[0], tmp_path / "a", lambda name: name.removeprefix("model."))
+    found, _ = merged(a, b, tmp_path / "out")
+    assert not [name for name in found if name.startswith("model.")]
+    assert "layers.2.eh_proj.weight" in found
+
+
+def test_a_number_of_experts_is_only_a_claim(tmp_path: Path) -> None:
+    from ..support.models import write_raw
+
+    a = saved("qwen3_moe", tmp_path / "a", 1)
+    b = tmp_path / "b"
+    shape = {"dtype": "BF16", "shape": [4_000_000_000, 2, 0], "data_offsets": [0, 0]}
+    write_raw(b / "model.safetensors", {"model.layers.0.mlp.experts.gate_up_proj": shape})
+    for pair in ((a, b), (b, a)):
+        with pytest.raises(MismatchError):
+            lerp_checkpoint(*pair, tmp_path / "out", LAM, progress=False)
+
+
+def test_a_mask_that_unties_is_reported_and_never_served_tied(tmp_path: Path) -> None:
+    from mi_kernels import Recipe
+    from mi_kernels.live.resident import Resident
+
+    folders = []
+    for i in (1, 2):
+        plain = saved("gemma2", tmp_path / f"plain{i}", i)
+        t = tensors_of(plain)
+        folders.append(with_tensors(plain, tmp_path / f"side{i}", {**t, HEAD: t[EMBED]}))
+    _, notes = merged(*folders, tmp_path / "out", modules="embed")
+    assert any("does not tie them" in note for note in notes)
+    resident = Resident(folders)
+    resident.check_tied(Recipe(0.5))
+    with pytest.raises(MismatchError, match="ties the two"):
+        resident.check_tied(Recipe(0.5, modules="embed"))
+    resident.close()
+
+
+def test_multimodal_weights_without_a_config(tmp_path: Path) -> None:
+    release, text = saved("gemma3", tmp_path / "release", 1), saved("gemma3_text", tmp_path / "text", 2)
+    (release / "config.json").unlink()
+    for pair in ((release, text), (text, release)):
+        with pytest.raises(MismatchError, match=r"no config\.json"):
+            lerp_checkpoint(
+                *pair, tmp_path / "out", LAM, progress=False, copy_from="instruct" if pair[0] == text else "thinking"
+            )

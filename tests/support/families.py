@@ -134,7 +134,37 @@ def _gpt2(**kw: Any) -> Any:
     return GPT2LMHeadModel(GPT2Config(vocab_size=256, n_embd=64, n_layer=2, n_head=4, n_positions=64, **kw))
 
 
+def _whisper(**kw: Any) -> Any:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    sizes = {
+        f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 1), ("attention_heads", 2))
+    }
+    config = WhisperConfig(
+        vocab_size=256, d_model=32, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=16,
+        max_target_positions=16, decoder_start_token_id=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes, **kw,
+    )  # fmt: skip
+    return WhisperForConditionalGeneration(config)
+
+
+def _t5(**kw: Any) -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"vocab_size": 256, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
+    return T5ForConditionalGeneration(T5Config(**{**sizes, "num_decoder_layers": 3, **kw}))
+
+
+def _roberta(**kw: Any) -> Any:
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return RobertaForMaskedLM(RobertaConfig(vocab_size=256, max_position_embeddings=40, **sizes, **kw))
+
+
 _MAKERS = {
+    "whisper": _whisper,
+    "t5": _t5,
+    "roberta": _roberta,
     "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
     "qwen3_next": _qwen3_next,
