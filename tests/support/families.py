@@ -131,7 +131,11 @@ def _llava(**kw: Any) -> Any:
 def _gpt2(**kw: Any) -> Any:
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(vocab_size=256, n_embd=64, n_layer=2, n_head=4, n_positions=64, **kw))
+    sizes = {"vocab_size": 256, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    return GPT2LMHeadModel(GPT2Config(**{**sizes, **kw}))
+
+
+_SIDES, _DEPTH = ("encoder", "decoder"), {"layers": 1, "attention_heads": 2}
 
 
 def _whisper(**kw: Any) -> Any:

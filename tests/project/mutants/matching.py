@@ -57,8 +57,8 @@ FAULTS = (
     Fault(
         "half-a-tower-is-no-error",
         "mi_kernels/checkpoint/alignment.py",
-        old="kind is None or (kind == TOWER and self._has_towers_without(name))",
-        new="kind is None",
+        old="kind is not None and not (kind == TOWER and self._has_towers_without(name))",
+        new="kind is not None",
         tests=(f"{_PAIRS}::test_a_missing_weight_of_the_model_stays_an_error",),
     ),
     Fault(
@@ -121,9 +121,9 @@ FAULTS = (
     ),
     Fault(
         "a-mask-does-not-untie",
-        "mi_kernels/merge/job.py",
-        old="        return not (tie.same and alike and head.formula == embedding.formula)\n",
-        new="        return not tie.same\n",
+        "mi_kernels/merge/sources.py",
+        old="    return not (tie.same and alike and head.formula == embedding.formula)\n",
+        new="    return not tie.same\n",
         tests=(f"{_PAIRS}::test_a_mask_over_the_embedding_unties_a_stored_copy",),
     ),
     Fault(
