@@ -146,7 +146,8 @@ def _whisper(**kw: Any) -> Any:
     }
     config = WhisperConfig(
         vocab_size=256, d_model=32, encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=8, max_source_positions=16,
-        max_target_positions=16, decoder_start_token_id=1, pad_token_id=0, bos_token_id=1, eos_token_id=2, **sizes, **kw,
+        max_target_positions=16, decoder_start_token_id=1, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        **sizes, **kw,
     )  # fmt: skip
     return WhisperForConditionalGeneration(config)
 
