@@ -193,9 +193,10 @@ def _of_format(folder: _Folder, files: list[str], single: str, index: str | None
         names = _complete(folder.root, files, single)
         if names is None:
             return None
-        usual = INDEX if single == SINGLE else MISTRAL_INDEX
+        mistral = folder.mistral(names)
+        usual = MISTRAL_INDEX if mistral else INDEX
         notes = [f"has no {usual}; the model is the complete set {_span(names)}"] if len(names) > 1 else []
-        return ModelFiles(names, mistral=folder.mistral(names), notes=notes)
+        return ModelFiles(names, mistral=mistral, notes=notes)
     weight_map = _read_index(folder.root, index)
     named, present = set(weight_map.values()), set(folder.known)
     listed = sorted(named)

@@ -214,6 +214,29 @@ def test_no_note_on_small_files_that_the_output_does_not_have(world: FileWorld) 
     assert any("rope_theta" in note for note in notes)
 
 
+def test_small_files_are_not_looked_at(world: FileWorld) -> None:
+    """The output has none, so those of the inputs neither have notes nor are a reason to refuse."""
+    (world.thinking / "modules.json").write_text('[{"idx": 1, "path": "../2_Dense", "type": "a.Dense"}]')
+    (world.thinking / "trainer_state.json").write_text("{}")
+    (world.thinking / "config.json").unlink()
+    assert handled(world.merge()) == []
+    world.assert_right()
+
+
+@pytest.mark.parametrize("config", [False, True])
+def test_a_note_on_the_small_files_of_another_model(world: FileWorld, config: bool) -> None:
+    lone = world.thinking / "lone.safetensors"
+    write_in_order(lone, world.b)
+    if not config:
+        (world.instruct / "config.json").unlink()
+    notes = handled(lerp_checkpoint(world.instruct, lone, world.root / "folder", 0.5, progress=False).notes)
+    assert any(note.endswith(f"so the output has those of {world.instruct}") for note in notes) == config
+    assert (
+        any(note == f"{world.instruct} has no config.json, so the output has no config.json" for note in notes)
+        != config
+    )
+
+
 # Sweeps.
 
 
