@@ -667,3 +667,24 @@ def test_the_note_on_a_missing_index_names_the_one_that_fits(tmp_path: Path) -> 
             (tmp_path / "m" / "params.json").unlink()
         [note] = open_checkpoint(tmp_path / "m").notes
         assert f"m: has no {index};" in note
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_merged_weights_of_any_name_beside_an_adapter(tmp_path: Path, with_adapter: bool) -> None:
+    folder = save(tmp_path / "t", tiny(1))
+    lay(tmp_path / "t", {"merged.safetensors": tiny(2)})
+    for path in folder.glob("model*.safetensors*"):
+        path.unlink()
+    (folder / "adapter_config.json").write_text("{}")
+    if with_adapter:
+        (folder / "adapter_model.safetensors").write_text("")
+    report = lerp_checkpoint(folder, save(tmp_path / "o", tiny(3)), tmp_path / "out", 0, progress=False)
+    assert_same_tensors(load(tmp_path / "out"), tiny(2))
+    assert [note for note in report.notes if "the adapter is not applied" in note]
+
+
+def test_an_adapter_of_pickles_is_an_adapter(tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.bin", "optimizer.pt"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="is an adapter, not a model"):
+        open_checkpoint(tmp_path)
