@@ -334,7 +334,7 @@ class Job:
 
     @cached_property
     def _copied(self) -> list[tuple[Checkpoint, copied_files.CopiedFiles]]:
-        """The models whose small files the outputs get, with these files. None if the output is a single file."""
+        """The models whose small files the outputs get, with these files. A single file gets none."""
         if self.single_file:
             return []
         origin = self._origin()
