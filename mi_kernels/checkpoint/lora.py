@@ -28,6 +28,7 @@ from ..errors import CheckpointError, shortened
 from .fp8 import refuse_quantised
 from .header import read_header
 from .hub import cached_id, left_out
+from .model_files import TRAINING, kind_of
 from .names import classify
 from .patterns import PatternError, compiled
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, Checkpoint
@@ -41,8 +42,8 @@ _FACTOR = re.compile(
     r"(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.default)?(?(embedding)|\.weight)"
 )
 _MERGE_FIRST = "Merge the adapter into its base with PEFT first, then use that model."
-# Files that trainers save beside an adapter and that are not weights of the model.
-_TRAINING_STATE = ("optimizer", "scheduler", "scaler", "rng_state", "training_args", "random_states")
+# How the names of weights of the base begin, for an adapter in the same folder.
+_OF_BASE = ("model", "pytorch_model", "consolidated")
 # Options that need a different formula if they are set.
 _UNSUPPORTED = (
     "use_dora",
@@ -115,8 +116,8 @@ def attach(base: Checkpoint, adapter: Adapter, config: dict[str, Any], given: st
     trained_on = config.get("base_model_name_or_path")
     if isinstance(trained_on, str) and trained_on and not _same_model(trained_on, base):
         notes.append(f"{given}: the adapter was trained on {shortened([trained_on])}, but is added to {base.source}")
-    notes += _beside(adapter, (".pt", ".pth"))  # perhaps weights, perhaps anything else
-    risks = [*base.risks, *_beside(adapter, (".safetensors", ".bin"))]
+    notes += _beside(adapter, base, (".pt", ".pth"))  # perhaps weights, perhaps anything else
+    risks = [*base.risks, *_beside(adapter, base, (".safetensors", ".bin"))]
     result = replace(base, source=given, tensors=tensors, notes=notes, risks=risks, adapter=adapter)
     if target.untied_head is not None:
         _tie_again(result, target)
@@ -176,11 +177,15 @@ def _tie_again(model: Checkpoint, target: _Target) -> None:
         )
 
 
-def _beside(adapter: Adapter, suffixes: tuple[str, ...]) -> list[str]:
+def _beside(adapter: Adapter, base: Checkpoint, suffixes: tuple[str, ...]) -> list[str]:
     """Returns a sentence about files beside the adapter that can hold trained weights; or nothing."""
-    ours = ("adapter_model.", *_TRAINING_STATE)
     names = sorted({*os.listdir(adapter.root), *left_out(adapter.root)})  # also what was not downloaded
-    found = [name for name in names if name.endswith(suffixes) and not name.startswith(ours)]
+    found = [name for name in names if name.endswith(suffixes) and kind_of(name) is not TRAINING]
+    found = [name for name in found if not name.startswith("adapter_model.")]
+    if os.path.realpath(os.path.dirname(base.shards[0])) == os.path.realpath(adapter.root):
+        # The adapter is in the folder of its base, whose notes name the safetensors files that are not part of it.
+        shards = {*map(os.path.basename, base.shards)}
+        found = [name for name in found if name not in shards and not name.startswith(_OF_BASE)]
     if not found:
         return []
     are, them = ("are", "them") if len(found) > 1 else ("is", "it")

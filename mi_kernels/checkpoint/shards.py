@@ -26,13 +26,13 @@ from ..system.faults import problem, remedy
 from . import hub
 from .files import read_json
 from .header import refuse_too_many
+from .model_files import ADAPTER, PICKLES, kind_of
 from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONSOLIDATED, INDEX, MISTRAL_INDEX, SINGLE
 from .tensor import TensorInfo
 
 WEIGHTS = ".safetensors"
 _INDEX_END = ".safetensors.index.json"
 _MISTRAL, _PARAMS, _CONFIG = "consolidated", "params.json", "config.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors", re.ASCII | re.DOTALL)
 
 
@@ -193,9 +193,10 @@ def _of_format(folder: _Folder, files: list[str], single: str, index: str | None
         names = _complete(folder.root, files, single)
         if names is None:
             return None
-        usual = INDEX if single == SINGLE else MISTRAL_INDEX
+        mistral = folder.mistral(names)
+        usual = MISTRAL_INDEX if mistral else INDEX
         notes = [f"has no {usual}; the model is the complete set {_span(names)}"] if len(names) > 1 else []
-        return ModelFiles(names, mistral=folder.mistral(names), notes=notes)
+        return ModelFiles(names, mistral=mistral, notes=notes)
     weight_map = _read_index(folder.root, index)
     named, present = set(weight_map.values()), set(folder.known)
     listed = sorted(named)
@@ -239,6 +240,11 @@ def _lone_file(folder: _Folder, given: str) -> ModelFiles:
     """
     root, _, known, files = folder
     if ADAPTER_CONFIG in known:
+        adapter = [name for name in known if kind_of(name) is ADAPTER and name.endswith((WEIGHTS, *PICKLES))]
+        files = [name for name in files if name not in adapter]
+    else:
+        adapter = []
+    if adapter and not files:
         raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{given} to add it to its base.")
     for broken in _numbered_sets(files):
         raise CheckpointError(
@@ -251,7 +257,7 @@ def _lone_file(folder: _Folder, given: str) -> ModelFiles:
             f"{root}: has {shortened(files)}, but {INDEX} is missing",
             "Download the index if they are shards of one model. If one of them is the model, give its path.",
         )
-    pickles = [n for n in known if n.endswith(_PICKLES)]
+    pickles = [n for n in known if n.endswith(PICKLES)]
     if pickles:
         raise CheckpointError(
             f"{root}: has only pickled weights ({shortened(pickles)}), which are never opened",

@@ -233,6 +233,11 @@ def plan_lerp(
             f"two outputs of the sweep have the same name: {', '.join(folder.given for folder in folders)}",
             "Put {lam} in the last part of out, and use lam values that differ in their first six digits.",
         )
+    if len({folder.single_file for folder in folders}) > 1:
+        existing = next(folder.given for folder in folders if not folder.single_file)
+        raise ArgumentError(
+            f"{existing}: is a folder, but other outputs of the sweep are files", "Remove it, or use another name."
+        )
     alignment = align(models)
     sources = lerp_sources(alignment, [recipe for _, recipe in outs])
     outputs = [

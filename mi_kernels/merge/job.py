@@ -34,7 +34,7 @@ from .sources import unties
 from .spans import Runner
 from .stream import Request, Sink, stream
 
-_CONFIG = "config.json"
+_CONFIG, _PARAMS = "config.json", "params.json"
 _SPARE = 16 << 20  # bytes that stay free for the file system itself
 
 
@@ -230,7 +230,7 @@ class Job:
         lead = self.models[self.alignment.lead]
         if self.single_file:
             return plan_file(tensors, lead, [output.record.metadata() for output in self.outputs]), None
-        return plan_shards(tensors, lead, self.options.max_shard_size)
+        return plan_shards(tensors, lead, self.options.max_shard_size, self._mistral)
 
     def _measure(self) -> None:
         """Measures the distance between the two models for the model card."""
@@ -284,26 +284,46 @@ class Job:
     def notes(self) -> list[str]:
         """Returns one sentence for each unusual thing in the recipe and in the inputs that the merge handles."""
         notes = [*self.recipe_notes, *(note for m in self.models for note in m.notes), *self.alignment.notes]
-        if self.single_file:
-            if any(self._untied(i) for i in range(len(self.outputs))):
-                notes.append("the output stores its own lm_head: set tie_word_embeddings to false in its config.json")
-        elif self._origin() is not self._chosen_origin():
-            alone, other = self._chosen_origin().source, self._origin().source
-            notes.append(f"{alone} is one file without config.json and tokenizer, so the output has those of {other}")
-        elif not self._origin().config and not self._describes_itself():
-            notes.append(f"{self._origin().source} has no config.json, so the output has no config.json")
+        notes += self._untied_notes([] if self.single_file else notes)
+        if not self.single_file:
+            notes += self._origin_notes()
+        surveyed = {model.root for model, _ in self._copied}
+        notes += [note for _, copied in self._copied for note in copied.notes]
+        others = {m.root: m for m in self.models if m.root not in surveyed}
+        notes += [note for m in others.values() for note in copied_files.unused_adapter(m)]
+        return [*notes, *(d.text for d in self.differences_found), *self.options.place.notes]
+
+    def _origin_notes(self) -> list[str]:
+        """Returns notes on the models that the small files come from, if it is not only the one that was asked for."""
+        origin, asked_for = self._origin(), _asked_for(self.models, self.has_base, self.options)
+        notes = []
+        if origin is not asked_for:
+            those = "those" if origin.config else "the small files"
+            notes.append(
+                f"{asked_for.source} is one file without config.json and tokenizer, so the output has {those} of "
+                f"{origin.source}"
+            )
         if self._config_of_lead:
             notes.append(
                 f"the output has config.json of {self.models[self.alignment.lead].source}, because it has its vision "
                 "or audio towers"
             )
+        elif not origin.config and not self._describes_itself():
+            notes.append(f"{origin.source} has no config.json, so the output has no config.json")
+        return notes
+
+    def _untied_notes(self, notes: Sequence[str]) -> list[str]:
+        """Returns a note on a head that the output does not tie, unless `notes` have said it."""
         tie = self.alignment.tie
-        said = tie is None or any(tie.head in note for note in notes)
-        if tie is not None and not said and any(map(self._untied, range(len(self.outputs)))):
-            notes.append(f"{tie.head} and {tie.embedding} differ in the output, so its config.json does not tie them")
-        others = {m.root: m for m in self.models if m.root != self._origin().root}
-        notes += [*self._copied.notes, *(note for m in others.values() for note in copied_files.unused_adapter(m))]
-        return [*notes, *(d.text for d in self.differences_found), *self.options.place.notes]
+        if tie is None or any(tie.head in note for note in notes) or not any(map(self._untied, self._numbers)):
+            return []
+        if self.single_file:
+            return ["the output stores its own lm_head: set tie_word_embeddings to false in its config.json"]
+        return [f"{tie.head} and {tie.embedding} differ in the output, so its config.json does not tie them"]
+
+    @property
+    def _numbers(self) -> range:
+        return range(len(self.outputs))
 
     @property
     def _config_of_lead(self) -> bool:
@@ -313,7 +333,7 @@ class Job:
 
     @cached_property
     def differences_found(self) -> list[Difference]:
-        settled = ["tie_word_embeddings"] * any(self._untied(i) for i in range(len(self.outputs)))
+        settled = ["tie_word_embeddings"] * any(map(self._untied, self._numbers))
         settled += ["vocab_size"] * (self.alignment.vocabulary is not None)
         lead = self.models[self.alignment.lead] if self._config_of_lead else None
         found = differences.between(self.models, self._origin(), settled, lead)
@@ -326,38 +346,48 @@ class Job:
         return unties(self.alignment, self.sources, output)
 
     @cached_property
-    def _copied(self) -> copied_files.CopiedFiles:
-        return copied_files.survey(self._origin())
+    def _copied(self) -> list[tuple[Checkpoint, copied_files.CopiedFiles]]:
+        """The models whose small files the outputs get, with these files. A single file gets none."""
+        if self.single_file:
+            return []
+        origin = self._origin()
+        found = [(origin, copied_files.survey(origin))]
+        if self._config_of_lead:
+            lead = self.models[self.alignment.lead]
+            found.append((lead, copied_files.survey(lead, {*found[0][1].names} - {_CONFIG})))
+        return found
+
+    @cached_property
+    def _content(self) -> dict[str, bytes]:
+        """The content of the copied files. All outputs share it, because weights can be among them."""
+        content: dict[str, bytes] = {}
+        for model, copied in self._copied:  # config.json is that of the last one
+            content.update(sidefiles.collect(model, copied.names))
+        return content
+
+    @cached_property
+    def _mistral(self) -> bool:
+        """True if the outputs have Mistral's names. Without params.json, loaders find only those of config.json."""
+        names = {name for _, copied in self._copied for name in copied.names}
+        return self.models[self.alignment.lead].mistral and (_PARAMS in names or _CONFIG not in names)
 
     def _names(self) -> list[str]:
         return [model.source for model in self.models]
 
     def _origin(self) -> Checkpoint:
-        """Returns the model whose config, tokenizer and other small files are copied.
-
-        A file without a folder of its own has none of them, so they come from the first model that has.
-        """
-        chosen = self._chosen_origin()
-        return next((m for m in (chosen, *self.models) if not m.alone), chosen)
-
-    def _chosen_origin(self) -> Checkpoint:
+        """Returns the model whose config, tokenizer and other small files are copied."""
         return origin_of(self.models, self.has_base, self.options)
 
     def _describes_itself(self) -> bool:
         """Returns True if the output is in Mistral's format and gets its params.json."""
-        return self.models[0].mistral and os.path.exists(os.path.join(self._origin().root, "params.json"))
+        return self._mistral and any(_PARAMS in copied.names for _, copied in self._copied)
 
     def small_files(self, output: Output, index: dict[str, object] | None) -> dict[str, bytes]:
         """Returns the content of all files except the shards and the checksums, by name."""
         if self.single_file:
             return {}
-        origin, lead = self._origin(), self.models[self.alignment.lead]
-        files = sidefiles.collect(origin, self._copied.names)
-        path = os.path.join(origin.root, _CONFIG)
-        if self._config_of_lead:
-            others = sidefiles.collect(lead, copied_files.survey(lead).names)
-            files = {**others, **files, _CONFIG: others[_CONFIG]}
-            path = os.path.join(lead.root, _CONFIG)
+        files = dict(self._content)
+        path = os.path.join(self._copied[-1][0].root, _CONFIG)
         if _CONFIG in files:
             tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
             i = next(i for i, other in enumerate(self.outputs) if other is output)
@@ -367,12 +397,20 @@ class Job:
         record = output.record
         facts = card.Facts(record.summary, record.numerics, record.version, **output.card)
         files["README.md"] = card.model_card(self.models, facts, os.path.basename(output.folder.path))
-        files.update(encode_index(index, lead.mistral))
+        files.update(encode_index(index, self._mistral))
         return files
 
 
 def origin_of(models: Sequence[Checkpoint], has_base: bool, options: Options) -> Checkpoint:
-    """Returns the one of `models`, the base first if there is one, whose small files the output gets."""
+    """Returns the one of `models`, the base first if there is one, whose small files the output gets.
+
+    A file without a folder of its own has none. Then they come from the first model that has a folder.
+    """
+    asked_for = _asked_for(models, has_base, options)
+    return next((m for m in (asked_for, *models) if not m.alone), asked_for)
+
+
+def _asked_for(models: Sequence[Checkpoint], has_base: bool, options: Options) -> Checkpoint:
     first = 1 if has_base else 0
     if options.copy_number is not None:
         return models[first + options.copy_number - 1]

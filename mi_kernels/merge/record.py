@@ -243,14 +243,17 @@ def read_content(root: str) -> dict[str, Any] | None:
 
 
 def content_of(model: Checkpoint) -> dict[str, Any] | None:
-    """Returns the unchecked content of the record of `model`: of its mi_kernels.json, or of the metadata of its file.
+    """Returns the unchecked content of the record of `model`: of its mi_kernels.json, else of the metadata of its file.
+
+    A file that a merge wrote stays one if it is put beside a config.json, which makes it a model with a folder.
 
     Raises:
         CheckpointError: see `read_content`.
     """
+    content = None if model.alone else read_content(model.root)
     said = {key.removeprefix(OURS): value for key, value in model.metadata.items() if key.startswith(OURS)}
-    if not model.alone or not said:
-        return read_content(model.root)
+    if content is not None or not said:
+        return content
     try:
         models = [{"source": source} for source in json.loads(said.pop("models", "[]"))]
     except (ValueError, TypeError, RecursionError):

@@ -18,6 +18,9 @@ else:
 MAX_MODELS = 16  # kMaxModels in csrc/combine.h; the base is one of them
 
 
+NO_NAMES: Mapping[str, str] = {}
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a merge method.
@@ -137,8 +140,11 @@ class Method:
                 f"Give {wanted} models{besides}.",
             )
 
-    def check_values(self, values: Mapping[str, Any], where: str) -> None:
+    def check_values(self, values: Mapping[str, Any], where: str, spelled: Mapping[str, str] = NO_NAMES) -> None:
         """Refuses values outside their parameter's range.
+
+        Args:
+            spelled: how messages name the parameters, by our names, where it is not by those.
 
         Raises:
             ArgumentError: starts with `where`, the tensor's name.
@@ -147,9 +153,10 @@ class Method:
             given = values[parameter.name]
             for value in given if parameter.by_model else [given]:
                 if not parameter.allows(value):
+                    name = spelled.get(parameter.name, parameter.name)
                     raise ArgumentError(
-                        f"{where}: {parameter.name} is {value:g}, which {self.name} cannot use",
-                        f"Give a {parameter.name} {parameter.range}.",
+                        f"{where}: {name} is {value:g}, which {self.name} cannot use",
+                        f"Give a {name} {parameter.range}.",
                     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -53,11 +53,14 @@ class CopiedFiles(NamedTuple):
     notes: list[str]
 
 
-def survey(source: Checkpoint) -> CopiedFiles:
+def survey(source: Checkpoint, others: Collection[str] = ()) -> CopiedFiles:
     """Returns which files of the folder of `source` belong to the model, besides weights and model card.
 
     The table in `checkpoint.model_files` decides. Python files are copied if a config names them, or a file that is
     copied imports them. Subfolders are copied if they belong to the model, see `checkpoint.subfolders`.
+
+    Args:
+        others: files that the output gets from another model. They are not returned.
 
     Raises:
         CheckpointError: a file that must be read cannot be read; a subfolder of the model is a link out of the folder,
@@ -93,9 +96,10 @@ def survey(source: Checkpoint) -> CopiedFiles:
     if _adapter_is_applied(source):
         left = [(name, kind) for name, kind in left if kind is not ADAPTER]
     notes = [*_left_out(source.base, left)]
+    weights = [name for name in weights if name not in others]
     if weights:
         notes.append(f"{shortened(weights)}: copied from {source.base}, not interpolated")
-    return CopiedFiles(sorted(copied), notes)
+    return CopiedFiles(sorted(copied.difference(others)), notes)
 
 
 def _belongs(name: str, folder: str) -> bool:

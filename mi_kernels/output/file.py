@@ -69,8 +69,13 @@ class OutputFile(OutputFolder):
 def output_at(out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> OutputFolder:
     """Returns the output at `out`: one file if the name ends with .safetensors, otherwise a model folder.
 
+    A folder that exists stays a folder, whatever its name. A slash at the end changes nothing.
+
     Raises:
         OutputError: see `OutputFolder`.
     """
-    kind = OutputFile if os.fspath(out).endswith(".safetensors") else OutputFolder
-    return kind(out, inputs, overwrite)
+    given = os.fspath(out)
+    name = given.rstrip(os.sep)
+    if name.endswith(".safetensors") and not os.path.isdir(name):
+        return OutputFile(name, inputs, overwrite)
+    return OutputFolder(given, inputs, overwrite)

@@ -53,12 +53,15 @@ class OutputShard(NamedTuple):
 
 
 def plan_shards(
-    tensors: Iterable[OutputTensor], like: Checkpoint, max_shard_size: int | None = None
+    tensors: Iterable[OutputTensor], like: Checkpoint, max_shard_size: int | None = None, mistral: bool | None = None
 ) -> tuple[list[OutputShard], dict[str, object] | None]:
     """Plans shards like those of the checkpoint `like`, or new ones with at most `max_shard_size` bytes of data each.
 
-    A single tensor larger than `max_shard_size` gets its own shard. Shards in Mistral's format stay in it. Any other
-    single file becomes model.safetensors, which loaders look for.
+    A single tensor larger than `max_shard_size` gets its own shard. A single file gets the name that loaders look for.
+
+    Args:
+        mistral: use the names of Mistral's format, which loaders look for only beside params.json. False: use the usual
+            names. None: the format of `like`.
 
     Returns:
         The shards, and the content of the index (None if the output is a single file that loaders find by its name).
@@ -67,9 +70,11 @@ def plan_shards(
         CheckpointError: a header would be larger than the safetensors library allows.
     """
     groups = _by_size(tensors, max_shard_size) if max_shard_size else _like(tensors, like)
+    if mistral is None:
+        mistral = like.mistral
     names = (
-        shard_names(len(groups), like.mistral)
-        if max_shard_size or len(like.shards) == 1
+        shard_names(len(groups), mistral)
+        if max_shard_size or len(like.shards) == 1 or mistral != like.mistral
         else [os.path.basename(path) for path in like.shards]
     )
     if len(groups) > 1:  # a file without tensors would be in no index
@@ -77,7 +82,7 @@ def plan_shards(
         groups = [group for group in groups if group]
     metadata = _metadata(like)
     shards = [_shard(name, group, number, [metadata]) for number, (name, group) in enumerate(zip(names, groups))]
-    if names == shard_names(1, like.mistral):
+    if names == shard_names(1, mistral):
         return shards, None
     total = sum(t.nbytes for s in shards for t in s.tensors)
     weight_map = {t.name: s.name for s in shards for t in s.tensors}

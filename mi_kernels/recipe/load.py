@@ -34,6 +34,10 @@ def load(path: str | os.PathLike[str]) -> MergeRecipe:
     try:
         content = yaml.load(_read(where), Loader)
     except (yaml.YAMLError, RecursionError) as error:
+        if isinstance(error, yaml.composer.ComposerError) and "single document" in str(error.context):
+            raise ArgumentError(
+                f"{where}: holds several configurations, separated by `---`", "Write each one to a file of its own."
+            ) from error
         problem = " ".join(str(error).split())[:200]
         raise ArgumentError(f"{where}: is not valid YAML: {problem}", "Fix the file.") from error
     if not isinstance(content, Mapping):

@@ -20,7 +20,7 @@ from ..methods.registry import METHODS
 from .conditions import TEMPLATES, Conditions
 from .mergekit_names import FORMER_PARAMETERS, KEYS, MIXTURE_KEYS, PARAMETERS, nearest
 from .models import KEYS as OWN_KEYS
-from .models import MergeRecipe, Slice, checked
+from .models import MergeRecipe, Slice, Spelling, checked
 from .settings import Setting, check
 
 _METHODS = {method.mergekit.name: method for method in METHODS.values() if method.mergekit is not None}
@@ -78,6 +78,8 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
             raise ArgumentError(f"{where}: {name} takes a base_model and one other model", "Name these two.")
         models = (base, *models)
         slices = tuple(s._replace(by_model=({}, *s.by_model)) for s in slices)
+    if method.base == "required" and base is None:
+        raise ArgumentError(f"{where}: {name} needs a base_model", "Add `base_model: FOLDER or Hub id`.")
     parameters.check_required((settings, *(part.settings for part in slices)))
     if spelling.base != "base":
         base = None
@@ -98,6 +100,7 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
         copy_from=copy_from,
         conditions=tokenizer.conditions(_template(content.get("chat_template"), where), origin, where),
         notes=ignored.notes(where),
+        spelling=Spelling(where, {p.name: p.mergekit for p in method.parameters if p.mergekit is not None}),
     )
     return checked(recipe, where)
 

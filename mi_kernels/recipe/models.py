@@ -38,6 +38,18 @@ class Slice(NamedTuple):
     settings: Mapping[str, Setting]
 
 
+class Spelling(NamedTuple):
+    """How messages must name things, if a recipe was read from a file of another tool.
+
+    Attributes:
+        where: the file.
+        names: the names of parameters there, by ours.
+    """
+
+    where: str
+    names: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class MergeRecipe:
     """What `merge_checkpoint` does.
@@ -56,6 +68,7 @@ class MergeRecipe:
             whose small files the output gets.
         conditions: what must be true of the opened models; None: nothing.
         notes: one sentence for each thing that was ignored when the recipe was read. No part of what the recipe is.
+        spelling: how messages name things; None: with our names. No part of what the recipe is either.
 
     >>> from mi_kernels import MergeRecipe
     >>> MergeRecipe("task_arithmetic", ("I", "T"), base="B", settings={"scale": 0.7}).defaults
@@ -75,6 +88,7 @@ class MergeRecipe:
     copy_from: str = "thinking"
     conditions: Conditions | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
+    spelling: Spelling | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.defaults is _OWN:
@@ -97,6 +111,7 @@ class MergeRecipe:
             ArgumentError: a parameter has no value for this tensor, or one that cannot be used.
         """
         method = METHODS[self.method]
+        spelled = self.spelling.names if self.spelling is not None else {}
         part, t = self._slice(name, place, depth)
         shared = (part.settings, self.settings, self.defaults)
 
@@ -110,14 +125,22 @@ class MergeRecipe:
                 found = evaluate(settings[key], name, t, truth)
                 if found is not None:
                     return bool(found) if truth else found
-            raise ArgumentError(f"{name}: {key} has no value", f"Give {key} a value that holds for every tensor.")
+            shown = spelled.get(key, key)
+            raise ArgumentError(
+                f"{self._file}{name}: {shown} has no value", f"Give {shown} a value that holds for every tensor."
+            )
 
         values = {
             p.name: [value(p, part.by_model[k]) for k in range(len(self.models))] if p.by_model else value(p)
             for p in method.parameters
         }
-        method.check_values(values, name)
+        method.check_values(values, f"{self._file}{name}", spelled)
         return values
+
+    @property
+    def _file(self) -> str:
+        """The start of a message: the file that the recipe was read from, if messages name it."""
+        return f"{self.spelling.where}: " if self.spelling is not None else ""
 
     def _slice(self, name: str, place: Place, depth: int) -> tuple[Slice, float]:
         """The slice a tensor belongs to, and its depth within it from 0 to 1.
@@ -127,7 +150,7 @@ class MergeRecipe:
         slices = self.slices or (Slice(0, None, tuple({} for _ in self.models), {}),)
         if slices[-1].stop not in (None, depth):
             raise ArgumentError(
-                f"the slices end at layer {slices[-1].stop}, and the models have {depth} layers",
+                f"{self._file}the slices end at layer {slices[-1].stop}, and the models have {depth} layers",
                 "The slices must cover every layer.",
             )
         if place.layer is None:
@@ -138,7 +161,9 @@ class MergeRecipe:
             if part.start <= place.layer < stop:
                 length = stop - part.start
                 return part, (place.layer - part.start) / (length - 1) if length > 1 else 1.0
-        raise ArgumentError(f"layer {place.layer} is in no slice", f"The slices must cover all {depth} layers.")
+        raise ArgumentError(
+            f"{self._file}layer {place.layer} is in no slice", f"The slices must cover all {depth} layers."
+        )
 
 
 def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRecipe:

@@ -166,6 +166,22 @@ def test_a_head_of_another_name(tmp_path: Path, modules: list[str]) -> None:
     assert not torch.equal(model.proj_out.weight, model.model.decoder.embed_tokens.weight)
 
 
+def test_an_adapter_beside_its_own_base(tmp_path: Path) -> None:
+    """The weights of the base are merged, so they are no weights beside the adapter."""
+    other = saved("gemma2", tmp_path / "other", 2, dtype=torch.float32)
+    base = saved("gemma2", tmp_path / "base", 1, dtype=torch.float32)
+    adapter("gemma2", base, target_modules=Q)
+    (base / "pytorch_model.bin").write_bytes(b"pickle")
+    (base / "trainer_1.bin").write_bytes(b"state")
+    for model in (base, base / "model.safetensors"):
+        pair = (f"{model}+{base}", other)
+        report = lerp_checkpoint(*pair, tmp_path / "out", 0.5, strict=True, overwrite=True, progress=False)
+        assert not [note for note in report.notes if "beside the adapter" in note]
+    (base / "mm_projector.bin").write_bytes(b"weights")
+    [risk] = open_checkpoint(f"{base}+{base}").risks
+    assert "mm_projector.bin beside the adapter is not merged" in risk
+
+
 # DeepSpeed ZeRO-3.
 
 

@@ -16,7 +16,16 @@ from mi_kernels import CheckpointError, lerp_checkpoint, open_checkpoint
 from mi_kernels.checkpoint.record import CONSOLIDATED, INDEX, MISTRAL_INDEX, SINGLE
 
 from ..support.checks import assert_message, assert_refused, run_cli, watched
-from ..support.models import Tensors, assert_same_tensors, load, merge_reference, qwen3_model, save, write_in_order
+from ..support.models import (
+    Tensors,
+    assert_same_tensors,
+    load,
+    merge_reference,
+    qwen3_model,
+    save,
+    tiny,
+    write_in_order,
+)
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 EXTRA = "mtp.fc.weight"
@@ -629,3 +638,53 @@ def test_a_file_as_the_base_of_an_adapter(tmp_path: Path) -> None:
     lerp_checkpoint(f"{lone}+{made.adapter_folder}", other, tmp_path / "out", 0.3, dtype="fp32", progress=False)
     wide = {name: t.float() for name, t in made.base.items()}
     assert_same_tensors(load(tmp_path / "out"), merge_reference(merged(made, PLAIN), wide, 0.3))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("params", [False, True])
+def test_the_output_has_mistrals_names_only_if_something_loads_them(tmp_path: Path, count: int, params: bool) -> None:
+    a, b, out = tiny(1), tiny(2), tmp_path / "out"
+    lay(tmp_path / "i", parted(a, [CONSOLIDATED] if count == 1 else numbered("consolidated", count)))
+    save(tmp_path / "t", b, config={"model_type": "qwen3"})
+    if params:
+        (tmp_path / "i" / "params.json").write_text("{}")
+    for copy_from, mistral in (("thinking", False), ("instruct", True)):
+        lerp_checkpoint(tmp_path / "i", tmp_path / "t", out, 0.5, copy_from=copy_from, overwrite=True, progress=False)
+        stem = "consolidated" if mistral else "model"
+        expected = {f"{stem}.safetensors"} if count == 1 else {*numbered(stem, count), f"{stem}.safetensors.index.json"}
+        assert {path.name for path in out.iterdir() if "safetensors" in path.name} == expected
+        assert (out / "config.json").exists() != mistral
+        assert open_checkpoint(out).notes == []
+        assert_same_tensors(load(out), merge_reference(a, b, 0.5))
+
+
+def test_the_note_on_a_missing_index_names_the_one_that_fits(tmp_path: Path) -> None:
+    lay(tmp_path / "m", parted(tiny(1), numbered("consolidated", 2)))
+    for name, index in (("params.json", MISTRAL_INDEX), ("config.json", MISTRAL_INDEX), (None, INDEX)):
+        if name is not None:
+            (tmp_path / "m" / name).write_text("{}")
+        else:
+            (tmp_path / "m" / "params.json").unlink()
+        [note] = open_checkpoint(tmp_path / "m").notes
+        assert f"m: has no {index};" in note
+
+
+@pytest.mark.parametrize("with_adapter", [False, True])
+def test_merged_weights_of_any_name_beside_an_adapter(tmp_path: Path, with_adapter: bool) -> None:
+    folder = save(tmp_path / "t", tiny(1))
+    lay(tmp_path / "t", {"merged.safetensors": tiny(2)})
+    for path in folder.glob("model*.safetensors*"):
+        path.unlink()
+    (folder / "adapter_config.json").write_text("{}")
+    if with_adapter:
+        (folder / "adapter_model.safetensors").write_text("")
+    report = lerp_checkpoint(folder, save(tmp_path / "o", tiny(3)), tmp_path / "out", 0, progress=False)
+    assert_same_tensors(load(tmp_path / "out"), tiny(2))
+    assert [note for note in report.notes if "the adapter is not applied" in note]
+
+
+def test_an_adapter_of_pickles_is_an_adapter(tmp_path: Path) -> None:
+    for name in ("adapter_config.json", "adapter_model.bin", "optimizer.pt"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match="is an adapter, not a model"):
+        open_checkpoint(tmp_path)

@@ -297,6 +297,19 @@ def test_a_text_decoder_against_its_multimodal_release(tmp_path: Path, release_f
     assert cli.main(["verify", str(tmp_path / "out"), "--recompute"]) == 0
 
 
+def test_notes_on_the_files_of_the_release(tmp_path: Path) -> None:
+    """The output gets the small files of both models. Those of the release that are not copied have a note too."""
+    release, text = saved("gemma3", tmp_path / "release", 1), saved("gemma3_text", tmp_path / "text", 2)
+    (release / "trainer_state.json").write_text("{}")
+    (release / "tokenizer.json").write_text("{}")
+    _, notes = merged(release, text, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+    [note] = [note for note in notes if "trainer_state.json" in note]
+    assert note.startswith(f"{release}: not copied to the output")
+    report = lerp_checkpoint(release, text, tmp_path / "out.safetensors", LAM, progress=False)
+    assert not [note for note in report.notes if "config.json" in note or "trainer_state" in note]
+
+
 # Experts in one tensor, or one by one.
 
 

@@ -59,6 +59,15 @@ def test_a_single_file_gets_the_name_that_loaders_look_for(name: str) -> None:
     assert encode_index(index) == {}
 
 
+def test_mistrals_names_are_replaced_where_nothing_would_load_them() -> None:
+    two = ["consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors"]
+    single, no_index = plan_shards([tensor("a")], like("consolidated.safetensors", mistral=True), mistral=False)
+    assert ([s.name for s in single], no_index) == (["model.safetensors"], None)
+    shards, index = plan_shards([tensor("a"), tensor("b", shard=1)], like(*two, mistral=True), mistral=False)
+    assert [s.name for s in shards] == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert list(encode_index(index)) == ["model.safetensors.index.json"]
+
+
 def test_mistrals_format_keeps_its_names() -> None:
     tensors = [tensor("a"), tensor("b", shard=1)]
     single, no_index = plan_shards([tensor("a")], like("consolidated.safetensors", mistral=True))

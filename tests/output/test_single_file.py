@@ -30,6 +30,7 @@ from mi_kernels.output.file import OutputFile, output_at
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.output.writer import ShardFile
 from mi_kernels.system import calls as system
+from mi_kernels.verify.recompute import recompute_merge
 from mi_kernels.verify.verify import record_checksums
 
 from ..support.checks import World, assert_message, assert_refused, handled, run_cli, snapshot
@@ -115,6 +116,16 @@ def test_inspect_shows_the_record(world: FileWorld, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     assert f"merged by mi_kernels {__version__} from {world.instruct}, {world.thinking}" in shown
     assert "with lam = 0.5" in shown
+
+
+def test_inspect_shows_the_record_beside_a_config(world: FileWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    world.merge()
+    (world.root / "m").mkdir()
+    world.out.rename(world.root / "m" / "o.safetensors")
+    shutil.copy(world.thinking / "config.json", world.root / "m")
+    for path in (world.root / "m", world.root / "m" / "o.safetensors"):
+        assert run_cli(["inspect", str(path)]) == 0
+        assert f"merged by mi_kernels {__version__} from {world.instruct}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -214,6 +225,29 @@ def test_no_note_on_small_files_that_the_output_does_not_have(world: FileWorld) 
     assert any("rope_theta" in note for note in notes)
 
 
+def test_small_files_are_not_looked_at(world: FileWorld) -> None:
+    """The output has none, so those of the inputs neither have notes nor are a reason to refuse."""
+    (world.thinking / "modules.json").write_text('[{"idx": 1, "path": "../2_Dense", "type": "a.Dense"}]')
+    (world.thinking / "trainer_state.json").write_text("{}")
+    (world.thinking / "config.json").unlink()
+    assert handled(world.merge()) == []
+    world.assert_right()
+
+
+@pytest.mark.parametrize("config", [False, True])
+def test_a_note_on_the_small_files_of_another_model(world: FileWorld, config: bool) -> None:
+    lone = world.thinking / "lone.safetensors"
+    write_in_order(lone, world.b)
+    if not config:
+        (world.instruct / "config.json").unlink()
+    notes = handled(lerp_checkpoint(world.instruct, lone, world.root / "folder", 0.5, progress=False).notes)
+    assert any(note.endswith(f"so the output has those of {world.instruct}") for note in notes) == config
+    assert (
+        any(note == f"{world.instruct} has no config.json, so the output has no config.json" for note in notes)
+        != config
+    )
+
+
 # Sweeps.
 
 
@@ -285,12 +319,30 @@ def test_an_existing_file_is_replaced_at_once(world: FileWorld, monkeypatch: pyt
     world.assert_right()
 
 
-@pytest.mark.parametrize("content", [[], ["model.safetensors"]])
-def test_a_folder_is_never_replaced(world: FileWorld, capsys: pytest.CaptureFixture[str], content: list[str]) -> None:
+@pytest.mark.parametrize("content", [["model.safetensors"], ["notes.txt"]])
+def test_a_folder_is_never_replaced_by_a_file(
+    world: FileWorld, capsys: pytest.CaptureFixture[str], content: list[str]
+) -> None:
     world.out.mkdir()
     for name in content:
         (world.out / name).write_text("")
-    assert_refused(capsys, world.root, world.argv("--overwrite"), "exists and is not a file")
+    assert_refused(capsys, world.root, world.argv(), "exists and is not empty")
+    if content == ["notes.txt"]:
+        assert_refused(capsys, world.root, world.argv("--overwrite"), "does not look like a model folder")
+        return
+    world.merge(overwrite=True)
+    assert_same_tensors(load(world.out), merge_reference(world.a, world.b, 0.5))
+
+
+def test_a_folder_with_the_name_of_a_file(world: FileWorld) -> None:
+    """Its merge can be computed again, and a sweep does not mix it with files."""
+    lerp_checkpoint(world.instruct, world.thinking, world.root / "folder", 0.5, progress=False)
+    (world.root / "folder").rename(world.out)
+    assert recompute_merge(str(world.out), progress=False).right
+    world.out.rename(world.root / "1.safetensors")
+    outs = str(world.root / "{lam}.safetensors")
+    with pytest.raises(ArgumentError, match="is a folder, but other outputs of the sweep are files"):
+        sweep_checkpoint(world.instruct, world.thinking, outs, [0.5, 1], progress=False, overwrite=True)
 
 
 def test_a_broken_link_is_refused(world: FileWorld, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,6 +395,10 @@ def test_the_name_decides(tmp_path: Path) -> None:
     assert isinstance(output_at(tmp_path / "x.safetensors"), OutputFile)
     for name in ("x", "x.safetensors.d", "safetensors"):
         assert type(output_at(tmp_path / name)) is OutputFolder
+    for slashes in ("/", "//"):
+        file = output_at(f"{tmp_path}/x.safetensors{slashes}")
+        assert isinstance(file, OutputFile)
+        assert file.given == str(tmp_path / "x.safetensors")
 
 
 # Failures, and resuming.

@@ -458,3 +458,24 @@ def test_the_small_files_of_a_model_in_the_middle(tmp_path: Path, capsys: pytest
     merge_checkpoint(recipe, tmp_path / "ours", progress=False)
     assert (tmp_path / "ours/who.json").read_text() == "b"
     assert_same_tensors(tensors_of(tmp_path / "ours"), tensors_of(out))
+
+
+def test_a_lone_file_has_no_small_files(tmp_path: Path) -> None:
+    """The conditions are those of the model whose files are copied."""
+    scene = Scene(tmp_path, {name: {"chat_template.jinja": "{{ messages }}"} for name in NAMES})
+    weights = next((tmp_path / "a").glob("*.safetensors"))
+    for name in ("lone", "other"):
+        (tmp_path / "loose").mkdir(exist_ok=True)
+        (tmp_path / "loose" / f"{name}.safetensors").write_bytes(weights.read_bytes())
+    models = [str(tmp_path / "loose" / "lone.safetensors"), str(tmp_path / "b")]
+    path = tmp_path / "config.yml"
+    path.write_text(
+        yaml.safe_dump(
+            {"merge_method": "linear", "models": [{"model": m, "parameters": {"weight": 1}} for m in models]}
+        )
+        + "chat_template: auto\n"
+    )
+    job = plan_merge(path, tmp_path / "out")
+    assert job._origin().source == models[1]
+    assert len(list(Resident(models).merge(load(path)))) == len(tensors(0))
+    assert scene.root == tmp_path

@@ -17,7 +17,7 @@ from mi_kernels.methods.registry import METHODS
 from mi_kernels.recipe.load import load
 from mi_kernels.recipe.mergekit import from_mergekit
 from mi_kernels.recipe.mergekit_names import FORMER_PARAMETERS, KEYS, PARAMETERS
-from mi_kernels.recipe.models import MergeRecipe
+from mi_kernels.recipe.models import MergeRecipe, Spelling
 from mi_kernels.recipe.yaml_loader import Loader
 
 from ..support.checks import snapshot
@@ -599,3 +599,48 @@ def test_an_adapter_that_is_not_there_is_refused(tmp_path: Path) -> None:
         merge_checkpoint(config, tmp_path / "out", progress=False)
     assert len(str(error.value).splitlines()) == 2
     assert snapshot(tmp_path) == before
+
+
+# Messages use mergekit's words, so that a remedy can be followed to the letter.
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS.values() if m.mergekit is not None and m.base == "required"])
+def test_a_missing_base_is_called_base_model(method: Method) -> None:
+    assert method.mergekit is not None
+    name = method.mergekit.name
+    with pytest.raises(ArgumentError, match=rf"^c.yml: {name} needs a base_model\nAdd `base_model: "):
+        read(f"merge_method: {name}\nmodels: [{{model: A}}, {{model: B}}]\nparameters: {{density: 0.5, weight: 1}}")
+
+
+def test_parameters_have_the_names_of_the_file() -> None:
+    recipe = read("""
+merge_method: slerp
+base_model: A
+models: [{model: A}, {model: B}]
+parameters: {t: [{filter: mlp, value: 0.5}]}
+""")
+    with pytest.raises(ArgumentError, match=rf"^c.yml: {Q.format(0)}: t has no value\nGive t a value"):
+        parameters(recipe, Q.format(0))
+    recipe = read("merge_method: slerp\nbase_model: A\nmodels: [{model: A}, {model: B}]\nparameters: {t: 7}")
+    with pytest.raises(
+        ArgumentError, match=rf"^c.yml: {Q.format(0)}: t is 7, which slerp cannot use\nGive a t from 0 to 1"
+    ):
+        parameters(recipe, Q.format(0))
+    assert read(SCALED).spelling == Spelling(
+        "c.yml", {p: p for p in ("weight", "density", "normalize")} | {"scale": "lambda"}
+    )
+
+
+SCALED = """
+merge_method: ties
+base_model: A
+models: [{model: B}, {model: C}]
+parameters: {weight: 1, density: 0.5, lambda: 2}
+"""
+
+
+def test_several_configurations_in_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "two.yml"
+    path.write_text(f"{SCALED}---{SCALED}")
+    with pytest.raises(ArgumentError, match=r"two\.yml: holds several configurations"):
+        load(path)

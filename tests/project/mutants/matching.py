@@ -86,8 +86,8 @@ FAULTS = (
     Fault(
         "config-of-the-text-decoder",
         "mi_kernels/merge/job.py",
-        old="        if self._config_of_lead:\n            others",
-        new="        if False:\n            others",
+        old="        if self._config_of_lead:\n            lead =",
+        new="        if False:\n            lead =",
         tests=(f"{_PAIRS}::test_a_text_decoder_against_its_multimodal_release",),
     ),
     Fault(
@@ -143,8 +143,8 @@ FAULTS = (
     Fault(
         "weights-beside-an-adapter-in-silence",
         "mi_kernels/checkpoint/lora.py",
-        old='_beside(adapter, (".safetensors", ".bin"))',
-        new='_beside(adapter, (".safetensors",))',
+        old='_beside(adapter, base, (".safetensors", ".bin"))',
+        new='_beside(adapter, base, (".safetensors",))',
         tests=(f"{_ADAPTERS}::test_weights_beside_an_adapter_are_named",),
     ),
     Fault(
