@@ -114,6 +114,7 @@ _FOLDERS = (
 )
 SUBFOLDER = Kind("other subfolders")
 
+TEXTS = (".txt", ".yaml", ".yml", ".csv", ".tsv")  # text that a model's own code may read
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -131,6 +132,11 @@ def kind_of(name: str) -> Kind:
 def kind_of_folder(name: str) -> Kind:
     """Returns the kind of a folder in the root of a model that no file of the model names."""
     return _first(_FOLDERS, name) or SUBFOLDER
+
+
+def is_folder_of_copies(name: str) -> bool:
+    """Returns whether a folder of this name has the state of a training run, or weights in other formats."""
+    return kind_of_folder(name).label in (TRAINING.label, OTHER_WEIGHTS.label)
 
 
 def _first(kinds: tuple[Kind, ...], name: str) -> Kind | None:
