@@ -18,6 +18,7 @@ from .model_files import (
     CODE,
     DOCUMENTS,
     OTHER_WEIGHTS,
+    PRIVATE,
     SCRIPTS,
     TEMPLATE,
     TRAINING,
@@ -29,7 +30,7 @@ MODULES = "modules.json"
 ROUTER = "router_config.json"
 TEMPLATES = "additional_chat_templates"  # transformers reads *.jinja here
 GENERATION = "custom_generate"  # transformers reads generate.py and requirements.txt here
-_LEFT_IN_MODULES = (TRAINING, CODE, SCRIPTS, OTHER_WEIGHTS, DOCUMENTS)
+_LEFT_IN_MODULES = (TRAINING, CODE, SCRIPTS, PRIVATE, OTHER_WEIGHTS, DOCUMENTS)
 _MAX_JSON = 1 << 20  # bytes; modules.json has one entry for each of a few modules
 _MAX_DEPTH = 16
 _NOT_FOLDERS = (".safetensors", ".json", ".md")  # the output has files with such names

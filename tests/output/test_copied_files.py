@@ -21,7 +21,7 @@ from mi_kernels.output.folder import OutputFolder
 
 from ..support.adapters import make_pair
 from ..support.checks import World, assert_refused, handled, run_cli, snapshot
-from ..support.models import CONFIG, assert_same_tensors, merge_reference, qwen3_model, save, tiny, write_raw
+from ..support.models import CONFIG, INDEX, assert_same_tensors, merge_reference, qwen3_model, save, tiny, write_raw
 
 MADE = {"README.md", "mi_kernels.json", "mi_kernels.checksums.json"}
 
@@ -95,6 +95,37 @@ def test_files_by_what_they_are(tmp_path: Path) -> None:
         first = sorted(names, key=lambda name: (name.endswith("/"), name))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         assert groups[f"{label})"] == ", ".join(first[:3]) + more
+
+
+SETTINGS_OF_TRAINING = [
+    *(
+        "args.json",
+        "sft_args.json",
+        "training_args.json",
+        "ds_config.json",
+        "ds_config_zero3.json",
+        "my_deepspeed.json",
+    ),
+    *("accelerate_config.json", "wandb-metadata.json", "hparams.json", "train_config.json"),
+]
+SECRETS = ["credentials.json", "client_secret.json", "token.json", "HF_Token.json", "secrets.yaml", "id_rsa", "x.pem"]
+
+
+def test_settings_of_training_and_secrets_are_never_copied(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    put(world.thinking, {"config.json": {**CONFIG, "files": SECRETS}, "modules.json": [{"path": "1_Pooling"}]})
+    settings = [
+        "1_Pooling/config.json",
+        "tokenizer_token.json",
+        "my_settings.json",
+        "args_map.json",
+    ]
+    names = [*SETTINGS_OF_TRAINING, *SECRETS, *settings]
+    put(world.thinking, {**dict.fromkeys(names, "{}"), "1_Pooling/secrets.json": {}, "1_Pooling/args.json": {}})
+    (note,) = merge(world)
+    assert copied(world) == {*settings, "config.json", "modules.json", INDEX}
+    assert f"and {len(SETTINGS_OF_TRAINING) - 2} more (left over from training)" in note  # 3, and one of the module
+    assert f"and {len(SECRETS) - 2} more (may hold secrets)" in note
 
 
 @pytest.mark.parametrize("copy_from", ["thinking", "instruct"])
