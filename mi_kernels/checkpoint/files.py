@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from typing import Any
 
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
-from .hub import is_cached_blob
 from .model_files import may_replace
 
 _MAX_JSON = 64 << 20  # an index of 100,000 tensors has 10 MB
+# A file in the Hub's cache is named after the hash of its content.
+_BLOB = re.compile(r"/(?:models|datasets|spaces)--[^/]+/blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})")
 _MAX_DEPTH = 100  # nested configs are 5 deep; copying and writing JSON recurse
 
 
@@ -134,7 +136,7 @@ def refuse_link_out(path: str, root: str) -> None:
     inside = real.startswith(os.path.join(home, ""))
     if real == os.path.join(home, name) or (inside and not _hidden(os.path.relpath(real, home))):
         return
-    if is_cached_blob(real) or _in_another_model(name, real):
+    if _BLOB.search(real) or _in_another_model(name, real):
         return
     raise CheckpointError(
         f"{path}: is a link to {real}, {'a hidden file' if inside else 'outside the folder of the model'}",

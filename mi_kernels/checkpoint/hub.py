@@ -24,7 +24,6 @@ from .needed_files import File, Repository, Selection, unselected
 
 _ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:(?P<org>[\w.-]+?)--)?(?P<name>[\w.-]+)/snapshots/")
-_BLOB = re.compile(r"/(?:models|datasets|spaces)--[^/]+/blobs/(?:[0-9a-f]{40}|[0-9a-f]{64})")
 _SPARE = 16 << 20  # bytes that stay free for the file system itself
 _left_out: dict[str, list[str]] = {}  # by the folder of the snapshot
 
@@ -75,9 +74,10 @@ def download(text: str, files: Selection | list[str], kind: str = "model") -> tu
 
 
 def left_out(folder: str) -> list[str]:
-    """Returns names of files that the root of a repository has, but that `download` left out of the snapshot `folder`.
+    """Returns names of files that a repository has, but that `download` left out of the snapshot `folder`.
 
-    A copy of the model in Mistral's format is not among them. Any other folder has none.
+    They are files in the root, except a copy of the model in Mistral's format, and files in the folders of its modules.
+    Any other folder has none.
     """
     return _left_out.get(folder, [])
 
@@ -202,11 +202,6 @@ def cached_id(path: str) -> str | None:
     """ORG/NAME of the model whose snapshot in the Hub's cache is at `path` or holds it; None for any other path."""
     match = _SNAPSHOT.search(f"{path}/")
     return "/".join(filter(None, match.group("org", "name"))) if match else None
-
-
-def is_cached_blob(path: str) -> bool:
-    """Whether `path` is a blob of the Hub's cache: a file named after the hash of its content."""
-    return _BLOB.search(path) is not None
 
 
 def first_line(error: Exception) -> str:

@@ -43,6 +43,8 @@ TRAINING = Kind(
         *("lr_scheduler.*", "rng_state*", "random_states*", "scaler.pt", "scaler.bin", "sampler*.bin"),
         *("global_step*", "latest", "latest_*", "zero_to_fp32.py", "events.out.*", "*.distcp", "llamaboard_*"),
         *("pytorch_model_fsdp*", "mp_rank_*", "zero_pp_rank_*", "bf16_zero_*", "running_log.txt"),
+        *("args.json", "*_args.json", "train_config*.json", "training_config*.json", "hparams*.json", "wandb*.json"),
+        *("ds_config*.json", "*deepspeed*.json", "accelerate*.json"),
     ),
 )
 QUANTISATION = Kind(
@@ -79,6 +81,20 @@ LICENCE = Kind(
     ),
     copied=True,
 )
+PRIVATE = Kind(
+    "may hold secrets",
+    (
+        "*credential*",
+        "*secret*",
+        "*password*",
+        "*token.json",
+        "*api_key*",
+        "*apikey*",
+        "*.pem",
+        "id_rsa*",
+        "id_ed25519*",
+    ),
+)
 OTHER_WEIGHTS = Kind(
     "weights in other formats, or pickles",
     (
@@ -102,7 +118,7 @@ UNKNOWN = Kind("not known to belong to a model")
 _FILES = (
     *(ADAPTER, TRAINING, WEIGHTS, QUANTISATION, CODE, SCRIPTS),
     *(CONFIG, TOKENIZER, PROCESSOR, TEMPLATE, SENTENCE_TRANSFORMERS, LICENCE),
-    *(OTHER_WEIGHTS, DOCUMENTS, SETTINGS),
+    *(PRIVATE, OTHER_WEIGHTS, DOCUMENTS, SETTINGS),
 )
 _FOLDERS = (
     Kind(
@@ -114,6 +130,7 @@ _FOLDERS = (
 )
 SUBFOLDER = Kind("other subfolders")
 
+TEXTS = (".txt", ".yaml", ".yml", ".csv", ".tsv")  # text that a model's own code may read
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -131,6 +148,11 @@ def kind_of(name: str) -> Kind:
 def kind_of_folder(name: str) -> Kind:
     """Returns the kind of a folder in the root of a model that no file of the model names."""
     return _first(_FOLDERS, name) or SUBFOLDER
+
+
+def is_folder_of_copies(name: str) -> bool:
+    """Returns whether a folder of this name has the state of a training run, or weights in other formats."""
+    return kind_of_folder(name).label in (TRAINING.label, OTHER_WEIGHTS.label)
 
 
 def _first(kinds: tuple[Kind, ...], name: str) -> Kind | None:

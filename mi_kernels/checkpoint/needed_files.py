@@ -1,34 +1,27 @@
 """Which files of a repository on the Hub a model or an adapter needs. Copies in other formats are never among them.
 
-A selection yields the files in steps, because the later ones depend on what the earlier ones say: the index names the
-shards, and modules.json names the folders of sentence-transformers. Names in these files are untrusted. They only
-choose among files of the repository.
+What belongs to a model is decided as for a local folder: by `shards` for the weights, by `subfolders` and `model_files`
+for the other files. A selection yields the files in steps, because the later ones depend on what the earlier ones say:
+the index names the shards, and modules.json names the folders of sentence-transformers. Names in these files are
+untrusted. They only choose among files of the repository.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import posixpath
 import re
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from pathlib import PurePosixPath
+from contextlib import suppress
 from typing import NamedTuple
 
 from ..errors import CheckpointError, shortened
-from .model_files import CODE, UNKNOWN, kind_of
-from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, SINGLE
+from .model_files import CODE, TEXTS, UNKNOWN, kind_of
+from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, MISTRAL_INDEX
+from .shards import INDEX_END, MISTRAL, WEIGHTS, repository_files
+from .subfolders import GENERATION, TEMPLATES, belongs, copies, module_folders
 
 LARGE = 64 << 20  # bytes; the largest small file of a real model, a tokenizer.json, has 35 MB
 _MOST_SHARDS = 10_000  # real models have up to 1,000
-_WEIGHTS = ".safetensors"
-_INDEX = ".safetensors.index.json"
-_MODULES = "modules.json"
 _TEMPLATE = re.compile(r"additional_chat_templates/[^/]+\.jinja")
-_TEXT = (".txt", ".yaml", ".yml")  # code or a config of the model may read them
-_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{1,9})-of-(?P<total>\d{1,9})\.safetensors")
-_COPIES = re.compile(r"onnx|openvino|original|checkpoint-.*")  # folders
 # The tokenizer and chat template that a trainer saves beside an adapter.
 _OF_ADAPTERS = re.compile(
     r"tokenizer.*\.(json|model)|chat_template\.(jinja|json)|special_tokens_map\.json|added_tokens\.json"
@@ -68,7 +61,7 @@ class Repository(NamedTuple):
 
     def is_large(self, name: str) -> bool:
         """Whether a user wants to know about the file before its download."""
-        return name.endswith(_WEIGHTS) or self.files[name].size > LARGE
+        return name.endswith(WEIGHTS) or self.files[name].size > LARGE
 
 
 class Selection(NamedTuple):
@@ -87,7 +80,8 @@ def model_files(repository: Repository) -> Iterator[list[str]]:
     """Yields the index and the small files of a model, then its shards and the files of its modules.
 
     Raises:
-        CheckpointError: the repository lacks shards, or has too many, or its index is too large.
+        CheckpointError: the repository would be refused as a folder too; or it lacks shards, or has too many, or its
+            index is too large.
     """
     root = repository.root
     indexes = _indexes(root)
@@ -98,10 +92,9 @@ def model_files(repository: Repository) -> Iterator[list[str]]:
                 "Do not use this model unless you trust its source.",
             )
     small = [name for name in root if _is_small(name)]
-    templates = [name for name in repository.files if _TEMPLATE.fullmatch(name)]
-    yield [*indexes, *(name for name in (*small, *templates) if not repository.is_large(name))]
-    weights = _shards(repository, indexes[0]) if len(indexes) == 1 else [] if indexes else _without_index(root)
-    yield [*weights, *_files_of_modules(repository), *filter(repository.is_large, (*small, *templates))]
+    small += [name for folder in (TEMPLATES, GENERATION) for name in _inside(repository, folder)]
+    yield [*indexes, *(name for name in small if not repository.is_large(name))]
+    yield [*_weights(repository), *_files_of_modules(repository), *filter(repository.is_large, small)]
 
 
 def adapter_files(repository: Repository) -> Iterator[list[str]]:
@@ -114,9 +107,14 @@ def adapter_files(repository: Repository) -> Iterator[list[str]]:
 
 
 def unselected(repository: Repository, selected: Collection[str]) -> list[str]:
-    """Returns the names of files in the root that were not selected, except a copy of the model in Mistral's format."""
-    own = any(name.endswith(_WEIGHTS) and not _is_copy(name) for name in selected)
-    return [name for name in repository.root if name not in selected and not (own and _is_copy(name))]
+    """Returns the names of files that were not selected: in the root, and in the folders of modules.
+
+    A copy of the model in Mistral's format is not among them.
+    """
+    own = any(name.endswith(WEIGHTS) and not _is_copy(name) for name in selected)
+    root = [name for name in repository.root if not (own and _is_copy(name))]
+    folders = tuple(f"{folder}/" for folder in _modules(repository))
+    return [name for name in (*root, *(n for n in repository.files if n.startswith(folders))) if name not in selected]
 
 
 def _is_small(name: str) -> bool:
@@ -125,116 +123,65 @@ def _is_small(name: str) -> bool:
     return (
         kind.copied
         or kind is CODE
-        or (kind is UNKNOWN and name.endswith(_TEXT))
+        or (kind is UNKNOWN and name.endswith(TEXTS))
         or name in (ADAPTER_CONFIG, "README.md")
     )
 
 
 def _is_copy(name: str) -> bool:
     """Whether `name` is a weight file or index in Mistral's format. Many repositories have a model in both formats."""
-    return name.startswith("consolidated") and name.endswith((_WEIGHTS, _INDEX))
+    return name.startswith(MISTRAL) and name.endswith((WEIGHTS, INDEX_END))
 
 
 def _indexes(root: list[str]) -> list[str]:
     """Returns the index of the model. Several if the model is refused for having them."""
-    if INDEX in root:
-        return [INDEX]
-    found = [name for name in root if name.endswith(_INDEX)]
-    own = [name for name in found if not _is_copy(name)]
-    return own or ([] if _complete(root) else found)
+    found = [name for name in root if name.endswith(INDEX_END) and name != MISTRAL_INDEX]
+    usual = [INDEX] if INDEX in found else found
+    # As in `shards`: a file with such a name is of the usual format, which is then the model.
+    own = any(name.startswith("model") and name.endswith(WEIGHTS) for name in root)
+    return [*usual, *([MISTRAL_INDEX] if MISTRAL_INDEX in root and not own else [])]
 
 
-def _shards(repository: Repository, index: str) -> list[str]:
-    """Returns the shards that the index lists; none if the model is refused when its index is read."""
+def _weights(repository: Repository) -> list[str]:
+    """Returns the safetensors files of the model."""
     root = repository.root
-    listed = _listed(os.path.join(repository.folder, index))
-    if SINGLE in root and SINGLE not in listed:
-        return []
-    absent = sorted(listed.difference(root))
+    found = repository_files(repository.source, repository.folder, root)
+    absent = sorted(set(found.names).difference(root))
     if absent:
-        if complete := _complete(root):
-            return [*complete, *(name for name in root if name in listed and name not in complete)]
         raise CheckpointError(
-            f"{repository.source}: the repository lacks {shortened(absent)}, which {index} lists",
+            f"{repository.source}: the repository lacks {shortened(absent)}, which {found.index} lists",
             "Choose another revision, or ask the author of the model to upload it.",
         )
-    if len(listed) > _MOST_SHARDS:
+    if len(found.names) > _MOST_SHARDS:
         raise CheckpointError(
-            f"{repository.source}: {index} lists {len(listed):,} files, more than {_MOST_SHARDS:,}",
+            f"{repository.source}: {found.index or 'the model'} lists {len(found.names):,} files, more than "
+            f"{_MOST_SHARDS:,}",
             "Do not use this model unless you trust its source.",
         )
-    return sorted(listed)
-
-
-def _listed(path: str) -> set[str]:
-    """Returns the names in the weight_map of the index; none if it has one that is not a name in its own folder."""
-    content = _json(path)
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
-    right = all(isinstance(n, str) and n.endswith(_WEIGHTS) and not re.search(r"[/\\\0]", n) for n in names)
-    return set(names) if right else set()
-
-
-def _complete(root: list[str]) -> list[str]:
-    """Returns the weights that are a model without an index: model.safetensors, or model-0000i-of-0000N for all i."""
-    if SINGLE in root:
-        return [SINGLE]
-    return next((names for stem, names in _complete_sets(root) if stem == "model"), [])
-
-
-def _without_index(root: list[str]) -> list[str]:
-    """Returns the weights of a model without an index; none if it is refused because they could be several models."""
-    if complete := _complete(root):
-        return complete
-    found = [name for name in root if name.endswith(_WEIGHTS) and name != ADAPTER_WEIGHTS]
-    sets = [names for _, names in _complete_sets(found)]
-    one = len(found) == 1 and not _PART.fullmatch(found[0])
-    return found if one or found in sets or all(map(_is_copy, found)) else []
-
-
-def _complete_sets(names: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Yields (STEM, shards) for each set STEM-1-of-N ... STEM-N-of-N."""
-    sets: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-    for name in names:
-        if part := _PART.fullmatch(name):
-            sets[part["stem"], int(part["total"])][name] = int(part["number"])
-    for (stem, total), numbers in sets.items():
-        if len(numbers) == total and set(numbers.values()) == set(range(1, total + 1)):
-            yield stem, list(numbers)
+    return found.names
 
 
 def _files_of_modules(repository: Repository) -> list[str]:
-    """Returns the files in the folders that modules.json names: the modules of a sentence-transformers model."""
-    modules = _json(os.path.join(repository.folder, _MODULES)) if _MODULES in repository.files else None
-    entries = [entry.get("path") for entry in modules if isinstance(entry, dict)] if isinstance(modules, list) else []
-    folders = {posixpath.normpath(path) for path in entries if isinstance(path, str)} - {"."}
-    return [
-        name
-        for name in repository.files
-        if _is_in(name, folders) and (name.endswith((_WEIGHTS, _INDEX)) or _is_small(name.rsplit("/", 1)[-1]))
-    ]
+    """Returns the files in the folders of modules: what a merge copies, and code that their configs may name."""
+    found = [name for folder in _modules(repository) for name in _inside(repository, folder)]
+    return list(dict.fromkeys(found))
 
 
-def _is_in(name: str, folders: set[str]) -> bool:
-    """Whether the file is in one of the folders, and not in a folder with copies inside of it."""
-    for parent in PurePosixPath(name).parents:
-        if str(parent) in folders:
-            return True
-        if _COPIES.fullmatch(parent.name):
-            return False
-    return False
+def _modules(repository: Repository) -> list[str]:
+    """Returns the folders of the modules of sentence-transformers; none if a merge refuses to copy them."""
+    with suppress(CheckpointError):
+        return module_folders(repository.folder)
+    return []
 
 
-def _json(path: str) -> object:
-    """Returns the content of a file; None if it is not JSON, which is refused when the checkpoint is opened."""
-    try:
-        if not os.path.isfile(path) or os.path.getsize(path) > LARGE:
-            return None
-        with open(path, "rb") as file:
-            content: object = json.loads(file.read(LARGE))
-            return content
-    except (OSError, ValueError, RecursionError):
-        return None
+def _inside(repository: Repository, folder: str) -> list[str]:
+    """Returns the files in a subfolder that belong to the model or may do so."""
+    module = folder not in (TEMPLATES, GENERATION)
+    inside = [name for name in repository.files if name.startswith(f"{folder}/")]
+    visible = [name for name in inside if not any(p.startswith(".") for p in name[len(folder) + 1 :].split("/"))]
+    if not module:
+        return [name for name in visible if belongs(name, folder)]
+    return [n for n in visible if copies(n, folder) is None and (belongs(n, folder) or kind_of(n) is CODE)]
 
 
 MODEL_FILES = Selection(("config.json", "params.json", "README.md"), model_files)

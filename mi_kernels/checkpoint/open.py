@@ -92,10 +92,10 @@ def _locate(given: str, files: Selection) -> tuple[str, str | None]:
 def _open(given: str) -> Checkpoint:
     if _is_weights(given):
         root, revision = os.path.dirname(given) or ".", None
-        files, paths = shards.single_file(given), [given]
+        files, paths = shards.single_file(given, hub.left_out(root)), [given]
     else:
         root, revision = _locate(given, hub.MODEL_FILES)
-        files = shards.model_files(root, given)
+        files = shards.model_files(root, given, hub.left_out(root))
         paths = [os.path.join(root, name) for name in files.names]
     config_path = os.path.join(root, "config.json")
     config = read_json(config_path) if os.path.lexists(config_path) and not files.alone else {}

@@ -14,16 +14,17 @@ So does this module. The index decides only for a tensor that several files hold
 
 from __future__ import annotations
 
+import glob
 import os
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import NamedTuple
 
 from ..errors import CheckpointError, shortened
 from ..system.faults import problem, remedy
-from . import hub
 from .files import read_json
 from .header import refuse_too_many
 from .model_files import ADAPTER, PICKLES, kind_of
@@ -31,8 +32,9 @@ from .record import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONSOLIDATED, INDEX, MISTRA
 from .tensor import TensorInfo
 
 WEIGHTS = ".safetensors"
-_INDEX_END = ".safetensors.index.json"
-_MISTRAL, _PARAMS, _CONFIG = "consolidated", "params.json", "config.json"
+INDEX_END = ".safetensors.index.json"
+MISTRAL = "consolidated"  # names of files in Mistral's format start with it
+_PARAMS, _CONFIG = "params.json", "config.json"
 _NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>\d+)-of-(?P<total>\d+)\.safetensors", re.ASCII | re.DOTALL)
 
 
@@ -58,34 +60,53 @@ class ModelFiles:
 
 
 class _Folder(NamedTuple):
-    """The names in a folder, and the names of its safetensors files that are not hidden. All are sorted.
+    """The names in the folder of a model, or in a repository on the Hub. All lists are sorted.
 
-    `known` and `files` include files of the Hub's repository that were not downloaded because the model does not need
-    them.
+    Attributes:
+        root: the folder, or the Hub id.
+        path: the folder with the indexes.
+        entries: the names in the folder. Of a repository, all names except indexes that were not downloaded.
+        known: `entries`, and names in the repository that were not downloaded because the model does not need them.
+        files: the safetensors files in `known` that are not hidden.
+        remote: the names are those of a repository.
     """
 
     root: str
+    path: str
     entries: list[str]
     known: list[str]
     files: list[str]
+    remote: bool = False
 
     @classmethod
-    def listed(cls, root: str) -> _Folder:
+    def listed(cls, root: str, left_out: Collection[str]) -> _Folder:
         try:
             entries = sorted(os.listdir(root))
         except OSError as error:
             raise CheckpointError(f"{root}: cannot be listed: {problem(error)}", remedy(error, reading=True)) from error
-        # macOS writes a hidden file ._NAME beside each file on a disk of another system.
-        known = sorted({*entries, *hub.left_out(root)})
-        return cls(root, entries, known, [n for n in known if n.endswith(WEIGHTS) and not n.startswith(".")])
+        known = sorted({*entries, *(name for name in left_out if "/" not in name)})
+        # A folder is no file with weights. One with the name of a complete model is refused when it is read.
+        files = [n for n in _visible(known, WEIGHTS) if n == SINGLE or not os.path.isdir(os.path.join(root, n))]
+        return cls(root, root, entries, known, files)
+
+    @classmethod
+    def repository(cls, source: str, snapshot: str, names: Collection[str]) -> _Folder:
+        known = sorted(names)
+        entries = [n for n in known if not n.endswith(INDEX_END) or os.path.exists(os.path.join(snapshot, n))]
+        return cls(source, snapshot, entries, known, _visible(known, WEIGHTS), remote=True)
+
+    def advice(self, local: str, remote: str) -> str:
+        """Returns the first text for a folder. For a repository, the second one with the command for {hf}."""
+        name, _, revision = self.root.partition("@")
+        return remote.format(hf=f"hf download {name}{revision and f' --revision {revision}'}") if self.remote else local
 
     @property
     def indexes(self) -> list[str]:
-        return [n for n in self.entries if n.endswith(_INDEX_END) and not n.startswith(".")]
+        return _visible(self.entries, INDEX_END)
 
     def mistral(self, names: Sequence[str]) -> bool:
         """Returns whether files with these names are in Mistral's format. config.json alone describes another one."""
-        named = all(name.startswith(_MISTRAL) for name in names)
+        named = all(name.startswith(MISTRAL) for name in names)
         return named and (_PARAMS in self.entries or _CONFIG not in self.entries)
 
 
@@ -101,6 +122,10 @@ class _Set(NamedTuple):
     def complete(self) -> bool:
         return len(self.numbers) == int(self.total) and set(self.numbers) == set(range(1, len(self.numbers) + 1))
 
+    @property
+    def pattern(self) -> str:
+        return f"{glob.escape(self.stem)}-*-of-{self.total}{WEIGHTS}"
+
     def problem(self) -> str:
         """Returns why the set is not complete: the names of the first files that are missing, and how many more."""
         # The total is a claim of a file name: never make a list of that length.
@@ -114,14 +139,39 @@ class _Set(NamedTuple):
         return f"{', '.join(names)}{more} {'is' if absent == 1 else 'are'} missing"
 
 
-def model_files(root: str, given: str) -> ModelFiles:
+def _visible(names: list[str], end: str) -> list[str]:
+    """Returns names with this end. macOS writes a hidden file ._NAME beside each file on a disk of another system."""
+    return [name for name in names if name.endswith(end) and not name.startswith(".")]
+
+
+def model_files(root: str, given: str, left_out: Collection[str] = ()) -> ModelFiles:
     """Returns the files of the model in the folder `root`, which the user gave as `given`.
+
+    Args:
+        left_out: files of the repository that were not downloaded, see `hub.left_out`.
 
     Raises:
         CheckpointError: the folder has no complete model, or several, or its index is not valid.
     """
-    folder = _Folder.listed(root)
-    others = [name for name in folder.files if not name.startswith(_MISTRAL)]
+    return _chosen(_Folder.listed(root, left_out), given)
+
+
+def repository_files(source: str, snapshot: str, names: Collection[str]) -> ModelFiles:
+    """Returns the files of the model in a repository on the Hub, as `model_files` does when they are downloaded.
+
+    Args:
+        source: the Hub id as the user gave it.
+        snapshot: the local folder. It has the indexes.
+        names: the files in the root of the repository.
+
+    Raises:
+        CheckpointError: as `model_files`.
+    """
+    return _chosen(_Folder.repository(source, snapshot, names), source)
+
+
+def _chosen(folder: _Folder, given: str) -> ModelFiles:
+    others = [name for name in folder.files if not name.startswith(MISTRAL)]
     found = _of_format(folder, others, SINGLE, _usual_index(folder))
     if found is None and not any(name.startswith("model") for name in others):
         found = _mistral_files(folder)
@@ -136,7 +186,7 @@ def model_files(root: str, given: str) -> ModelFiles:
     return found
 
 
-def single_file(path: str) -> ModelFiles:
+def single_file(path: str, left_out: Collection[str] = ()) -> ModelFiles:
     """Returns the file at `path` as a model.
 
     The config and the other small files of its folder belong to it if it is the only file with weights there, or has
@@ -147,7 +197,7 @@ def single_file(path: str) -> ModelFiles:
     """
     root, name = os.path.split(path)
     root = root or "."
-    folder = _Folder.listed(root)
+    folder = _Folder.listed(root, left_out)
     if name == ADAPTER_WEIGHTS and ADAPTER_CONFIG in folder.entries:
         raise CheckpointError(f"{path}: is an adapter, not a model", f"Write BASE+{root} to add it to its base.")
     numbered = _NUMBERED.fullmatch(name)
@@ -172,12 +222,19 @@ def _usual_index(folder: _Folder) -> str | None:
     if INDEX in folder.entries:
         return INDEX
     if len(indexes) > 1:
-        raise CheckpointError(f"{folder.root}: has several indexes: {shortened(indexes)}", "Keep one model per folder.")
+        raise CheckpointError(
+            f"{folder.root}: has several indexes: {shortened(indexes)}",
+            folder.advice(
+                "Keep one model per folder.",
+                f"Run `{{hf}} --exclude {_quoted(indexes[-1])} --local-dir FOLDER` without the wrong one, and give "
+                "FOLDER.",
+            ),
+        )
     return indexes[0] if indexes else None
 
 
 def _mistral_files(folder: _Folder) -> ModelFiles | None:
-    files = [name for name in folder.files if name.startswith(_MISTRAL)]
+    files = [name for name in folder.files if name.startswith(MISTRAL)]
     return _of_format(folder, files, CONSOLIDATED, MISTRAL_INDEX if MISTRAL_INDEX in folder.entries else None)
 
 
@@ -190,31 +247,35 @@ def _of_format(folder: _Folder, files: list[str], single: str, index: str | None
         index: the name of the index, if there is one.
     """
     if index is None:
-        names = _complete(folder.root, files, single)
+        names = _complete(folder, files, single)
         if names is None:
             return None
         mistral = folder.mistral(names)
         usual = MISTRAL_INDEX if mistral else INDEX
         notes = [f"has no {usual}; the model is the complete set {_span(names)}"] if len(names) > 1 else []
         return ModelFiles(names, mistral=mistral, notes=notes)
-    weight_map = _read_index(folder.root, index)
+    weight_map = _read_index(folder.path, index)
     named, present = set(weight_map.values()), set(folder.known)
     listed = sorted(named)
     missing = sorted(named - present)
-    if single in files and single not in named and len(missing) < len(listed):
+    if single in files and single not in named and not missing:
         raise CheckpointError(
             f"{folder.root}: has both {single} and {index}, which does not list it",
-            f"Remove the one that is not the model, or give the path of {single}: loaders choose different ones.",
+            folder.advice(
+                f"Remove the one that is not the model, or give the path of {single}: loaders choose different ones.",
+                f"If {single} is the model, run `{{hf}} {single}`, then give the path that it prints. Loaders choose "
+                "different ones.",
+            ),
         )
     if missing:
-        names = _complete(folder.root, [name for name in files if name not in named], single)
+        names = _complete(folder, [name for name in files if name not in named], single)
         if names is not None:
             return ModelFiles(names, mistral=folder.mistral(names), notes=[_stale(index, missing, names)])
     mistral = index == MISTRAL_INDEX and folder.mistral(listed)
     return ModelFiles(listed, index, weight_map, mistral)  # reading the first missing file raises
 
 
-def _complete(root: str, files: list[str], single: str) -> list[str] | None:
+def _complete(folder: _Folder, files: list[str], single: str) -> list[str] | None:
     """Returns the files that are a complete model without an index; None if there are none."""
     if single in files:
         return [single]
@@ -226,8 +287,13 @@ def _complete(root: str, files: list[str], single: str) -> list[str] | None:
         first, second = complete[0], next(s for s in sets if s is not complete[0])
         broken = "" if second.complete else f" ({second.problem()})"
         raise CheckpointError(
-            f"{root}: has two sets of shards, {_span(first.names)} and {_span(second.names)}{broken}, and no index",
-            "Remove the set that is not the model.",
+            f"{folder.root}: has two sets of shards, {_span(first.names)} and {_span(second.names)}{broken}, and no "
+            "index",
+            folder.advice(
+                "Remove the set that is not the model.",
+                f"Run `{{hf}} --exclude {_quoted(second.pattern)} --local-dir FOLDER` without the set that is not the "
+                "model, and give FOLDER.",
+            ),
         )
     return complete[0].names
 
@@ -238,7 +304,7 @@ def _lone_file(folder: _Folder, given: str) -> ModelFiles:
     Raises:
         CheckpointError: there are none, or several.
     """
-    root, _, known, files = folder
+    root, known, files = folder.root, folder.known, folder.files
     if ADAPTER_CONFIG in known:
         adapter = [name for name in known if kind_of(name) is ADAPTER and name.endswith((WEIGHTS, *PICKLES))]
         files = [name for name in files if name not in adapter]
@@ -248,14 +314,21 @@ def _lone_file(folder: _Folder, given: str) -> ModelFiles:
         raise CheckpointError(f"{root}: is an adapter, not a model", f"Write BASE+{given} to add it to its base.")
     for broken in _numbered_sets(files):
         raise CheckpointError(
-            f"{root}: has {shortened(broken.names)}, but {broken.problem()}", "Download all shards of the model."
+            f"{root}: has {shortened(broken.names)}, but {broken.problem()}",
+            folder.advice(
+                "Download all shards of the model.",
+                "Choose another revision, or ask the author of the model to upload all shards.",
+            ),
         )
     if len(files) == 1:
         return ModelFiles(files, mistral=folder.mistral(files))
     if files:
         raise CheckpointError(
             f"{root}: has {shortened(files)}, but {INDEX} is missing",
-            "Download the index if they are shards of one model. If one of them is the model, give its path.",
+            folder.advice(
+                "Download the index if they are shards of one model. If one of them is the model, give its path.",
+                f"If one of them is the model, download it as with `{{hf}} {_quoted(files[0])}`, and give its path.",
+            ),
         )
     pickles = [n for n in known if n.endswith(PICKLES)]
     if pickles:
@@ -263,7 +336,12 @@ def _lone_file(folder: _Folder, given: str) -> ModelFiles:
             f"{root}: has only pickled weights ({shortened(pickles)}), which are never opened",
             "Get the safetensors version of the model, or convert it in a sandbox: a pickle can run any code.",
         )
-    raise CheckpointError(f"{root}: has no safetensors weights", f"Give the folder that contains {SINGLE} or {INDEX}.")
+    raise CheckpointError(
+        f"{root}: has no safetensors weights",
+        folder.advice(
+            f"Give the folder that contains {SINGLE} or {INDEX}.", "Choose a repository that has safetensors weights."
+        ),
+    )
 
 
 def _unread(folder: _Folder, found: ModelFiles) -> list[str]:
@@ -272,7 +350,7 @@ def _unread(folder: _Folder, found: ModelFiles) -> list[str]:
     # The weights of an adapter belong to its config, and the notes on files that are not copied name both.
     adapter = {ADAPTER_WEIGHTS} if ADAPTER_CONFIG in folder.known else set()
     unread = [name for name in folder.files if name not in names | adapter]
-    mistral = [name for name in unread if name.startswith(_MISTRAL) and not found.names[0].startswith(_MISTRAL)]
+    mistral = [name for name in unread if name.startswith(MISTRAL) and not found.names[0].startswith(MISTRAL)]
     others = [name for name in unread if name not in mistral]
     notes = []
     if mistral:
@@ -292,6 +370,11 @@ def _numbered_sets(files: Sequence[str]) -> list[_Set]:
             found.names.append(name)
             found.numbers.append(int(match["number"]))
     return list(sets.values())
+
+
+def _quoted(name: str) -> str:
+    """Returns the name for a command, as a part of a text for `_Folder.advice`."""
+    return shlex.quote(name).replace("{", "{{").replace("}", "}}")
 
 
 def _number_of(name: str) -> str:

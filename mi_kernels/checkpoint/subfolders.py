@@ -14,11 +14,23 @@ from typing import Any
 from ..errors import CheckpointError
 from ..system.faults import reading_failed
 from .files import read_file, refuse_link_out
+from .model_files import (
+    CODE,
+    DOCUMENTS,
+    OTHER_WEIGHTS,
+    PRIVATE,
+    SCRIPTS,
+    TEMPLATE,
+    TRAINING,
+    is_folder_of_copies,
+    kind_of,
+)
 
 MODULES = "modules.json"
 ROUTER = "router_config.json"
 TEMPLATES = "additional_chat_templates"  # transformers reads *.jinja here
 GENERATION = "custom_generate"  # transformers reads generate.py and requirements.txt here
+_LEFT_IN_MODULES = (TRAINING, CODE, SCRIPTS, PRIVATE, OTHER_WEIGHTS, DOCUMENTS)
 _MAX_JSON = 1 << 20  # bytes; modules.json has one entry for each of a few modules
 _MAX_DEPTH = 16
 _NOT_FOLDERS = (".safetensors", ".json", ".md")  # the output has files with such names
@@ -48,6 +60,29 @@ def module_folders(root: str) -> list[str]:
         named += [(ROUTER, path) for path in router["types"]]
     checked = [_checked(root, file, path) for file, path in named]
     return [folder for folder in checked if folder]  # "" is the root itself
+
+
+def belongs(name: str, folder: str) -> bool:
+    """Returns whether the file `name` in the subfolder `folder` of a model, or in a folder in it, belongs to the model.
+
+    Code in the folder of a module belongs to the model only if a config names it, see `output.copied_files`.
+    """
+    kind = kind_of(name)
+    if folder == TEMPLATES:
+        return kind is TEMPLATE
+    if folder == GENERATION:
+        return kind is CODE or os.path.basename(name) == "requirements.txt"
+    return kind not in _LEFT_IN_MODULES
+
+
+def copies(name: str, folder: str) -> str | None:
+    """Returns the folder in the folder of a module that has copies of it in other formats, and the file `name` in it.
+
+    Returns None if the file is in no such folder.
+    """
+    parts = name[len(folder) + 1 :].split("/")[:-1]
+    depth = next((i for i, part in enumerate(parts) if is_folder_of_copies(part)), None)
+    return None if depth is None else "/".join([folder, *parts[: depth + 1]])
 
 
 def files_in(root: str, folder: str) -> Iterator[str]:

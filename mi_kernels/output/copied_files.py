@@ -11,22 +11,20 @@ from typing import NamedTuple
 
 from ..checkpoint.files import read_file, refuse_link_out
 from ..checkpoint.header import read_header
+from ..checkpoint.hub import left_out
 from ..checkpoint.model_files import (
     ADAPTER,
     CODE,
-    DOCUMENTS,
     OTHER_WEIGHTS,
     PICKLES,
-    SCRIPTS,
-    TEMPLATE,
-    TRAINING,
+    TEXTS,
     UNKNOWN,
     Kind,
     kind_of,
     kind_of_folder,
 )
 from ..checkpoint.record import ADAPTER_CONFIG, Checkpoint
-from ..checkpoint.subfolders import GENERATION, MODULES, ROUTER, TEMPLATES, files_in, needed
+from ..checkpoint.subfolders import GENERATION, MODULES, ROUTER, TEMPLATES, belongs, copies, files_in, needed
 from ..checksums.record import NAME as CHECKSUMS
 from ..errors import CheckpointError, shortened
 from ..system.faults import reading_failed
@@ -37,8 +35,7 @@ _MAX_READ = 16 << 20  # bytes of a config or of code that is searched for names
 _CLASS = re.compile(r"([A-Za-z_]\w*)\.[A-Za-z_]\w*", re.ASCII)  # MODULE.CLASS, as configs name code
 _IMPORT = re.compile(rb"^[ \t]*from[ \t]+\.(\w*)[ \t]+import[ \t]+", re.MULTILINE)  # as in transformers
 _IMPORTED = 4096  # bytes after `from . import` that are searched for modules
-_TEXTS = (".txt", ".yaml", ".yml", ".csv", ".tsv")  # text that a model's own code may read
-_LEFT_IN_SUBFOLDERS = (TRAINING, CODE, SCRIPTS, OTHER_WEIGHTS, DOCUMENTS)
+_STRING = re.compile(rb"(?=\"([^\"\\\n]{1,255})\"|'([^'\\\n]{1,255})')")  # as JSON and Python have a name
 
 
 class CopiedFiles(NamedTuple):
@@ -77,22 +74,31 @@ def survey(source: Checkpoint, others: Collection[str] = ()) -> CopiedFiles:
     folders = [name for name in entries if os.path.isdir(os.path.join(root, name))]
     files = sorted({*entries} - {*folders})
     copied = {name for name in files if kind_of(name).copied}
-    copied |= _named(root, [name for name in files if name not in copied], sorted(copied))
+    copied |= _named(root, "", [name for name in files if name not in copied], sorted(copied))
     left = [(name, kind_of(name)) for name in files if name not in copied]
 
     subfolders = needed(root)
     weights: list[str] = []
     for folder in subfolders:
         inside = list(files_in(root, folder))
-        taken = [name for name in inside if _belongs(name, folder)]
+        module = folder not in (TEMPLATES, GENERATION)
+        if module:
+            others = [name for name in (copies(name, folder) for name in inside) if name is not None]
+            left += [(f"{name}/", kind_of_folder(os.path.basename(name))) for name in dict.fromkeys(others)]
+            inside = [name for name in inside if copies(name, folder) is None]
+            _refuse_pickles(root, folder, [*inside, *_left_on_hub(root, folder)])
+        taken = [name for name in inside if belongs(name, folder)]
+        if module:
+            own = [os.path.basename(name) for name in inside if os.path.dirname(name) == folder]
+            configs = [name for name in own if kind_of(name).copied]
+            taken += [f"{folder}/{name}" for name in _named(root, folder, own, configs)]
         left += [(name, kind_of(name)) for name in sorted({*inside} - {*taken})]
-        if folder not in (TEMPLATES, GENERATION):
-            _refuse_pickles(root, folder, inside)
         weights += [name for name in taken if name.endswith(".safetensors") and name not in copied]
         copied |= set(taken)
     _check_weights(root, weights)
     used = {folder.split("/")[0] for folder in subfolders}
     left += [(f"{name}/", kind_of_folder(name)) for name in folders if name not in used]
+    left = [(name, kind) for name, kind in left if name not in copied]  # one module can be in the folder of another
     if _adapter_is_applied(source):
         left = [(name, kind) for name, kind in left if kind is not ADAPTER]
     notes = [*_left_out(source.base, left)]
@@ -102,14 +108,9 @@ def survey(source: Checkpoint, others: Collection[str] = ()) -> CopiedFiles:
     return CopiedFiles(sorted(copied.difference(others)), notes)
 
 
-def _belongs(name: str, folder: str) -> bool:
-    """Returns whether a file in a subfolder of a model belongs to the model."""
-    kind = kind_of(name)
-    if folder == TEMPLATES:
-        return kind is TEMPLATE
-    if folder == GENERATION:
-        return kind is CODE or os.path.basename(name) == "requirements.txt"
-    return kind not in _LEFT_IN_SUBFOLDERS
+def _left_on_hub(root: str, folder: str) -> list[str]:
+    """Returns the files in the folder of a module that were not downloaded."""
+    return [n for n in left_out(root) if n.startswith(f"{folder}/") and copies(n, folder) is None]
 
 
 def _refuse_pickles(root: str, folder: str, names: Sequence[str]) -> None:
@@ -148,28 +149,37 @@ def _left_out(source: str, left: Sequence[tuple[str, Kind]]) -> Iterator[str]:
         yield f"{source}: not copied to the output: {text}"
 
 
-def _named(root: str, files: Sequence[str], copied: Sequence[str]) -> set[str]:
-    """Returns the files that the configs of a model name: code, directly or by an import, and text that code reads."""
+def _named(root: str, folder: str, files: Sequence[str], copied: Sequence[str]) -> set[str]:
+    """Returns the files that the configs of a model name: code, directly or by an import, and text that code reads.
+
+    Args:
+        root: the folder of the model.
+        folder: the subfolder that has the files and the configs; "" for `root` itself.
+        files: names of files that are not configs.
+        copied: names of files that are copied. The configs are among them.
+    """
     modules = {name.removesuffix(".py"): name for name in files if kind_of(name) is CODE}
-    texts = {name for name in files if kind_of(name) is UNKNOWN and name.endswith(_TEXTS)}
+    texts = {name for name in files if kind_of(name) is UNKNOWN and name.endswith(TEXTS)}
     todo = [n for n in copied if n.endswith(".json") and ("config" in n or n in (MODULES, ROUTER))]
     named: set[str] = set()
     size = 0
     while todo and (modules or texts) and size <= MAX_SIZE:  # otherwise `collect` rejects the model
         name = todo.pop()
-        content = _text(os.path.join(root, name), root)
+        content = _text(os.path.join(root, folder, name), root)
         size += len(content)
         mentioned = _imports(content) if name.endswith(".py") else _classes(content)
         found = {modules.pop(m) for m in {*mentioned} if m in modules}
         todo += found
-        named |= found | {name for name in texts if _quotes(content, name)}
+        named |= found | _quoted(content, texts)
         texts -= named
     return named
 
 
-def _quotes(content: bytes, name: str) -> bool:
-    """Returns whether JSON or Python has the string `name`."""
-    return any(quote + os.fsencode(name) + quote in content for quote in (b"'", b'"'))
+def _quoted(content: bytes, names: Collection[str]) -> set[str]:
+    """Returns which of the names are strings in JSON or Python. Reads the content once for all names."""
+    wanted = {os.fsencode(name): name for name in names}
+    strings = (match[1] or match[2] for match in _STRING.finditer(content)) if wanted else ()
+    return {wanted[string] for string in strings if string in wanted}
 
 
 def _text(path: str, root: str) -> bytes:

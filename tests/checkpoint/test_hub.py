@@ -112,6 +112,8 @@ MISTRAL = {"consolidated.safetensors": weights("x", seed=2)["x"]}
 MISTRAL_TWO = weights("consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors")
 MODULES = {
     "modules.json": b'[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]',
+    "router_config.json": b'{"types": {"query_0_Dense": "Dense"}}',
+    **different("query_0_Dense/config.json", "custom_generate/generate.py", "labels.csv"),
     **different("1_Pooling/config.json", "2_Dense/config.json"),
     "2_Dense/model.safetensors": weights("x", seed=3)["x"],
 }
@@ -123,7 +125,7 @@ REPOSITORIES: dict[str, tuple[dict[str, bytes], dict[str, bytes], tuple[str, ...
     "odd": ({"a [1]*.safetensors": ONE["model.safetensors"]}, {}, ()),
     "embedding": (
         {**ONE, **MODULES},
-        different("2_Dense/pytorch_model.bin", "2_Dense/onnx/config.json", "3_Other/config.json"),
+        different("2_Dense/pytorch_model.bin", "2_Dense/onnx/config.json", "3_Other/config.json", "token.json"),
         (),
     ),
     "mistral": ({**MISTRAL, **different("params.json")}, {}, ()),
@@ -137,6 +139,12 @@ REPOSITORIES: dict[str, tuple[dict[str, bytes], dict[str, bytes], tuple[str, ...
     "two": ({INDEX: index_of(SHARDS)}, {**SHARDS, **ONE}, (f"has both model.safetensors and {INDEX}",)),
     "several": ({}, weights("a.safetensors", "b.safetensors"), ("has a.safetensors, b.safetensors, but",)),
     "lacking": ({INDEX: index_of(SHARDS)}, {TWO[0]: SHARDS[TWO[0]]}, (f"org/lacking: the repository lacks {TWO[1]}",)),
+    "stale": ({INDEX: index_of(SHARDS), **ONE}, {TWO[0]: SHARDS[TWO[0]]}, ()),
+    "two-sets": (
+        {},
+        {**SHARDS, **weights("x-1-of-2.safetensors", "x-2-of-2.safetensors")},
+        ("has two sets of shards",),
+    ),
     "path": (
         {INDEX: json.dumps({"weight_map": {"a": TWO[0], "b": "../../../x.safetensors"}}).encode()},
         SHARDS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,9 @@ from ..support.models import INDEX, SINGLE
 CONSOLIDATED_INDEX = "consolidated.safetensors.index.json"
 TWO = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 MISTRAL_TWO = ["consolidated-00001-of-00002.safetensors", "consolidated-00002-of-00002.safetensors"]
+MISTRAL_ONE = ["consolidated.safetensors"]
+X_TWO = ["x-1-of-2.safetensors", "x-2-of-2.safetensors"]
+MANY = [f"{i}.safetensors" for i in range(10_001)]
 COPIES = [
     *("original/model.safetensors", "original/consolidated.00.pth", "onnx/model.onnx", "onnx/config.json"),
     *("checkpoint-500/model.safetensors", "eval/samples.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -40,7 +44,7 @@ def choose(tmp_path: Path, names: list[str], contents: dict[str, bytes] | None =
     steps = model_files(repository)
     small = next(steps)
     for name in small:
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(contents.get(name, b""))
     [large] = steps
     return sorted(small), sorted(large)
@@ -87,25 +91,17 @@ CHOICES = {
         [CONSOLIDATED_INDEX],
         MISTRAL_TWO,
     ),
-    # Refused when it is opened, so no weights are downloaded.
-    "two models": ({INDEX: index_of(*TWO)}, [*TWO, SINGLE], [INDEX], []),
-    "several indexes": ({f"{x}.safetensors.index.json": index_of(*TWO) for x in "xy"}, TWO, None, []),
-    "several files": ({}, ["a.safetensors", "b.safetensors"], [], []),
-    "a file beside Mistral's format": ({}, ["consolidated.safetensors", "eagle.safetensors"], [], []),
-    "half of a set": ({}, TWO[1:], [], []),
-    "a set that counts too far": ({}, ["model-00001-of-99999999.safetensors"], [], []),
-    "only an adapter": ({}, ["adapter_model.safetensors"], [], []),
-    "only pickles": ({}, [], [], []),
-    # Indexes from attackers.
-    "names in other folders": ({INDEX: index_of(*TWO, "../../secret.safetensors")}, TWO, [INDEX], []),
-    "an absolute name": ({INDEX: index_of("/etc/x.safetensors")}, TWO, [INDEX], []),
-    "a subfolder": ({INDEX: index_of("original/model.safetensors")}, TWO, [INDEX], []),
-    "no safetensors": ({INDEX: index_of("pytorch_model.bin")}, TWO, [INDEX], []),
-    "numbers for names": ({INDEX: b'{"weight_map": {"a": 1}}'}, TWO, [INDEX], []),
-    "a list": ({INDEX: b'["model.safetensors"]'}, TWO, [INDEX], []),
-    "a list for a weight_map": ({INDEX: b'{"weight_map": ["model.safetensors"]}'}, TWO, [INDEX], []),
-    "no JSON": ({INDEX: b"\xff{"}, TWO, [INDEX], []),
-    "deep JSON": ({INDEX: b"[" * 200_000}, TWO, [INDEX], []),
+    "a file beside Mistral's format": ({}, ["consolidated.safetensors", "eagle.safetensors"], [], MISTRAL_ONE),
+    # As of a folder: the index is left from an earlier save.
+    "a stale index beside one file": ({INDEX: index_of(*TWO)}, [SINGLE], [INDEX], [SINGLE]),
+    "a stale index of a part beside one file": ({INDEX: index_of(*TWO)}, [SINGLE, TWO[0]], [INDEX], [SINGLE]),
+    "a stale index beside a set of another name": ({INDEX: index_of(*TWO)}, X_TWO, [INDEX], X_TWO),
+    "a stale index beside Mistral's format": (
+        {INDEX: index_of(*TWO), CONSOLIDATED_INDEX: index_of(*MISTRAL_TWO)},
+        MISTRAL_TWO,
+        [INDEX, CONSOLIDATED_INDEX],
+        MISTRAL_TWO,
+    ),
 }
 
 
@@ -117,17 +113,57 @@ def test_what_a_model_needs(tmp_path: Path, case: str) -> None:
     assert large == sorted(weights if chosen is None else chosen)
 
 
-REFUSED = {
-    "a shard that is missing": ([*TWO, "model-00003-of-00003.safetensors"], TWO[:1], "lacks model-00002-of-00002"),
-    "many shards": ([f"{i}.safetensors" for i in range(10_001)], None, "lists 10,001 files, more than 10,000"),
+BAD_NAME = "not the name of a safetensors file in this folder"
+REFUSED: dict[str, tuple[dict[str, bytes], list[str], str]] = {
+    "a shard that is missing": (
+        {INDEX: index_of(*TWO, "model-00003-of-00003.safetensors")},
+        [TWO[0], "model-00003-of-00003.safetensors"],
+        "org/a: the repository lacks model-00002-of-00002",
+    ),
+    "many shards": (
+        {INDEX: index_of(*MANY)},
+        MANY,
+        "lists 10,001 files, more than 10,000",
+    ),
+    "two models": (
+        {INDEX: index_of(*TWO)},
+        [*TWO, SINGLE],
+        f"org/a: has both {SINGLE} and {INDEX}.*`hf download org/a {SINGLE}`, then give the path",
+    ),
+    "several indexes": (
+        {f"{x}.safetensors.index.json": index_of(*TWO) for x in "xy"},
+        TWO,
+        "org/a: has several indexes.*hf download org/a --exclude y.safetensors.index.json --local-dir",
+    ),
+    "two sets": (
+        {},
+        [*TWO, *X_TWO],
+        "org/a: has two sets of shards.*hf download org/a --exclude 'x-[*]-of-2.safetensors' --local-dir FOLDER",
+    ),
+    "several files": ({}, ["a.safetensors", "b.safetensors"], "has a.safetensors, b.safetensors.*download org/a a.saf"),
+    "half of a set": ({}, TWO[1:], "model-00001-of-00002.safetensors is missing.*upload"),
+    "a set that counts too far": ({}, ["model-00001-of-99999999.safetensors"], "99,999,995 more are missing"),
+    "only an adapter": ({"adapter_config.json": b"{}"}, ["adapter_model.safetensors"], "is an adapter, not a model"),
+    "only pickles": ({}, [], "org/a: has only pickled weights"),
+    # Indexes from attackers.
+    "names in other folders": ({INDEX: index_of(*TWO, "../../secret.safetensors")}, TWO, BAD_NAME),
+    "an absolute name": ({INDEX: index_of("/etc/x.safetensors")}, TWO, BAD_NAME),
+    "a subfolder": ({INDEX: index_of("original/model.safetensors")}, TWO, BAD_NAME),
+    "no safetensors": ({INDEX: index_of("pytorch_model.bin")}, TWO, BAD_NAME),
+    "numbers for names": ({INDEX: b'{"weight_map": {"a": 1}}'}, TWO, BAD_NAME),
+    "a list": ({INDEX: b'["model.safetensors"]'}, TWO, "not a JSON object"),
+    "a list for a weight_map": ({INDEX: b'{"weight_map": ["model.safetensors"]}'}, TWO, "no weight_map"),
+    "no JSON": ({INDEX: b"\xff{"}, TWO, "not valid JSON"),
+    "deep JSON": ({INDEX: b"[" * 200_000}, TWO, "not valid JSON"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_indexes_that_are_refused_before_the_download(tmp_path: Path, case: str) -> None:
-    listed, present, words = REFUSED[case]
-    with pytest.raises(CheckpointError, match=rf"(?s)org/a: .*{words}.*\n.+"):
-        choose(tmp_path, listed if present is None else present, {INDEX: index_of(*listed)})
+def test_models_that_are_refused_before_the_download(tmp_path: Path, case: str) -> None:
+    contents, names, words = REFUSED[case]
+    with pytest.raises(CheckpointError, match=r"(?s)^[^\n]+\n[^\n]+$") as refused:
+        choose(tmp_path, [*SMALL, *COPIES, *names], contents)
+    assert re.search(f"(?s){words}", str(refused.value)), refused.value
 
 
 def test_a_large_index_is_refused_and_other_large_files_are_announced(tmp_path: Path) -> None:
@@ -142,24 +178,35 @@ def test_a_large_index_is_refused_and_other_large_files_are_announced(tmp_path: 
 
 @pytest.mark.parametrize("path", ["2_Dense", "./2_Dense/", "2_Dense/."])
 def test_the_modules_of_sentence_transformers(tmp_path: Path, path: str) -> None:
-    modules = [
-        {"path": ""},
-        {"path": "1_Pooling"},
-        {"path": path},
-        {"path": "../up"},
-        {"path": "/"},
-        {"path": 7},
-        {},
-        8,
+    modules = [{"path": ""}, {"path": "1_Pooling"}, {"path": path}, {"path": 7}, {}, 8]
+    router = {"types": {"query_0_Dense": "Dense"}}
+    needed = [
+        *("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/sub/LICENSE"),
+        *("2_Dense/own.py", "2_Dense/words.csv", "query_0_Dense/model.safetensors"),
     ]
-    needed = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/sub/LICENSE"]
     others = [
         *("2_Dense/pytorch_model.bin", "2_Dense/onnx/config.json", "2_Dense/checkpoint-5/model.safetensors"),
+        *("2_Dense/.git/config.json", "2_Dense/README.md", "2_Dense/openvino/x.safetensors"),
         *("20_Dense/config.json", "onnx/2_Dense/config.json", "3_Normalize/config.json", "up/x.json"),
     ]
-    contents = {"modules.json": json.dumps(modules).encode()}
+    contents = {"modules.json": json.dumps(modules).encode(), "router_config.json": json.dumps(router).encode()}
     small, large = choose(tmp_path, [SINGLE, *needed, *others], contents)
-    assert (small, large) == (["modules.json"], [*needed, SINGLE])
+    assert (small, large) == ([*contents], sorted([*needed, SINGLE]))
+    repository = Repository("org/a", str(tmp_path), {n: File(1) for n in (*contents, SINGLE, *needed, *others)})
+    assert "2_Dense/pytorch_model.bin" in unselected(repository, [*small, *large])
+
+
+@pytest.mark.parametrize("path", ["../up", "/", ".git", "/etc"])
+def test_modules_in_other_folders(tmp_path: Path, path: str) -> None:
+    """A merge that would copy them is refused."""
+    contents = {"modules.json": json.dumps([{"path": "2_Dense"}, {"path": path}]).encode()}
+    assert choose(tmp_path, [SINGLE, "up/x.json", ".git/x.json"], contents)[1] == [SINGLE]
+
+
+def test_code_for_generation_and_text_for_code(tmp_path: Path) -> None:
+    needed = ["custom_generate/generate.py", "custom_generate/requirements.txt", "labels.csv", "words.tsv"]
+    others = ["custom_generate/data.json", "custom_generate/.x/y.py", "x/custom_generate/generate.py"]
+    assert choose(tmp_path, [SINGLE, *needed, *others])[0] == needed
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"null", b'{"path": "2_Dense"}', b"\xff"])
@@ -168,8 +215,8 @@ def test_a_broken_list_of_modules(tmp_path: Path, content: bytes) -> None:
 
 
 def test_templates_in_their_folder(tmp_path: Path) -> None:
-    templates = ["additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.jinja"]
-    others = ["additional_chat_templates/x.json", "additional_chat_templates/a/b.jinja", "x/chat_template.jinja"]
+    templates = ["additional_chat_templates/tool_use.jinja", "additional_chat_templates/a/b.jinja"]
+    others = ["additional_chat_templates/x.json", "x/chat_template.jinja"]
     assert choose(tmp_path, [SINGLE, *templates, *others])[0] == sorted(templates)
 
 

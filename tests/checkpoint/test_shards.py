@@ -150,6 +150,16 @@ def is_stale_beside_a_single_file(pair: Pair) -> None:
     lay(pair.folder, {SINGLE: pair.a}, places(parted(pair.a, TWO)))
 
 
+def is_stale_in_part_beside_a_single_file(pair: Pair) -> None:
+    shards = parted(pair.b, TWO)
+    lay(pair.folder, {SINGLE: pair.a, TWO[0]: shards[TWO[0]]}, places(shards))
+
+
+def beside_a_folder_with_such_a_name(pair: Pair) -> None:
+    lay(pair.folder, {"merged.safetensors": pair.a})
+    (pair.folder / "x.safetensors").mkdir()
+
+
 def is_stale_beside_a_shard_of_its_own(pair: Pair) -> None:
     three = parted(pair.b, numbered("model", 3))
     lay(pair.folder, {**parted(pair.a, TWO), numbered("model", 3)[1]: three[numbered("model", 3)[1]]}, places(three))
@@ -203,6 +213,12 @@ CASES = {
     "stale, of 1": Case(is_of_an_earlier_save(1), [f"{INDEX} is ignored: it lists model-00001-of-00001"], loads=False),
     "stale, other names": Case(is_of_an_earlier_save(2, "old"), [f"{INDEX} is ignored: it lists old-"], loads=False),
     "stale beside a single file": Case(is_stale_beside_a_single_file, [f"{INDEX} is ignored"], [SINGLE]),
+    "stale in part beside a single file": Case(
+        is_stale_in_part_beside_a_single_file,
+        [f"{INDEX} is ignored: it lists {TWO[1]}, which is missing; the model is {SINGLE}", f"{TWO[0]}: not read"],
+        [SINGLE],
+    ),
+    "beside a folder": Case(beside_a_folder_with_such_a_name, [], [SINGLE], loads=False),
     "stale beside one of its shards": Case(
         is_stale_beside_a_shard_of_its_own,
         [f"{INDEX} is ignored: it lists model-00001-of-00003", "model-00002-of-00003.safetensors: not read"],

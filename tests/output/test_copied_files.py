@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mi_kernels import CheckpointError, lerp_checkpoint, verify_checkpoint
+from mi_kernels import CheckpointError, lerp_checkpoint, open_checkpoint, verify_checkpoint
+from mi_kernels.checkpoint import hub
 from mi_kernels.checkpoint.model_files import kind_of
 from mi_kernels.merge.api import plan_sweep
+from mi_kernels.output import copied_files
 from mi_kernels.output.folder import OutputFolder
 
 from ..support.adapters import make_pair
 from ..support.checks import World, assert_refused, handled, run_cli, snapshot
-from ..support.models import CONFIG, assert_same_tensors, merge_reference, qwen3_model, save, tiny, write_raw
+from ..support.models import CONFIG, INDEX, assert_same_tensors, merge_reference, qwen3_model, save, tiny, write_raw
 
 MADE = {"README.md", "mi_kernels.json", "mi_kernels.checksums.json"}
 
@@ -95,6 +98,37 @@ def test_files_by_what_they_are(tmp_path: Path) -> None:
         assert groups[f"{label})"] == ", ".join(first[:3]) + more
 
 
+SETTINGS_OF_TRAINING = [
+    *(
+        "args.json",
+        "sft_args.json",
+        "training_args.json",
+        "ds_config.json",
+        "ds_config_zero3.json",
+        "my_deepspeed.json",
+    ),
+    *("accelerate_config.json", "wandb-metadata.json", "hparams.json", "train_config.json"),
+]
+SECRETS = ["credentials.json", "client_secret.json", "token.json", "HF_Token.json", "secrets.yaml", "id_rsa", "x.pem"]
+
+
+def test_settings_of_training_and_secrets_are_never_copied(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    put(world.thinking, {"config.json": {**CONFIG, "files": SECRETS}, "modules.json": [{"path": "1_Pooling"}]})
+    settings = [
+        "1_Pooling/config.json",
+        "tokenizer_token.json",
+        "my_settings.json",
+        "args_map.json",
+    ]
+    names = [*SETTINGS_OF_TRAINING, *SECRETS, *settings]
+    put(world.thinking, {**dict.fromkeys(names, "{}"), "1_Pooling/secrets.json": {}, "1_Pooling/args.json": {}})
+    (note,) = merge(world)
+    assert copied(world) == {*settings, "config.json", "modules.json", INDEX}
+    assert f"and {len(SETTINGS_OF_TRAINING) - 2} more (left over from training)" in note  # 3, and one of the module
+    assert f"and {len(SECRETS) - 2} more (may hold secrets)" in note
+
+
 @pytest.mark.parametrize("copy_from", ["thinking", "instruct"])
 def test_only_the_model_of_the_small_files_has_a_note(tmp_path: Path, copy_from: str) -> None:
     world = World(tmp_path)
@@ -144,6 +178,17 @@ def test_code_that_a_config_names(tmp_path: Path, case: str) -> None:
     assert {name for name in copied(world) if name.endswith((".py", ".txt"))} == reached
     assert "convert.py, fifth.py, torch.py and 2 more (code that no config names)" in note
     assert "words.txt (not known to belong to a model)" in note
+
+
+def test_many_texts_and_a_large_config(tmp_path: Path) -> None:
+    """The config is searched once, not once for each text."""
+    world = World(tmp_path)
+    config = json.dumps({**CONFIG, "x": ["long"] * (1 << 20), "y": ["3.txt", "it's.txt"]})
+    put(world.thinking, {"config.json": config, "it's.txt": "", **{f"{i}.txt": "" for i in range(3000)}})
+    start = time.process_time()
+    named = copied_files.survey(open_checkpoint(world.thinking)).names
+    assert time.process_time() - start < 15  # one pass takes 2 s, one for each text 30 s
+    assert [name for name in named if name.endswith(".txt")] == ["3.txt", "it's.txt"]
 
 
 CUSTOM = {
@@ -336,6 +381,51 @@ def test_modules_in_modules(tmp_path: Path) -> None:
     (note,) = [note for note in notes if "not copied" in note]
     assert "parts/1_Asym/a-0_Dense/optimizer.pt (left over from training)" in note
     assert "password" not in str(files_of(world.out).values())
+
+
+def test_folders_in_a_module_that_are_copies_of_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    left = [
+        "openvino/openvino_model.bin",
+        "onnx/model.onnx",
+        "onnx/config.json",
+        "deep/checkpoint-5/trainer_state.json",
+    ]
+    put(world.thinking, {f"0_Transformer/{name}": {} for name in ("config.json", "deep/vocab.json", *left)})
+    put(world.thinking, {"modules.json": [{"path": "0_Transformer"}]})
+    (note,) = merge(world)
+    assert {name for name in files_of(world.out) if "/" in name} == {
+        "0_Transformer/config.json",
+        "0_Transformer/deep/vocab.json",
+    }
+    assert "0_Transformer/deep/checkpoint-5/ (left over from training)" in note
+    assert "0_Transformer/onnx/, 0_Transformer/openvino/ (weights in other formats, or pickles)" in note
+
+
+def test_code_in_a_module_that_its_config_names(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    code = {"own.py": "from .more import x", "more.py": "", "train.py": "", "deep/own.py": ""}
+    config = {"auto_map": {"AutoModel": "own.Own"}}
+    put(world.thinking, {f"0_Transformer/{name}": text for name, text in code.items()})
+    put(
+        world.thinking, {"0_Transformer/config.json": config, "own.py": "", "modules.json": [{"path": "0_Transformer"}]}
+    )
+    (note,) = merge(world)
+    got = {name for name in files_of(world.out) if name.endswith(".py")}
+    assert got == {"0_Transformer/own.py", "0_Transformer/more.py"}
+    assert "own.py, 0_Transformer/deep/own.py, 0_Transformer/train.py (code that no config names)" in note
+
+
+def test_a_pickle_of_a_module_that_stayed_on_the_hub(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path)
+    put(world.thinking, SENTENCE)
+    names = ["pytorch_model.bin", "2_Dense/pytorch_model.bin", "2_Dense/openvino/x.bin"]
+    monkeypatch.setitem(hub._left_out, str(world.thinking), names)
+    assert_refused(capsys, tmp_path, world.argv(), "2_Dense/pytorch_model.bin: is a pickle", "save_pretrained")
+    monkeypatch.setitem(hub._left_out, str(world.thinking), names[::2])
+    merge(world)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", "[[1]]", '"x"', "[" * 100_000])
