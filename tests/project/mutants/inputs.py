@@ -123,17 +123,17 @@ FAULTS: list[Fault] = [
     # Downloads.
     Fault(
         "of-two-models-in-a-repository-one-is-taken",
-        "mi_kernels/checkpoint/needed_files.py",
-        old="    if SINGLE in root and SINGLE not in listed:\n        return []\n",
-        new="",
+        "mi_kernels/checkpoint/shards.py",
+        old="    if single in files and single not in named and not missing:\n",
+        new="    if False:\n",
         tests=("tests/checkpoint/test_needed_files.py",),
         ci=True,
     ),
     Fault(
         "copies-inside-a-module-are-downloaded",
         "mi_kernels/checkpoint/needed_files.py",
-        old="        if _COPIES.fullmatch(parent.name):\n            return False\n",
-        new="",
+        old="copies(n, folder) is None and (belongs(n, folder)",
+        new="(belongs(n, folder)",
         tests=("tests/checkpoint/test_needed_files.py",),
     ),
     Fault(
