@@ -15,7 +15,9 @@ Whatever is left over is an error.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 from ..dtypes import FLOATS
@@ -87,6 +89,7 @@ class Alignment(NamedTuple):
         towers: True if only some models have vision or audio towers, so that config.json must be that of the lead.
         tie: the head that the output stores although a model ties it; None if there is no such head.
         vocabulary: the number of rows of the embedding in the output if the models have different numbers.
+        kept_notes: those of `notes` that are about kept tensors, by the number of the model that has them.
     """
 
     rows: list[Row]
@@ -95,6 +98,7 @@ class Alignment(NamedTuple):
     towers: bool = False
     tie: Tie | None = None
     vocabulary: int | None = None
+    kept_notes: Mapping[int, Sequence[str]] = MappingProxyType({})
 
     @property
     def merged(self) -> list[Row]:
@@ -135,10 +139,16 @@ class _Matching:
         self.kept: dict[str, int] = {}
         self.tie: Tie | None = None
         self.towers = False
+        self.kept_notes: dict[int, list[str]] = {}
         self.padding: dict[tuple[str, int], bool] = {}
 
+    @cached_property
+    def _with_towers(self) -> list[bool]:
+        """Whether each model has vision or audio towers."""
+        return [any(auxiliary.kind_of(n, t, ()) == TOWER for n, t in m.tensors.items()) for m in self.models]
+
     def _choose_lead(self) -> int:
-        towers = [any(auxiliary.kind_of(n, t, ()) == TOWER for n, t in held.items()) for held in self.held]
+        towers = self._with_towers
         return 0 if towers[0] or True not in towers else towers.index(True)
 
     def match_names(self) -> None:
@@ -175,7 +185,8 @@ class _Matching:
         stored = next((head for head in heads if head is not None), None)
         if stored is None or not any(head is None or model.tied for head, model in zip(heads, self.models)):
             return
-        embeddings = [embedding_of(held, None if head is None else held[head]) for held, head in zip(self.held, heads)]
+        like = next(held[head] for held, head in zip(self.held, heads) if head is not None)
+        embeddings = [embedding_of(held, like if head is None else held[head]) for held, head in zip(self.held, heads)]
         # Per model: whether head and embedding are the same tensor or have the same bits.
         same = [self._head_is_embedding(k, heads[k], embeddings[k]) for k in range(len(self.models))]
         lead_head, lead_embedding = heads[self.lead], embeddings[self.lead]
@@ -232,7 +243,11 @@ class _Matching:
         for name in partial:
             holder = self._holders([name])[0]
             kind = auxiliary.kind_of(name, self.held[holder][name], predicting[holder])
-            if kind is not None and not (kind == TOWER and self._has_towers_without(name)):
+            # A model that lacks this tensor of a tower, but has a tower, has an incomplete one.
+            incomplete = kind == TOWER and any(
+                towers and name not in held for towers, held in zip(self._with_towers, self.held)
+            )
+            if kind is not None and not incomplete:
                 kinds[kind].append(name)
             elif self._is_copy_of_shared(name):
                 copies.append(name)
@@ -241,10 +256,10 @@ class _Matching:
         if wrong:
             self._refuse_partial(wrong)
         if copies:
-            self._leave_out(copies, "copies of the shared embedding")
+            self._leave_out(copies, "copies of the shared embedding", "the output has it once")
         for kind, names in kinds.items():
             if names and kind == BUFFER:
-                self._leave_out(names, f"buffers, which {KINDS[kind].why.removeprefix('loaders ')}")
+                self._leave_out(names, KINDS[kind].plural, KINDS[kind].why)
             elif names:
                 self._keep(kind, names)
 
@@ -255,18 +270,14 @@ class _Matching:
 
     def _is_copy_of_shared(self, name: str) -> bool:
         """Returns True for stored copies of the embedding that T5 and BART share between encoder and decoder."""
-        if not name.endswith("embed_tokens.weight"):
+        root = name.removeprefix("model.")
+        if root not in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
             return False
-        for model, held in zip(self.models, self.held):
-            shared = next((n for n in held if n.endswith("shared.weight") and classify(n).module == "embed"), None)
-            if shared is None or (name in held and not same_values(model, held[name], held[shared])):
-                return False
-        return True
-
-    def _has_towers_without(self, name: str) -> bool:
-        """Returns True if a model that lacks the tower tensor `name` has others: then its tower is incomplete."""
-        lacking = [held for held in self.held if name not in held]
-        return any(auxiliary.kind_of(n, t, ()) == TOWER for held in lacking for n, t in held.items())
+        shared = f"{name.removesuffix(root)}shared.weight"
+        return all(
+            shared in held and (name not in held or same_values(model, held[name], held[shared]))
+            for model, held in zip(self.models, self.held)
+        )
 
     def _keep(self, kind: str, names: list[str]) -> None:
         """Keeps the tensors of the first model that has some of `names`, and leaves out those of others."""
@@ -281,20 +292,22 @@ class _Matching:
         self.towers |= kind == TOWER
         lacking = [m.source for m, held in zip(self.models, self.held) if any(name not in held for name in kept)]
         also = [self.models[k].source for k in others]
-        self.notes.append(
+        note = (
             f"{self.models[holder].source}: {_count(kept)} of {KINDS[kind].plural} ({shortened(kept)}), which "
             f"{shortened(lacking)} {'lacks' if len(lacking) == 1 else 'lack'} because {KINDS[kind].why}; kept without "
             f"merging{f', and those of {shortened(also)} are not used' if also else ''}"
         )
+        self.notes.append(note)
+        self.kept_notes.setdefault(holder, []).append(note)
 
-    def _leave_out(self, names: list[str], what: str) -> None:
+    def _leave_out(self, names: list[str], what: str, why: str) -> None:
         holders = [self.models[k].source for k in self._holders(names)]
         for held in self.held:
             for name in names:
                 held.pop(name, None)
         self.notes.append(
-            f"{shortened(holders)}: {_count(names)} ({shortened(names)}) left out of the output because the other "
-            f"models lack them: {what}"
+            f"{shortened(holders)}: {len(names)} {what} ({shortened(names)}), which not all models have, left out of "
+            f"the output because {why}"
         )
 
     def _refuse_partial(self, wrong: list[str]) -> None:
@@ -320,7 +333,7 @@ class _Matching:
                 )
 
     def _remedy_for(self, alone: list[str], lacking: Checkpoint) -> str:
-        if any(classify(name).module == "head" for name in alone):
+        if not lacking.tied and any(classify(name).module == "head" for name in alone):
             return (
                 f"If the head of {lacking.source} is its embedding, set tie_word_embeddings to true in its "
                 "config.json. Otherwise use a version of the model that has its head."
@@ -335,8 +348,6 @@ class _Matching:
         rows: list[Row] = []
         dropped: list[str] = []
         vocabulary = None
-        head, embedding = head_of(lead), embedding_of(lead)
-        padded = {n for n in (head, embedding, head and head.removesuffix("weight") + "bias") if n}
         for name in names:
             holder = self.kept.get(name)
             if holder is not None:
@@ -349,7 +360,7 @@ class _Matching:
                 dropped.append(name)
                 continue
             if any(other.shape != row.inputs[0].shape for other in row.inputs[1:]):
-                row = self._with_common_rows(row, name in padded)
+                row = self._with_common_rows(row)
                 vocabulary = row.inputs[0].shape[0]
             if not row.floating:
                 for model, other in zip(self.models[1:], row.inputs[1:]):
@@ -363,7 +374,7 @@ class _Matching:
         if vocabulary is not None:
             self.notes.append(self._vocabulary_note(rows, vocabulary))
         notes = self.notes + _dtype_notes([row for row in rows if row.kept is None])
-        return Alignment(rows, notes, self.lead, self.towers, self.tie, vocabulary)
+        return Alignment(rows, notes, self.lead, self.towers, self.tie, vocabulary, self.kept_notes)
 
     def _is_differing_buffer(self, row: Row) -> bool:
         first = row.inputs[0]
@@ -376,11 +387,8 @@ class _Matching:
             for m, t in zip(self.models[1:], row.inputs[1:])
         )
 
-    def _with_common_rows(self, row: Row, padded: bool) -> Row:
+    def _with_common_rows(self, row: Row) -> Row:
         """Returns the row of an embedding or head whose vocabularies differ only in their padding.
-
-        Args:
-            padded: the tensor has one row for each token.
 
         Raises:
             MismatchError: the shapes differ in another way.
@@ -390,7 +398,7 @@ class _Matching:
             if other.shape == shape:
                 continue
             problem = f"{row.name}: shape {list(shape)} in {first.source}, {list(other.shape)} in {model.source}"
-            if not padded:
+            if row.name not in self._by_token:
                 raise MismatchError(problem, _SAME_ARCHITECTURE)
             if len(shape) != len(other.shape) or shape[1:] != other.shape[1:]:
                 raise MismatchError(problem, "Merge models with the same vocabulary size and hidden size.")
@@ -398,6 +406,13 @@ class _Matching:
             if not row.floating or not self._only_padding_differs(model, min(rows)):
                 raise MismatchError(problem, vocabulary_remedy(first, model, rows))
         return row._replace(common=min(t.elements for t in row.inputs))
+
+    @cached_property
+    def _by_token(self) -> set[str]:
+        """The tensors that have one row for each token."""
+        lead = self.held[self.lead]
+        head, embedding = head_of(lead), embedding_of(lead)
+        return {name for name in (head, embedding, head and f"{head.removesuffix('weight')}bias") if name}
 
     def _only_padding_differs(self, model: Checkpoint, rows: int) -> bool:
         key = (model.source, rows)

@@ -27,17 +27,16 @@ PREDICTION, TOWER, BUFFER = "prediction", "tower", "buffer"
 
 
 class Kind(NamedTuple):
-    """A kind of tensors. `plural` is its name in notes."""
+    """A kind of tensors: its name in notes, and why one model may lack them."""
 
-    name: str
     plural: str
     why: str
 
 
 KINDS = {
-    PREDICTION: Kind(PREDICTION, "layers for multi-token prediction", "transformers drops them when it loads a model"),
-    TOWER: Kind(TOWER, "vision or audio towers", "a model of the text decoder alone has none"),
-    BUFFER: Kind(BUFFER, "buffers", "loaders compute them again"),
+    PREDICTION: Kind("layers for multi-token prediction", "transformers drops them when it loads a model"),
+    TOWER: Kind("vision or audio towers", "a model of the text decoder alone has none"),
+    BUFFER: Kind("buffers", "loaders compute them again"),
 }
 
 
@@ -54,8 +53,9 @@ def _of(kind: str, models: str, pattern: str) -> _Pattern:
 
 
 _TABLE = (
-    _of(PREDICTION, "Qwen3-Next, Qwen3.5, Nemotron-H, Exaone-MoE, LongCat, DeepSeek-V4", r"^mtp\."),
-    _of(PREDICTION, "MiMo (mtp_layers), Ernie 4.5 (mtp_block, ...)", r"^(?:mtp|nextn|mtp_\w+|nextn_\w+)\."),
+    _of(
+        PREDICTION, "Qwen3-Next, Nemotron-H, LongCat (mtp), MiMo (mtp_layers), Ernie 4.5", r"^(?:mtp|nextn)(?:_\w+)?\."
+    ),
     _of(
         BUFFER,
         "Llama and all with rotary embeddings",

@@ -15,7 +15,7 @@ model are never confused.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -56,13 +56,9 @@ _REWRITES = (
     # Layer norms converted from TensorFlow.
     (re.compile(r"\.LayerNorm\.gamma$"), ".LayerNorm.weight"),
     (re.compile(r"\.LayerNorm\.beta$"), ".LayerNorm.bias"),
-    # Output projections of GPT-NeoX and of ChatGLM-like models.
-    (re.compile(r"^(?:embed_out|output_layer|unembed)\."), "lm_head."),
-    # The head of a model with a tied embedding is found by `ties`; other names of a real head:
-    (re.compile(r"^head\.weight$"), "lm_head.weight"),
+    # Output projections of GPT-NeoX, ChatGLM and others.
+    (re.compile(r"^(?:embed_out|output_layer|unembed)\.|^head\.(?=weight$)"), "lm_head."),
 )
-
-
 _LAYERS = re.compile(r"(?:layers|h|blocks?)\.\d")
 
 
@@ -114,8 +110,8 @@ def renamed(names: Iterable[str], wanted: Collection[str]) -> list[Renaming]:
     """
     held = list(names)
     have = set(held)
-    targets = _unique(name for name in wanted if name not in have)
-    mine = _unique(name for name in held if name not in wanted)
+    targets = by_canonical(name for name in wanted if name not in have)
+    mine = by_canonical(name for name in held if name not in wanted)
     return [Renaming(name, targets[key]) for key, name in mine.items() if key in targets]
 
 
@@ -134,7 +130,7 @@ def like_others(changes: Collection[Renaming], names: Iterable[str]) -> dict[str
     return found
 
 
-def _unique(names: Iterable[str]) -> dict[str, str]:
+def by_canonical(names: Iterable[str]) -> dict[str, str]:
     """Returns names by their canonical spelling, without those that share it with another name."""
     found: dict[str, str] = {}
     twice = set()
@@ -144,11 +140,6 @@ def _unique(names: Iterable[str]) -> dict[str, str]:
             twice.add(key)
         found[key] = name
     return {key: name for key, name in found.items() if key not in twice}
-
-
-def by_canonical(names: Mapping[str, object] | Iterable[str]) -> dict[str, str]:
-    """Returns the names by their canonical spelling, without ambiguous ones."""
-    return _unique(names)
 
 
 def summary(changes: Collection[Renaming]) -> str:

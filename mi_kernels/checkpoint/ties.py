@@ -56,16 +56,17 @@ def embedding_of(tensors: Mapping[str, Tensor], head: Tensor | None = None) -> s
     """Returns the name of the token embedding; None if there is none.
 
     Args:
-        head: a head that the embedding must have the shape of, if it is known.
+        head: a head that the embedding must have as many columns as, if it is known.
     """
-    found = None
+    unplaced = None  # in an architecture whose names `names` does not know, such as an encoder
     for name, tensor in tensors.items():
-        if len(tensor.shape) != 2 or classify(name).module != "embed":
-            continue
-        words = name.removesuffix(".weight").split(".")
-        if words[-1] in _EMBEDDINGS and (head is None or tensor.shape[1] == head.shape[1]):
-            found = found or name
-    return found
+        fits = len(tensor.shape) == 2 and (head is None or tensor.shape[1] == head.shape[1])
+        if fits and name.removesuffix(".weight").split(".")[-1] in _EMBEDDINGS:
+            if classify(name).module == "embed":
+                return name
+            if head is not None and tensor.shape == head.shape:
+                unplaced = unplaced or name
+    return unplaced
 
 
 def has_head(config: Mapping[str, Any]) -> bool:

@@ -65,10 +65,11 @@ class Resident:
         # Callers load the architecture of INSTRUCT, which has no place for what only the other models have.
         self.alignment = alignment._replace(rows=[row for row in alignment.rows if row.kept in (None, 0)])
         self.names = [row.name for row in self.alignment.rows]
-        dropped = [row for row in alignment.rows if row.kept not in (None, 0)]
-        said = [note for note in alignment.notes if not any(f"({row.name}" in note for row in dropped)]
-        unused = [f"{len(dropped)} tensors ({shortened([row.name for row in dropped])}) of other models are not loaded"]
-        self._notes = [*said, *(unused if dropped else [])]
+        dropped = [row.name for row in alignment.rows if row.kept not in (None, 0)]
+        elsewhere = [note for holder, notes in alignment.kept_notes.items() if holder for note in notes]
+        self._notes = [note for note in alignment.notes if note not in elsewhere]
+        if dropped:
+            self._notes.append(f"{len(dropped)} tensors ({shortened(dropped)}) of other models are not loaded")
         self._threads = Options(threads=threads).thread_count
         self._inputs = Inputs([model.files for model in self.models])
         for row in self.alignment.rows:

@@ -236,7 +236,7 @@ class Watch:
                     found.identical.setdefault(k, []).append(t.name)
             # Other dtypes are identical, see `alignment`, and what only one model has is never compared.
             if t.dtype in CODES and source.inputs[0].elements and source.kept is None:
-                read = source.used() if source.common is None else []
+                read = source.used()
                 for k in set(range(1, len(source.inputs))) - {*comparable}:
                     counts = found.computed if 0 in read and k in read else found.unread
                     counts[k] = counts.get(k, 0) + 1
@@ -319,7 +319,7 @@ def _dropping(plan: Plan) -> set[str]:
 def _comparable(source: Source) -> list[int]:
     """Returns the models whose tensor is read and has the same dtype as in the first model, so that bytes compare."""
     used, first = source.used(), source.inputs[0]
-    if 0 not in used or is_computed(first) or first.elements == 0 or source.common is not None:
+    if 0 not in used or is_computed(first) or first.elements == 0:
         return []
     others = [k for k in used if k > 0 and not is_computed(source.inputs[k])]
     return [k for k in others if source.inputs[k].dtype == first.dtype]

@@ -21,7 +21,7 @@ from ..errors import ArgumentError, MismatchError, OutputError
 from ..output import card, copied_files, sidefiles
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard, OutputTensor, encode_index, plan_file, plan_shards
-from ..output.model_config import Written, adjusted, written_dtypes
+from ..output.model_config import Written, adjusted
 from ..system import interrupts
 from ..system.faults import writing_failed
 from ..system.progress import progress_bar
@@ -226,11 +226,14 @@ class Job:
 
     def layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
         """Returns the shards, which are the same for all outputs, and the content of the index."""
-        tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
         lead = self.models[self.alignment.lead]
         if self.single_file:
-            return plan_file(tensors, lead, [output.record.metadata() for output in self.outputs]), None
-        return plan_shards(tensors, lead, self.options.max_shard_size, self._mistral)
+            return plan_file(self._tensors, lead, [output.record.metadata() for output in self.outputs]), None
+        return plan_shards(self._tensors, lead, self.options.max_shard_size, self._mistral)
+
+    @cached_property
+    def _tensors(self) -> list[OutputTensor]:
+        return _output_tensors(self.alignment.rows, self.options.out_dtype)
 
     def _measure(self) -> None:
         """Measures the distance between the two models for the model card."""
@@ -389,9 +392,8 @@ class Job:
         files = dict(self._content)
         path = os.path.join(self._copied[-1][0].root, _CONFIG)
         if _CONFIG in files:
-            tensors = _output_tensors(self.alignment.rows, self.options.out_dtype)
             i = next(i for i, other in enumerate(self.outputs) if other is output)
-            written = Written(written_dtypes(tensors), self._untied(i), self.alignment.vocabulary)
+            written = Written(self._tensors, self._untied(i), self.alignment.vocabulary)
             files[_CONFIG] = adjusted(files[_CONFIG], path, written)
         files[sidefiles.RECORD] = output.record.encode()
         record = output.record

@@ -52,14 +52,7 @@ class OutputFile(OutputFolder):
     def published_path(self, name: str) -> str:
         return self.path
 
-    def check_target(self) -> None:
-        """Raises OutputError if `out` exists, unless it is a file that may be overwritten."""
-        if self.published:
-            return
-        if os.path.islink(self.given) and not os.path.exists(self.given):
-            raise OutputError(f"{self.given}: is a broken link", "Remove it or choose another output.")
-        if not os.path.lexists(self.path):
-            return
+    def _check_present(self) -> None:
         if not os.path.isfile(self.path):
             raise OutputError(f"{self.given}: exists and is not a file", "Choose another output.")
         if not self._overwrite:

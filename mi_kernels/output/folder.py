@@ -102,8 +102,10 @@ class OutputFolder:
             return
         if os.path.islink(self.given) and not os.path.exists(self.given):
             raise OutputError(f"{self.given}: is a broken link", "Remove it or choose another output.")
-        if not os.path.lexists(self.path):
-            return
+        if os.path.lexists(self.path):
+            self._check_present()
+
+    def _check_present(self) -> None:
         if not os.path.isdir(self.path):
             raise OutputError(f"{self.given}: exists and is not a folder", "Choose another output.")
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..checkpoint.auxiliary import tower_of
@@ -26,24 +26,27 @@ class Written(NamedTuple):
     """What a merge writes, as far as config.json describes it.
 
     Attributes:
-        dtypes: the dtype of most bytes of the floating-point tensors, by its name in torch, for "text", "vision" and
-            "audio". "text" is the decoder and everything else.
+        tensors: the tensors of the output.
         untied: the output stores a head of its own, so config.json must not tie it to the embedding.
         vocabulary: the number of rows of the embedding, if the models had different numbers.
     """
 
-    dtypes: dict[str, str]
+    tensors: Sequence[OutputTensor]
     untied: bool = False
     vocabulary: int | None = None
 
+    def dtypes(self, towers: bool) -> dict[str, str]:
+        """Returns the dtype of most bytes of the floating-point tensors, by its name in torch, for each part.
 
-def written_dtypes(tensors: Iterable[OutputTensor]) -> dict[str, str]:
-    """Returns the dtypes for `Written`. Parts without floating-point tensors are missing."""
-    sizes: dict[str, Counter[str]] = {}
-    for tensor in tensors:
-        if tensor.dtype in FLOATS:
-            sizes.setdefault(tower_of(tensor.name) or _TEXT, Counter())[tensor.dtype] += tensor.nbytes
-    return {part: TORCH_NAMES[count.most_common(1)[0][0]] for part, count in sizes.items()}
+        Args:
+            towers: tell the parts "vision" and "audio" from the rest, which is "text". Otherwise "text" is everything.
+        """
+        sizes: dict[str, Counter[str]] = {}
+        for tensor in self.tensors:
+            if tensor.dtype in FLOATS:
+                part = (tower_of(tensor.name) if towers else None) or _TEXT
+                sizes.setdefault(part, Counter())[tensor.dtype] += tensor.nbytes
+        return {part: TORCH_NAMES[count.most_common(1)[0][0]] for part, count in sizes.items()}
 
 
 def adjusted(config: bytes, path: str, written: Written) -> bytes:
@@ -64,8 +67,10 @@ def adjusted(config: bytes, path: str, written: Written) -> bytes:
             part["vocab_size"] = written.vocabulary  # type: ignore[index]
     if written.untied:
         content["tie_word_embeddings"] = False  # some architectures tie if it is missing
-    for part, tower in _parts(content, _TEXT):
-        dtype = written.dtypes.get(tower, written.dtypes.get(_TEXT))
+    parts = list(_parts(content, _TEXT))
+    dtypes = written.dtypes(towers=any(tower != _TEXT for _, tower in parts))
+    for part, tower in parts:
+        dtype = dtypes.get(tower, dtypes.get(_TEXT))
         for key in _DTYPE_KEYS:
             if dtype is not None and isinstance(part.get(key), str) and part[key].removeprefix("torch.") != dtype:
                 part[key] = dtype

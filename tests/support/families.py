@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from mi_kernels import lerp_checkpoint
+
 Tensors = dict[str, torch.Tensor]
+LAM = 0.3
 EMBED, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 _TEXT: dict[str, Any] = {
@@ -254,3 +257,23 @@ def interpolated(a: torch.Tensor, b: torch.Tensor, lam: float) -> torch.Tensor:
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=torch.arange(3, 19)[None]).logits
+
+
+def merged(a: Path, b: Path, out: Path, lam: float = LAM, **options: object) -> tuple[Tensors, list[str]]:
+    """Merges two folders. Returns the tensors of the output and the notes."""
+    report = lerp_checkpoint(a, b, out, lam, progress=False, **options)  # type: ignore[arg-type]
+    return tensors_of(out), report.notes
+
+
+def assert_interpolated(found: Tensors, a: Tensors, b: Tensors, lam: float = LAM) -> None:
+    """`a` and `b` have the names of the output; what only one of them has is kept."""
+    assert found.keys() == a.keys() | b.keys()
+    for name, tensor in found.items():
+        expected = interpolated(a[name], b[name], lam) if name in a and name in b else a.get(name, b.get(name))
+        assert torch.equal(tensor, expected), name  # type: ignore[arg-type]
+
+
+def deepseek(number: int, marked: bool) -> Tensors:
+    """Returns a part of decoder layer `number` for multi-token prediction. `marked`: it has the tensor eh_proj."""
+    names = ["self_attn.q_proj.weight", "mlp.up_proj.weight", *(["eh_proj.weight", "enorm.weight"] if marked else [])]
+    return {f"model.layers.{number}.{n}": torch.randn(8, 8).bfloat16() for n in names}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from . import Fault
 
-_PAIRS = "tests/merge/test_odd_pairs.py"
+_SPELLED = "tests/merge/test_odd_names.py"
+_EXTRAS = "tests/merge/test_odd_extras.py"
+_HEADS = "tests/merge/test_odd_heads.py"
 _ADAPTERS = "tests/checkpoint/test_odd_adapters.py"
 _NAMES = "tests/checkpoint/test_spelling.py"
 
@@ -30,21 +32,21 @@ FAULTS = (
         "mi_kernels/checkpoint/spelling.py",
         old='    return ".".join(word for word in name.split(".") if word not in _WRAPPERS) or name\n',
         new='    return name.removeprefix("_orig_mod.").removeprefix("module.")\n',
-        tests=(f"{_PAIRS}::test_wrappers",),
+        tests=(f"{_SPELLED}::test_wrappers",),
     ),
     Fault(
         "two-wrapped-names-become-one",
         "mi_kernels/checkpoint/open.py",
         old="        if new in cleaned:\n",
         new="        if False:\n",
-        tests=(f"{_PAIRS}::test_a_wrapped_copy_beside_the_plain_tensor_is_refused",),
+        tests=(f"{_SPELLED}::test_a_wrapped_copy_beside_the_plain_tensor_is_refused",),
     ),
     Fault(
         "extras-copied-from-the-wrong-model",
         "mi_kernels/merge/spans.py",
         old="                operand = operands[source.kept]\n",
         new="                operand = operands[min(operands)]\n",
-        tests=(f"{_PAIRS}::test_other_methods_keep_what_one_model_has",),
+        tests=(f"{_EXTRAS}::test_other_methods_keep_what_one_model_has",),
         harmless="A source that is kept reads one model only, so there is one operand.",
     ),
     Fault(
@@ -52,14 +54,14 @@ FAULTS = (
         "mi_kernels/merge/plan.py",
         old="            return [self.kept]\n",
         new="            return [0]\n",
-        tests=(f"{_PAIRS}::test_other_methods_keep_what_one_model_has",),
+        tests=(f"{_EXTRAS}::test_other_methods_keep_what_one_model_has",),
     ),
     Fault(
         "half-a-tower-is-no-error",
         "mi_kernels/checkpoint/alignment.py",
-        old="kind is not None and not (kind == TOWER and self._has_towers_without(name))",
-        new="kind is not None",
-        tests=(f"{_PAIRS}::test_a_missing_weight_of_the_model_stays_an_error",),
+        old="            if kind is not None and not incomplete:\n",
+        new="            if kind is not None:\n",
+        tests=(f"{_EXTRAS}::test_a_missing_weight_of_the_model_stays_an_error",),
     ),
     Fault(
         "any-extra-is-for-prediction",
@@ -74,35 +76,35 @@ FAULTS = (
         "mi_kernels/checkpoint/auxiliary.py",
         old="(depth is not None and layer >= depth)",
         new="(depth is not None and layer > depth)",
-        tests=(f"{_PAIRS}::test_layers_for_multi_token_prediction_are_kept",),
+        tests=(f"{_EXTRAS}::test_layers_for_multi_token_prediction_are_kept",),
     ),
     Fault(
         "buffers-of-two-shapes-are-an-error",
         "mi_kernels/checkpoint/alignment.py",
         old="            if self._is_differing_buffer(row):\n",
         new="            if False:\n",
-        tests=(f"{_PAIRS}::test_buffers_that_only_one_side_has_are_left_out",),
+        tests=(f"{_EXTRAS}::test_buffers_that_only_one_side_has_are_left_out",),
     ),
     Fault(
         "config-of-the-text-decoder",
         "mi_kernels/merge/job.py",
         old="        if self._config_of_lead:\n            lead =",
         new="        if False:\n            lead =",
-        tests=(f"{_PAIRS}::test_a_text_decoder_against_its_multimodal_release",),
+        tests=(f"{_EXTRAS}::test_a_text_decoder_against_its_multimodal_release",),
     ),
     Fault(
         "gate-and-up-change-places",
         "mi_kernels/checkpoint/experts.py",
         old='"gate_up_proj": ("gate_proj", "up_proj")',
         new='"gate_up_proj": ("up_proj", "gate_proj")',
-        tests=(f"{_PAIRS}::test_fused_experts",),
+        tests=(f"{_SPELLED}::test_fused_experts",),
     ),
     Fault(
         "fused-experts-of-any-shape",
         "mi_kernels/checkpoint/experts.py",
         old="any(wanted[n].shape != shape for n in names)",
         new="False",
-        tests=(f"{_PAIRS}::test_transposed_experts_are_not_taken_for_fused_ones",),
+        tests=(f"{_SPELLED}::test_transposed_experts_are_not_taken_for_fused_ones",),
         harmless="Parts of another shape are rejected later, when the shapes of all tensors are compared.",
     ),
     Fault(
@@ -110,21 +112,21 @@ FAULTS = (
         "mi_kernels/checkpoint/virtual.py",
         old="low, high = max(first, number * size), min(end, (number + 1) * size)",
         new="low, high = number * size, min(end, (number + 1) * size)",
-        tests=(f"{_PAIRS}::test_fused_experts",),
+        tests=(f"{_SPELLED}::test_fused_experts",),
     ),
     Fault(
         "a-stored-head-is-the-embedding-if-config-says-so",
         "mi_kernels/checkpoint/alignment.py",
         old="return model.tied and embedding is not None and same_values(model, held[head], held[embedding])",
         new="return model.tied and embedding is not None",
-        tests=(f"{_PAIRS}::test_heads",),
+        tests=(f"{_HEADS}::test_heads",),
     ),
     Fault(
         "a-mask-does-not-untie",
         "mi_kernels/merge/sources.py",
         old="    return not (tie.same and alike and head.formula == embedding.formula)\n",
         new="    return not tie.same\n",
-        tests=(f"{_PAIRS}::test_a_mask_over_the_embedding_unties_a_stored_copy",),
+        tests=(f"{_HEADS}::test_a_mask_over_the_embedding_unties_a_stored_copy",),
     ),
     Fault(
         "an-adapter-on-the-head-changes-the-embedding",
@@ -152,28 +154,28 @@ FAULTS = (
         "mi_kernels/merge/plan.py",
         old="            yield Source(self.inputs, self.weights, kept=0), start, end - start\n",
         new="            yield Source(self.inputs, self.weights), start, end - start\n",
-        tests=(f"{_PAIRS}::test_padding",),
+        tests=(f"{_HEADS}::test_padding",),
     ),
     Fault(
         "tokens-in-the-padding",
         "mi_kernels/checkpoint/differences.py",
         old="return one is not None and one == two and one.size <= rows",
         new="return one is not None and one == two",
-        tests=(f"{_PAIRS}::test_tokens_beyond_the_common_rows_are_refused",),
+        tests=(f"{_HEADS}::test_tokens_beyond_the_common_rows_are_refused",),
     ),
     Fault(
         "vocabulary-of-the-other-model-in-config",
         "mi_kernels/output/model_config.py",
         old='        if written.vocabulary is not None and "vocab_size" in part:\n',
         new="        if False:\n",
-        tests=(f"{_PAIRS}::test_padding",),
+        tests=(f"{_HEADS}::test_padding",),
     ),
     Fault(
         "dtype-of-the-first-config-only",
         "mi_kernels/output/model_config.py",
         old="            yield from _parts(value,",
         new="            yield from () and _parts(value,",
-        tests=(f"{_PAIRS}::test_a_tower_in_another_dtype_has_its_own_dtype_in_config",),
+        tests=(f"{_HEADS}::test_a_tower_in_another_dtype_has_its_own_dtype_in_config",),
     ),
     Fault(
         "computed-tensors-count-as-compared",
