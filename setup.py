@@ -51,6 +51,7 @@ CPU_SOURCES = [
     "crc32c_arm",
     "crc32c_binding",
     "values_binding",
+    "tensors_binding",
     "scalar",
     "avx2",
     "avx512",

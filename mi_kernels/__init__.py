@@ -3,6 +3,7 @@
     mi_kernels.lerp_checkpoint(instruct, thinking, out, lam=0.8)     # model folders or Hub ids
     mi_kernels.lerp(a, b, lam)                                       # one tensor: NumPy, or torch
     mi_kernels.multi_lerp(a_list, b_list, lam)                       # many tensors in one call
+    mi_kernels.prepare(a_list, b_list, outs).lerp(lam)               # the same tensors again and again
     mi_kernels.combine(tensors, "ties", base=base, density=0.2)      # any other merge method
     mi_kernels.similarity(instruct, thinking).overall.sigma          # the distance between two models
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     )
     from .merge.api import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
     from .merge.job import Report
-    from .ops import combine, lerp, multi_lerp
+    from .ops import Prepared, combine, lerp, multi_lerp, prepare
     from .output.upload import push
     from .recipe.interpolation import Recipe
     from .recipe.models import MergeRecipe
@@ -60,6 +61,8 @@ _HOMES = {
     "merge_checkpoint": "merge.api",
     "multi_lerp": "ops",
     "open_checkpoint": "checkpoint.open",
+    "Prepared": "ops",
+    "prepare": "ops",
     "push": "output.upload",
     "similarity": "compare.similarity",
     "sweep_checkpoint": "merge.api",
@@ -77,6 +80,7 @@ __all__ = [
     "MergeRecipe",
     "MismatchError",
     "OutputError",
+    "Prepared",
     "StrictError",
     "Recipe",
     "Report",
@@ -91,6 +95,7 @@ __all__ = [
     "merge_checkpoint",
     "multi_lerp",
     "open_checkpoint",
+    "prepare",
     "push",
     "similarity",
     "sweep_checkpoint",

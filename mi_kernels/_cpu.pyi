@@ -132,6 +132,18 @@ def count_nonfinite(out: Operand, operands: Sequence[Operand], count: int) -> tu
 def same_bytes(a: Any, a_offset: int, b: Any, b_offset: int, bytes: int) -> bool:
     """Returns whether two ranges of `bytes` bytes are equal. Stops at the first difference."""
 
+def read_tensors(api: Any, kind: type, columns: list[Sequence[Any]], table: Any, codes: Any) -> tuple[int, int, int]:
+    """Reads T rows of K tensors of class `kind`, one of each list in `columns`, through DLPack's exchange table `api`.
+
+    Fills `table`, int64 [T, K + 1], with the addresses and the number of elements, and `codes`, int32 [T, K].
+
+    Returns (row, device type, device id) with DLPack's numbers. `row` is the first one that the kernels cannot take as
+    it is; -1 if there is none; -2 if this version of the exchange table is unknown.
+    """
+
+def same_values(dictionaries: list[dict[Any, Any]], expected: list[Any]) -> bool:
+    """Returns whether the values of the dictionaries, in order, are exactly the objects in `expected`."""
+
 def find_overlap(spans: Sequence[Span]) -> tuple[int, str, int] | None: ...
 def touch(out: Any, a: Any, b: Any, isa: str, threads: int = 1, stores: Stores = ...) -> None: ...
 

@@ -40,5 +40,6 @@ void bind_guard(pybind11::module_& m);
 void bind_virtual(pybind11::module_& m);
 void bind_crc32c(pybind11::module_& m);
 void bind_values(pybind11::module_& m);
+void bind_tensors(pybind11::module_& m);
 
 }  // namespace mi::cpu

@@ -231,4 +231,5 @@ PYBIND11_MODULE(_cpu, m) {
     bind_virtual(m);
     bind_crc32c(m);
     bind_values(m);
+    bind_tensors(m);
 }

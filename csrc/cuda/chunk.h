@@ -20,7 +20,7 @@ namespace mi::cuda {
 // output may be exactly a or b, and must not overlap anything else.
 struct Table {
     const std::int64_t* tensors;       // [T, 4]: the addresses of out, a and b, and the number of elements
-    const float* weights;              // [T]
+    const float* weights;              // [T]; NaN skips the tensor
     const std::int32_t* chunk_tensor;  // [C]: the tensor of a chunk
     const std::int64_t* chunk_start;   // [C]: the first element of a chunk
     std::int64_t chunk;                // elements in a chunk; the last chunk of a tensor may have fewer
@@ -149,6 +149,7 @@ MI_INLINE void run_chunk(const Table& table, std::int64_t index, Worker me) {
     constexpr int kSize = sizeof(typename Format::Bits);
     const Piece p = piece(table, index, kSize, kSize, kSize);
     const Weight<One> w = weight<One>(p.w);
+    if (p.w != p.w) return;
     if (p.w == 0.0f || p.w == 1.0f)
         copy<typename Format::Bits>(p, p.w == 0.0f ? p.a : p.b, me);
     else if (w.from_a)

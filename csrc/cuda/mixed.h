@@ -47,6 +47,7 @@ MI_INLINE void lerp_mixed(const Piece& p, Types types, Worker me) {
 
 MI_INLINE void run_mixed_chunk(const Table& table, std::int64_t index, Types types, Worker me) {
     const Piece p = piece(table, index, item_size(types.out), item_size(types.a), item_size(types.b));
+    if (p.w != p.w) return;
     if (p.w != 0.0f && p.w != 1.0f) return lerp_mixed(p, types, me);
     const char* from = p.w == 0.0f ? p.a : p.b;
     int type = p.w == 0.0f ? types.a : types.b;

@@ -6,7 +6,8 @@ no program does more than another. A table holds tensors of one dtype triple (ou
 for one triple. The dtype codes are those of `dtypes.CODES`: 0 bf16, 1 float16, 2 float32.
 
 A tensor's weight w is lam. A weight of 0 copies a and a weight of 1 copies b: bytes if the dtypes are equal, converted
-values otherwise. Any other weight interpolates according to the numerics contract (`ops.linear`).
+values otherwise. Any other weight interpolates according to the numerics contract (`ops.linear`). NaN skips the tensor,
+whose output keeps its bytes.
 """
 
 from __future__ import annotations

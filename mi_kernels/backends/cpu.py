@@ -8,7 +8,6 @@ from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from ..dtypes import CODES
 from ..errors import ArgumentError, BackendError
 
 if TYPE_CHECKING:
@@ -122,15 +121,15 @@ def run_combine(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> Non
         _cpu.combine_spans(spans, isa, threads)
 
 
-def run_addresses(table: Any, weights: Any, dtypes: Sequence[str], isa: str, threads: int) -> None:
+def run_addresses(table: Any, weights: Any, codes: Sequence[int], isa: str, threads: int) -> None:
     """Interpolates tensors like `run_spans`, given their addresses. The caller guarantees that the memory is valid.
 
     Args:
         table: int64 [T, 4]: addresses of out, a and b, and the number of elements.
         weights: float64 [T].
-        dtypes: safetensors names of the dtypes of out, a and b.
+        codes: dtype codes of out, a and b.
     """
     from .. import _cpu
 
-    out, a, b = (CODES[dtype] for dtype in dtypes)
+    out, a, b = map(int, codes)
     _cpu.lerp_addresses(table, weights, out, a, b, isa, threads)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..errors import BackendError
-from . import device_table
+from . import device_table, launches
 from .device_table import DeviceTable, Triple
 
 if TYPE_CHECKING:
@@ -86,54 +86,54 @@ def multi_lerp(
     Raises:
         BackendError: CUDA reports an error. The message names the call and the error.
     """
-    if not outs:
-        return
+    if outs:
+        launches.run(sys.modules[__name__], outs[0].device, device_table.rows_of(outs, a, b), weights)
+
+
+def load(device: torch.device) -> None:
+    """Loads the kernels onto `device`, which no launch does: a stream capture would not allow it."""
     from .. import _cuda
 
-    device = outs[0].device
-    addresses = device_table.addresses_of(outs, a, b)
-    counts = np.array([x.numel() for x in outs], dtype=np.int64)
-    lams = np.asarray(weights, dtype=np.float32)
-    groups = device_table.by_dtypes(outs, a, b)
+    with named(device):
+        _cuda.prepare(device.index or 0)
+
+
+def launch(device: torch.device, part: DeviceTable, triple: Triple, weights: torch.Tensor | None = None) -> None:
+    """Launches the kernel of `triple` over a table on the current stream.
+
+    Args:
+        weights: float32 [T] on the device; None: those of the table.
+    """
+    import torch
+
+    from .. import _cuda
+
+    base, at = part.packed.data_ptr(), part.offsets
+    with named(device):
+        _cuda.launch(
+            device.index or 0,
+            torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0,
+            tensors=base + at.tensors,
+            weights=base + at.weights if weights is None else weights.data_ptr(),
+            chunk_tensor=base + at.chunk_tensor,
+            chunk_start=base + at.chunk_start,
+            chunks=part.chunks,
+            chunk=part.chunk,
+            out_dtype=triple.out,
+            a_dtype=triple.a,
+            b_dtype=triple.b,
+        )
+
+
+@contextmanager
+def named(device: torch.device) -> Iterator[None]:
+    """Turns an error of CUDA into a BackendError that names the device."""
+    from .. import _cuda
+
     try:
-        with device_table.on_device(device):
-            _cuda.prepare(device.index)
-            for triple, rows in groups.items():
-                if not (elements := int(counts[rows].sum())):
-                    continue
-                part = device_table.upload(
-                    device,
-                    chunk_for(elements),
-                    addresses[rows].tobytes(),
-                    counts[rows].tobytes(),
-                    lams[rows].tobytes(),
-                )
-                _launch(device, part, triple)
+        yield
     except _cuda.CudaError as error:
         raise BackendError(
             f"backend 'cuda' on {device}: {error}",
             "Check driver and versions with `mi-kernels env`, or use backend='triton'.",
         ) from error
-
-
-def _launch(device: torch.device, part: DeviceTable, triple: Triple) -> None:
-    import torch
-
-    from .. import _cuda
-
-    stream = torch.cuda.current_stream(device)
-    device_table.acquire(part, stream)
-    base, at = part.packed.data_ptr(), part.offsets
-    _cuda.launch(
-        device.index,
-        stream.cuda_stream,
-        tensors=base + at.tensors,
-        weights=base + at.weights,
-        chunk_tensor=base + at.chunk_tensor,
-        chunk_start=base + at.chunk_start,
-        chunks=part.chunks,
-        chunk=part.chunk,
-        out_dtype=triple.out,
-        a_dtype=triple.a,
-        b_dtype=triple.b,
-    )

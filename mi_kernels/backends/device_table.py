@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..dtypes import CODE_TORCH
+from ..errors import BackendError
 from . import chunk_table as table
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ class Triple(NamedTuple):
     out: int
     a: int
     b: int
+
+
+class Rows(NamedTuple):
+    """What a launch needs of T pairs and their outputs.
+
+    Attributes:
+        addresses: int64 [T, 3]: of out, a and b.
+        elements: int64 [T].
+        codes: int32 [T, 3]: dtype codes of out, a and b.
+    """
+
+    addresses: npt.NDArray[np.int64]
+    elements: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.int32]
 
 
 class DeviceTable(NamedTuple):
@@ -55,56 +70,76 @@ class DeviceTable(NamedTuple):
         return tuple(self.packed[start:end].view(dtype) for start, end, dtype in zip(starts, ends, dtypes))
 
 
-def by_dtypes(
-    outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]
-) -> dict[Triple, npt.NDArray[np.intp]]:
-    """Returns the indices of the pairs with each dtype triple, in order."""
+def by_dtypes(codes: npt.NDArray[np.int32]) -> dict[Triple, npt.NDArray[np.intp]]:
+    """Returns the indices of the pairs with each dtype triple, in the order of their first pairs.
+
+    Args:
+        codes: int32 [T, 3]: dtype codes of out, a and b.
+    """
+    if len(codes) == 0:
+        return {}
+    if (codes == codes[0]).all():  # the usual case
+        return {Triple(*map(int, codes[0])): np.arange(len(codes))}
+    kinds, first, kind_of = np.unique(codes, axis=0, return_index=True, return_inverse=True)
+    return {Triple(*map(int, kinds[k])): np.flatnonzero(kind_of.ravel() == k) for k in np.argsort(first)}
+
+
+def rows_of(outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> Rows:
+    """Returns the rows of lists of tensors."""
     import torch
 
-    codes = {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
-    kinds = [{x.dtype for x in tensors} for tensors in (outs, a, b)]
-    if all(len(kind) == 1 for kind in kinds):  # the usual case: a loop over thousands of tensors is slow
-        o, x, y = (codes[kind.pop()] for kind in kinds)
-        return {Triple(o, x, y): np.arange(len(outs))}
-    groups: dict[Triple, list[int]] = {}
-    for i, triple in enumerate(zip(outs, a, b)):
-        o, x, y = (codes[tensor.dtype] for tensor in triple)
-        groups.setdefault(Triple(o, x, y), []).append(i)
-    return {triple: np.array(rows, dtype=np.intp) for triple, rows in groups.items()}
-
-
-def addresses_of(
-    outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]
-) -> npt.NDArray[np.int64]:
-    """Returns the addresses of out, a and b as int64 [T, 3]."""
-    found: npt.NDArray[np.int64] = np.array([[x.data_ptr() for x in tensors] for tensors in (outs, a, b)], np.int64).T
-    return found
+    known = {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
+    columns = (outs, a, b)
+    return Rows(
+        np.array([[x.data_ptr() for x in tensors] for tensors in columns], np.int64).T,
+        np.array([x.numel() for x in outs], np.int64),
+        np.array([[known[x.dtype] for x in tensors] for tensors in columns], np.int32).T,
+    )
 
 
 @lru_cache(maxsize=16)
 def upload(device: torch.device, chunk: int, addresses: bytes, counts: bytes, weights: bytes) -> DeviceTable:
-    """Builds the table of these tensors and starts its upload to `device`.
+    """Returns the table of these tensors on `device`, as `build` does. Equal arguments return the same table.
 
-    The table depends only on the arguments, so a cached one is never stale. The current stream uploads it, from pinned
-    memory that torch keeps until the copy is done. While the current stream is captured, another stream uploads it,
-    because the upload must not become part of the graph.
+    The table depends only on the arguments, so a cached one is never stale.
 
     Args:
         addresses, counts, weights: the bytes of the arrays that `chunk_table.build` takes.
     """
-    import torch
-
-    built = table.build(
+    return build(
+        device,
+        chunk,
         np.frombuffer(addresses, np.int64).reshape(-1, 3),
         np.frombuffer(counts, np.int64),
         np.frombuffer(weights, np.float32),
-        chunk,
     )
+
+
+def build(
+    device: torch.device,
+    chunk: int,
+    addresses: npt.NDArray[np.int64],
+    counts: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float32] | None = None,
+) -> DeviceTable:
+    """Builds a table and starts its upload to `device`.
+
+    The current stream uploads it, from pinned memory that torch keeps until the copy is done. While the current stream
+    is captured, another stream uploads it, because the upload must not become part of the graph.
+
+    Args:
+        addresses, counts, weights: see `chunk_table.build`. Without weights, those of the table are NaN.
+    """
+    import torch
+
+    if weights is None:
+        weights = np.full(len(counts), np.nan, np.float32)
+    built = table.build(addresses, counts, weights, chunk)
     host = torch.from_numpy(built.pack())
     if device.type == "cpu":
         return DeviceTable(host, built.offsets, len(built.chunk_tensor), chunk, None, None)
     capturing = torch.cuda.is_current_stream_capturing()
-    stream = torch.cuda.Stream(device) if capturing else torch.cuda.current_stream(device)
+    stream = own_stream(device) if capturing else torch.cuda.current_stream(device)
     with torch.cuda.stream(stream):
         packed = torch.empty_like(host, device=device)
         packed.copy_(host if capturing else host.pin_memory(), non_blocking=True)
@@ -113,7 +148,30 @@ def upload(device: torch.device, chunk: int, addresses: bytes, counts: bytes, we
     return DeviceTable(packed, built.offsets, len(built.chunk_tensor), chunk, stream, ready)
 
 
-_captured: list[DeviceTable] = []  # CUDA does not report when a graph is destroyed, so its tables are never freed
+@cache
+def own_stream(device: torch.device) -> Any:
+    """Returns the stream that uploads to `device` while another stream is captured.
+
+    `torch.cuda.Stream()` returns one of 32 streams in turn, and `torch.cuda.graph` captures one of the same 32. So it
+    may return the stream that is being captured.
+
+    Raises:
+        BackendError: the driver cannot create a stream.
+    """
+    import torch
+
+    handle = ctypes.c_void_p()
+    non_blocking = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream
+    with torch.cuda.device(device):
+        result = ctypes.CDLL("libcuda.so.1").cuStreamCreate(ctypes.byref(handle), non_blocking)
+    if result != 0:
+        raise BackendError(f"cuStreamCreate on {device}: error {result}", "Check the driver with `mi-kernels env`.")
+    return torch.cuda.ExternalStream(handle.value, device)
+
+
+# CUDA does not report when a graph is destroyed, so the tables of graphs are never freed. By `id`, so that a table that
+# is captured again is kept once.
+_captured: dict[int, DeviceTable] = {}
 
 
 def acquire(part: DeviceTable, stream: Any) -> None:
@@ -122,7 +180,7 @@ def acquire(part: DeviceTable, stream: Any) -> None:
 
     if torch.cuda.is_current_stream_capturing():
         part.ready.synchronize()
-        _captured.append(part)
+        _captured[id(part)] = part
     elif stream != part.stream:
         stream.wait_event(part.ready)
         part.packed.record_stream(stream)

@@ -6,14 +6,13 @@ With TRITON_INTERPRET=1 the same code runs on CPU tensors.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from . import device_table
+from . import device_table, launches
 from .device_table import DeviceTable, Triple
 
 if TYPE_CHECKING:
@@ -77,26 +76,29 @@ def multi_lerp(
             output may be one of its own inputs, and must not overlap anything else.
         weights: lam of each pair.
     """
-    if not outs:
-        return
-    device = outs[0].device
-    addresses = device_table.addresses_of(outs, a, b)
-    counts = np.array([x.numel() for x in outs], dtype=np.int64)
-    lams = np.asarray(weights, dtype=np.float32)
-    with device_table.on_device(device):
-        for triple, rows in device_table.by_dtypes(outs, a, b).items():
-            if counts[rows].any():
-                table = addresses[rows].tobytes(), counts[rows].tobytes(), lams[rows].tobytes()
-                _launch(device, device_table.upload(device, CHUNK, *table), triple)
+    if outs:
+        launches.run(sys.modules[__name__], outs[0].device, device_table.rows_of(outs, a, b), weights)
 
 
-def _launch(device: torch.device, part: DeviceTable, triple: Triple) -> None:
-    import torch
+def chunk_for(elements: int) -> int:
+    """Returns the elements in a chunk, for a launch over `elements` in total."""
+    return CHUNK
 
+
+def load(device: torch.device) -> None:
+    """Does nothing: Triton compiles a kernel at its first launch."""
+
+
+def launch(device: torch.device, part: DeviceTable, triple: Triple, weights: torch.Tensor | None = None) -> None:
+    """Launches the kernel for `triple` over a table on the current stream.
+
+    Args:
+        weights: float32 [T] on the device; None: those of the table.
+    """
     from . import triton_kernels as kernels
 
-    if device.type == "cuda":
-        device_table.acquire(part, torch.cuda.current_stream(device))
+    tensors, own, chunk_tensor, chunk_start = part.sections()
     kernels.lerp_chunks[(part.chunks,)](
-        *part.sections(), *triple, CHUNK, kernels.STEP, kernels.REST, kernels.INTERPRETED, **kernels.OPTIONS
-    )
+        tensors, own if weights is None else weights, chunk_tensor, chunk_start,
+        *triple, CHUNK, kernels.STEP, kernels.REST, kernels.INTERPRETED, **kernels.OPTIONS,
+    )  # fmt: skip

@@ -167,7 +167,7 @@ def lerp_chunks(tensors, weights, chunk_tensor, chunk_start, OUT: tl.constexpr, 
         _chunk(out, a, b, count, w, _COPY_A, OUT, A, B, STEP, REST, EMULATE_FMA)
     elif w == 1.0:
         _chunk(out, a, b, count, w, _COPY_B, OUT, A, B, STEP, REST, EMULATE_FMA)
-    else:
+    elif w == w:  # NaN skips the tensor
         _chunk(out, a, b, count, w, _LERP, OUT, A, B, STEP, REST, EMULATE_FMA)
 
 

@@ -36,6 +36,7 @@ from ..recipe.masks import Layers, Modules
 from ..recipe.rules import Lam, Rule
 from .match import Part, check_others, match, open_source, parts_of
 from .sides import CheckpointSides, Sides, TensorSides, copied_to, read_side
+from .watch import Watch
 
 Model: TypeAlias = torch.nn.Module | str | os.PathLike[str]
 
@@ -189,6 +190,7 @@ class Knob:
         self._names = [part.name for part in parts]
         self._kinds = {part.name: part.kind for part in parts}
         self._refusal: torch.utils.hooks.RemovableHandle | None = None
+        self._watch: Watch | None = None
 
     def set_lam(
         self,
@@ -244,11 +246,14 @@ class Knob:
             if self._names:
                 _attached.discard(self._model)
                 self._sides.close()
-                self._names = []
+                self._names, self._watch = [], None
 
     def _live(self) -> dict[str, torch.Tensor]:
+        """Returns the live tensors to interpolate, after checking that they are those of `attach`."""
         if not self._names:
             raise ArgumentError("this knob was detached", "Call mi_kernels.live.attach again.")
+        if self._watch is not None and self._watch.unchanged():
+            return self._watch.tensors
         parts = parts_of(self._model, "the live model")
         changed = [part.name for part in parts if part.kind != self._kinds.get(part.name)]
         if changed or len(parts) != len(self._kinds):
@@ -257,13 +262,12 @@ class Knob:
                 f"{name}: device, dtype, shape or ties have changed since attach()",
                 "Call knob.detach() and attach again. Move and convert a model before you attach it.",
             )
-        return {part.name: part.tensor for part in parts if part.floating}
+        self._watch = Watch(self._model, {part.name: part.tensor for part in parts if part.floating})
+        return self._watch.tensors
 
     def _write(self, live: Mapping[str, torch.Tensor], weights: Mapping[str, float]) -> None:
         with torch.no_grad():
-            self._sides.write({name: t.detach() for name, t in live.items()}, weights)
-            # Autograd does not see what the kernels write. A graph that saved the old values must not use the new ones.
-            torch.autograd.graph.increment_version([t for t in live.values() if not t.is_inference()])
+            self._sides.write(live, weights)
 
     def _undo(self, live: Mapping[str, torch.Tensor], cause: BaseException) -> None:
         try:

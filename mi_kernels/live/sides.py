@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import is_
 from typing import Protocol
 
 import torch
@@ -17,7 +18,9 @@ from ..dtypes import FLOATS, FROM_TORCH, TORCH_NAMES
 from ..errors import MismatchError
 from ..merge.plan import Source
 from ..merge.spans import fill_tensor
-from ..ops.linear import lerp, multi_lerp
+from ..ops.eager import increment_versions
+from ..ops.linear import lerp
+from ..ops.prepared import Prepared
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -36,38 +39,55 @@ class Sides(Protocol):
         """
 
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
-        """Sets each tensor of `live` to the interpolation of its two models at its weight, in place."""
+        """Sets each tensor of `live` to the interpolation of its two models at its weight, in place.
+
+        torch counts the write, so that autograd does not use a value that it saved before.
+        """
 
     def close(self) -> None:
         """Releases memory and files."""
 
 
 class TensorSides:
-    """Both models as tensors, each on the device of its live tensor or in host memory."""
+    """Both models as tensors, each on the device of its live tensor or in host memory. Nobody else may change them."""
 
     def __init__(self, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         self._a, self._b = a, b
+        self._prepared: list[tuple[list[str], Prepared[torch.Tensor]]] = []  # for each device
+        self._for: list[torch.Tensor] = []  # the live tensors that are prepared
 
     def check(self) -> None:
         pass
 
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
+        self._prepare(live)
+        for names, pairs in self._prepared:
+            pairs.lerp([weights[name] for name in names])
+        for name in live.keys() - {name for names, _ in self._prepared for name in names}:
+            _write_staged(live[name].detach(), self._a[name], self._b[name], weights[name])
+
+    def _prepare(self, live: Tensors) -> None:
+        tensors = list(live.values())
+        if len(tensors) == len(self._for) and all(map(is_, tensors, self._for)):
+            return
         by_device: dict[torch.device, list[str]] = {}
         for name, tensor in live.items():
             if self._a[name].device == self._b[name].device == tensor.device:
                 by_device.setdefault(tensor.device, []).append(name)
-            else:
-                _write_staged(tensor, self._a[name], self._b[name], weights[name])
-        for names in by_device.values():
-            multi_lerp(
-                [self._a[name] for name in names],
-                [self._b[name] for name in names],
-                [weights[name] for name in names],
-                [live[name] for name in names],
+        self._prepared = [
+            (
+                names,
+                Prepared(
+                    *([side[name] for name in names] for side in (self._a, self._b, live)),
+                    private=True,
+                ),
             )
+            for names in by_device.values()
+        ]
+        self._for = tensors
 
     def close(self) -> None:
-        self._a, self._b = {}, {}
+        self._a, self._b, self._prepared, self._for = {}, {}, [], []
 
 
 class CheckpointSides:
@@ -94,9 +114,10 @@ class CheckpointSides:
         isa = cpu.isa()
         with ThreadPoolExecutor(cpu.checked_threads(None), "mi-kernels-live") as pool:
             tasks = [
-                pool.submit(_fill, self._inputs, Source(self._pairs[name], (weights[name],)), tensor, isa)
+                pool.submit(_fill, self._inputs, Source(self._pairs[name], (weights[name],)), tensor.detach(), isa)
                 for name, tensor in live.items()
             ]
+            increment_versions(list(live.values()))
             try:
                 for task in tasks:
                     task.result()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
-from operator import eq
 from typing import Any, NamedTuple
 
 from ..backends import cpu
@@ -81,33 +80,6 @@ def _from_torch(tensor: Any, name: str) -> Array:
         return Array(dtype, tuple(tensor.shape), tensor, device)
     flat = tensor.view(-1)
     return Array(dtype, tuple(tensor.shape), (flat.view(torch.uint16) if dtype == "BF16" else flat).numpy(), device)
-
-
-def are_sound(*lists: Sequence[Any]) -> bool:
-    """Whether `check_tensor` takes all these torch tensors, and their shapes and their device are the same across lists
-    of equal length. False where a check of each tensor must say which one is wrong, and why.
-
-    For each property, one pass in C over a list. A loop in Python over the tensors takes three times as long: for tens
-    of thousands of small tensors, longer than a GPU needs to merge them.
-    """
-    import torch
-
-    tensor: Any = torch.Tensor
-    devices: set[Any] = set()
-    for tensors in lists:
-        if not (
-            set(map(type, tensors)) <= {tensor, torch.nn.Parameter}
-            and {str(dtype) for dtype in set(map(tensor.dtype.__get__, tensors))} <= FROM_TORCH.keys()
-            and set(map(tensor.layout.__get__, tensors)) == {torch.strided}
-            and not any(map(tensor.requires_grad.__get__, tensors))
-            and all(map(tensor.is_contiguous, tensors))
-            and not any(map(tensor.is_neg, tensors))
-        ):
-            return False
-        devices |= set(map(tensor.device.__get__, tensors))
-    return len(devices) == 1 and all(
-        all(map(eq, map(tensor.size, lists[0]), map(tensor.size, other))) for other in lists[1:]
-    )
 
 
 @cache

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..backends import cpu, dispatch
+from ..backends import cpu, dispatch, launches
+from ..backends.device_table import Rows
 from ..backends.spans import Span
-from ..dtypes import CODES, FROM_TORCH
+from ..dtypes import CODES
 from ..errors import ArgumentError, BackendError
 from ..recipe.lam import checked_lam
-from .arrays import Array, are_sound, as_array, check_tensor, empty_like, is_torch
+from . import tensor_table
+from .arrays import Array, as_array, check_tensor, empty_like, is_torch
 from .overlap import find_overlap
+
+if TYPE_CHECKING:
+    from .tensor_table import TensorTable
 
 T = TypeVar("T")
 Label = Callable[[str, int], str]  # (argument, index of the pair) -> its name in a message
@@ -29,8 +35,41 @@ def multi_lerp_now(
     single: bool = False,
 ) -> list[T]:
     """`multi_lerp` of arrays that have memory, lists of equal length; `single`: messages say `a` and not `a[0]`."""
-    lams = checked_lams(lam, len(a))
-    label = names(single)
+    results = _computed(a, b, checked_lams(lam, len(a)), outs, backend, threads, names(single))
+    if outs is not None:
+        increment_versions(results)
+    return results
+
+
+def increment_versions(outs: Sequence[Any]) -> None:
+    """Counts a write into each torch tensor among `outs`, as torch's own operations do.
+
+    The kernels write memory that torch does not watch. Without this, autograd would use a tensor that it saved before
+    the write, and a prepared plan would take an output for its own last result.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    count_writes([x for x in outs if isinstance(x, torch.Tensor) and not x.is_inference()])
+
+
+def count_writes(tensors: Sequence[Any]) -> None:
+    """`increment_versions` for torch tensors of which none is an inference tensor."""
+    import torch
+
+    if tensors:
+        torch.autograd.graph.increment_version(tensors)
+
+
+def _computed(
+    a: Sequence[T],
+    b: Sequence[T],
+    lams: list[float],
+    outs: Sequence[T] | None,
+    backend: str | None,
+    threads: int | None,
+    label: Label,
+) -> list[T]:
     first: Any = a[0] if len(a) else None
     if is_torch(first) and first.is_cuda:
         return _run_cuda(a, b, lams, outs, backend, label)
@@ -56,7 +95,7 @@ def multi_lerp_now(
         sizes = [[x.buffer.nbytes for x in arrays] for arrays in columns]
         _refuse(find_overlap(_rows(addresses), _rows(sizes)), label)
     if chosen == "reference":
-        _run_reference(arrays_a, arrays_b, arrays_out, lams)
+        run_reference(arrays_a, arrays_b, arrays_out, lams)
     else:
         _run_interpreter(a, b, results, lams)
     return results
@@ -74,25 +113,31 @@ def _run_cpu_tensors(
     """Torch tensors on the CPU, checked in bulk. None where they must be checked one by one: to say what is wrong, or
     because dtypes differ within a list."""
     import numpy as np
-    import torch
 
-    given = [a, b] if outs is None else [a, b, outs]
-    dtypes = [set(map(torch.Tensor.dtype.__get__, x)) for x in given] if are_sound(*given) else []
-    if any(len(found) != 1 for found in dtypes) or not dtypes or a[0].device.type != "cpu":
+    found = tensor_table.read(a, b) if outs is None else tensor_table.read(outs, a, b)
+    if found is None or found.device != "cpu" or (found.codes != found.codes[0]).any():
         return None
     if dispatch.backend_for(backend, "cpu") != "cpu":
         return None
-    results = [empty_like(x) for x in a] if outs is None else list(outs)
-    columns = (results, a, b)
-    addresses = _rows([list(map(torch.Tensor.data_ptr, x)) for x in columns])
-    counts = np.fromiter(map(torch.Tensor.numel, a), np.int64, len(a))
-    if outs is not None:
-        widths = np.array([x[0].itemsize for x in columns], np.int64)
-        _refuse(find_overlap(addresses, counts[:, None] * widths), label)
-    table = np.ascontiguousarray(np.column_stack((addresses, counts)))
-    types = [FROM_TORCH[str(x[0].dtype)] for x in columns]
-    cpu.run_addresses(table, np.array(lams, np.float64), types, cpu.isa(), cpu.checked_threads(threads))
+    if outs is None:
+        results = [empty_like(x) for x in a]
+        addresses = np.array(list(map(_data_ptr(), results)), np.int64)[:, None]
+        found = found._replace(
+            addresses=np.hstack([addresses, found.addresses]), codes=np.hstack([found.codes[:, :1], found.codes])
+        )
+    else:
+        results = list(outs)
+        _refuse(find_overlap(found.addresses, found.sizes), label)
+    table = np.column_stack([found.addresses, found.elements])
+    cpu.run_addresses(table, np.array(lams, np.float64), found.codes[0], cpu.isa(), cpu.checked_threads(threads))
     return results
+
+
+@cache
+def _data_ptr() -> Any:
+    import torch
+
+    return torch.Tensor.data_ptr
 
 
 def names(single: bool) -> Label:
@@ -129,23 +174,40 @@ def _run_cuda(
     """As `multi_lerp_now`, for a list that starts with a CUDA tensor: tensors throughout, of one device."""
     device = a[0].device
     given = [a, b] if outs is None else [a, b, outs]
-    if not are_sound(*given):
-        for name, tensors in zip(("a", "b", "out"), given):
-            named = partial(label, name)
-            for i, x in enumerate(tensors):
-                if not is_torch(x):
-                    raise ArgumentError(
-                        f"{named(i)} is a {type(x).__name__}, {label('a', 0)} a tensor on {device}",
-                        "Give torch tensors on one device.",
-                    )
-                check_tensor(x, named, i)
-        check_pairs(a, b, a if outs is None else outs, label)
+    if tensor_table.read(*given) is None:
+        check_tensors(given, label)
     results = [empty_like(x) for x in a] if outs is None else list(outs)
     chosen = dispatch.backend_for(backend, str(device))
-    _refuse_addresses(a, b, results, label, overlap=outs is not None)
-    module = import_module(f"..backends.{'reference.torch_lerp' if chosen == 'reference' else chosen}", __package__)
-    module.multi_lerp(results, a, b, lams)
+    found = tensor_table.read_memory(results, a, b)
+    assert found is not None
+    refuse_addresses(found, label, overlap=outs is not None)
+    if chosen == "reference":
+        from ..backends.reference import torch_lerp
+
+        torch_lerp.multi_lerp(results, a, b, lams)
+    else:
+        kernels = import_module(f"..backends.{chosen}", __package__)
+        launches.run(kernels, device, Rows(found.addresses, found.elements, found.codes), lams)
     return results
+
+
+def check_tensors(given: Sequence[Sequence[Any]], label: Label) -> None:
+    """Refuses what `tensor_table.read` does not accept in lists of a, b and perhaps outs, and says what is wrong.
+
+    Raises:
+        ArgumentError, DTypeError: as `multi_lerp`.
+    """
+    device = given[0][0].device
+    for name, tensors in zip(("a", "b", "out"), given):
+        named = partial(label, name)
+        for i, x in enumerate(tensors):
+            if not is_torch(x):
+                raise ArgumentError(
+                    f"{named(i)} is a {type(x).__name__}, {label('a', 0)} a tensor on {device}",
+                    "Give torch tensors on one device.",
+                )
+            check_tensor(x, named, i)
+    check_pairs(given[0], given[1], given[-1] if len(given) == 3 else given[0], label)
 
 
 def _run_interpreter(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], lams: list[float]) -> None:
@@ -192,24 +254,25 @@ def _refuse_overlap(spans: list[Span], label: Label) -> None:
     _refuse(_cpu.find_overlap(spans), label)
 
 
-def _refuse_addresses(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], label: Label, overlap: bool) -> None:
-    """Refuses outputs that overlap, and elements that are not aligned: on a GPU, those break the context."""
+def refuse_addresses(found: TensorTable, label: Label, overlap: bool) -> None:
+    """Refuses elements that are not aligned, which break the context on a GPU; and outputs that overlap.
+
+    Args:
+        found: rows of (out, a, b).
+    """
     import numpy as np
 
-    columns = (outs, a, b)
-    addresses = _rows([[x.data_ptr() for x in tensors] for tensors in columns])
-    widths = _rows([[x.itemsize for x in tensors] for tensors in columns])
-    counts = np.array([x.numel() for x in outs], dtype=np.int64)
-    misaligned = np.argwhere((addresses % widths != 0) & (counts != 0)[:, None])
+    misaligned = np.argwhere((found.addresses % found.widths != 0) & (found.elements != 0)[:, None])
     if len(misaligned):
         i, column = misaligned[0]
         name = label(("out", "a", "b")[column], int(i))
         raise ArgumentError(
-            f"{name} starts at address {addresses[i, column]}, not a multiple of its {widths[i, column]}-byte elements",
+            f"{name} starts at address {found.addresses[i, column]}, "
+            f"not a multiple of its {found.widths[i, column]}-byte elements",
             f"Pass {name}.clone().",
         )
     if overlap:
-        _refuse(find_overlap(addresses, widths * counts[:, None]), label)
+        _refuse(find_overlap(found.addresses, found.sizes), label)
 
 
 def _rows(columns: list[list[int]]) -> Any:
@@ -228,7 +291,7 @@ def _refuse(clash: tuple[int, str, int] | None, label: Label) -> None:
         )
 
 
-def _run_reference(a: list[Array], b: list[Array], out: list[Array], lams: list[float]) -> None:
+def run_reference(a: list[Array], b: list[Array], out: list[Array], lams: list[float]) -> None:
     import numpy as np
 
     from ..backends.reference import lerp as reference

@@ -10,6 +10,7 @@ from ..backends import cpu, dispatch
 from ..dtypes import CODES, FROM_TORCH
 from ..recipe.lam import checked_lam
 from .arrays import empty_like
+from .eager import increment_versions
 
 
 def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, threads: int | None) -> Any:
@@ -19,8 +20,7 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
         return None
     codes = _codes()
     shape = a.shape
-    result = empty_like(a) if out is None else out
-    for x in (a, b, result):
+    for x in (a, b) if out is None else (a, b, out):
         if not (
             type(x) is torch.Tensor
             and x.dtype in codes
@@ -34,6 +34,7 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
             return None
     if dispatch.backend_for(backend, "cpu") != "cpu":
         return None
+    result = empty_like(a) if out is None else out
     done = cpu.run_pair(
         (result.data_ptr(), a.data_ptr(), b.data_ptr()),
         a.numel(),
@@ -42,6 +43,8 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
         cpu.isa(),
         cpu.checked_threads(threads),
     )
+    if done and out is not None:
+        increment_versions([out])
     return result if done else None
 
 

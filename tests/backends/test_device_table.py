@@ -59,7 +59,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """A list whose only element says whether the current stream is captured. Frees the tables of graphs at the end."""
     state = [False]
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: state[0])
-    monkeypatch.setattr(device_table, "_captured", [])
+    monkeypatch.setattr(device_table, "_captured", {})
     return state
 
 
