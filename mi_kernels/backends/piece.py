@@ -124,7 +124,7 @@ class Part(NamedTuple):
 
 
 def parts(groups: Sequence[Group], size: int) -> Iterator[list[Part]]:
-    """Divides groups into the fewest pieces that fit into blocks of `size` bytes, all of about the same size.
+    """Divides groups into pieces that fit into blocks of `size` bytes: one, or a few of about the same size.
 
     Args:
         size: at least `least_size` of every group.

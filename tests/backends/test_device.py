@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,7 @@ def test_a_device_that_fails_leaves_nothing_behind(
     assert_refused(
         capsys, tmp_path, world.argv("--device", "cuda", "--max-memory", "4096", "-q"), "cuda:0 failed: CUDA error"
     )
+    assert gpus.made[0].pinning.pinned == {}
 
 
 def test_a_disk_that_fails_leaves_nothing_behind(
@@ -198,7 +201,24 @@ def test_a_disk_that_fails_leaves_nothing_behind(
     monkeypatch.setattr(ShardFile, "write", write)
     world = World(tmp_path)
     assert_refused(capsys, tmp_path, world.argv("--device", "cuda", "-q"), os.strerror(errno.EIO))
-    assert all(gpu.idle for gpu in gpus.made)
+    assert all(gpu.idle and not gpu.pinning.pinned for gpu in gpus.made)
+
+
+def test_ctrl_c_leaves_nothing_pinned(tmp_path: Path, gpus: Gpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[int] = []
+
+    def write(self: ShardFile, data: memoryview, offset: int) -> None:
+        pinned.append(len(gpus.made[0].pinning.pinned))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(ShardFile, "write", write)
+    world = World(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        mi_kernels.lerp_checkpoint(world.instruct, world.thinking, world.out, 0.5, device="cuda", progress=False)
+    assert set(pinned) == {1}
+    assert gpus.made[0].idle
+    assert gpus.made[0].pinning.pinned == {}
 
 
 def numbers(seed: int) -> dict[str, torch.Tensor]:
@@ -252,6 +272,29 @@ def test_a_chunk_of_several_models_is_one_piece(tmp_path: Path, gpus: Gpus) -> N
         gpu = gpus.made[-1]
         assert gpu.copies == {"copy_in": chunks, "copy_out": chunks}
         assert len(gpu.launches) == chunks > 2
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16", "float32"])
+@pytest.mark.parametrize("sides", [(torch.bfloat16, torch.bfloat16), (torch.bfloat16, torch.float32)], ids=str)
+@pytest.mark.parametrize("lams", [[0.8], [0.0, 0.2, 1.0]], ids=str)
+def test_a_chunk_is_one_piece_whatever_its_tensors(
+    tmp_path: Path, gpus: Gpus, lams: list[float], sides: Any, dtype: Any
+) -> None:
+    """Sweeps, mixed dtypes, conversions, and hundreds of tiny tensors beside a large one."""
+    shapes = {"lm_head.weight": (300, 999), **{f"model.layers.0.mlp.experts.{i}.w": (3, i % 40) for i in range(300)}}
+    for k, side in enumerate(sides):
+        generator = torch.Generator().manual_seed(k)
+        save(tmp_path / f"m{k}", {n: torch.randn(shape, generator=generator).to(side) for n, shape in shapes.items()})
+    mi_kernels.sweep_checkpoint(
+        tmp_path / "m0", tmp_path / "m1", f"{tmp_path}/out-{{lam}}", lams, device="cuda", dtype=dtype, threads=1,
+        max_memory=(5 << 17) * len(lams), progress=False
+    )  # fmt: skip
+    size = (tmp_path / f"out-{lams[0]:g}" / "model.safetensors").stat().st_size
+    computed = -(-size // (1 << 17))
+    header = (tmp_path / f"out-{lams[0]:g}" / "model.safetensors").read_bytes()[:8]
+    first = int.from_bytes(header, "little") // (1 << 17)  # the chunks before it have only the header
+    gpu = gpus.made[0]
+    assert gpu.copies["copy_in"] == gpu.copies["copy_out"] == computed - first > 4
 
 
 def test_computed_sides_reach_the_gpu_as_float32(tmp_path: Path, gpus: Gpus) -> None:

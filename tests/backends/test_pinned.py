@@ -45,7 +45,7 @@ class Driver:
         return [call[0] for call in self.calls]
 
 
-def test_the_block_has_the_bytes_that_are_needed_on_whole_pages() -> None:
+def test_the_block_has_the_bytes_that_are_needed_from_a_page_on() -> None:
     driver = Driver()
     shapes: list[tuple[tuple[int, ...], torch.dtype]] = [
         ((3, 1000), torch.bfloat16), ((), torch.float32), ((0, 5), torch.float16), ((70_001,), torch.float32)
