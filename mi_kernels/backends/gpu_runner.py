@@ -1,12 +1,11 @@
-"""Run spans on a GPU: from memory maps through pinned memory to the device and back, one piece at a time.
+"""Run spans on GPUs: from memory maps through pinned memory to the device and back, one piece for each chunk of a file.
 
     map --worker--> pinned --copy_in--> device --compute--> device --copy_out--> pinned --worker--> slot
 
-A piece is a block of pinned memory and a block of device memory, of equal size. Inputs are packed from its front and
-outputs from its back. A piece holds many small spans, and a large span uses many pieces. So a piece needs one copy in,
-one launch and one copy out, whatever the sizes of its tensors. Each worker has a ring of a few pieces: while it packs
-one, the others are being copied or computed. The worker reuses both blocks only after it has waited for the copy out,
-which is the last operation on a piece.
+A piece is a block of pinned memory and a block of device memory, of equal size, which holds the operands, the tables
+and the outputs of a chunk (`piece.py`). So a chunk needs one copy in, one launch for each combination of dtypes, and
+one copy out, whatever the sizes of its tensors. A worker takes a free piece, packs it, waits for the last copy, unpacks
+it, and gives it back. Meanwhile the pieces of other workers are copied and computed.
 
 The worker copies from the maps (which reads the disk) and into the slots with the byte copies of the CPU kernels. They
 hold no interpreter lock and leave no view of a map behind.
@@ -16,43 +15,65 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
-from itertools import count
-from typing import Any, Protocol
+from itertools import cycle
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..dtypes import CODE_SIZES, CODE_TORCH
 from ..errors import BackendError
-from . import cpu
-from .spans import Operand, Span
+from . import cpu, triton
+from .piece import Group, Launch, Layout, Placed, parts
+from .pinned import CudaPinning, PinnedArena, Pinning
+from .spans import CombineSpan, Span
 
-PIECES = 3  # one is packed, one is copied in or computed, one is copied out
-PIECE = 4 << 20  # bytes: about 200 microseconds of PCIe transfer, as long as the launch of the copies and the kernel
-STAGING = 256 << 20  # bytes of pinned memory of all workers together, and the same amount on the devices
-_ALIGNMENT = 16  # bytes: the kernels' wide accesses
-_SLIVER = 4096  # elements: a span is not divided to fill less than this
-_PAGE = 4096
+if TYPE_CHECKING:
+    import torch
+
+    from .._cpu import Combine
+
+STAGING = 256 << 20  # bytes of pinned memory of all workers together, and the same amount on the devices together
+_OVERLAP = 4  # pieces: one is packed, one is copied in, one is computed or copied out, one is unpacked
+
+
+class Task(NamedTuple):
+    """One formula on a device; `cuda_combine.CombineTask` describes the fields."""
+
+    out: torch.Tensor
+    operands: Sequence[torch.Tensor]
+    first: int
+    formula: Combine
 
 
 class Gpu(Protocol):
     """The operations that a SpanRunner needs from a device; implemented by `CudaGpu`.
 
-    `copy` and `multi_lerp` queue work on a stream and return immediately. Streams and events have the methods of
+    `copy`, `lerp` and `combine` queue work on a stream and return immediately. Streams and events have the methods of
     torch's: wait_event(event) and synchronize() of a stream, record(stream) and synchronize() of an event.
+
+    Attributes:
+        pinning: pins host memory for the device.
     """
 
     name: str
+    pinning: Pinning
     copy_in: Any
     compute: Any
     copy_out: Any
 
-    def pinned(self, size: int) -> Any: ...
-    def memory(self, size: int) -> Any: ...
+    def memory(self, size: int) -> torch.Tensor: ...
     def event(self) -> Any: ...
-    def copy(self, to: Any, source: Any, stream: Any) -> None: ...
-    def multi_lerp(
-        self, outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any], weights: Sequence[float], stream: Any
-    ) -> None: ...
+    def copy(self, to: torch.Tensor, source: torch.Tensor, stream: Any) -> None: ...
+
+    def chunk_for(self, elements: int) -> int:
+        """Returns the elements in a chunk of a launch over `elements` in total."""
+
+    def lerp(self, block: torch.Tensor, launches: Sequence[Launch], stream: Any) -> None:
+        """Interpolates what the tables of the launches describe, which lie in `block`."""
+
+    def combine(self, tasks: Sequence[Task], stream: Any) -> None:
+        """Computes formulas."""
 
 
 class CudaGpu:
@@ -62,17 +83,17 @@ class CudaGpu:
         import torch
 
         self.name = name
-        self._torch, self._device = torch, torch.device(name)
-        self._kernels = import_module(f".{backend}", __package__)
+        self._torch, self._device, self._backend = torch, torch.device(name), backend
         self._launching = threading.Lock()
+        self.pinning: Pinning = CudaPinning([self._device])
+        if backend == "cuda":
+            from .. import _cuda
+
+            _cuda.prepare(self._device.index)
         with torch.cuda.device(self._device):
             self.copy_in, self.compute, self.copy_out = (torch.cuda.Stream(self._device) for _ in range(3))
 
-    def pinned(self, size: int) -> Any:
-        with self._torch.cuda.device(self._device):  # otherwise torch also creates a context on the first device
-            return self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
-
-    def memory(self, size: int) -> Any:
+    def memory(self, size: int) -> torch.Tensor:
         # On the stream that uses it first: torch may return memory that earlier work on another stream still uses.
         with self._torch.cuda.stream(self.copy_in):
             return self._torch.empty(size, dtype=self._torch.uint8, device=self._device)
@@ -80,103 +101,114 @@ class CudaGpu:
     def event(self) -> Any:
         return self._torch.cuda.Event(blocking=True)  # a waiting worker releases its core
 
-    def copy(self, to: Any, source: Any, stream: Any) -> None:
+    def copy(self, to: torch.Tensor, source: torch.Tensor, stream: Any) -> None:
         with self._torch.cuda.stream(stream):
             to.copy_(source, non_blocking=True)
 
-    def multi_lerp(
-        self, outs: Sequence[Any], a: Sequence[Any], b: Sequence[Any], weights: Sequence[float], stream: Any
-    ) -> None:
+    def chunk_for(self, elements: int) -> int:
+        from .cuda import chunk_for
+
+        return triton.CHUNK if self._backend == "triton" else chunk_for(elements)
+
+    def lerp(self, block: torch.Tensor, launches: Sequence[Launch], stream: Any) -> None:
         # Triton compiles at the first launch, which is not thread-safe.
         with self._launching, self._torch.cuda.stream(stream):
-            self._kernels.multi_lerp(outs, a, b, weights)
+            for launch in launches:
+                if self._backend == "triton":
+                    launch_triton(block, launch)
+                else:
+                    launch_cuda(self._device.index, stream.cuda_stream, block.data_ptr(), launch)
+
+    def combine(self, tasks: Sequence[Task], stream: Any) -> None:
+        kernels = import_module(f".{self._backend}_combine", __package__)
+        with self._launching, self._torch.cuda.stream(stream):
+            kernels.multi_combine(tasks)
 
 
-class Runners:
-    """Creates a SpanRunner for each worker, on the devices in turn.
+def launch_cuda(device: int, stream: int, block: int, launch: Launch) -> None:
+    """Launches the compiled kernels over a table in the block at address `block`, on the stream with this handle."""
+    from .. import _cuda
 
-    Args:
-        devices: names of the devices, such as "cuda:0".
-        backend: "cuda" or "triton".
-        workers: the number of workers.
-        outputs: the number of spans in a group.
-    """
+    base, at = block + launch.start, launch.offsets
+    _cuda.launch(
+        device,
+        stream,
+        tensors=base + at.tensors,
+        weights=base + at.weights,
+        chunk_tensor=base + at.chunk_tensor,
+        chunk_start=base + at.chunk_start,
+        chunks=launch.chunks,
+        chunk=launch.chunk,
+        out_dtype=launch.triple.out,
+        a_dtype=launch.triple.a,
+        b_dtype=launch.triple.b,
+    )
 
-    def __init__(self, devices: Sequence[str], backend: str, workers: int, outputs: int = 1) -> None:
-        with _named(f"{backend} on {', '.join(devices)}"):
-            self._gpus: list[Gpu] = [CudaGpu(name, backend) for name in devices]
-        self._size = piece_size(workers, outputs)
-        self._turn = count()
 
-    def __call__(self) -> SpanRunner:
-        return SpanRunner(self._gpus[next(self._turn) % len(self._gpus)], self._size)
+def launch_triton(block: torch.Tensor, launch: Launch) -> None:
+    """Launches the Triton kernel over a table in `block`, on the current stream."""
+    from . import triton_kernels as kernels
+    from .device_table import DeviceTable
 
-
-def piece_size(workers: int, outputs: int = 1) -> int:
-    """Returns the bytes of a piece: all workers together use at most STAGING, if a group of one element still fits."""
-    size = min(PIECE, STAGING // (PIECES * workers)) // _PAGE * _PAGE
-    return max(size, (outputs + 2) * 2 * _ALIGNMENT)
+    table = DeviceTable(block[launch.start :], launch.offsets, launch.chunks, launch.chunk, None, None)
+    kernels.lerp_chunks[(launch.chunks,)](
+        *table.sections(),
+        *launch.triple,
+        launch.chunk,
+        kernels.STEP,
+        kernels.REST,
+        kernels.INTERPRETED,
+        **kernels.OPTIONS,
+    )
 
 
 class _Piece:
-    """One piece of the ring, and the spans in it. The bytes from `low` to `high` are free."""
+    """A block of pinned memory and a block of device memory, and the events of its work."""
 
-    def __init__(self, gpu: Gpu, size: int) -> None:
-        self.host, self.device = gpu.pinned(size), gpu.memory(size)
-        self.buffer = self.host.numpy()
+    def __init__(self, gpu: Gpu, host: torch.Tensor, device: torch.Tensor) -> None:
+        self.gpu, self.host, self.device = gpu, host, device
+        self.buffer, self.base = host.numpy(), device.data_ptr()
         self.uploaded, self.computed, self.done = gpu.event(), gpu.event(), gpu.event()
-        self.size = size
-        self.clear()
 
-    def clear(self) -> None:
-        self.low, self.high = 0, self.size
-        self.fills: list[Span] = []  # maps to pinned memory
-        self.drains: list[Span] = []  # pinned memory to slots
-        self.tensors: list[tuple[Any, Any, Any]] = []  # out, a, b
-        self.weights: list[float] = []
-
-    def room(self, item_sizes: Sequence[int]) -> int:
-        """Returns how many elements of each of several tensors still fit, with every tensor aligned."""
-        return (self.high - self.low - len(item_sizes) * (_ALIGNMENT - 1)) // sum(item_sizes)
-
-    def add(self, group: Sequence[Span], operands: Sequence[Operand], first: int, n: int) -> None:
-        """Adds elements `first` to `first + n` of a group. Each operand is added once."""
-        at = {}
-        for operand in operands:
-            size = CODE_SIZES[operand.dtype]
-            start = operand.offset + first * size
-            self.fills.append(Span.copy(self.buffer, self.low, operand.buffer, start, n * size))
-            at[_key(operand)] = self._tensor(self.low, n, operand.dtype)
-            self.low = _aligned(self.low + n * size)
-        for span in group:
-            size = CODE_SIZES[span.out_dtype]
-            self.high = (self.high - n * size) // _ALIGNMENT * _ALIGNMENT
-            self.drains.append(Span.copy(span.out, span.out_offset + first * size, self.buffer, self.high, n * size))
-            a, b = (at[_key(operand)] for operand in span.read)
-            self.tensors.append((self._tensor(self.high, n, span.out_dtype), a, b))
-            self.weights.append(span.weight)
-
-    def _tensor(self, start: int, n: int, code: int) -> Any:
+    def tensor(self, start: int, elements: int, code: int) -> torch.Tensor:
+        """Returns elements of the device's block as a tensor."""
         import torch
 
-        dtype = getattr(torch, CODE_TORCH[code])
-        return self.device[start : start + n * CODE_SIZES[code]].view(dtype)
+        dtype: torch.dtype = getattr(torch, CODE_TORCH[code])
+        return self.device[start : start + elements * CODE_SIZES[code]].view(dtype)
+
+    def task(self, placed: Placed, span: CombineSpan) -> Task:
+        part, group = placed.part, placed.part.group
+        operands = [self.tensor(at, part.elements, x.dtype) for at, x in zip(placed.operands, group.operands)]
+        out = self.tensor(placed.outs[0], part.elements, span.out_dtype)
+        return Task(out, operands, span.first + part.first, span.formula)
 
 
 class SpanRunner:
-    """Runs the spans of one worker on one device. The results are bit-identical to those of the CPU kernels.
+    """Runs the spans of all workers on GPUs. The results are bit-identical to those of the CPU kernels.
+
+    A context: leaving it, or `close`, releases the memory. Any thread may run spans.
 
     Args:
-        gpu: the device; several workers may share it.
-        piece: the size of a piece in bytes.
-        pieces: the number of pieces. The runner uses `piece * pieces` bytes of pinned memory and of device memory.
+        gpus: the devices; pieces are on them in turn.
+        size: the size of a piece in bytes; see `piece.least_size`.
+        pieces: the number of pieces. The runner uses `size * pieces` bytes of pinned memory, and of device memory.
+
+    Raises:
+        BackendError: the memory of the host or of a device is full.
     """
 
-    def __init__(self, gpu: Gpu, piece: int = PIECE, pieces: int = PIECES) -> None:
-        self._gpu, self._isa = gpu, cpu.isa()
-        with _named(gpu.name):
-            self._pieces = [_Piece(gpu, piece) for _ in range(pieces)]
-        self._next = 0  # the oldest piece, which is packed next
+    def __init__(self, gpus: Sequence[Gpu], size: int, pieces: int) -> None:
+        import torch
+
+        self._gpus, self._size, self._isa = gpus, size, cpu.isa()
+        self._free: SimpleQueue[_Piece] = SimpleQueue()
+        with ExitStack() as stack, _named(", ".join(gpu.name for gpu in gpus)):
+            # Memory that is pinned for one device is pinned for all.
+            arena = stack.enter_context(PinnedArena(size * pieces, gpus[0].pinning))
+            for gpu, _ in zip(cycle(gpus), range(pieces)):
+                self._free.put(_Piece(gpu, arena.tensor((size,), torch.uint8), gpu.memory(size)))
+            self._arena = stack.pop_all()
 
     def run_groups(self, spans: Sequence[Span], group: int) -> None:
         """Runs spans like `cpu.run_groups`, and returns when all work is done. The CPU does the byte copies.
@@ -185,82 +217,97 @@ class SpanRunner:
             group: the number of consecutive spans that share their inputs, which are copied to the device once.
 
         Raises:
-            BackendError: the device failed, or its memory is full. The message names the device. No work is pending.
+            BackendError: the device failed. The message names the device. No work is pending.
         """
-        copies = [span for span in spans if span.copies]
+        lerps = ([s for s in spans[i : i + group] if not s.copies] for i in range(0, len(spans), group))
+        self._run([Group.of_lerps(part) for part in lerps if part], [span for span in spans if span.copies])
+
+    def run_combine(self, spans: Sequence[CombineSpan]) -> None:
+        """Runs spans like `cpu.run_combine`, and returns when all work is done.
+
+        Raises:
+            BackendError: the device failed. The message names the device. No work is pending.
+        """
+        self._run([Group.of_combine(span) for span in spans], [])
+
+    def close(self) -> None:
+        """Releases the memory. No spans may be running."""
+        self._free = SimpleQueue()
+        self._arena.close()
+
+    def __enter__(self) -> SpanRunner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, groups: Sequence[Group], copies: list[Span]) -> None:
+        work = [Layout(piece, self._size) for piece in parts(groups, self._size)]
+        if not work:
+            cpu.run_groups(copies, 1, self._isa)
+            return
+        piece = self._free.get()
         try:
-            with _named(self._gpu.name):
-                for start in range(0, len(spans), group):
-                    self._add([span for span in spans[start : start + group] if not span.copies])
-                self._send()
-                cpu.run_groups(copies, 1, self._isa)  # while the device works
-                for _ in self._pieces:
-                    self._receive()
-                    self._turn()
+            with _named(piece.gpu.name):
+                for layout in work:
+                    self._send(piece, layout)
+                    cpu.run_groups(copies, 1, self._isa)  # while the device works
+                    copies = []
+                    piece.done.synchronize()
+                    cpu.run_groups(layout.drains(piece.buffer), 1, self._isa)
         except BaseException:
-            self._abandon()
+            # The device must not access the block after its next owner has packed it.
+            for stream in (piece.gpu.copy_in, piece.gpu.compute, piece.gpu.copy_out):
+                with suppress(Exception):  # the first failure is the one to report
+                    stream.synchronize()
             raise
+        finally:
+            self._free.put(piece)
 
-    def _add(self, group: Sequence[Span]) -> None:
-        if not group:
-            return
-        operands = list({_key(operand): operand for span in group for operand in span.read}.values())
-        sizes = [CODE_SIZES[operand.dtype] for operand in operands] + [CODE_SIZES[span.out_dtype] for span in group]
-        first, length = 0, group[0].elements
-        while first < length:
-            piece = self._pieces[self._next]
-            n = min(piece.room(sizes), length - first)
-            if piece.fills and n < min(_SLIVER, length - first):
-                self._send()
-                continue
-            piece.add(group, operands, first, n)
-            first += n
-
-    def _send(self) -> None:
-        """Queues the copies and the launch of the current piece, and makes room in the next one."""
-        piece, gpu = self._pieces[self._next], self._gpu
-        if not piece.fills:
-            return
-        cpu.run_groups(piece.fills, 1, self._isa)
-        gpu.copy(piece.device[: piece.low], piece.host[: piece.low], gpu.copy_in)
+    def _send(self, piece: _Piece, layout: Layout) -> None:
+        """Packs a piece, and queues its copies and its launches."""
+        gpu = piece.gpu
+        cpu.run_groups(layout.fills(piece.buffer), 1, self._isa)
+        launches = layout.add_tables(piece.buffer, piece.base, gpu.chunk_for)
+        gpu.copy(piece.device[: layout.end], piece.host[: layout.end], gpu.copy_in)
         piece.uploaded.record(gpu.copy_in)
         gpu.compute.wait_event(piece.uploaded)
-        outs, a, b = zip(*piece.tensors)
-        gpu.multi_lerp(outs, a, b, piece.weights, gpu.compute)
+        if launches:
+            gpu.lerp(piece.device, launches, gpu.compute)
+        combines = [(placed, placed.part.group.combine) for placed in layout.placed]
+        tasks = [piece.task(placed, span) for placed, span in combines if span is not None]
+        if tasks:
+            gpu.combine(tasks, gpu.compute)
         piece.computed.record(gpu.compute)
         gpu.copy_out.wait_event(piece.computed)
-        gpu.copy(piece.host[piece.high :], piece.device[piece.high :], gpu.copy_out)
+        gpu.copy(piece.host[layout.start :], piece.device[layout.start :], gpu.copy_out)
         piece.done.record(gpu.copy_out)
-        self._turn()
-        self._receive()
-
-    def _turn(self) -> None:
-        self._next = (self._next + 1) % len(self._pieces)
-
-    def _receive(self) -> None:
-        """Waits for the piece that is packed next, and copies its outputs to their slots."""
-        piece = self._pieces[self._next]
-        if piece.drains:
-            piece.done.synchronize()
-            cpu.run_groups(piece.drains, 1, self._isa)
-            piece.clear()
-
-    def _abandon(self) -> None:
-        """Waits for pending work, so that the device does not access memory after its owner has freed it."""
-        for stream in (self._gpu.copy_in, self._gpu.compute, self._gpu.copy_out):
-            with suppress(Exception):  # the first failure is the one to report
-                stream.synchronize()
-        for piece in self._pieces:
-            piece.clear()
 
 
-def _key(operand: Operand) -> tuple[int, int, int]:
-    """Returns a key that is equal for operands with the same elements."""
-    return id(operand.buffer), operand.offset, operand.dtype
+def runner_for(devices: Sequence[str], backend: str, workers: int, needed: int, least: int) -> SpanRunner:
+    """Creates a SpanRunner that uses at most STAGING bytes of pinned memory, and the same amount on the devices.
+
+    Args:
+        devices: names of the devices, such as "cuda:0".
+        backend: "cuda" or "triton".
+        workers: the number of threads that run spans.
+        needed: the size of a piece that holds a chunk. A chunk is cut into equal parts if this is too much.
+        least: the smallest size of a piece.
+
+    Raises:
+        BackendError: a device cannot be used, or memory is full.
+    """
+    with _named(f"{backend} on {', '.join(devices)}"):
+        gpus: list[Gpu] = [CudaGpu(name, backend) for name in devices]
+    size, pieces = staging(workers, needed, least, len(devices))
+    return SpanRunner(gpus, size, pieces)
 
 
-def _aligned(offset: int) -> int:
-    return -(-offset // _ALIGNMENT) * _ALIGNMENT
+def staging(workers: int, needed: int, least: int, devices: int = 1) -> tuple[int, int]:
+    """Returns the size of a piece and the number of pieces; see `runner_for`."""
+    wanted = min(workers, max(_OVERLAP, devices))
+    size = max(min(needed, STAGING // wanted // 4096 * 4096), least)
+    return size, max(min(workers, STAGING // size), 1)
 
 
 @contextmanager

@@ -148,7 +148,8 @@ def merge_checkpoint(
 
     `mi_kernels.methods` documents the numerics of each method. Safety, memory use and resuming are the same as for
     `lerp_checkpoint`. The output has the dtypes and shards of the base if the recipe has one, otherwise of the first
-    model.
+    model. On a GPU (`device`), the formula of each tensor runs there. The CPU computes the thresholds (TIES) and angles
+    (SLERP, NuSLERP, Model Stock) that it needs, FP8 weights with scales, and adapters.
 
     Args:
         recipe: a YAML file (a recipe of mi_kernels or an unmodified mergekit configuration), a dict with the same
@@ -161,7 +162,8 @@ def merge_checkpoint(
 
     Raises:
         ArgumentError: the recipe is not valid, or asks for something that is not supported.
-        BackendError, CheckpointError, MismatchError, OutputError, StrictError: see `lerp_checkpoint`.
+        BackendError: see `lerp_checkpoint`; or the backend is Triton, and the method is TIES or DARE.
+        CheckpointError, MismatchError, OutputError, StrictError: see `lerp_checkpoint`.
 
     Example:
         >>> import mi_kernels
@@ -180,6 +182,7 @@ def plan_merge(
 ) -> Job:
     """Does the checks and the planning of `merge_checkpoint`. Writes nothing."""
     # Imported here because interpolation does not need them, and imports can take a tenth of the time of a merge.
+    from ..methods.registry import METHODS
     from ..recipe.load import load
     from ..recipe.models import MergeRecipe, from_dict
     from .combined import combined_sources
@@ -197,7 +200,7 @@ def plan_merge(
     if recipe.pair is not None:
         instruct, thinking = recipe.models
         return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
-    chosen.refuse_gpu(recipe.method)
+    chosen.refuse_method(recipe.method, METHODS[recipe.method].weighted_sum)
     if chosen.sigma:
         raise ArgumentError(
             f"sigma is set, but the method is {recipe.method!r}", "Leave out sigma, which only method 'lerp' supports."

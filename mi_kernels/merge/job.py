@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,6 +32,7 @@ from .record import MergeRecord
 from .resume import ResumableWork, merge_request, publish
 from .sources import unties
 from .spans import Runner
+from .staging import piece_sizes
 from .stream import Request, Sink, stream
 
 _CONFIG, _PARAMS = "config.json", "params.json"
@@ -181,7 +182,8 @@ class Job:
                     works[output].finish(shard, sums, watch.shard(shard, output))
 
                 folders, finished = [output.folder.staged for output in outputs], [work.finished for work in works]
-                request = Request(plan, folders, buffers, options.io, finished, self._runner(buffers))
+                runner = stack.enter_context(self._runner(plan, buffers))
+                request = Request(plan, folders, buffers, options.io, finished, runner)
                 streamer(request, Sink(on_bytes=on_bytes, on_shard=on_shard, watch=watch))
                 findings = [Findings.joined(work.findings[i] for i in range(len(shards))) for work in works]
                 if options.strict:
@@ -243,15 +245,15 @@ class Job:
         for output in self.outputs:
             output.card["sigma"] = found.overall.sigma
 
-    def _runner(self, buffers: Buffers) -> Callable[[], Runner] | None:
-        """Returns a function that creates the runner of a worker. None: use the CPU kernels."""
+    def _runner(self, plan: Plan, buffers: Buffers) -> AbstractContextManager[Runner | None]:
+        """Returns what computes the tensors. None: the CPU kernels."""
         place = self.options.place
         if not place.devices:
-            return None
-        from ..backends.gpu_runner import Runners
+            return nullcontext()
+        from ..backends.gpu_runner import runner_for
 
-        runners = Runners(place.devices, place.backend, buffers.workers, len(self.outputs))
-        return lambda: runners().run_groups
+        needed, least = piece_sizes(plan, buffers.chunk, len(self.outputs))
+        return runner_for(place.devices, place.backend, buffers.workers, needed, least)
 
     def _report(
         self,

@@ -159,17 +159,19 @@ class Options:
         """The device and the backend that compute."""
         return place_for(self.device, self.backend)
 
-    def refuse_gpu(self, method: str) -> None:
-        """Checks that no GPU is requested, for a method that only the CPU supports.
+    def refuse_method(self, method: str, weighted_sum: bool) -> None:
+        """Checks that the backend has the formula of a method.
+
+        Args:
+            weighted_sum: see `methods.method.Method`.
 
         Raises:
-            BackendError: a GPU is requested.
+            BackendError: the backend is Triton, which has only weighted sums.
         """
-        if self.place.devices:
-            asked = f"device {self.device!r}" if self.device != "auto" else f"backend {self.place.backend!r}"
+        if self.place.backend == "triton" and not weighted_sum:
             raise BackendError(
-                f"{asked} requested for method {method!r}, which runs on the CPU only",
-                "Use device 'cpu' and backend 'cpu'. Only interpolation of two models can run on a GPU.",
+                f"method {method!r} does not run on backend 'triton', which has only weighted sums of models",
+                "Use backend 'cuda', or device 'cpu' with backend 'cpu'. All give the same bits.",
             )
 
     @property

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from ..backends import cpu
 from ..backends.spans import CombineSpan, Operand, Span
@@ -17,9 +16,30 @@ from .plan import Source
 if TYPE_CHECKING:
     from .._cpu import Combine
 
-Runner = Callable[[Sequence[Span], int], None]  # like `cpu.run_groups` without the argument isa
-
 _BLOCK = 1 << 18  # elements of a virtual tensor at a time: its float32 values stay in the second-level cache
+
+
+class Runner(Protocol):
+    """Computes spans: `CpuRunner`, or `backends.gpu_runner.SpanRunner`. Any thread may call it."""
+
+    def run_groups(self, spans: Sequence[Span], group: int) -> None:
+        """Runs spans. Each `group` consecutive spans are outputs of one pair, which is read only once."""
+
+    def run_combine(self, spans: Sequence[CombineSpan]) -> None:
+        """Runs the formulas over several models."""
+
+
+class CpuRunner:
+    """Runs spans with the CPU kernels, on the calling thread."""
+
+    def __init__(self, isa: str) -> None:
+        self._isa = isa
+
+    def run_groups(self, spans: Sequence[Span], group: int) -> None:
+        cpu.run_groups(spans, group, self._isa)
+
+    def run_combine(self, spans: Sequence[CombineSpan]) -> None:
+        cpu.run_combine(spans, self._isa)
 
 
 class Filler:
@@ -27,13 +47,12 @@ class Filler:
 
     Args:
         inputs: the open files of the models.
-        scratch: memory for virtual tensors. It can be empty if there are none.
-        run_groups: the function that interpolates. Formulas always run on the CPU.
-        isa: the instruction set for formulas.
+        scratch: memory for virtual tensors, which are computed on the CPU. It can be empty if there are none.
+        runner: computes the spans.
     """
 
-    def __init__(self, inputs: Inputs, scratch: memoryview, run_groups: Runner, isa: str) -> None:
-        self._inputs, self._scratch, self._run_groups, self._isa = inputs, scratch, run_groups, isa
+    def __init__(self, inputs: Inputs, scratch: memoryview, runner: Runner) -> None:
+        self._inputs, self._scratch, self._runner = inputs, scratch, runner
         self._lerps: list[Span] = []
         self._combines: list[CombineSpan] = []
 
@@ -79,8 +98,8 @@ class Filler:
 
     def flush(self, group: int) -> None:
         """Computes all collected spans. Each tensor piece has `group` slots."""
-        self._run_groups(self._lerps, group)
-        cpu.run_combine(self._combines, self._isa)
+        self._runner.run_groups(self._lerps, group)
+        self._runner.run_combine(self._combines)
         self._lerps.clear()
         self._combines.clear()
 
@@ -93,7 +112,7 @@ def fill_tensor(inputs: Inputs, source: Source, out: Tensor, memory: memoryview,
     """
     computed = len(source.computed())
     scratch = io_buffer(4 * _BLOCK * computed) if computed else memoryview(b"")
-    filler = Filler(inputs, scratch, partial(cpu.run_groups, isa=isa), isa)
+    filler = Filler(inputs, scratch, CpuRunner(isa))
     for part, first, count in source.split(0, out.elements):
         filler.add([memory], first * item_size(out.dtype), part, part.weights, out, first, count)
     filler.flush(1)

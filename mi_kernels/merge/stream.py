@@ -6,7 +6,8 @@ offset in the output file, and takes the next chunk. While one worker waits for 
 that reading, computing and writing overlap. Chunks are in file order, which suits the read-ahead of the operating
 system.
 
-A virtual tensor (see `checkpoint.virtual`) is computed piece by piece into an additional scratch buffer of the worker.
+A virtual tensor (see `checkpoint.virtual`) is computed piece by piece into an additional scratch buffer of the worker,
+by the CPU also if a GPU merges it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
 from typing import NamedTuple, Protocol
 
 from ..backends import cpu
@@ -31,7 +31,7 @@ from ..system import interrupts
 from ..system.calls import PAGE, io_buffer
 from .findings import OutputChunk, Watch
 from .plan import Buffers, Plan, Source
-from .spans import Filler, Runner
+from .spans import CpuRunner, Filler, Runner
 
 OnShard = Callable[[int, int, ShardSum], None]  # (number of the output, number of the shard, checksums)
 
@@ -55,8 +55,7 @@ class Request(NamedTuple):
         buffers: the number of workers and the size of their chunks; see `plan_buffers`.
         io: how `output.writer.ShardFile` writes.
         finished: for each folder, the numbers of the shards that are already finished.
-        runner: a function that creates the runner of a worker, in the thread of the worker. None: interpolate with the
-            CPU kernels. Formulas always run on the CPU kernels.
+        runner: computes the tensors, for all workers. None: the CPU kernels.
     """
 
     plan: Plan
@@ -64,7 +63,7 @@ class Request(NamedTuple):
     buffers: Buffers
     io: str = "auto"
     finished: Sequence[Collection[int]] = ()
-    runner: Callable[[], Runner] | None = None
+    runner: Runner | None = None
 
 
 class Sink(NamedTuple):
@@ -159,8 +158,7 @@ class _Stream:
     def __init__(self, request: Request, sink: Sink, files: _Files, inputs: Inputs) -> None:
         plan, buffers = request.plan, request.buffers
         self._plan, self._files, self._inputs, self._buffers, self._sink = plan, files, inputs, buffers, sink
-        self._isa, self._computes = cpu.isa(), plan.computes
-        self._runner = request.runner or (lambda: partial(cpu.run_groups, isa=self._isa))
+        self._runner, self._computes = request.runner or CpuRunner(cpu.isa()), plan.computes
         self._ends = [[t.end for t in s.tensors] for s in plan.shards]
         self._chunks = self._all_chunks()
         self._left = [-(-s.size // buffers.chunk) if to else 0 for s, to in zip(plan.shards, files.wanted)]
@@ -215,7 +213,7 @@ class _Stream:
             memory = io_buffer(size * len(self._files))
             slots = [memory[i * size : (i + 1) * size] for i in range(len(self._files))]
             scratch = io_buffer(size) if self._computes else memoryview(b"")
-            filler = Filler(self._inputs, scratch, self._runner(), self._isa)
+            filler = Filler(self._inputs, scratch, self._runner)
             ahead = self._next()
             while (chunk := ahead) is not None:
                 ahead = self._next()

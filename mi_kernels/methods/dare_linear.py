@@ -48,6 +48,7 @@ METHOD = Method(
     parameters=(WEIGHT, THINNED, SCALE, replace(NORMALIZE, default=False), SEED),
     base="required",
     least=1,
+    weighted_sum=False,
     mergekit=Mergekit(
         "dare_linear",
         defaults={"weight": None},

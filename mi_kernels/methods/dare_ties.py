@@ -41,6 +41,7 @@ METHOD = Method(
     parameters=(WEIGHT, THINNED, SCALE, NORMALIZE, SEED),
     base="required",
     least=1,
+    weighted_sum=False,
     mergekit=Mergekit(
         "dare_ties",
         defaults={"weight": None, "normalize": False},

@@ -102,6 +102,7 @@ class Method:
         base: whether a base model is part of it.
         least, most: how many models, the base not counted; None: as many as the kernels take.
         reads: what `formula` reads the tensors for. Methods that read nothing cost nothing before the merge.
+        weighted_sum: whether the formula is AFFINE, SUM or TASK, which every backend has. Triton has no others.
         mergekit: None where mergekit has no such method.
     """
 
@@ -114,6 +115,7 @@ class Method:
     least: int = 2
     most: int | None = None
     reads: Literal["nothing", "thresholds", "angles"] = "nothing"
+    weighted_sum: bool = True
     mergekit: Mergekit | None = None
 
     @property

@@ -53,5 +53,6 @@ METHOD = Method(
     base="required",
     least=1,
     reads="thresholds",
+    weighted_sum=False,
     mergekit=Mergekit("ties", defaults={"weight": None}, ignored={"int8_mask": None, "rescale": False}),
 )

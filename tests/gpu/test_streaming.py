@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,12 @@ import torch
 
 import mi_kernels
 from mi_kernels.backends import cpu
-from mi_kernels.backends.gpu_runner import CudaGpu, SpanRunner
+from mi_kernels.backends.gpu_runner import CudaGpu, SpanRunner, launch_triton
 from mi_kernels.backends.spans import Span
+from mi_kernels.methods.registry import METHODS
 
 from ..support.fake_gpu import FakeGpu
+from ..support.methods import Case, drawn_cases, recipe
 from ..support.models import random_bits, save
 from .conftest import INTERPRETED
 
@@ -29,24 +30,24 @@ def test_spans_have_the_cpus_bits(backend: str, device: Any, lams: tuple[float, 
     """Several pieces, tiny and empty spans, mixed dtypes, groups; twice, so that blocks are used again."""
     if not INTERPRETED and backend == "reference":
         pytest.skip("the reference does not stream")
-    module = import_module(f"mi_kernels.backends.{'reference.torch_lerp' if backend == 'reference' else backend}")
-    gpu: Any = FakeGpu(multi_lerp=module.multi_lerp) if INTERPRETED else CudaGpu("cuda:0", backend)
+    launch = launch_triton if backend == "triton" else None
+    gpu: Any = FakeGpu(launch=launch) if INTERPRETED else CudaGpu("cuda:0", backend)
     total = sum(n * 4 + 16 for n, _ in GROUPS)
     a, b = (random_bits((total,), torch.uint8, seed).numpy() for seed in (1, 2))
-    runner = SpanRunner(gpu, 1 << 14)
-    for _ in range(2):
-        results = []
-        for run in (runner.run_groups, lambda spans, group: cpu.run_groups(spans, 1, "scalar")):
-            slots = [bytearray(total) for _ in lams]
-            spans, at = [], 1
-            for n, (out, x, y) in GROUPS:
-                for slot, lam in zip(slots, lams):
-                    spans.append(Span(slot, at, b if lam == 1 else a, at, a if lam == 0 else b, at, n, lam, out,
-                                      y if lam == 1 else x, x if lam == 0 else y))  # fmt: skip
-                at += n * 4 + 3
-            run(spans, len(lams))
-            results.append(slots)
-        assert results[0] == results[1]
+    with SpanRunner([gpu], 1 << 15, 1) as runner:
+        for _ in range(2):
+            results = []
+            for run in (runner.run_groups, lambda spans, group: cpu.run_groups(spans, 1, "scalar")):
+                slots = [bytearray(total) for _ in lams]
+                spans, at = [], 1
+                for n, (out, x, y) in GROUPS:
+                    for slot, lam in zip(slots, lams):
+                        spans.append(Span(slot, at, b if lam == 1 else a, at, a if lam == 0 else b, at, n, lam, out,
+                                          y if lam == 1 else x, x if lam == 0 else y))  # fmt: skip
+                    at += n * 4 + 3
+                run(spans, len(lams))
+                results.append(slots)
+            assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("dtype", [None, "float32"])
@@ -70,4 +71,22 @@ def test_a_merge_on_the_device_has_the_cpus_bytes(tmp_path: Path, cuda: Any, bac
         )
         assert report.device == device
         found.append({path.name: path.read_bytes() for path in out.glob("*.safetensors")})
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("case", drawn_cases(2).values(), ids=list(drawn_cases(2)))
+def test_every_method_on_the_device_has_the_cpus_bytes(tmp_path: Path, cuda: Any, backend: str, case: Case) -> None:
+    if backend == "reference" or (backend == "triton" and not METHODS[case[0]].weighted_sum):
+        pytest.skip(f"{backend} does not run {case[0]} on files")
+    folders = []
+    for seed in range(case[1] + case[2]):
+        generator = torch.Generator().manual_seed(seed)
+        shapes: dict[str, tuple[int, ...]] = {"lm_head.weight": (1301, 1025), "model.norm.weight": (7,)}
+        tensors = {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in shapes.items()}
+        folders.append(str(save(tmp_path / f"m{seed}", tensors)))
+    found = []
+    for where in ("cpu", "cuda"):
+        options: dict[str, Any] = {"backend": None if where == "cpu" else backend, "progress": False}
+        mi_kernels.merge_checkpoint(recipe(case, folders), tmp_path / where, device=where, **options)
+        found.append({path.name: path.read_bytes() for path in (tmp_path / where).glob("*.safetensors")})
     assert found[0] == found[1]

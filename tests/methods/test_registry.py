@@ -8,19 +8,23 @@ import inspect
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from mi_kernels import ArgumentError
+from mi_kernels._cpu import Formula
 from mi_kernels.backends.reference import methods as reference
+from mi_kernels.backends.spans import Operand
 from mi_kernels.checkpoint.names import classify
-from mi_kernels.methods.method import Method
+from mi_kernels.dtypes import CODES
+from mi_kernels.methods.method import Method, Tensor
 from mi_kernels.methods.registry import METHODS, PARAMETERS
 from mi_kernels.recipe.mergekit import from_mergekit
 from mi_kernels.recipe.models import from_dict
 
 from ..support import ROOT
-from ..support.methods import drawn, drawn_cases, recipe
+from ..support.methods import Case, drawn, drawn_cases, recipe
 
 by_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -40,6 +44,16 @@ def test_the_formula_takes_the_parameters_that_are_declared(method: Method) -> N
 def test_the_reference_takes_the_same(method: Method) -> None:
     function = getattr(reference, f"merge_{method.name}")
     assert [*inspect.signature(function).parameters][3:] == [p.name for p in method.parameters]
+
+
+@pytest.mark.parametrize("case", drawn_cases().values(), ids=list(drawn_cases()))
+def test_the_formula_is_a_weighted_sum_if_the_method_says_so(case: Case) -> None:
+    """Triton has no other formulas, and refuses the other methods before any tensor is read."""
+    method, with_base, models, parameters = case
+    rows = np.random.default_rng(1).standard_normal((models + 1, 64)).astype(np.float32)
+    base, *readers = (lambda first, count, row=row: Operand(row, 4 * first, CODES["F32"]) for row in rows)
+    found = METHODS[method].formula(Tensor("w", 64, readers, base if with_base else None), **parameters)
+    assert (found["formula"] in (Formula.AFFINE, Formula.SUM, Formula.TASK)) == METHODS[method].weighted_sum
 
 
 @by_method

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from . import Fault
 
+_RUNNER = "tests/backends/test_gpu_runner.py"
+
 FAULTS: list[Fault] = [
     # What launches the kernels on a GPU.
     Fault(
@@ -33,6 +35,56 @@ FAULTS: list[Fault] = [
         old="        part.ready.synchronize()\n",
         new="",
         tests=("tests/backends/test_device_table.py",),
+    ),
+    # Merges on a GPU.
+    Fault(
+        "piece-computed-before-it-has-arrived",
+        "mi_kernels/backends/gpu_runner.py",
+        old="        gpu.compute.wait_event(piece.uploaded)\n",
+        new="",
+        tests=(_RUNNER,),
+    ),
+    Fault(
+        "piece-copied-out-before-it-is-computed",
+        "mi_kernels/backends/gpu_runner.py",
+        old="        gpu.copy_out.wait_event(piece.computed)\n",
+        new="",
+        tests=(_RUNNER,),
+    ),
+    Fault(
+        "piece-given-back-under-pending-copies",
+        "mi_kernels/backends/gpu_runner.py",
+        old="                    stream.synchronize()\n",
+        new="                    pass\n",
+        tests=(f"{_RUNNER}::test_a_failed_launch_names_the_device_and_leaves_no_pending_work",),
+    ),
+    Fault(
+        "formula-starts-again-in-each-part",
+        "mi_kernels/backends/gpu_runner.py",
+        old="span.first + part.first",
+        new="span.first",
+        tests=(f"{_RUNNER}::test_formulas_are_bit_identical_to_the_cpu",),
+    ),
+    Fault(
+        "last-piece-a-sliver",
+        "mi_kernels/backends/piece.py",
+        old="(cut := total * number // pieces)",
+        new="(cut := (room - slack) * number)",
+        tests=("tests/backends/test_piece.py",),
+    ),
+    Fault(
+        "memory-unpinned-under-pending-copies",
+        "mi_kernels/backends/pinned.py",
+        old="        pinning.wait()\n",
+        new="        pass\n",
+        tests=("tests/backends/test_pinned.py",),
+    ),
+    Fault(
+        "memory-pinned-after-close",
+        "mi_kernels/backends/pinned.py",
+        old="                self._unpin()\n",
+        new="                pass\n",
+        tests=("tests/backends/test_pinned.py",),
     ),
     # csrc.
     Fault(
