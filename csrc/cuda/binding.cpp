@@ -20,8 +20,8 @@ constexpr std::int64_t kMaxChunks = INT_MAX, kMaxChunk = 1 << 29;
 
 template <class T>
 const T* address(std::uint64_t value, const char* name) {
-    if (value == 0 || value % sizeof(T) != 0)
-        throw py::value_error(std::string(name) + ": not an address of " + std::to_string(sizeof(T)) + "-byte values");
+    if (value == 0 || value % alignof(T) != 0)
+        throw py::value_error(std::string(name) + ": not an address, or not a multiple of " + std::to_string(alignof(T)));
     return reinterpret_cast<const T*>(value);
 }
 

@@ -20,12 +20,19 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-__all__ = ["CombineTask", "kth_largest_difference", "moments", "multi_combine"]
+__all__ = ["CombineTask", "formulas", "kth_largest_difference", "moments", "multi_combine"]
 
 # Pieces whose moments are computed at a time: their intermediate sums take 1 byte for each element.
 _PIECES_AT_A_TIME = 256
 _WAYS, _MOMENTS, _BLOCK = 16, 8, 1024  # of csrc/cuda/stats_chunk.h
 _FEW = 5  # models that have a kernel of their own, one of them for bf16 throughout
+
+
+def formulas() -> frozenset[int]:
+    """Returns the formulas that this backend computes: all."""
+    from .._cpu import Formula
+
+    return frozenset(Formula)
 
 
 def multi_combine(tasks: Sequence[CombineTask]) -> None:

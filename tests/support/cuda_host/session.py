@@ -372,6 +372,7 @@ def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
     import torch
 
     from mi_kernels.backends import dispatch
+    from mi_kernels.ops import combining
 
     from ..methods import drawn_cases
 
@@ -384,6 +385,12 @@ def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
         copies.append(str(self.shape))
         return plain(self)
 
+    def lerp(a: Any, b: Any, lam: float, out: Any, threads: Any) -> Any:  # its launches have a test of their own
+        interpolated.append(lam)
+        out.as_subclass(torch.Tensor).copy_(mi_kernels.lerp(*(x.as_subclass(torch.Tensor) for x in (a, b)), lam))
+        return out
+
+    interpolated: list[float] = []
     torch.Tensor.cpu = noted  # type: ignore[assignment,method-assign]
     seen: dict[str, Any] = {"wrong": [], "launches": {}, "copies": copies}
     for case, (method, with_base, count, parameters) in drawn_cases(2).items():
@@ -399,8 +406,12 @@ def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
 
             want = merged(tensors)
             fake.calls()
+            combining.lerp = lerp
             got = merged([wrap(x) for x in tensors])
-            seen["launches"][f"{case} {len(dtypes)}"] = launches(fake)
+            combining.lerp = mi_kernels.lerp
+            if not interpolated:
+                seen["launches"][f"{case} {len(dtypes)}"] = launches(fake)
+            interpolated.clear()
             if not torch.equal(got.as_subclass(torch.Tensor).view(torch.uint8), want.view(torch.uint8)):
                 seen["wrong"].append([case, len(dtypes)])
     return seen
