@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._cpu import Combine
 
 _MODELS = 16  # kMaxModels in csrc/combine.h
-_TYPE_BITS, _FORMULA_SHIFT = 2, 40  # kTypeBits and kFormulaShift in csrc/cuda/combine_chunk.h
+_TYPE_BITS, FORMULA_SHIFT = 2, 40  # kTypeBits and kFormulaShift in csrc/cuda/combine_chunk.h
 
 # `struct Combine` of csrc/combine.h, as `_cpu.pack_combine` makes it.
 COMBINE = np.dtype(
@@ -119,7 +119,7 @@ def build(tasks: Sequence[CombineTask], chunk: int) -> CombineTable:
     for task in tasks:
         tensors = (task.out, *task.operands)
         packed = _cpu.pack_combine(task.formula, len(task.operands))
-        last = known.setdefault(packed, len(known)) << _FORMULA_SHIFT
+        last = known.setdefault(packed, len(known)) << FORMULA_SHIFT
         for place, tensor in enumerate(tensors):
             last |= codes()[tensor.dtype] << (_TYPE_BITS * place)
         rows.append([*(tensor.data_ptr() for tensor in tensors), task.out.numel(), task.first, last])
@@ -138,3 +138,25 @@ def codes() -> dict[Any, int]:
     import torch
 
     return {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
+
+
+_captured: list[Any] = []  # CUDA does not report when a graph is destroyed, so its tables are never freed
+
+
+def upload(device: torch.device, values: npt.NDArray[Any]) -> Any:
+    """Copies an array to a device without waiting; returns a tensor.
+
+    torch keeps the pinned memory until the copy is done. The device memory is used only by work on the current stream, so
+    it can be freed before that work is done. In a stream capture the copy is part of the graph, which copies the table
+    again at every replay.
+    """
+    import torch
+
+    host = torch.from_numpy(values)
+    if device.type == "cpu":  # Triton's interpreter
+        return host
+    host = host.pin_memory()
+    memory = host.to(device, non_blocking=True)
+    if torch.cuda.is_current_stream_capturing():
+        _captured.append((host, memory))
+    return memory

@@ -220,13 +220,13 @@ def posing() -> Any:
 
     import torch
 
-    from mi_kernels.backends import cuda_combine, device_table
+    from mi_kernels.backends import combine_table, cuda_combine, device_table
 
     stream, device = Stream(), torch.device("cuda:0")
     torch.cuda.current_stream = lambda device=None: stream  # type: ignore[assignment,return-value]
     torch.cuda.is_current_stream_capturing = lambda: False  # type: ignore[assignment]
     device_table.on_device = contextlib.nullcontext  # type: ignore[assignment]
-    cuda_combine._upload = lambda device, packed: torch.from_numpy(packed)
+    combine_table.upload = lambda device, values: torch.from_numpy(values)
     cuda_combine._memory = lambda device, size: torch.full((size,), 0xA5, dtype=torch.uint8)
 
     class OnDevice(torch.Tensor):
