@@ -318,7 +318,9 @@ def statistics(_cuda: Any, fake: Fake) -> dict[str, Any]:
 
     kinds = (random_bits, moderate_bits, few_values, equal, mostly_equal)
     seen: dict[str, Any] = {"ranks": 0, "moments": 0, "wrong ranks": [], "wrong moments": []}
-    for kind, (x_fmt, base_fmt), n in itertools.product(kinds, itertools.product(FORMATS, repeat=2), (1, 7, 2051, 70_003)):
+    for kind, (x_fmt, base_fmt), n in itertools.product(
+        kinds, itertools.product(FORMATS, repeat=2), (1, 7, 2051, 70_003)
+    ):
         x, base = kind(x_fmt, n, 1), kind(base_fmt, n, 2)
         with np.errstate(all="ignore"):
             wide = [to_torch(fmt, bits).float().numpy() for fmt, bits in ((x_fmt, x), (base_fmt, base))]
@@ -329,7 +331,9 @@ def statistics(_cuda: Any, fake: Fake) -> dict[str, Any]:
                 found, want = cuda_combine.kth_largest_difference(*given, k), order[k - 1]
                 seen["ranks"] += 1
                 if not (found == want or (np.isnan(found) and np.isnan(want))):
-                    seen["wrong ranks"].append([kind.__name__, x_fmt.name, base_fmt.name, n, skew, k, found, float(want)])
+                    seen["wrong ranks"].append(
+                        [kind.__name__, x_fmt.name, base_fmt.name, n, skew, k, found, float(want)]
+                    )
 
     def cpu_moments(operands: list[Any], n: int) -> Moments:
         parts = []
