@@ -30,15 +30,16 @@ def formulas() -> frozenset[int]:
     """Returns the formulas that this backend computes: all."""
     from .._cpu import Formula
 
-    return frozenset(Formula)
+    every: Any = Formula  # an IntEnum
+    return frozenset(int(formula) for formula in every)
 
 
 def multi_combine(tasks: Sequence[CombineTask]) -> None:
     """Computes the output of every task, in few launches on the current stream.
 
-    There is one launch for all tasks with the same number of operands; with up to five, one for those in bf16 throughout
-    and one for the others. The call is asynchronous, like every CUDA operation of torch. It can be captured in a CUDA
-    graph; the tables of a graph stay in memory until the process ends.
+    There is one launch for all tasks with the same number of operands. With up to five, there is one for those in bf16
+    throughout, and one for the others. The call is asynchronous, like every CUDA operation of torch. It can be captured
+    in a CUDA graph; the tables of a graph stay in memory until the process ends.
 
     Args:
         tasks: tensors on one CUDA device, aligned to their elements.

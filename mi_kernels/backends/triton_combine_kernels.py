@@ -1,7 +1,7 @@
 """Combine several tensors into one with Triton: one program handles one chunk of the table (`combine_table.py`).
 
-The formulas are those of csrc/combine.h, in their order. `triton_kernels.py` says why the bits do not depend on the compiler or
-the interpreter.
+The formulas are those of csrc/combine.h, in their order. `triton_kernels.py` says why the bits depend on neither
+the compiler nor the interpreter.
 """
 
 # mypy: ignore-errors
@@ -22,10 +22,10 @@ _SUM = tl.constexpr(int(Formula.SUM))
 
 @triton.jit
 def _operand(row, K: tl.constexpr, start, at, inside, TYPES: tl.constexpr, WIDE: tl.constexpr):
-    """Elements `at` of model K of a chunk, as float32. TYPES has the dtype codes, two bits each, the output's lowest."""
+    """Elements `at` of model K of a chunk, as float32. TYPES: the dtype codes, two bits each, the output's lowest."""
     DTYPE: tl.constexpr = (TYPES >> (2 * K + 2)) & 3
     pointer = _pointer(tl.load(row + 1 + K) + start * _size(DTYPE), DTYPE) + at
-    if WIDE:
+    if WIDE:  # noqa: SIM108 - a branch of the compiler
         bits = tl.load(tl.multiple_of(pointer, 16))
     else:
         bits = tl.load(pointer, mask=inside)
@@ -69,8 +69,8 @@ def _combined(row, numbers, start, at, inside, FORMULA: tl.constexpr, MODELS: tl
 def combine_chunks(tensors, numbers, chunk_tensor, chunk_start, FORMULA: tl.constexpr, MODELS: tl.constexpr,
                    LARGEST: tl.constexpr, TYPES: tl.constexpr, CHUNK: tl.constexpr, STEP: tl.constexpr,
                    EMULATE_FMA: tl.constexpr):  # fmt: skip
-    """Handles chunk i in program i. The first four arguments point to the rows of `combine_table`, to MODELS weights and the
-    scale of each tensor, and to the chunks. LARGEST is the place of the largest weight."""
+    """Handles chunk i in program i. The first four arguments point to the rows of `combine_table`, to MODELS weights
+    and the scale of each tensor, and to the chunks. LARGEST is the place of the largest weight."""
     chunk = tl.program_id(0)
     tensor = tl.load(chunk_tensor + chunk).to(tl.int64)
     start = tl.load(chunk_start + chunk)

@@ -21,7 +21,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def index_one_element() -> None:
     """Lets Triton 3.6 interpret loops with NumPy 2.4 and later.
 
-    Its interpreter turns the end of a loop, an array of one element, into an int by `int()`, which NumPy no longer does.
+    Its interpreter turns the end of a loop, an array of one element, into an int by `int()`. NumPy refuses that.
     """
     interpreter: Any = pytest.importorskip("triton.runtime.interpreter")
     original = interpreter._patch_lang_tensor

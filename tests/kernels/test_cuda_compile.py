@@ -24,7 +24,7 @@ import fatbin
 
 LERP = ("mi_lerp_bf16", "mi_lerp_f16", "mi_lerp_f32", "mi_lerp_mixed")
 UNIFORM = LERP[:3]
-# By the number of models, and the blocks of 256 threads of each that fit a multiprocessor (csrc/cuda/combine_kernels.h).
+# By the number of models, and the blocks of 256 threads that fit a multiprocessor (csrc/cuda/combine_kernels.h).
 COMBINE_BF16 = {f"mi_combine_bf16_{k}": (k, blocks) for k, blocks in ((2, 4), (3, 4), (4, 3), (5, 3))}
 COMBINE_MIXED = {f"mi_combine_mixed_{k}": (k, blocks) for k, blocks in ((2, 3), (3, 3), (4, 2), (5, 2))}
 COMBINE = {**COMBINE_BF16, **COMBINE_MIXED}

@@ -371,6 +371,10 @@ def mixed_formats() -> list[Any]:
     return [tuple(FORMATS[(i * step + start) % 3] for i in range(3)) for step in (0, 1, 2) for start in range(3)]
 
 
+def combined(method: str, base: list[Any], models: list[Any], parameters: dict[str, Any]) -> Any:
+    return mi_kernels.combine(models, method, **({"base": base[0]} if base else {}), **parameters)
+
+
 def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
     """mi_kernels.combine of host tensors that pose as CUDA tensors, by every method."""
     import torch
@@ -404,14 +408,12 @@ def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
                 torch.randn(3001, generator=generator).to(dtypes[i % len(dtypes)]) for i in range(with_base + count)
             ]
 
-            def merged(given: list[Any]) -> Any:
-                base = {"base": given[0]} if with_base else {}
-                return mi_kernels.combine(given[with_base:], method, **base, **parameters)
-
-            want = merged(tensors)
+            base = [tensors[0]] if with_base else []
+            want = combined(method, base, tensors[with_base:], parameters)
             fake.calls()
             combining.lerp = lerp
-            got = merged([wrap(x) for x in tensors])
+            wrapped = [wrap(x) for x in tensors]
+            got = combined(method, wrapped[: len(base)], wrapped[with_base:], parameters)
             combining.lerp = mi_kernels.lerp
             if not interpolated:
                 seen["launches"][f"{case} {len(dtypes)}"] = launches(fake)
