@@ -20,7 +20,7 @@
 // DareLinear thins as Dare does; what follows is Task: s = w[1] * t[1];  then  s = fma(w[k], t[k], s);
 //     r = fma(scale, s, x[0])
 #pragma once
-#include "lane.h"
+#include "one.h"
 
 namespace mi {
 
@@ -45,7 +45,7 @@ enum class Formula : int {
 #undef MI_NUMBER
 };
 
-constexpr Reads reads(Formula formula) {
+MI_INLINE constexpr Reads reads(Formula formula) {
     switch (formula) {
 #define MI_READS(number, name, function, what) \
     case Formula::number: return Reads::what;
@@ -74,6 +74,19 @@ MI_INLINE std::uint32_t thinning_bits(std::uint64_t key, std::uint64_t index) {
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return std::uint32_t((z ^ (z >> 31)) >> 40);
+}
+
+// The two numbers that follow from a density; both sides of the comparison are multiplied by 2^24, which is exact.
+struct Thinning {
+    float kept, rescale;
+};
+
+MI_INLINE Thinning thinning(float density) { return {One::mul(density, 16777216.0f), One::div(1.0f, density)}; }
+
+// Dare's task vector of one element: kept and divided by the density, or dropped.
+MI_INLINE float thinned(float x, float base, const Thinning& t, std::uint64_t key, std::uint64_t index) {
+    const float d = One::mul(One::sub(x, base), t.rescale);
+    return static_cast<float>(thinning_bits(key, index)) < t.kept ? d : 0.0f;
 }
 
 // x(k) gives the lanes of model k.
@@ -140,7 +153,7 @@ MI_INLINE typename L::F ties(const Combine& c, const X& x) {
     return elect<L>(c, base, [&](int k) { return t[k]; });
 }
 
-// x(0) is the base, x(k) the thinned task vectors: see cpu/combine_loop.h.
+// x(0) is the base, x(k) the thinned task vectors.
 template <class L, class X>
 MI_INLINE typename L::F dare(const Combine& c, const X& x) {
     return elect<L>(c, x(0), x);
@@ -151,6 +164,15 @@ MI_INLINE typename L::F dare_linear(const Combine& c, const X& x) {
     typename L::F s = L::mul(L::splat_float(c.weight[1]), x(1));
     for (int k = 2; k < c.models; ++k) s = L::fma(L::splat_float(c.weight[k]), x(k), s);
     return L::fma(L::splat_float(c.scale), s, x(0));
+}
+
+// The formula of this number.
+template <class L, Formula kFormula, class X>
+MI_INLINE typename L::F evaluate(const Combine& c, const X& x) {
+#define MI_EVALUATE(number, name, function, reads) \
+    if constexpr (kFormula == Formula::number) return function<L>(c, x);
+    MI_FORMULAS(MI_EVALUATE)
+#undef MI_EVALUATE
 }
 
 }  // namespace mi

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <iterator>
+#include <new>
 
 #include "bind.h"
 #include "float_environment.h"
@@ -27,8 +28,9 @@ py::object formula_enum(const py::module_& m) {
     return py::module_::import("enum").attr("IntEnum")("Formula", members, py::arg("module") = m.attr("__name__"));
 }
 
-Combine combine_of(const py::dict& d, int models) {
-    Combine c;
+// Throws ValueError for a formula or numbers that no kernel can take.
+void read_combine(Combine& c, const py::dict& d, int models) {
+    if (models < 1 || models > kMaxModels) throw py::value_error("1 to 16 models can be combined");
     c.models = models;
     const int number = d["formula"].cast<int>();
     if (number < 0 || number >= static_cast<int>(std::size(kFormulaNames))) throw py::value_error("unknown formula");
@@ -47,7 +49,16 @@ Combine combine_of(const py::dict& d, int models) {
     if (d.contains("normalize")) c.normalize = d["normalize"].cast<bool>();
     for (int i = 1; i < models; ++i)
         if (c.weight[i] >= c.weight[c.largest]) c.largest = i;
-    return c;
+    if (models < 2 && reads(c.formula) != Reads::kModels) throw py::value_error("a base and a model are needed");
+}
+
+// The bytes of a Combine, as the device's kernels read it (cuda/combine_chunk.h). Equal formulas have equal bytes, because the
+// bytes between the members are 0.
+py::bytes pack_combine(const py::dict& formula, int models) {
+    DefaultFloatEnvironment environment;
+    alignas(Combine) char bytes[sizeof(Combine)] = {};
+    read_combine(*new (bytes) Combine, formula, models);
+    return py::bytes(bytes, sizeof bytes);
 }
 
 // One tuple a span: (out, out_offset, out_dtype, [(x, offset, dtype), ...], count, first, combine), see _cpu.pyi.
@@ -61,11 +72,9 @@ void combine_spans(py::sequence items, const std::string& isa, int threads) {
         py::sequence models = t[3];
         CombineSpan s{};
         const int count = static_cast<int>(py::len(models));
-        if (count < 1 || count > kMaxModels) throw py::value_error("1 to 16 models can be combined");
         s.n = element_count(t[4]);
         s.first = t[5].cast<std::size_t>();
-        s.how = combine_of(t[6], count);
-        if (count < 2 && reads(s.how.formula) != Reads::kModels) throw py::value_error("a base and a model are needed");
+        read_combine(s.how, t[6], count);
         s.out_type = float_type(t[2]);
         buffers.emplace_back(t[0], true);
         s.out = buffers.back().range(t[1].cast<std::size_t>(), s.n * kItemSize[s.out_type], "out");
@@ -145,6 +154,7 @@ std::pair<std::size_t, std::size_t> select(py::tuple x, py::tuple base, py::obje
 void bind_combine(py::module_& m) {
     m.attr("Formula") = formula_enum(m);
     m.def("combine_spans", &combine_spans, py::arg("spans"), py::arg("isa"), py::arg("threads") = 1);
+    m.def("pack_combine", &pack_combine, py::arg("combine"), py::arg("models"));
     m.def("moments", &moments, py::arg("a"), py::arg("b"), py::arg("base"), py::arg("count"), py::arg("isa"));
     m.def("select", &select, py::arg("x"), py::arg("base"), py::arg("count"), py::arg("low"), py::arg("high"),
           py::arg("found"), py::arg("at"), py::arg("isa"));

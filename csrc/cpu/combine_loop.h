@@ -28,14 +28,6 @@ struct Two {
     }
 };
 
-template <class L, Formula kFormula, class X>
-MI_INLINE Pair<L> apply(const Combine& c, const X& x) {
-#define MI_APPLY(number, name, function, reads) \
-    if constexpr (kFormula == Formula::number) return function<Two<L>>(c, x);
-    MI_FORMULAS(MI_APPLY)
-#undef MI_APPLY
-}
-
 template <class L, class Format, Formula kFormula>
 void combine_loop(void* out_, const void* const* x, std::size_t n, const Combine& c) {
     constexpr std::size_t kElements = 2 * L::kWidth, kBytesPerStep = kElements * Format::kSize;
@@ -43,13 +35,13 @@ void combine_loop(void* out_, const void* const* x, std::size_t n, const Combine
     std::size_t at = 0;
     auto input = [&](int k) { return Format::load(static_cast<const char*>(x[k]) + at); };
     for (; n >= kElements; n -= kElements, at += kBytesPerStep)
-        Format::template store<false>(out + at, apply<L, kFormula>(c, input));
+        Format::template store<false>(out + at, evaluate<Two<L>, kFormula>(c, input));
     if (n == 0) return;
     alignas(64) char tail[kMaxModels][kBytesPerStep] = {}, result[kBytesPerStep];
     for (int k = 0; k < c.models; ++k)
         __builtin_memcpy(tail[k], static_cast<const char*>(x[k]) + at, n * Format::kSize);
     auto rest = [&](int k) { return Format::load(tail[k]); };
-    Format::template store<false>(result, apply<L, kFormula>(c, rest));
+    Format::template store<false>(result, evaluate<Two<L>, kFormula>(c, rest));
     __builtin_memcpy(out + at, result, n * Format::kSize);
 }
 
@@ -66,12 +58,8 @@ void combine_kernel(void* out, const void* const* x, std::size_t n, const Combin
 template <class L>
 void thin_kernel(float* t, const float* x, const float* base, std::size_t n, std::uint64_t key, float density,
                  std::uint64_t first) {
-    const float kept = density * 16777216.0f;  // both sides times 2^24: exact
-    const float rescale = 1.0f / density;
-    for (std::size_t i = 0; i < n; ++i) {
-        float d = (x[i] - base[i]) * rescale;
-        t[i] = static_cast<float>(thinning_bits(key, first + i)) < kept ? d : 0.0f;
-    }
+    const Thinning thin = thinning(density);
+    for (std::size_t i = 0; i < n; ++i) t[i] = thinned(x[i], base[i], thin, key, first + i);
 }
 
 }  // namespace mi::cpu

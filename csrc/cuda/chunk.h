@@ -6,14 +6,6 @@
 #pragma once
 #include "format.h"
 
-#if defined(__CUDACC__)
-#define MI_UNROLL _Pragma("unroll")
-#define MI_ROLLED _Pragma("unroll 1")
-#else
-#define MI_UNROLL
-#define MI_ROLLED
-#endif
-
 namespace mi::cuda {
 
 // Device memory that the caller fills (mi_kernels/backends/chunk_table.py). Addresses are aligned to their elements. The
@@ -32,12 +24,6 @@ struct Piece {
     const char *a, *b;
     int n;
     float w;
-};
-
-constexpr int kThreads = 256;  // of a block
-
-struct Worker {
-    int index, count;  // this thread, among those of the block
 };
 
 MI_INLINE Piece piece(const Table& table, std::int64_t index, int out_size, int a_size, int b_size) {

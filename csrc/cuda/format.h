@@ -7,7 +7,21 @@
 #include "../lerp.h"
 #include "../one.h"
 
+#if defined(__CUDACC__)
+#define MI_UNROLL _Pragma("unroll")
+#define MI_ROLLED _Pragma("unroll 1")
+#else
+#define MI_UNROLL
+#define MI_ROLLED
+#endif
+
 namespace mi::cuda {
+
+constexpr int kThreads = 256;  // of a block
+
+struct Worker {
+    int index, count;  // this thread, among those of the block
+};
 
 enum Type : int { kBF16 = 0, kF16 = 1, kF32 = 2 };
 

@@ -27,3 +27,6 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks)
     mi_lerp_mixed(mi::cuda::Table table, mi::cuda::Types types) {
     mi::cuda::run_mixed_chunk(table, blockIdx.x, types, worker());
 }
+
+#include "combine_kernels.h"
+#include "stats_kernels.h"

@@ -128,6 +128,23 @@ def backend_for(backend: str | None, device: str) -> str:
     return chosen
 
 
+def combining_backend_for(device: str) -> str:
+    """Returns the backend that combines several tensors on `device` into one: "cuda", "triton", or "cpu".
+
+    "cpu" means that tensors are copied to the CPU and the result back, because no backend that serves their device
+    combines more than two, or because MI_KERNELS_BACKEND names "cpu" or "reference".
+
+    Raises:
+        BackendError: MI_KERNELS_BACKEND names a backend that is unknown or not available.
+    """
+    variable = os.environ.get(VARIABLE) or None
+    kind = device.split(":")[0]
+    if kind != "cuda" or variable == "cpu":
+        return "cpu"
+    chosen = choose(Request(None, device, variable), this_machine(kind))
+    return chosen if chosen in ("cuda", "triton") else "cpu"
+
+
 @cache
 def this_machine(kind: str) -> Machine:
     """Returns the backends for tensors on a device of type `kind`, and caches the result.

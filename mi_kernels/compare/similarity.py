@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .._version import __version__
 from ..backends import cpu
+from ..backends.moments import Moments
 from ..checkpoint.alignment import Alignment, Row, align
 from ..checkpoint.inputs import Inputs
 from ..checkpoint.names import MODULES, OTHER, Place, places
@@ -35,7 +36,7 @@ from ..checkpoint.open import open_checkpoint
 from ..checkpoint.record import Checkpoint
 from ..checkpoint.virtual import Tensor
 from ..errors import MismatchError
-from ..methods.statistics import Moments, pieces
+from ..methods.statistics import pieces
 from ..system.progress import progress_bar
 
 _AHEAD = 4  # pieces per thread that are read ahead or waiting

@@ -10,15 +10,15 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..backends import cpu
+from ..backends.moments import PIECE, Moments, total
 from ..backends.spans import Operand
 
-PIECE = 1 << 20
 _SAMPLE, _RUN = 1 << 16, 1 << 10
 _MAGNITUDES = 0x7FFFFFFF
 _HIGH_BINS, _LOW_BINS = 1 << 16, 1 << 15  # of the 31 bits of a float32's magnitude, see csrc/cpu/stats.h
@@ -27,30 +27,18 @@ _HIGH_BINS, _LOW_BINS = 1 << 16, 1 << 15  # of the 31 bits of a float32's magnit
 Reader = Callable[[int, int], Operand]
 
 
-class Moments(NamedTuple):
-    """Sums over all elements of two tensors a and b."""
+class OnDevice:
+    """A Reader of a tensor on a CUDA device: its statistics are computed there, and nothing is copied to the CPU.
 
-    abs_a: float
-    abs_b: float
-    abs_difference: float
-    square_a: float
-    square_b: float
-    product: float
-    unequal: float
-    largest: float  # the largest |b - a|
+    Attributes:
+        tensor: contiguous; bf16, float16 or float32.
+    """
 
-    @property
-    def cosine(self) -> float:
-        """Of the angle between a and b; 0 when one of them is 0, NaN when one of them holds NaN or infinity."""
-        norms = math.sqrt(self.square_a * self.square_b)  # neither overflows nor vanishes: squares of float32
-        if not math.isfinite(norms):
-            return math.nan
-        return min(1.0, max(-1.0, self.product / norms)) if norms else 0.0
+    def __init__(self, tensor: Any) -> None:
+        self.tensor = tensor
 
-
-def _exact_sum(values: Sequence[float]) -> float:
-    # fsum raises for inf - inf; with inf or NaN among the values, NaN is the answer.
-    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
+    def __call__(self, first: int, count: int) -> Operand:
+        raise TypeError("a tensor on a device has no elements for the CPU kernels")
 
 
 def pieces(elements: int) -> Iterator[tuple[int, int]]:
@@ -61,6 +49,10 @@ def pieces(elements: int) -> Iterator[tuple[int, int]]:
 
 def moments(a: Reader, b: Reader, base: Reader | None, elements: int) -> Moments:
     """Moments of a and b, or of a - base and b - base (each difference rounded to float32)."""
+    if isinstance(a, OnDevice) and isinstance(b, OnDevice) and (base is None or isinstance(base, OnDevice)):
+        from ..backends import cuda_combine
+
+        return cuda_combine.moments(a.tensor, b.tensor, None if base is None else base.tensor)
     from .. import _cpu
 
     isa = cpu.isa()
@@ -68,10 +60,7 @@ def moments(a: Reader, b: Reader, base: Reader | None, elements: int) -> Moments
         _cpu.moments(a(first, n), b(first, n), base(first, n) if base else None, n, isa)
         for first, n in pieces(elements)
     ]
-    if not found:
-        return Moments._make([0.0] * len(Moments._fields))
-    *sums, largest = zip(*found)
-    return Moments._make([*map(_exact_sum, sums), max(largest)])
+    return total(found)
 
 
 def kth_largest_difference(x: Reader, base: Reader, elements: int, k: int) -> float:
@@ -81,6 +70,10 @@ def kth_largest_difference(x: Reader, base: Reader, elements: int, k: int) -> fl
     larger ones, so that the answer is among those kept. Where the sample was not typical, or so many magnitudes are
     equal that keeping them is expensive, two passes of counting find it whatever the data.
     """
+    if isinstance(x, OnDevice) and isinstance(base, OnDevice):
+        from ..backends import cuda_combine
+
+        return cuda_combine.kth_largest_difference(x.tensor, base.tensor, k)
     low, high = _bracket(x, base, elements, k)
     found = np.empty(max(_SAMPLE, elements // 16), np.uint32)
     above, kept = _select(x, base, [*pieces(elements)], low, high, found)

@@ -6,9 +6,10 @@ import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..backends import cpu
+from ..backends import cpu, dispatch
 from ..backends.spans import CombineSpan, Operand
 from ..dtypes import CODES, FLOATS, OUTPUTS, TORCH_NAMES
 from ..errors import ArgumentError, DTypeError
@@ -54,14 +55,17 @@ def combine(
             number for all tensors, or a list with a number for each.
 
     Returns:
-        `out`, or a new array of the kind of `tensors[0]` and on its device. The kernels of these methods run on the
-        CPU: tensors on a CUDA device are copied there, and the result back.
+        `out`, or a new array of the kind of `tensors[0]` and on its device. Tensors on a CUDA device are merged there:
+        by backend "cuda" every method, by backend "triton" the weighted sums. Without a backend for the method they
+        are copied to the CPU, and the result back. On a device the work is queued on the current stream, after
+        waiting for the statistics of those methods that need any.
 
     Raises:
         ArgumentError: the method or a parameter is unknown, missing or out of range; the number of tensors does not
             fit the method; shapes or devices differ; an argument is not contiguous, requires grad, or overlaps `out`
             without being it; a method that needs an angle meets NaN or infinity; torch is tracing.
         DTypeError: an argument is of another type or dtype.
+        BackendError: the backend that MI_KERNELS_BACKEND names is not available, or the device reports an error.
 
     >>> import numpy as np
     >>> import mi_kernels
@@ -74,6 +78,7 @@ def combine(
     [1.5, -0.125]
     """
     from ..methods.method import Tensor, as_lerp
+    from ..methods.statistics import OnDevice
 
     chosen = _method(method)
     chosen.check_models(len(tensors), base is not None, "combine")
@@ -90,16 +95,27 @@ def combine(
     into = as_array(result, "out", writable=True)
     _check(into, arrays, labels)
 
+    backend = dispatch.combining_backend_for(into.device)
+    if backend != "cpu":
+        _check_alignment([into, *arrays], ["out", *labels])
+
     @cache
     def on_cpu(k: int) -> Array:
         return arrays[k] if arrays[k].device == "cpu" else as_array(arrays[k].buffer.cpu(), labels[k])
 
-    readers = [_reader(partial(on_cpu, k)) for k in range(len(given))]
+    readers: list[Reader] = [
+        OnDevice(x.buffer) if backend == "cuda" else _reader(partial(on_cpu, k)) for k, x in enumerate(arrays)
+    ]
     start = None if base is None else readers.pop(0)
     how = chosen.formula(Tensor(name, math.prod(into.shape), readers, start), **values)
     lam = as_lerp(how, len(given))
     if lam is not None:
         return lerp(given[0], given[1], lam, result, threads=threads)  # type: ignore[no-any-return]
+    if backend != "cpu":
+        module = import_module(f"..backends.{backend}_combine", __package__)
+        if how["formula"] in module.formulas():
+            module.multi_combine([module.CombineTask(into.buffer, [x.buffer for x in arrays], 0, how)])
+            return result  # type: ignore[no-any-return]
     work = into if into.device == "cpu" else as_array(into.buffer.cpu(), "out")
     operands = [Operand(x.buffer, 0, CODES[x.dtype]) for x in map(on_cpu, range(len(given)))]
     span = CombineSpan(work.buffer, 0, CODES[work.dtype], operands, work.buffer.size, 0, how)
@@ -210,6 +226,17 @@ def _check(out: Array, arrays: Sequence[Array], labels: Sequence[str]) -> None:
             raise ArgumentError(
                 f"out overlaps {label} without being it",
                 "Give memory of its own, or the very same array to work in place.",
+            )
+
+
+def _check_alignment(arrays: Sequence[Array], labels: Sequence[str]) -> None:
+    """Refuses elements that lie across their own boundary: on a GPU, an access to one breaks the context."""
+    for array, label in zip(arrays, labels):
+        address, size = array.buffer.data_ptr(), array.buffer.itemsize
+        if address % size and array.buffer.numel():
+            raise ArgumentError(
+                f"{label} starts at address {address}, not a multiple of its {size}-byte elements",
+                f"Pass {label}.clone().",
             )
 
 

@@ -15,6 +15,13 @@ from mi_kernels.backends import cuda
 
 from ..support import ROOT, cuda_host
 
+KERNELS = [
+    *(f"mi_lerp_{kind}" for kind in ("bf16", "f16", "f32", "mixed")),
+    *(f"mi_combine_{kind}_{models}" for kind in ("bf16", "mixed") for models in (2, 3, 4, 5)),
+    "mi_combine_any",
+    *(f"mi_{step}_{part}" for part in ("upper", "lower") for step in ("count", "find")),
+    *("mi_moment_parts", "mi_moment_totals"),
+]
 needs_gxx = pytest.mark.skipif(cuda_host.GXX is None, reason=cuda_host.NO_GXX)
 
 
@@ -46,15 +53,14 @@ def session(scenario: str, libcuda: Path, extension: Path) -> dict[str, Any]:
 def test_everything_is_loaded_before_the_first_launch(libcuda: Path, extension: Path) -> None:
     """A launch pushes the context, launches and restores: nothing that a stream capture forbids."""
     seen = session("launch", libcuda, extension)
-    kernels = ["mi_lerp_bf16", "mi_lerp_f16", "mi_lerp_f32", "mi_lerp_mixed"]
-    loads = [call for name in kernels for call in (f"cuModuleGetFunction({name})", "cuFuncLoad()")]
+    loads = [call for name in KERNELS for call in (f"cuModuleGetFunction({name})", "cuFuncLoad()")]
     assert seen["prepare"] == [
         *("cuInit()", "cuDeviceGet(1)", "cuDevicePrimaryCtxRetain(1)", "cuCtxPushCurrent(1)"),
         *("cuModuleLoadData(fat)", *loads, "cuCtxPopCurrent(1)"),
     ]
     assert seen["prepare again"] == seen["nothing"] == []
     for triple in cuda_host.TRIPLES:
-        name = kernels[triple[0] if len(set(triple)) == 1 else 3]
+        name = KERNELS[triple[0] if len(set(triple)) == 1 else 3]
         calls, right = seen[str(triple)]
         assert calls == ["cuCtxPushCurrent(1)", f"cuLaunchKernel({name} x9 in 1 stream 7)", "cuCtxPopCurrent(1)"]
         assert right
@@ -115,6 +121,49 @@ def test_multi_lerp_makes_one_launch_for_each_combination(libcuda: Path, extensi
         *(None, None, "the GPU has compute capability 7.0; 7.5 or higher is needed."),
         "cuDeviceGetCount: CUDA_ERROR_INVALID_VALUE (invalid argument).",
     ]
+
+
+@needs_gxx
+def test_combining_makes_one_launch_for_each_number_of_models(libcuda: Path, extension: Path) -> None:
+    """Five models in bf16, four in other dtypes and seven in any; the bytes of the CPU kernels; errors."""
+    seen = session("combine", libcuda, extension)
+    # 9,001 and 20,000 elements in chunks of 8192 are five blocks.
+    launches = {"bf16_5": 5, "mixed_5": 5, "mixed_4": 5, "any": 5}
+    assert seen["calls"] == [f"cuLaunchKernel(mi_combine_{k} x{n} in 0 stream 7)" for k, n in launches.items()]
+    assert seen["right"] == [True] * 4
+    assert seen["empty"] == []
+    for message in seen["errors"]:
+        assert message.startswith("BackendError: backend 'cuda' on cuda:0: cuLaunchKernel: CUDA_ERROR_INVALID_VALUE")
+    assert len(seen["errors"]) == 3
+    for message in seen["capturing"]:
+        assert message.startswith("BackendError: backend 'cuda' on cuda:0: statistics of tensors cannot be captured")
+
+
+@needs_gxx
+def test_statistics_have_the_bits_of_the_cpu(libcuda: Path, extension: Path) -> None:
+    """Ranks and moments of every kind of data, dtype, size and alignment."""
+    seen = session("statistics", libcuda, extension)
+    assert seen["wrong ranks"] == []
+    assert seen["wrong moments"] == []
+    assert seen["ranks"] > 1000
+    assert seen["moments"] > 100
+    assert seen["calls"] == [
+        *(f"cuLaunchKernel(mi_{name} x{n} in 0 stream 7)" for name, n in (("count_upper", 2), ("find_upper", 1))),
+        *(f"cuLaunchKernel(mi_{name} x{n} in 0 stream 7)" for name, n in (("count_lower", 2), ("find_lower", 1))),
+        *(f"cuLaunchKernel(mi_{name} x{n} in 0 stream 7)" for name, n in (("moment_parts", 5), ("moment_totals", 1))),
+    ]
+
+
+@needs_gxx
+def test_combine_of_cuda_tensors_copies_nothing_to_the_cpu(libcuda: Path, extension: Path) -> None:
+    """mi_kernels.combine by every method: the bits of the same call on the CPU, all work in launches."""
+    seen = session("combine_methods", libcuda, extension)
+    assert seen["wrong"] == []
+    assert seen["copies"] == []
+    assert len(seen["launches"]) > 20
+    for case, calls in seen["launches"].items():
+        assert calls, case
+        assert {call.split("(")[0] for call in calls} == {"cuLaunchKernel"}, case
 
 
 @needs_gxx

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from mi_kernels import _cpu
 from mi_kernels.backends.cpu import ISA_VARIABLE
+from mi_kernels.backends.moments import Moments
 from mi_kernels.methods import statistics
-from mi_kernels.methods.statistics import Moments, Reader, in_parallel, kth_largest_difference, moments, pieces
+from mi_kernels.methods.statistics import Reader, in_parallel, kth_largest_difference, moments, pieces
 
 from ..support.bits import BF16, F16, F32, FORMATS, Bits, Format, random_bits, specials, to_torch
 from ..support.formulas import moderate_bits

@@ -26,7 +26,40 @@ std::string context_name(void* context) {
     return context ? std::to_string(static_cast<int*>(context) - contexts) : "none";
 }
 
-const char* const kKernels[] = {"mi_lerp_bf16", "mi_lerp_f16", "mi_lerp_f32", "mi_lerp_mixed"};
+const char* const kNames[] = {"mi_lerp_bf16",       "mi_lerp_f16",        "mi_lerp_f32",        "mi_lerp_mixed",
+                              "mi_combine_bf16_2",  "mi_combine_bf16_3",  "mi_combine_bf16_4",  "mi_combine_bf16_5",
+                              "mi_combine_mixed_2", "mi_combine_mixed_3", "mi_combine_mixed_4", "mi_combine_mixed_5",
+                              "mi_combine_any",     "mi_count_upper",     "mi_find_upper",      "mi_count_lower",
+                              "mi_find_lower",      "mi_moment_parts",    "mi_moment_totals"};
+
+// Runs a kernel by its name, as the driver passes its parameters; returns how many accesses were misaligned.
+long run(const std::string& name, std::int64_t blocks, void** parameters) {
+    auto parameter = [&](int i, auto* type) { return *static_cast<decltype(type)>(parameters[i]); };
+    constexpr Search** kSearch = nullptr;
+    constexpr Count64* kCount = nullptr;
+    constexpr double** kDoubles = nullptr;
+    constexpr std::int64_t* kNumber = nullptr;
+    if (name.rfind("mi_lerp_", 0) == 0) {
+        int kind = 0;
+        while (kNames[kind] != name) ++kind;
+        const Types types = kind < 3 ? Types{kind, kind, kind} : *static_cast<const Types*>(parameters[1]);
+        return run_launch(static_cast<const Table*>(parameters[0]), blocks, types);
+    }
+    if (name.rfind("mi_combine_", 0) == 0) {
+        const int models = name == "mi_combine_any" ? 0 : name.back() - '0';
+        return run_combine_launch(static_cast<const CombineTable*>(parameters[0]), blocks, models,
+                                  name.find("bf16") != std::string::npos);
+    }
+    if (name == "mi_count_upper")
+        return run_count_upper(static_cast<const Difference*>(parameters[0]), parameter(1, kSearch), blocks);
+    if (name == "mi_count_lower")
+        return run_count_lower(static_cast<const Difference*>(parameters[0]), parameter(1, kSearch), blocks);
+    if (name == "mi_find_upper") return run_find_upper(parameter(0, kSearch), parameter(1, kCount)), 0;
+    if (name == "mi_find_lower") return run_find_lower(parameter(0, kSearch), parameter(1, kCount)), 0;
+    if (name == "mi_moment_parts")
+        return run_moment_parts(static_cast<const Compared*>(parameters[0]), parameter(1, kDoubles), blocks);
+    return run_moment_totals(parameter(0, kDoubles), parameter(1, kDoubles), parameter(2, kNumber), blocks), 0;
+}
 
 }  // namespace
 
@@ -69,7 +102,7 @@ int cuModuleLoadData(void** module, const void* image) {
 }
 int cuModuleUnload(void*) { return note("cuModuleUnload"); }
 int cuModuleGetFunction(void** function, void*, const char* name) {
-    for (const char* const& known : kKernels)
+    for (const char* const& known : kNames)
         if (!std::strcmp(known, name)) return *function = const_cast<char*>(known), note("cuModuleGetFunction", name);
     return kNotFound;
 }
@@ -84,10 +117,7 @@ int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned 
                                             context_name(depth ? stack[depth - 1] : nullptr) + " stream " +
                                             std::to_string(reinterpret_cast<std::uintptr_t>(stream)));
     if (result || !plain) return result ? result : kInvalidValue;
-    int kind = 0;
-    while (std::strcmp(kKernels[kind], name)) ++kind;
-    const Types types = kind < 3 ? Types{kind, kind, kind} : *static_cast<const Types*>(parameters[1]);
-    return run_launch(static_cast<const Table*>(parameters[0]), x, types) ? 716 : 0;  // misaligned, as a GPU says
+    return run(name, x, parameters) ? 716 : 0;  // misaligned, as a GPU says
 }
 int cuGetErrorName(int result, const char** name) {
     *name = result == kInvalidValue ? "CUDA_ERROR_INVALID_VALUE" : result == kNoDevice ? "CUDA_ERROR_NO_DEVICE"

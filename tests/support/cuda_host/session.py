@@ -213,6 +213,216 @@ def multi_lerp(_cuda: Any, fake: Fake) -> dict[str, Any]:
     return seen
 
 
+def posing() -> Any:
+    """Makes torch's streams and the uploads of the backend those of the host; returns a class of host tensors that say
+    they are on cuda:0."""
+    import contextlib
+
+    import torch
+
+    from mi_kernels.backends import combine_table, cuda_combine, device_table
+
+    stream, device = Stream(), torch.device("cuda:0")
+    torch.cuda.current_stream = lambda device=None: stream  # type: ignore[assignment,return-value]
+    torch.cuda.is_current_stream_capturing = lambda: False  # type: ignore[assignment]
+    device_table.on_device = contextlib.nullcontext  # type: ignore[assignment]
+    combine_table.upload = lambda device, values: torch.from_numpy(values)
+    cuda_combine._memory = lambda device, size: torch.full((size,), 0xA5, dtype=torch.uint8)
+
+    class OnDevice(torch.Tensor):
+        @property
+        def device(self) -> Any:
+            return device
+
+        @property
+        def is_cuda(self) -> bool:
+            return True
+
+    return lambda tensor: tensor.as_subclass(OnDevice)
+
+
+def launches(fake: Fake) -> list[str]:
+    return [call for call in fake.calls() if "Launch" in call]
+
+
+def combine(_cuda: Any, fake: Fake) -> dict[str, Any]:
+    """cuda_combine.multi_combine: groups, chunks, bytes, errors."""
+    import torch
+
+    from mi_kernels._cpu import Formula
+    from mi_kernels.backends import cuda_combine
+
+    from ..bits import BF16
+    from ..formulas import random_formula
+    from .combined import make_combined, mixes
+
+    wrap = posing()
+    made = []
+    for models, mixed in ((5, False), (5, True), (4, True), (7, True)):
+        formats = mixes(models, 3, models) if mixed else [(BF16,) * (models + 1)] * 3
+        formulas = [random_formula(kind, models, 1) for kind in (Formula.TIES, Formula.DARE, Formula.AFFINE)]
+        made.append(make_combined(formulas, formats, [9001, 0, 20000], models))
+    expected = [one.expected() for one in made]
+    tasks = [task for one in made for task in one.tasks(wrap)]
+    cuda_combine.multi_combine(tasks)
+    right = [bool((one.arenas[0] == want).all()) for one, want in zip(made, expected)]
+    seen: dict[str, Any] = {"right": right, "calls": launches(fake)}
+    cuda_combine.multi_combine([])
+    cuda_combine.multi_combine(tasks[1:2])
+    seen["empty"] = launches(fake)
+    x = tasks[0].operands[0]
+    calls: list[tuple[Any, ...]] = [
+        (cuda_combine.multi_combine, tasks),
+        (cuda_combine.kth_largest_difference, x, x, 1),
+        (cuda_combine.moments, x, x, None),
+    ]
+    fake.fail("cuLaunchKernel", 1)
+    seen["errors"] = [attempt(*call) for call in calls]
+    fake.fail("", 0)
+    torch.cuda.is_current_stream_capturing = lambda: True  # type: ignore[assignment]
+    seen["capturing"] = [attempt(*call) for call in calls[1:]]
+    return seen
+
+
+def statistics(_cuda: Any, fake: Fake) -> dict[str, Any]:
+    """Ranks against sorting, and moments against the CPU's kernel, on tensors that lie anywhere."""
+    import itertools
+
+    import torch
+
+    from mi_kernels import _cpu
+    from mi_kernels.backends import cuda_combine
+    from mi_kernels.backends.moments import PIECE, Moments, total
+
+    from ..bits import FORMATS, Format, random_bits, specials, to_torch
+    from ..formulas import moderate_bits
+
+    wrap = posing()
+
+    def placed(fmt: Format, bits: Any, skew: int) -> Any:
+        room = aligned(bits.nbytes + 64)
+        at = skew * bits.itemsize
+        room[at : at + bits.nbytes] = bits.view(np.uint8)
+        return wrap(torch.from_numpy(room[at : at + bits.nbytes]).view(fmt.dtype))
+
+    def few_values(fmt: Format, n: int, seed: int) -> Any:
+        return np.random.default_rng(seed).choice(specials(fmt), n).astype(fmt.uint)
+
+    def equal(fmt: Format, n: int, seed: int) -> Any:
+        return np.full(n, specials(fmt)[6], fmt.uint)
+
+    def mostly_equal(fmt: Format, n: int, seed: int) -> Any:
+        bits = moderate_bits(fmt, n, 1).copy()
+        bits[:: 1 + seed] = moderate_bits(fmt, n, 99)[:: 1 + seed]
+        return bits
+
+    kinds = (random_bits, moderate_bits, few_values, equal, mostly_equal)
+    seen: dict[str, Any] = {"ranks": 0, "moments": 0, "wrong ranks": [], "wrong moments": []}
+    for kind, (x_fmt, base_fmt), n in itertools.product(
+        kinds, itertools.product(FORMATS, repeat=2), (1, 7, 2051, 70_003)
+    ):
+        x, base = kind(x_fmt, n, 1), kind(base_fmt, n, 2)
+        with np.errstate(all="ignore"):
+            wide = [to_torch(fmt, bits).float().numpy() for fmt, bits in ((x_fmt, x), (base_fmt, base))]
+            order = np.sort((wide[0] - wide[1]).view(np.uint32) & np.uint32(0x7FFFFFFF))[::-1].view(np.float32)
+        for skew in ((0, 0), (3, 3), (0, 1)) if n < 10_000 else ((2, 2),):
+            given = placed(x_fmt, x, skew[0]), placed(base_fmt, base, skew[1])
+            for k in {1, 2, n // 5, n // 2, n - 1, n} & set(range(1, n + 1)):
+                found, want = cuda_combine.kth_largest_difference(*given, k), order[k - 1]
+                seen["ranks"] += 1
+                if not (found == want or (np.isnan(found) and np.isnan(want))):
+                    seen["wrong ranks"].append(
+                        [kind.__name__, x_fmt.name, base_fmt.name, n, skew, k, found, float(want)]
+                    )
+
+    def cpu_moments(operands: list[Any], n: int) -> Moments:
+        parts = []
+        for first in range(0, n, PIECE):
+            moved = [x and (x[0], first * x[0].itemsize, x[2]) for x in operands]
+            parts.append(_cpu.moments(*moved, min(PIECE, n - first), "scalar"))
+        return total(parts)
+
+    sizes = (1, 15, 16, 17, 1023, 1024, 1025, 5001)
+    cases: list[tuple[Any, ...]] = list(itertools.product(kinds, mixed_formats(), sizes))
+    cases += [(moderate_bits, (FORMATS[0],) * 3, PIECE), (moderate_bits, FORMATS, PIECE + 3001)]
+    cuda_combine._PIECES_AT_A_TIME = 1
+    for kind, formats, n in cases:
+        bits = [kind(fmt, n, seed) for seed, fmt in enumerate(formats)]
+        tensors = [placed(fmt, values, seed) for seed, (fmt, values) in enumerate(zip(formats, bits))]
+        for with_base in (False, True):
+            operands = [(values, 0, fmt.code) for fmt, values in zip(formats, bits)]
+            want = cpu_moments(operands if with_base else [*operands[:2], None], n)
+            got = cuda_combine.moments(tensors[0], tensors[1], tensors[2] if with_base else None)
+            seen["moments"] += 1
+            if not np.array_equal(np.array(got), np.array(want), equal_nan=True):
+                seen["wrong moments"].append([kind.__name__, [f.name for f in formats], n, with_base, got, want])
+    fake.calls()
+    x = placed(FORMATS[0], moderate_bits(FORMATS[0], 70_003, 1), 0)
+    cuda_combine.kth_largest_difference(x, x, 5)
+    cuda_combine.moments(x, x, None)
+    seen["calls"] = launches(fake)
+    return seen
+
+
+def mixed_formats() -> list[Any]:
+    """Some of the triples of formats: each format in each place."""
+    from ..bits import FORMATS
+
+    return [tuple(FORMATS[(i * step + start) % 3] for i in range(3)) for step in (0, 1, 2) for start in range(3)]
+
+
+def combined(method: str, base: list[Any], models: list[Any], parameters: dict[str, Any]) -> Any:
+    return mi_kernels.combine(models, method, **({"base": base[0]} if base else {}), **parameters)
+
+
+def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
+    """mi_kernels.combine of host tensors that pose as CUDA tensors, by every method."""
+    import torch
+
+    from mi_kernels.backends import dispatch
+    from mi_kernels.ops import combining
+
+    from ..methods import drawn_cases
+
+    wrap = posing()
+    copies: list[str] = []
+    dispatch.this_machine = lambda kind: dispatch.Machine(cuda=None)  # type: ignore[assignment]
+    plain = torch.Tensor.cpu
+
+    def noted(self: Any) -> Any:
+        copies.append(str(self.shape))
+        return plain(self)
+
+    def lerp(a: Any, b: Any, lam: float, out: Any, threads: Any) -> Any:  # its launches have a test of their own
+        interpolated.append(lam)
+        out.as_subclass(torch.Tensor).copy_(mi_kernels.lerp(*(x.as_subclass(torch.Tensor) for x in (a, b)), lam))
+        return out
+
+    interpolated: list[float] = []
+    torch.Tensor.cpu = noted  # type: ignore[assignment,method-assign]
+    seen: dict[str, Any] = {"wrong": [], "launches": {}, "copies": copies}
+    for case, (method, with_base, count, parameters) in drawn_cases(2).items():
+        for dtypes in ((torch.bfloat16,), (torch.float32, torch.bfloat16, torch.float16)):
+            generator = torch.Generator().manual_seed(len(case))
+            tensors = [
+                torch.randn(3001, generator=generator).to(dtypes[i % len(dtypes)]) for i in range(with_base + count)
+            ]
+
+            base = [tensors[0]] if with_base else []
+            want = combined(method, base, tensors[with_base:], parameters)
+            fake.calls()
+            combining.lerp = lerp
+            wrapped = [wrap(x) for x in tensors]
+            got = combined(method, wrapped[: len(base)], wrapped[with_base:], parameters)
+            combining.lerp = mi_kernels.lerp
+            if not interpolated:
+                seen["launches"][f"{case} {len(dtypes)}"] = launches(fake)
+            interpolated.clear()
+            if not torch.equal(got.as_subclass(torch.Tensor).view(torch.uint8), want.view(torch.uint8)):
+                seen["wrong"].append([case, len(dtypes)])
+    return seen
+
+
 def main() -> None:
     scenario, libcuda, extension = sys.argv[1:]
     fake = Fake(libcuda)  # loaded under its soname, libcuda.so.1, which is then the one the extension finds
