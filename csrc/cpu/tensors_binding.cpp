@@ -117,12 +117,17 @@ py::tuple read_tensors(py::object api, py::type kind, py::list columns, py::obje
 
 // Returns whether the values of all `dictionaries`, in order, are exactly the objects in `expected`.
 bool same_values(py::list dictionaries, py::list expected) {
+    constexpr Py_ssize_t kAhead = 16;  // the dictionaries of a large model are rarely in the caches
+    const Py_ssize_t count = PyList_GET_SIZE(dictionaries.ptr());
     std::size_t k = 0;
-    for (py::handle dictionary : dictionaries) {
-        if (!py::isinstance<py::dict>(dictionary)) throw py::type_error("not a dictionary");
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        if (i + kAhead < count) __builtin_prefetch(PyList_GET_ITEM(dictionaries.ptr(), i + kAhead));
+        PyObject* dictionary = PyList_GET_ITEM(dictionaries.ptr(), i);
+        if (!PyDict_Check(dictionary)) throw py::type_error("not a dictionary");
+        if (PyDict_Size(dictionary) == 0) continue;
         PyObject *key, *value;
         Py_ssize_t position = 0;
-        while (PyDict_Next(dictionary.ptr(), &position, &key, &value))
+        while (PyDict_Next(dictionary, &position, &key, &value))
             if (k == expected.size() || value != PyList_GET_ITEM(expected.ptr(), Py_ssize_t(k++))) return false;
     }
     return k == expected.size();

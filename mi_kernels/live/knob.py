@@ -35,7 +35,7 @@ from ..recipe.interpolation import Recipe
 from ..recipe.masks import Layers, Modules
 from ..recipe.rules import Lam, Rule
 from .match import Part, check_others, match, open_source, parts_of
-from .sides import CheckpointSides, Sides, TensorSides, copied_to, read_side
+from .sides import CheckpointSides, Sides, TensorSides, copies, read_side
 from .watch import Watch
 
 Model: TypeAlias = torch.nn.Module | str | os.PathLike[str]
@@ -122,14 +122,15 @@ def _tensor_sides(model: torch.nn.Module, other: Any, host: bool) -> tuple[Sides
     """Keeps both models as tensors."""
     parts = parts_of(model, "the live model")
     live = {part.name: part.tensor for part in parts if part.floating}
+    devices = {name: tensor.device for name, tensor in live.items()}
     if isinstance(other, torch.nn.Module):
         b = check_others(parts, unwrapped(other), same_device=not host)
         if host:
-            b = {name: copied_to(t, live[name].device, host) for name, t in b.items()}
+            b = copies(b, devices, host)
     else:
         found = match(parts, [open_source(other)])
         b = read_side(found.models[0], found.rows, live, host)
-    return TensorSides({name: copied_to(t, t.device, host) for name, t in live.items()}, b), parts
+    return TensorSides(copies(live, devices, host), b), parts
 
 
 def _checkpoint_sides(model: torch.nn.Module, other: Any, base: Any) -> tuple[Sides, list[Part]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from operator import is_
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from ..backends import cpu
+from ..backends.pinned import CudaPinning, PinnedArena, pinned_size
 from ..checkpoint.alignment import Row
 from ..checkpoint.inputs import Inputs, value_dtype
 from ..checkpoint.record import Checkpoint
@@ -54,40 +56,37 @@ class TensorSides:
     def __init__(self, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         self._a, self._b = a, b
         self._prepared: list[tuple[list[str], Prepared[torch.Tensor]]] = []  # for each device
-        self._for: list[torch.Tensor] = []  # the live tensors that are prepared
+        self._staged: list[str] = []
+        self._for: Tensors | None = None  # the live tensors that are prepared
 
     def check(self) -> None:
         pass
 
     def write(self, live: Tensors, weights: Mapping[str, float]) -> None:
-        self._prepare(live)
+        """See `Sides.write`. If `live` is that of the last call, its tensors must be in the same memory as then."""
+        if self._for is not live:
+            self._prepare(live)
         for names, pairs in self._prepared:
-            pairs.lerp([weights[name] for name in names])
-        for name in live.keys() - {name for names, _ in self._prepared for name in names}:
+            pairs.lerp_unmoved(np.fromiter(map(weights.__getitem__, names), np.float64, len(names)))
+        for name in self._staged:
             _write_staged(live[name].detach(), self._a[name], self._b[name], weights[name])
 
     def _prepare(self, live: Tensors) -> None:
-        tensors = list(live.values())
-        if len(tensors) == len(self._for) and all(map(is_, tensors, self._for)):
-            return
         by_device: dict[torch.device, list[str]] = {}
+        self._staged = []
         for name, tensor in live.items():
             if self._a[name].device == self._b[name].device == tensor.device:
                 by_device.setdefault(tensor.device, []).append(name)
-        self._prepared = [
-            (
-                names,
-                Prepared(
-                    *([side[name] for name in names] for side in (self._a, self._b, live)),
-                    private=True,
-                ),
-            )
-            for names in by_device.values()
-        ]
-        self._for = tensors
+            else:
+                self._staged.append(name)
+        self._prepared = []
+        for names in by_device.values():
+            a, b, outs = ([side[name] for name in names] for side in (self._a, self._b, live))
+            self._prepared.append((names, Prepared(a, b, outs, private=True)))
+        self._for = live
 
     def close(self) -> None:
-        self._a, self._b, self._prepared, self._for = {}, {}, [], []
+        self._a, self._b, self._prepared, self._for = {}, {}, [], None
 
 
 class CheckpointSides:
@@ -146,30 +145,47 @@ class CheckpointSides:
         self._inputs.__exit__()
 
 
-def read_side(model: Checkpoint, rows: Iterable[Row], live: Tensors, host: bool) -> dict[str, torch.Tensor]:
+def read_side(model: Checkpoint, rows: Sequence[Row], live: Tensors, host: bool) -> dict[str, torch.Tensor]:
     """Reads the tensors of `model`, the second of each row, to the device of the live tensor or to host memory.
 
     They keep their dtype. Computed tensors (FP8 weights with scales, a base with an adapter) become float32, which a
     merge of folders uses for them too, so that the bits are the same.
     """
+    kinds = {row.name: (row.inputs[1].shape, _DTYPES[value_dtype(row.inputs[1])]) for row in rows}
+    pinned = host_tensors(kinds, {live[row.name].device for row in rows}) if host else {}
     found = {}
     with Inputs([model.files]) as inputs:
         for row in rows:
-            tensor, device = row.inputs[1], live[row.name].device
-            dtype = _DTYPES[value_dtype(tensor)]
-            out = torch.empty(tensor.shape, dtype=dtype, pin_memory=host and device.type == "cuda")
-            _fill(inputs, Source((tensor,), (0.0,)), out, cpu.isa())
-            found[row.name] = out if host else out.to(device)
+            shape, dtype = kinds[row.name]
+            out = pinned[row.name] if host else torch.empty(tuple(shape), dtype=dtype)
+            _fill(inputs, Source((row.inputs[1],), (0.0,)), out, cpu.isa())
+            found[row.name] = out if host else out.to(live[row.name].device)
     model.check_unchanged()
     return found
 
 
-def copied_to(tensor: torch.Tensor, device: torch.device, host: bool) -> torch.Tensor:
-    """Copies `tensor` to `device`, or with `host` to host memory, which is pinned if `device` is a GPU."""
+def copies(tensors: Tensors, devices: Mapping[str, torch.device], host: bool) -> dict[str, torch.Tensor]:
+    """Copies each tensor to its device, or with `host` to host memory, which is pinned if a device is a GPU."""
     if not host:
-        return tensor.detach().to(device, copy=True, memory_format=torch.contiguous_format)
-    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=device.type == "cuda")
-    return copy.copy_(tensor.detach())
+        return {
+            name: t.detach().to(devices[name], copy=True, memory_format=torch.contiguous_format)
+            for name, t in tensors.items()
+        }
+    memory = host_tensors({name: (t.shape, t.dtype) for name, t in tensors.items()}, set(devices.values()))
+    return {name: memory[name].copy_(t.detach()) for name, t in tensors.items()}
+
+
+def host_tensors(
+    kinds: Mapping[str, tuple[Sequence[int], torch.dtype]], devices: Collection[torch.device]
+) -> dict[str, torch.Tensor]:
+    """Returns uninitialized tensors of these shapes and dtypes in one block, pinned if a device is a GPU.
+
+    The block is unpinned and freed when no tensor of it is used any more.
+    """
+    gpus = [device for device in devices if device.type == "cuda"]
+    sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in kinds.values())
+    arena = PinnedArena(pinned_size(sizes), CudaPinning(gpus) if gpus else None)
+    return {name: arena.tensor(tuple(shape), dtype) for name, (shape, dtype) in kinds.items()}
 
 
 def same_bytes(x: torch.Tensor, y: torch.Tensor) -> bool:

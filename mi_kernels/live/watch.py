@@ -31,7 +31,11 @@ class Watch:
             held for module in model.modules() for held in (module._parameters, module._buffers, module._modules)
         ]
         self._values = [value for held in self._dictionaries for value in held.values()]
-        self._places = self._read()
+        by_device: dict[torch.device, list[torch.Tensor]] = {}
+        for tensor in tensors.values():
+            by_device.setdefault(tensor.device, []).append(tensor)
+        self._groups = list(by_device.values())
+        self._places = [tensor_table.read_memory(group) for group in self._groups]
 
     def unchanged(self) -> bool:
         """Returns whether every module holds the same objects as before, and every tensor has the same memory.
@@ -42,14 +46,7 @@ class Watch:
 
         if not _cpu.same_values(self._dictionaries, self._values):
             return False
-        now = self._read()
-        return len(now) == len(self._places) and all(
-            old is not None and old.same_memory(new) for old, new in zip(self._places, now)
+        return all(
+            place is not None and place.same_memory(tensor_table.read_memory(group))
+            for place, group in zip(self._places, self._groups)
         )
-
-    def _read(self) -> list[tensor_table.TensorTable | None]:
-        """The memory of the tensors, those of each device apart."""
-        by_device: dict[torch.device, list[torch.Tensor]] = {}
-        for tensor in self.tensors.values():
-            by_device.setdefault(tensor.device, []).append(tensor)
-        return [tensor_table.read_memory(tensors) for tensors in by_device.values()]

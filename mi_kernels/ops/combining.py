@@ -15,6 +15,7 @@ from ..dtypes import CODES, FLOATS, OUTPUTS, TORCH_NAMES
 from ..errors import ArgumentError, DTypeError
 from ..recipe.lam import FLOAT32_MAX
 from .arrays import Array, as_array, empty_like, is_torch, is_traced
+from .eager import increment_versions
 from .linear import lerp
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def combine(
     lam = as_lerp(how, len(given))
     if lam is not None:
         return lerp(given[0], given[1], lam, result, threads=threads)  # type: ignore[no-any-return]
+    if out is not None:
+        increment_versions([out])
     if backend != "cpu":
         module = import_module(f"..backends.{backend}_combine", __package__)
         if how["formula"] in module.formulas():

@@ -167,6 +167,15 @@ def test_combine_of_cuda_tensors_copies_nothing_to_the_cpu(libcuda: Path, extens
 
 
 @needs_gxx
+def test_prepared_launches_upload_weights_only(libcuda: Path, extension: Path) -> None:
+    """One launch for each dtype combination and call; a weight of NaN leaves the bytes of its output."""
+    seen = session("prepared", libcuda, extension)
+    assert seen["right"] == [[True] * 6] * 4
+    launches = {"bf16": 11, "f32": 1, "mixed": 2}
+    assert seen["calls"] == [[f"cuLaunchKernel(mi_lerp_{k} x{n} in 0 stream 0)" for k, n in launches.items()]] * 4
+
+
+@needs_gxx
 def test_importing_needs_no_driver(tmp_path: Path, extension: Path) -> None:
     """With an invalid libcuda.so.1, importing works, and calls report what is missing."""
     (tmp_path / "libcuda.so.1").write_text("not a library")

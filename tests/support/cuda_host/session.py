@@ -40,6 +40,10 @@ class Fake:
         """That of every device, 90 for 9.0."""
         self._library.fake_capability(value)
 
+    def idle(self) -> None:
+        """Launches do nothing from now on."""
+        self._library.fake_idle()
+
     def depth(self) -> int:
         """How many contexts are pushed."""
         return int(self._library.fake_depth())
@@ -420,6 +424,35 @@ def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
             interpolated.clear()
             if not torch.equal(got.as_subclass(torch.Tensor).view(torch.uint8), want.view(torch.uint8)):
                 seen["wrong"].append([case, len(dtypes)])
+    return seen
+
+
+def prepared(_cuda: Any, fake: Fake) -> dict[str, Any]:
+    """PreparedLaunches of mixed dtypes: the launches, and which bytes each call writes."""
+    import torch
+
+    from mi_kernels.backends import cuda
+    from mi_kernels.backends.device_table import rows_of
+    from mi_kernels.backends.launches import PreparedLaunches
+
+    generator = torch.Generator().manual_seed(0)
+    sizes = [70000, 33, 500, 0, 9000, 1]
+    kinds = [torch.bfloat16, torch.float32, torch.float16]
+    dtypes = [kinds[:1] * 3, kinds[1:2] * 3, kinds, kinds[:1] * 3, kinds[:1] * 3, kinds]
+    outs, a, b = ([torch.randn(n, generator=generator).to(t[k]) for n, t in zip(sizes, dtypes)] for k in range(3))
+    pairs = PreparedLaunches(cuda, torch.device("cpu"), rows_of(outs, a, b))
+    seen: dict[str, Any] = {"right": [], "calls": []}
+    nan = float("nan")
+    for weights in ([0.8] * 6, [0.3, 0.0, 1.0, 0.5, nan, 0.2], [nan] * 6, [nan, 0.6, nan, nan, 0.7, nan]):
+        before = [x.clone() for x in outs]
+        fake.calls()
+        pairs.run(np.array(weights, np.float32))
+        seen["calls"].append([call for call in fake.calls() if "Launch" in call])
+        expected = [
+            old if w != w else torch.lerp(x.float(), y.float(), w).to(old.dtype)
+            for old, x, y, w in zip(before, a, b, weights)
+        ]
+        seen["right"].append([torch.equal(x, y) for x, y in zip(outs, expected)])
     return seen
 
 
