@@ -45,7 +45,7 @@ enum class Formula : int {
 #undef MI_NUMBER
 };
 
-constexpr Reads reads(Formula formula) {
+MI_INLINE constexpr Reads reads(Formula formula) {
     switch (formula) {
 #define MI_READS(number, name, function, what) \
     case Formula::number: return Reads::what;

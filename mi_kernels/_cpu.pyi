@@ -67,6 +67,13 @@ def prefer_huge_pages(address: int, bytes: int) -> None:
 
 def lerp_groups(spans: Sequence[Span], group: int, isa: str) -> None: ...
 def combine_spans(spans: Sequence[CombineSpan], isa: str, threads: int = 1) -> None: ...
+def pack_combine(combine: Combine, models: int) -> bytes:
+    """Returns `struct Combine` (csrc/combine.h) for this number of operands, as GPU kernels read it.
+
+    Raises:
+        ValueError: the formula does not fit the number of operands.
+    """
+
 def moments(a: Operand, b: Operand, base: Operand | None, count: int, isa: str) -> list[float]: ...
 def select(
     x: Operand, base: Operand, count: int, low: int, high: int, found: Any, at: int, isa: str

@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(kThreads) mi_find_lower(mi::cuda::S
     mi::cuda::finish_lower(*search, found, worker());
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads) mi_moment_parts(mi::cuda::Compared c, double* parts) {
+extern "C" __global__ void __launch_bounds__(kThreads, 3) mi_moment_parts(mi::cuda::Compared c, double* parts) {
     mi::cuda::accumulate_way(c, parts, blockIdx.x, worker());
 }
 

@@ -1,6 +1,6 @@
 """Describe the work of one GPU launch over K models as a table of chunks (`chunk_table.py` has that of two).
 
-A launch has one block for each chunk. Its tensors have the same number of operands; their sizes, dtypes and formulas may
+A launch has one block for each chunk. Its tensors have the same number of operands. Sizes, dtypes and formulas may
 differ, as far as the kernel of the launch takes them.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .._cpu import Combine
 
 _MODELS = 16  # kMaxModels in csrc/combine.h
-_TYPE_BITS, _FORMULA_SHIFT = 2, 40  # kTypeBits and kFormulaShift in csrc/cuda/combine_chunk.h
+_TYPE_BITS, FORMULA_SHIFT = 2, 40  # kTypeBits and kFormulaShift in csrc/cuda/combine_chunk.h
 
 # `struct Combine` of csrc/combine.h, as `_cpu.pack_combine` makes it.
 COMBINE = np.dtype(
@@ -40,7 +40,7 @@ class CombineTask(NamedTuple):
 
     Attributes:
         out: contiguous, bf16, float16 or float32. It may be one of the operands, and must not overlap anything else.
-        operands: 1 to 16 tensors of the device and the number of elements of `out`, the base first if the formula has one.
+        operands: 1 to 16 tensors of the same device and size as `out`, the base first if the formula has one.
         first: the index of the first element in its whole tensor, on which DARE's random numbers depend.
         formula: how they become one, see `mi_kernels/_cpu.pyi`.
     """
@@ -82,13 +82,13 @@ class CombineTable(NamedTuple):
     @property
     def models(self) -> int:
         """K, the number of operands."""
-        return self.tensors.shape[1] - 4
+        return int(self.tensors.shape[1]) - 4
 
     @property
     def sections(self) -> Sections:
         """Where `pack` puts the first four fields, each padded to ALIGNMENT bytes."""
         starts, end = [], 0
-        for section in self[:4]:
+        for section in self._sections():
             starts.append(end)
             end += -(-section.nbytes // ALIGNMENT) * ALIGNMENT
         return Sections._make([*starts, end])
@@ -97,9 +97,12 @@ class CombineTable(NamedTuple):
         """Packs the table into contiguous bytes, so that one copy moves it to the device; see `sections`."""
         sections = self.sections
         packed = np.zeros(sections.size, dtype=np.uint8)
-        for start, section in zip(sections, self[:4]):
+        for start, section in zip(sections, self._sections()):
             packed[start : start + section.nbytes] = section.reshape(-1).view(np.uint8)
         return packed
+
+    def _sections(self) -> tuple[npt.NDArray[Any], ...]:
+        return self.tensors, self.combines, self.chunk_tensor, self.chunk_start
 
 
 def build(tasks: Sequence[CombineTask], chunk: int) -> CombineTable:
@@ -119,7 +122,7 @@ def build(tasks: Sequence[CombineTask], chunk: int) -> CombineTable:
     for task in tasks:
         tensors = (task.out, *task.operands)
         packed = _cpu.pack_combine(task.formula, len(task.operands))
-        last = known.setdefault(packed, len(known)) << _FORMULA_SHIFT
+        last = known.setdefault(packed, len(known)) << FORMULA_SHIFT
         for place, tensor in enumerate(tensors):
             last |= codes()[tensor.dtype] << (_TYPE_BITS * place)
         rows.append([*(tensor.data_ptr() for tensor in tensors), task.out.numel(), task.first, last])
@@ -138,3 +141,25 @@ def codes() -> dict[Any, int]:
     import torch
 
     return {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
+
+
+_captured: list[Any] = []  # CUDA does not report when a graph is destroyed, so its tables are never freed
+
+
+def upload(device: torch.device, values: npt.NDArray[Any]) -> Any:
+    """Copies an array to a device without waiting; returns a tensor.
+
+    torch keeps the pinned memory until the copy is done. Only work on the current stream uses the device memory, so
+    it can be freed before that work is done. In a stream capture the copy is part of the graph, which copies the table
+    again at every replay.
+    """
+    import torch
+
+    host = torch.from_numpy(values)
+    if device.type == "cpu":  # Triton's interpreter
+        return host
+    host = host.pin_memory()
+    memory = host.to(device, non_blocking=True)
+    if torch.cuda.is_current_stream_capturing():
+        _captured.append((host, memory))
+    return memory

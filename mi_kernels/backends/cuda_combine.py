@@ -16,8 +16,6 @@ from .cuda import chunk_for
 from .moments import PIECE, Moments, total
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     import torch
 
 __all__ = ["CombineTask", "formulas", "kth_largest_difference", "moments", "multi_combine"]
@@ -32,15 +30,16 @@ def formulas() -> frozenset[int]:
     """Returns the formulas that this backend computes: all."""
     from .._cpu import Formula
 
-    return frozenset(Formula)
+    every: Any = Formula  # an IntEnum
+    return frozenset(int(formula) for formula in every)
 
 
 def multi_combine(tasks: Sequence[CombineTask]) -> None:
     """Computes the output of every task, in few launches on the current stream.
 
-    There is one launch for all tasks with the same number of operands; with up to five, one for those in bf16 throughout
-    and one for the others. The call is asynchronous, like every CUDA operation of torch. It can be captured in a CUDA
-    graph; the tables of a graph stay in memory until the process ends.
+    There is one launch for all tasks with the same number of operands. With up to five, there is one for those in bf16
+    throughout, and one for the others. The call is asynchronous, like every CUDA operation of torch. It can be captured
+    in a CUDA graph; the tables of a graph stay in memory until the process ends.
 
     Args:
         tasks: tensors on one CUDA device, aligned to their elements.
@@ -63,7 +62,7 @@ def multi_combine(tasks: Sequence[CombineTask]) -> None:
     with _on(device) as kernels:
         for (_, bf16), group in groups.items():
             built = combine_table.build(group, chunk_for(sum(task.out.numel() for task in group)))
-            memory = _upload(device, built.pack())
+            memory = combine_table.upload(device, built.pack())
             base, at = memory.data_ptr(), built.sections
             kernels.launch_combine(
                 device.index,
@@ -158,25 +157,6 @@ def _memory(device: torch.device, size: int) -> Any:
     import torch
 
     return torch.empty(size, dtype=torch.uint8, device=device)
-
-
-_captured: list[Any] = []  # CUDA does not report when a graph is destroyed, so its tables are never freed
-
-
-def _upload(device: torch.device, packed: npt.NDArray[np.uint8]) -> Any:
-    """Copies a table to the device without waiting.
-
-    torch keeps the pinned memory until the copy is done. The device memory is used only by work on the current stream, so
-    it can be freed before that work is done. In a stream capture the copy is part of the graph, which copies the table
-    again at every replay.
-    """
-    import torch
-
-    host = torch.from_numpy(packed).pin_memory()
-    memory = host.to(device, non_blocking=True)
-    if torch.cuda.is_current_stream_capturing():
-        _captured.append((host, memory))
-    return memory
 
 
 @contextmanager

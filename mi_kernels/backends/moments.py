@@ -1,7 +1,7 @@
 """Sums over two tensors, from which angles follow: their order is fixed, so every backend computes the same bits.
 
-Tensors are divided into pieces of PIECE elements. A backend computes the moments of each piece (`csrc/cpu/stats.h` defines the
-order of its sums), and `total` adds those of all pieces exactly.
+Tensors are divided into pieces of PIECE elements. A backend computes the moments of each piece, in the order of
+`csrc/cpu/stats.h`, and `total` adds those of all pieces exactly.
 """
 
 from __future__ import annotations

@@ -18,6 +18,29 @@ torch = pytest.importorskip("torch")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def index_one_element() -> None:
+    """Lets Triton 3.6 interpret loops with NumPy 2.4 and later.
+
+    Its interpreter turns the end of a loop, an array of one element, into an int by `int()`. NumPy refuses that.
+    """
+    interpreter: Any = pytest.importorskip("triton.runtime.interpreter")
+    original = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, *scope: Any) -> None:
+        original(tensor, *scope)
+        whole = lambda self: int(self.handle.data.item())  # noqa: E731
+        if scope:
+            scope[0].set_attr(tensor, "__index__", whole)
+        else:
+            tensor.__index__ = whole
+
+    interpreter._patch_lang_tensor = patched
+
+
+if INTERPRETED:
+    index_one_element()
+
+
 def unavailable(backend: str) -> str | None:
     if INTERPRETED:
         if backend == "cuda":

@@ -70,7 +70,7 @@ COUNTS = [0, 1, 7, 8, 9, 255, 2047, 2048, 2049, 5003]
 @by_models
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "mixed"])
 def test_chunks_are_bit_identical_to_the_cpu_kernels(run: Run, kind: Formula, models: int, bf16: bool) -> None:
-    """Sizes around a group, all threads of a block and a chunk; all addresses modulo 16; any dtypes, or bf16 throughout."""
+    """Sizes around a group, all threads of a block and a chunk; all addresses modulo 16; dtypes mixed, or all bf16."""
     formats = [(BF16,) * (models + 1)] * len(COUNTS) if bf16 else mixes(models, len(COUNTS), models)
     formulas = [random_formula(kind, models, seed) for seed in range(len(COUNTS))]
     check(run, make_combined(formulas, formats, COUNTS, models), 2048, bf16=bf16)

@@ -125,7 +125,7 @@ def test_multi_lerp_makes_one_launch_for_each_combination(libcuda: Path, extensi
 
 @needs_gxx
 def test_combining_makes_one_launch_for_each_number_of_models(libcuda: Path, extension: Path) -> None:
-    """Five models in bf16, four in other dtypes and seven in any; the bytes of the CPU kernels; errors name the device."""
+    """Five models in bf16, four in other dtypes and seven in any; the bytes of the CPU kernels; errors."""
     seen = session("combine", libcuda, extension)
     # 9,001 and 20,000 elements in chunks of 8192 are five blocks.
     launches = {"bf16_5": 5, "mixed_5": 5, "mixed_4": 5, "any": 5}

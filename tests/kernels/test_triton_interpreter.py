@@ -18,7 +18,9 @@ pytest.importorskip("triton")
 FOLDER = ROOT / "tests" / "gpu"
 
 
-@pytest.mark.parametrize("file", ["test_bits.py", "test_launch.py", "test_pairs.py", "test_streaming.py"])
+@pytest.mark.parametrize(
+    "file", ["test_bits.py", "test_combine.py", "test_launch.py", "test_pairs.py", "test_streaming.py"]
+)
 def test_the_interpreter_gives_the_contracts_bits(file: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-k", "triton or reference", str(FOLDER / file)]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}

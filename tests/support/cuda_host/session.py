@@ -220,13 +220,13 @@ def posing() -> Any:
 
     import torch
 
-    from mi_kernels.backends import cuda_combine, device_table
+    from mi_kernels.backends import combine_table, cuda_combine, device_table
 
     stream, device = Stream(), torch.device("cuda:0")
     torch.cuda.current_stream = lambda device=None: stream  # type: ignore[assignment,return-value]
     torch.cuda.is_current_stream_capturing = lambda: False  # type: ignore[assignment]
     device_table.on_device = contextlib.nullcontext  # type: ignore[assignment]
-    cuda_combine._upload = lambda device, packed: torch.from_numpy(packed)
+    combine_table.upload = lambda device, values: torch.from_numpy(values)
     cuda_combine._memory = lambda device, size: torch.full((size,), 0xA5, dtype=torch.uint8)
 
     class OnDevice(torch.Tensor):
@@ -318,7 +318,9 @@ def statistics(_cuda: Any, fake: Fake) -> dict[str, Any]:
 
     kinds = (random_bits, moderate_bits, few_values, equal, mostly_equal)
     seen: dict[str, Any] = {"ranks": 0, "moments": 0, "wrong ranks": [], "wrong moments": []}
-    for kind, (x_fmt, base_fmt), n in itertools.product(kinds, itertools.product(FORMATS, repeat=2), (1, 7, 2051, 70_003)):
+    for kind, (x_fmt, base_fmt), n in itertools.product(
+        kinds, itertools.product(FORMATS, repeat=2), (1, 7, 2051, 70_003)
+    ):
         x, base = kind(x_fmt, n, 1), kind(base_fmt, n, 2)
         with np.errstate(all="ignore"):
             wide = [to_torch(fmt, bits).float().numpy() for fmt, bits in ((x_fmt, x), (base_fmt, base))]
@@ -329,7 +331,9 @@ def statistics(_cuda: Any, fake: Fake) -> dict[str, Any]:
                 found, want = cuda_combine.kth_largest_difference(*given, k), order[k - 1]
                 seen["ranks"] += 1
                 if not (found == want or (np.isnan(found) and np.isnan(want))):
-                    seen["wrong ranks"].append([kind.__name__, x_fmt.name, base_fmt.name, n, skew, k, found, float(want)])
+                    seen["wrong ranks"].append(
+                        [kind.__name__, x_fmt.name, base_fmt.name, n, skew, k, found, float(want)]
+                    )
 
     def cpu_moments(operands: list[Any], n: int) -> Moments:
         parts = []
@@ -367,6 +371,10 @@ def mixed_formats() -> list[Any]:
     return [tuple(FORMATS[(i * step + start) % 3] for i in range(3)) for step in (0, 1, 2) for start in range(3)]
 
 
+def combined(method: str, base: list[Any], models: list[Any], parameters: dict[str, Any]) -> Any:
+    return mi_kernels.combine(models, method, **({"base": base[0]} if base else {}), **parameters)
+
+
 def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
     """mi_kernels.combine of host tensors that pose as CUDA tensors, by every method."""
     import torch
@@ -400,14 +408,12 @@ def combine_methods(_cuda: Any, fake: Fake) -> dict[str, Any]:
                 torch.randn(3001, generator=generator).to(dtypes[i % len(dtypes)]) for i in range(with_base + count)
             ]
 
-            def merged(given: list[Any]) -> Any:
-                base = {"base": given[0]} if with_base else {}
-                return mi_kernels.combine(given[with_base:], method, **base, **parameters)
-
-            want = merged(tensors)
+            base = [tensors[0]] if with_base else []
+            want = combined(method, base, tensors[with_base:], parameters)
             fake.calls()
             combining.lerp = lerp
-            got = merged([wrap(x) for x in tensors])
+            wrapped = [wrap(x) for x in tensors]
+            got = combined(method, wrapped[: len(base)], wrapped[with_base:], parameters)
             combining.lerp = mi_kernels.lerp
             if not interpolated:
                 seen["launches"][f"{case} {len(dtypes)}"] = launches(fake)
