@@ -64,12 +64,17 @@ def multi_combine(tasks: Sequence[CombineTask]) -> None:
 
 def _run(device: torch.device, tasks: Sequence[CombineTask]) -> None:
     """Launches tensors with the same number of operands."""
+    from .._cpu import Formula
+
     built = combine_table.build(tasks, CHUNK)
     last = built.tensors[:, -1]
     how = built.combines[last >> combine_table.FORMULA_SHIFT]
     types = last & ((1 << combine_table.FORMULA_SHIFT) - 1)
-    # A row of numbers for each tensor: its weights, then the scale.
-    numbers = np.concatenate([how["weight"][:, : built.models], how["scale"][:, None]], axis=1)
+    # A row of numbers for each tensor: its weights, then the scale. AFFINE needs those before the largest negated.
+    # Triton would subtract them from 0, which has another sign for a weight of 0.
+    before_largest = np.arange(built.models) < np.where(how["formula"] == Formula.AFFINE, how["largest"], 0)[:, None]
+    weights = how["weight"][:, : built.models]
+    numbers = np.column_stack([np.where(before_largest, -weights, weights), how["scale"]])
     of_formula = np.column_stack([how["formula"], how["largest"], types])
     for kind in np.unique(of_formula, axis=0):
         rows = np.flatnonzero((of_formula == kind).all(axis=1))

@@ -46,7 +46,7 @@ def _combined(row, numbers, start, at, inside, FORMULA: tl.constexpr, MODELS: tl
         for k in tl.static_range(MODELS):
             if k < LARGEST:
                 d = largest - _operand(row, k, start, at, inside, TYPES, WIDE)
-                r = _fma(-_weight(numbers, k, at.shape), d, r, EMULATE)
+                r = _fma(_weight(numbers, k, at.shape), d, r, EMULATE)
             elif k > LARGEST:
                 d = _operand(row, k, start, at, inside, TYPES, WIDE) - largest
                 r = _fma(_weight(numbers, k, at.shape), d, r, EMULATE)
@@ -70,7 +70,8 @@ def combine_chunks(tensors, numbers, chunk_tensor, chunk_start, FORMULA: tl.cons
                    LARGEST: tl.constexpr, TYPES: tl.constexpr, CHUNK: tl.constexpr, STEP: tl.constexpr,
                    EMULATE_FMA: tl.constexpr):  # fmt: skip
     """Handles chunk i in program i. The first four arguments point to the rows of `combine_table`, to MODELS weights
-    and the scale of each tensor, and to the chunks. LARGEST is the place of the largest weight."""
+    and the scale of each tensor, and to the chunks. LARGEST is the place of the largest weight; in AFFINE, the
+    weights before it are negated."""
     chunk = tl.program_id(0)
     tensor = tl.load(chunk_tensor + chunk).to(tl.int64)
     start = tl.load(chunk_start + chunk)

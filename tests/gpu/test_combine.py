@@ -76,6 +76,14 @@ def test_every_mix_of_three_dtypes(backend: str, device: Any, kind: Formula) -> 
     check(module, device, [(random_formula(kind, 2, i), mix, 1100, i) for i, mix in enumerate(mixes)])
 
 
+def test_a_weight_of_zero_keeps_the_signs_of_zeros(backend: str, device: Any) -> None:
+    """-0 * d is not 0 * d where it is added to a zero."""
+    rows: list[Any] = []
+    for weights in ([0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [-0.0, 1.0, -0.0]):
+        rows.append(({"formula": Formula.AFFINE, "weights": weights}, (BF16,) * 4, 3000, 0))
+    check(combiner(backend), device, rows)
+
+
 @pytest.mark.parametrize("kind", [Formula.AFFINE, Formula.TASK], ids=lambda kind: kind.name.lower())
 def test_in_place(backend: str, device: Any, kind: Formula) -> None:
     module = combiner(backend)

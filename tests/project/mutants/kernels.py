@@ -97,9 +97,9 @@ FAULTS: list[Fault] = [
     ),
     Fault(
         "dare-keeps-its-own-density",
-        "csrc/cpu/combine_loop.h",
-        old="(key, first + i)) < kept ?",
-        new="(key, first + i)) <= kept ?",
+        "csrc/combine.h",
+        old="(key, index)) < t.kept ?",
+        new="(key, index)) <= t.kept ?",
         tests=("tests/kernels/test_combine_kernels.py::test_dare_drops_the_element_whose_number_is_the_density",),
     ),
     Fault(
