@@ -75,19 +75,14 @@ def _check(argv: list[str]) -> int:
 
     results = check_engine(argv[argv.index("--model") :])
     for number, result in enumerate(results):
-        print(
-            f"worker {number}: lam changes by {result.way}; compared {result.compared:,} tensors at lam {result.lam} with "
-            "the merge loaded afresh"
-        )
+        print(f"worker {number}: compared {result.compared:,} tensors, lam changed to {result.lam} by {result.way}")
         if result.ignored:
-            print(
-                f"  not compared: {len(result.ignored):,} tensors ({shortened(list(result.ignored))}) that two loads of "
-                "the same merge do not agree on"
-            )
+            names = shortened(list(result.ignored))
+            print(f"  not compared: {len(result.ignored):,} tensors that two loads do not agree on ({names})")
     sys.stdout.flush()  # before the message of an error
     for result in results:
         result.require()
-    print("OK: all of them have the same bits")
+    print("OK: the same bits as the merge loaded afresh")
     return 0
 
 

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ...errors import ArgumentError
+from ...checkpoint.names import places
+from ...errors import ArgumentError, shortened
 from ...live.sides import TensorSides
 from ...recipe.interpolation import Recipe
 
@@ -36,14 +37,35 @@ class Copies:
         tensors. Patterns cannot, because fused parameters have other names.
 
         Raises:
-            ArgumentError: a rule has a pattern; or see `Recipe.selections`. It is the same error on every worker.
+            ArgumentError: a rule has a pattern; masks cannot place a parameter; or see `Recipe.selections`.
         """
         if any(rule.pattern is not None for rule in recipe.rules):
             raise ArgumentError(
                 "a rule has a pattern, but vLLM fuses tensors, so live parameters have other names",
                 "Select layers and modules instead.",
             )
+        if (
+            not isinstance(recipe.lam, float | int)
+            or recipe.layers is not None
+            or recipe.modules is not None
+            or recipe.rules
+        ):
+            self._check_places()
         return recipe.selections(list(self._live), self._whole)
+
+    def _check_places(self) -> None:
+        """Checks that layers and modules select parameters as they select tensors of the checkpoints.
+
+        Raises:
+            ArgumentError: a parameter's name gives a layer or a module that no tensor of the checkpoints has.
+        """
+        known = set(places(self._whole).values())
+        odd = [name for name, place in places(self._live).items() if place not in known]
+        if odd:
+            raise ArgumentError(
+                f"{shortened(odd)}: vLLM's names do not show which layer or module these parameters belong to",
+                "Set one lam for the whole model, or merge into a folder with `mi-kernels lerp`.",
+            )
 
     def weights(self, recipe: Recipe) -> dict[str, float]:
         """Returns the weight of THINKING for each parameter. Raises ArgumentError as `selections`."""

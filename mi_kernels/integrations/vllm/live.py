@@ -57,11 +57,12 @@ class Live:
     def take_copies(self, where: str) -> None:
         """Loads each model, copies the resulting parameters, and then restores the merge."""
         self._where = where
-        taken = []
+        taken: list[dict[str, torch.Tensor]] = []
         for side in (Recipe(0.0), Recipe(1.0)):
             self.reload(self._resident.lerp(side))
             taken.append({name: copied(p, where) for name, p in parameters(self._model).items()})
-        self.copies = Copies(parameters(self._model), *taken, whole=self._whole)
+        a, b = taken
+        self.copies = Copies(parameters(self._model), a, b, self._whole)
         self.copies.write(self.recipe)
         synchronize(self._model)
 

@@ -59,7 +59,8 @@ class MergeLoader(BaseModelLoader):
                 f"quantization is {model_config.quantization}, but load_format mi_kernels cannot quantise a merge",
                 "Leave out quantization, or merge into a folder with `mi-kernels lerp` and serve that folder.",
             )
-        if self._options.recipe is None:
+        recipe = self._options.recipe
+        if recipe is None:
             model = super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
             self._open(model_config).close()
             return model
@@ -67,7 +68,7 @@ class MergeLoader(BaseModelLoader):
         resident, options = self._open(model_config), self._options
         on_cpu = torch.device(self.load_config.device or vllm_config.device_config.device).type == "cpu"
         checked = options.check or (options.live and not on_cpu)
-        lam = checked_lam(options.recipe, [row.name for row in resident.alignment.merged])
+        lam = checked_lam(recipe, [row.name for row in resident.alignment.merged])
 
         def afresh() -> Fingerprints:
             return self._fingerprints_at(lam, vllm_config, model_config, prefix)
@@ -86,7 +87,7 @@ class MergeLoader(BaseModelLoader):
     def _fingerprints_at(
         self, lam: float, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str
     ) -> Fingerprints:
-        """Loads the merge at `lam` into a model of its own, which is freed, and returns the fingerprints of its tensors."""
+        """Returns the fingerprints of a model that is loaded with the merge at `lam` and freed again."""
         # Layers register themselves in these, and a second model must not find the first one's.
         compilation = copy.copy(vllm_config.compilation_config)
         compilation.static_forward_context, compilation.static_all_moe_layers = {}, []

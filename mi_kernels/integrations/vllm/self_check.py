@@ -1,8 +1,8 @@
 """Test that a live model becomes the merge: a changed lam must give the same bits as loading that lam afresh.
 
-Changing lam by copies relies on loading being element-wise: fusing, sharding and padding commute with interpolation. Some
-transforms do not. Mamba layers keep A = -exp(A_log), and a parameter that is wider than the checkpoint's dtype is not
-rounded like the merge. Other tensors are computed once from the weights, and nothing computes them again. So the
+Changing lam by copies relies on loading being element-wise: fusing, sharding and padding commute with interpolation.
+Some transforms do not. Mamba layers keep A = -exp(A_log), and a parameter that is wider than the checkpoint's dtype is
+not rounded like the merge. Other tensors are computed once from the weights, and nothing computes them again. So the
 tensors of a model whose lam was changed are compared with those of the same architecture loaded at that lam.
 
 The two models never exist at the same time: the first one leaves only a digest of each tensor. This module needs torch
@@ -88,8 +88,8 @@ class SelfCheck:
             return
         count, names = len(self.different), shortened(list(self.different))
         raise MismatchError(
-            f"{count:,} of {self.compared:,} tensors ({names}) differ between lam changed to {self.lam} by {self.way} and "
-            f"lam {self.lam} loaded afresh",
+            f"{count:,} of {self.compared:,} tensors ({names}) differ between lam changed to {self.lam} by "
+            f"{self.way} and lam {self.lam} loaded afresh",
             "vLLM transforms or keeps them in a way that does not follow a change of lam. Serve without live, or merge "
             "into a folder with `mi-kernels lerp` and serve that folder.",
         )
@@ -236,7 +236,7 @@ def _filled(cell: Any) -> bool:
 def _flat(path: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields a tensor, or the tensors inside a wrapper such as TorchAO's."""
     if hasattr(type(tensor), "__tensor_flatten__"):
-        for name in tensor.__tensor_flatten__()[0]:  # type: ignore[operator]
+        for name in tensor.__tensor_flatten__()[0]:
             yield from _flat(f"{path}.{name}", getattr(tensor, name))
     else:
         yield path, tensor
