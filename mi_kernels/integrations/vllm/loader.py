@@ -66,8 +66,7 @@ class MergeLoader(BaseModelLoader):
             return model
         # Copy the models now and not at the first change, because vLLM measures next how much memory is free.
         resident, options = self._open(model_config), self._options
-        on_cpu = torch.device(self.load_config.device or vllm_config.device_config.device).type == "cpu"
-        checked = options.check or (options.live and not on_cpu)
+        checked = options.check or (options.live and not is_cpu(self.load_config, vllm_config))
         lam = checked_lam(recipe, [row.name for row in resident.alignment.merged])
 
         def afresh() -> Fingerprints:
@@ -119,3 +118,9 @@ class MergeLoader(BaseModelLoader):
             for note in self._resident.notes:
                 _LOGGER.warning("%s", printable(note))
         return self._resident
+
+
+def is_cpu(load_config: LoadConfig, vllm_config: VllmConfig) -> bool:
+    """Returns whether vLLM loads to the CPU."""
+    kind: str = torch.device(load_config.device or vllm_config.device_config.device).type
+    return kind == "cpu"

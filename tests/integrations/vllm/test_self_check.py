@@ -13,6 +13,7 @@ import torch
 from mi_kernels.errors import MismatchError
 from mi_kernels.integrations.vllm.live import Live
 from mi_kernels.integrations.vllm.options import LoaderOptions
+from mi_kernels.integrations.vllm.packed import packed
 from mi_kernels.integrations.vllm.self_check import (
     SelfCheck,
     checked_lam,
@@ -270,6 +271,22 @@ class TestTensors:
         model.packed = type("CPUDNNLGEMMHandler", (), {})()
         model.packed.handler_tensor = torch.tensor(id(model))  # an address
         assert set(fingerprints(model)) == {"weight", "bias"}
+
+    def test_a_packed_weight_is_seen_by_what_it_does(self) -> None:
+        """vLLM's CPU build once kept an old packed head beside a new embedding: no tensor shows that."""
+
+        class Handler:
+            def __init__(self, weight: torch.Tensor) -> None:
+                self.weight = weight.clone()
+
+        model = torch.nn.Sequential(torch.nn.Linear(70, 3, bias=False, dtype=torch.bfloat16))
+        head: Any = model[0]
+        for row, column in ((0, 0), (1, 33), (2, 69)):
+            handler = Handler(head.weight.data)
+            head.cpu_linear = lambda x, weight, bias, handler=handler: torch.nn.functional.linear(x, handler.weight)
+            fresh = fingerprints(model, packed(model))
+            handler.weight[row, column] += 1
+            assert differences(fresh, fingerprints(model, packed(model))) == ["0.weight (packed)"]
 
 
 class TestDigest:
