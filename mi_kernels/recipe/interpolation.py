@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..checkpoint.names import places
+from ..checkpoint.names import OTHER, Place, places
 from ..errors import ArgumentError
 from .lam import checked_lam
-from .masks import Layers, Modules
+from .masks import Layers, Modules, depth
 from .rules import Lam, Rule, checked_schedule
 
 
@@ -49,13 +49,49 @@ class Recipe:
             return dict.fromkeys(names, checked_lam(self.lam, self.extrapolate))  # the usual case, and a fast one
         found = places(names)
         weights = dict.fromkeys(names, 0.0)
-        weights.update(Rule(self.lam, self.layers, self.modules).weights(found, self.extrapolate))
+        for selected in self._selections(found, None):
+            weights.update(selected)
+        return weights
+
+    def selections(self, part: Sequence[str], whole: Sequence[str]) -> list[dict[str, float]]:
+        """What the recipe sets in a part of a model, such as the layers that one worker of several holds.
+
+        Layers, fractions of the depth, negative numbers and schedules count the layers of the whole model.
+
+        Args:
+            part: names of tensors of the part. They may differ from those in `whole`, as fused tensors do, but their
+                layer and module must be recognisable (`mi_kernels.checkpoint.names`).
+            whole: the names of all tensors of the model, as for `weights`.
+
+        Returns:
+            The weights that lam with its masks, and then each rule, set for tensors of `part`. Later ones replace
+            earlier ones; a tensor in none of them has weight 0. An empty dict selects nothing in this part.
+
+        Raises:
+            ArgumentError: as `weights` for the whole model. A part in which nothing is selected is not an error.
+
+        >>> from mi_kernels import Recipe
+        >>> whole = [f"model.layers.{i}.self_attn.q_proj.weight" for i in range(4)]
+        >>> Recipe([0, 0.75], layers="-4:").selections(["model.layers.3.self_attn.qkv_proj.weight"], whole)
+        [{'model.layers.3.self_attn.qkv_proj.weight': 0.75}]
+        """
+        model = places(whole)
+        count = depth(model)
+        # A layer beyond the last one is for multi-token prediction. Only the whole model shows which layers those are.
+        found = {
+            name: Place(OTHER, None) if place.layer is not None and place.layer >= count else place
+            for name, place in places(part).items()
+        }
+        return self._selections(found, model)
+
+    def _selections(self, found: Mapping[str, Place], whole: Mapping[str, Place] | None) -> list[dict[str, float]]:
+        selected = [Rule(self.lam, self.layers, self.modules).weights(found, self.extrapolate, whole)]
         for number, rule in enumerate(self.rules, 1):
             try:
-                weights.update(rule.weights(found, self.extrapolate))
+                selected.append(rule.weights(found, self.extrapolate, whole))
             except ArgumentError as error:
                 raise ArgumentError(f"rule {number}: {error.problem}", error.remedy) from None
-        return weights
+        return selected
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Recipe:

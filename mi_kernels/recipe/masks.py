@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from ..checkpoint.names import MODULES, OTHER, Place, places
 from ..errors import ArgumentError, shortened
@@ -45,19 +46,40 @@ def select(names: Sequence[str], layers: Layers = None, modules: Modules = None)
 
 def select_places(found: Mapping[str, Place], layers: Layers, modules: Modules) -> set[str]:
     """`select`, given the place of each name."""
-    wanted_layers = None if layers is None else parse_layers(layers, depth(found))
-    wanted_modules = None if modules is None else parse_modules(modules, found.values())
-    chosen = {
-        name
-        for name, place in found.items()
-        if (wanted_layers is None or place.layer in wanted_layers)
-        and (wanted_modules is None or place.module in wanted_modules)
-    }
-    if not chosen:
-        there = [f"{m} is in {show_layers(_layers_of(found, m))}" for m in sorted(wanted_modules or ())]
+    return parse_masks(found, layers, modules).select(found)
+
+
+class Masks(NamedTuple):
+    """Masks whose text has been read: the numbers of layers and the names of modules, None for no mask."""
+
+    layers: set[int] | None
+    modules: set[str] | None
+
+    def select(self, found: Mapping[str, Place]) -> set[str]:
+        """The names among `found` that both masks select; possibly none of them."""
+        return {
+            name
+            for name, place in found.items()
+            if (self.layers is None or place.layer in self.layers)
+            and (self.modules is None or place.module in self.modules)
+        }
+
+
+def parse_masks(found: Mapping[str, Place], layers: Layers, modules: Modules) -> Masks:
+    """Reads masks for a model whose tensors have the places `found`.
+
+    Raises:
+        ArgumentError: a layer or module that this model does not have, or masks that select nothing.
+    """
+    masks = Masks(
+        None if layers is None else parse_layers(layers, depth(found)),
+        None if modules is None else parse_modules(modules, found.values()),
+    )
+    if not masks.select(found):
+        there = [f"{m} is in {show_layers(_layers_of(found, m))}" for m in sorted(masks.modules or ())]
         where = "; ".join(there) or f"tensors are in {show_layers(p.layer for p in found.values())}"
         raise ArgumentError(f"{show_masks(layers, modules)} select no tensor", f"In this model {where}.")
-    return chosen
+    return masks
 
 
 def depth(found: Mapping[str, Place]) -> int:

@@ -11,7 +11,7 @@ from ..checkpoint.names import Place
 from ..checkpoint.patterns import PatternError, compiled
 from ..errors import ArgumentError, shortened
 from .lam import checked_lam
-from .masks import Layers, Modules, depth, parse_layers, select_places, show_layers, show_masks
+from .masks import Layers, Masks, Modules, depth, parse_masks, show_layers, show_masks
 
 Lam = float | Sequence[float]
 _COMPARED = 200  # characters: comparing takes the square of them
@@ -37,24 +37,35 @@ class Rule:
     modules: Modules = None
     pattern: str | None = None
 
-    def weights(self, found: Mapping[str, Place], extrapolate: bool = False) -> dict[str, float]:
+    def weights(
+        self, found: Mapping[str, Place], extrapolate: bool = False, whole: Mapping[str, Place] | None = None
+    ) -> dict[str, float]:
         """The weight of THINKING for each tensor this rule selects, among tensors at the places `found`.
+
+        Args:
+            whole: the places of the whole model, if `found` are a part of it. The rule must select something in the
+                whole model, possibly nothing in the part; its layers and its schedule count those of the whole model.
 
         Raises:
             ArgumentError: the rule selects nothing, its pattern cannot be read, or its lam is out of range.
         """
         lam = checked_schedule(self.lam, extrapolate)
-        chosen = self._chosen(found)
+        model = found if whole is None else whole
+        masks = Masks(None, None)
+        if self.layers is not None or self.modules is not None:
+            masks = parse_masks(model, self.layers, self.modules)
+        chosen = self._chosen(model, masks)
+        if whole is not None:
+            chosen = masks.select(found)
+            if self.pattern is not None:
+                chosen &= _matches(self.pattern, list(found))
         if isinstance(lam, float):
             return dict.fromkeys(chosen, lam)
-        count = depth(found)
-        layers = range(count) if self.layers is None else parse_layers(self.layers, count)
-        by_layer = schedule(lam, sorted(layers))
+        by_layer = schedule(lam, sorted(range(depth(model)) if masks.layers is None else masks.layers))
         return {name: lam[0] if (layer := found[name].layer) is None else by_layer[layer] for name in chosen}
 
-    def _chosen(self, found: Mapping[str, Place]) -> set[str]:
-        masked = self.layers is not None or self.modules is not None
-        chosen = select_places(found, self.layers, self.modules) if masked else set(found)
+    def _chosen(self, found: Mapping[str, Place], masks: Masks) -> set[str]:
+        chosen = masks.select(found)
         if self.pattern is None:
             return chosen
         matched = _search(self.pattern, found)
@@ -103,6 +114,15 @@ def schedule(anchors: Sequence[float], layers: Sequence[int]) -> dict[int, float
 
 def _search(pattern: str, names: Iterable[str]) -> set[str]:
     names = list(names)
+    matched = _matches(pattern, names)
+    if not matched:
+        close = near_misses(pattern, names)
+        remedy = f"Near misses: {shortened(close)}." if close else f"Names look like {shortened(names, 2)}."
+        raise ArgumentError(f"pattern {pattern!r} matches no tensor", remedy)
+    return matched
+
+
+def _matches(pattern: str, names: list[str]) -> set[str]:
     try:
         (expression,) = compiled([pattern], names)
     except PatternError as error:
@@ -110,12 +130,7 @@ def _search(pattern: str, names: Iterable[str]) -> set[str]:
             f"pattern {pattern!r} cannot be used as a regular expression: {error}",
             r"Write one such as 'experts\.\d+\.down_proj'.",
         ) from None
-    matched = {name for name in names if expression.search(name)}
-    if not matched:
-        close = near_misses(pattern, names)
-        remedy = f"Near misses: {shortened(close)}." if close else f"Names look like {shortened(names, 2)}."
-        raise ArgumentError(f"pattern {pattern!r} matches no tensor", remedy)
-    return matched
+    return {name for name in names if expression.search(name)}
 
 
 def near_misses(pattern: str, names: Iterable[str], limit: int = 3) -> list[str]:

@@ -1,10 +1,17 @@
-"""Change lam of a running vLLM engine, from the process that holds the engine's handle."""
+"""Change lam of a running vLLM engine, from the process that holds the engine's handle.
+
+An engine may have several workers. All of them check a change before the first one makes it, so that a change is
+rejected by all or made by all. If a worker fails during a change, all of them stop.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
 
 from ...errors import ArgumentError, MIKernelsError
+from ...recipe.masks import show_masks
 
 Answer = dict[str, Any]
 
@@ -38,10 +45,17 @@ def set_lam(llm: Any, lam: Any, *, layers: Any = None, modules: Any = None, rule
         llm = LLM("instruct", load_format="mi_kernels", worker_extension_cls=LIVE, model_loader_extra_config=config)
         set_lam(llm, 0.55)
     """
-    answers = llm.collective_rpc("mi_kernels_set", args=(_wanted(lam, layers, modules, rules),))
-    answer = _one(answers)
+    wanted = _wanted(lam, layers, modules, rules)
+    _require_accepted(llm.collective_rpc("mi_kernels_check", args=(wanted,)), wanted)
+    try:
+        answers = llm.collective_rpc("mi_kernels_set", args=(wanted,))
+        failure = _failure(answers)
+    except Exception as error:
+        failure = _unknown(error)
+    if failure:
+        _stopped(failure, lambda: llm.collective_rpc("mi_kernels_stop", args=(failure,)))
     llm.reset_prefix_cache()
-    return answer
+    return _merged(answers)
 
 
 async def set_lam_async(
@@ -49,7 +63,8 @@ async def set_lam_async(
 ) -> Answer:
     """Changes lam like `set_lam`, for a `vllm.v1.engine.async_llm.AsyncLLM` with requests in flight.
 
-    No request is scheduled while the weights change, and no answer mixes tokens of two merges.
+    No request is scheduled while the weights change, and no answer mixes tokens of two merges. Cancelling the caller
+    does not interrupt a change that has begun.
 
     Args:
         engine: created with the same arguments as `llm` of `set_lam`.
@@ -62,30 +77,43 @@ async def set_lam_async(
     Raises:
         ArgumentError, EngineError: as `set_lam`. After an EngineError the engine stays paused.
     """
+    wanted = _wanted(lam, layers, modules, rules)
     await engine.pause_generation(mode="wait" if drain else "abort", clear_cache=True)
     try:
-        answers = await engine.collective_rpc("mi_kernels_set", args=(_wanted(lam, layers, modules, rules),))
-        answer = _one(answers)
-        await engine.reset_prefix_cache()
+        _require_accepted(await engine.collective_rpc("mi_kernels_check", args=(wanted,)), wanted)
     except EngineError:
         raise  # the engine stays paused: no answer is better than a wrong one
     except BaseException:
         await engine.resume_generation()
         raise
+    return await asyncio.shield(_change(engine, wanted))
+
+
+async def _change(engine: Any, wanted: Answer) -> Answer:
+    """Changes the weights of a paused engine that has accepted the change. Resumes it unless the change fails."""
+    try:
+        answers = await engine.collective_rpc("mi_kernels_set", args=(wanted,))
+        failure = _failure(answers)
+        if not failure:
+            await engine.reset_prefix_cache()
+    except Exception as error:
+        failure = _unknown(error)
+    if failure:
+        await _stopped_async(failure, lambda: engine.collective_rpc("mi_kernels_stop", args=(failure,)))
     await engine.resume_generation()
-    return answer
+    return _merged(answers)
 
 
 def _wanted(lam: Any, layers: Any, modules: Any, rules: Any) -> Answer:
     return {"lam": lam, "layers": layers, "modules": modules, "rules": list(rules)}
 
 
-def _one(answers: list[Answer]) -> Answer:
-    """Combines the answers of all workers into one.
+def _require_accepted(answers: list[Answer], wanted: Answer) -> None:
+    """Checks what all workers answered to `mi_kernels_check`.
 
     Raises:
         EngineError: a worker is broken.
-        ArgumentError: a worker rejected the change.
+        ArgumentError: a worker rejected the change, or a mask selects no tensor of any worker.
     """
     for answer in answers:
         if "broken" in answer:
@@ -93,4 +121,51 @@ def _one(answers: list[Answer]) -> Answer:
     for answer in answers:
         if "refused" in answer:
             raise ArgumentError(*answer["refused"])
+    for number, selected in enumerate(zip(*(answer["selected"] for answer in answers))):
+        if not any(selected):
+            masks = wanted["rules"][number - 1] if number else wanted
+            shown = show_masks(masks.get("layers"), masks.get("modules"))
+            raise ArgumentError(
+                f"{f'rule {number}: ' if number else ''}{shown} select tensors of the checkpoints, but no parameter "
+                "that vLLM has loaded",
+                "Select other layers or modules.",
+            )
+
+
+def _failure(answers: list[Answer]) -> str:
+    """Returns what each worker did if one of them did not change; otherwise nothing."""
+    states = [
+        answer.get("broken") or (": ".join(answer["refused"][:1]) if "refused" in answer else "") for answer in answers
+    ]
+    if not any(states):
+        return ""
+    if len(states) == 1:
+        return states[0]
+    shown = [f"worker {i}: {state or 'has changed'}" for i, state in enumerate(states)]
+    return f"not all workers have changed, and this engine has stopped; {'; '.join(shown)}"
+
+
+def _unknown(error: Exception) -> str:
+    return f"a change of the weights was not confirmed, so they may belong to neither model: {error}"
+
+
+def _stopped(failure: str, stop: Callable[[], Any]) -> NoReturn:
+    """Stops the workers that can be reached, and raises the error."""
+    try:
+        stop()
+    except Exception as error:
+        failure += f"; not all workers could be stopped ({error})"
+    raise EngineError(failure, "Restart the engine.")
+
+
+async def _stopped_async(failure: str, stop: Callable[[], Awaitable[Any]]) -> NoReturn:
+    try:
+        await stop()
+    except Exception as error:
+        failure += f"; not all workers could be stopped ({error})"
+    raise EngineError(failure, "Restart the engine.")
+
+
+def _merged(answers: list[Answer]) -> Answer:
+    """Combines the answers of all workers into one."""
     return {**answers[0], "seconds": max(answer["seconds"] for answer in answers)}

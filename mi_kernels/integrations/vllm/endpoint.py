@@ -47,6 +47,9 @@ async def _get(request: Request) -> JSONResponse:
     if (refusal := _stranger(request)) is not None:
         return refusal
     answers = await request.app.state.mi_kernels_engine.collective_rpc("mi_kernels_get")
+    for answer in answers:
+        if "broken" in answer:
+            return JSONResponse({"error": answer["broken"]}, 503)
     return JSONResponse(answers[0])
 
 

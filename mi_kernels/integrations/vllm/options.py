@@ -11,7 +11,7 @@ from ...errors import ArgumentError
 from ...recipe.interpolation import Recipe
 
 _RECIPE = ("lam", "layers", "modules", "rules", "extrapolate")
-_KEYS = ("other", *_RECIPE, "recipe", "live", "resident")
+_KEYS = ("other", *_RECIPE, "recipe", "live", "resident", "check")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class LoaderOptions:
             merge uses the models of the file, and vLLM's `model` provides only config and tokenizer.
         live: keep both models available, so that lam can change.
         resident: where a machine with a GPU keeps them: "device", or "host" for pinned memory.
+        check: make the self-check on a CPU too, and report its result instead of refusing to start
+            (`mi-kernels serve --check`).
 
     Example:
         >>> from mi_kernels.integrations.vllm.options import LoaderOptions
@@ -38,6 +40,7 @@ class LoaderOptions:
     file: str | None
     live: bool
     resident: str
+    check: bool = False
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> LoaderOptions:
@@ -67,7 +70,7 @@ class LoaderOptions:
                 'Use {"other": MODEL, "lam": NUMBER}, or {"recipe": FILE}.',
             )
         given = {key: config[key] for key in _RECIPE if config.get(key) is not None}
-        return cls(other, Recipe.from_dict(given), None, live, resident)
+        return cls(other, Recipe.from_dict(given), None, live, resident, bool(config.get("check", False)))
 
 
 def _file(config: Mapping[str, Any], live: bool) -> str:

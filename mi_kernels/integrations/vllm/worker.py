@@ -1,8 +1,12 @@
-"""Change lam inside a vLLM worker: vLLM adds this class to the bases of its workers (`worker_extension_cls`)."""
+"""Change lam inside a vLLM worker: vLLM adds this class to the bases of its workers (`worker_extension_cls`).
+
+`client` calls `mi_kernels_check` on all workers first, and `mi_kernels_set` only if all of them accept.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 from ...errors import MIKernelsError
@@ -14,41 +18,69 @@ Answer = dict[str, Any]
 class LiveWorker:
     """Methods for `collective_rpc`. They return errors as values: exceptions lose their type between processes."""
 
+    def mi_kernels_check(self, wanted: dict[str, Any]) -> Answer:
+        """Checks the change that `mi_kernels_set` would make. Does not change anything.
+
+        Returns:
+            {"selected": how many tensors of this worker lam and then each rule select}; {"refused": (problem, remedy)};
+            or {"broken": reason} if this worker answers no more requests.
+        """
+        answer, _ = self._mi_kernels_checked(wanted)
+        return answer
+
     def mi_kernels_set(self, wanted: dict[str, Any]) -> Answer:
         """Changes the weights to the merge with the given "lam", "layers", "modules" and "rules".
 
         Returns:
-            The recipe that is served now, and "seconds"; {"refused": (problem, remedy)} if the change was rejected and
-            no weight changed; or {"broken": reason} if this worker answers no more requests.
+            The recipe that is served now, and "seconds" until the device had changed the weights; {"refused": (problem,
+            remedy)} if no weight of this worker changed; or {"broken": reason} if it answers no more requests.
         """
-        live = self._mi_kernels_live()
-        if live is None or not live.changeable:
-            return {
-                "refused": (
-                    "this engine cannot change lam",
-                    'Start it with load_format="mi_kernels" and "live": true in model_loader_extra_config.',
-                )
-            }
-        if live.broken:
-            return {"broken": live.broken}
-        try:
-            recipe = Recipe.from_dict({key: value for key, value in wanted.items() if value not in (None, [], ())})
-            live.check(recipe)
-        except MIKernelsError as error:
-            return {"refused": (error.problem, error.remedy)}
+        answer, recipe = self._mi_kernels_checked(wanted)
+        if recipe is None:
+            return answer
         began = time.perf_counter()
         try:
-            live.change(recipe)
+            self._mi_kernels_live().change(recipe)
         except Exception as error:
-            live.broken = f"changing the weights failed midway, and this engine has stopped: {error}"
-            self.execute_model = _refuse(live.broken)
-            return {"broken": live.broken}
+            why = f"changing the weights failed midway, and this engine has stopped: {error}"
+            self.mi_kernels_stop(why)
+            return {"broken": why}
         return {**self.mi_kernels_get(), "seconds": time.perf_counter() - began}
 
-    def mi_kernels_get(self) -> Answer:
-        """Returns the recipe that is served, as a dict; empty if the model was not loaded as an interpolation."""
+    def mi_kernels_stop(self, why: str) -> None:
+        """Lets this worker answer no more requests. The error of each request says why."""
         live = self._mi_kernels_live()
-        return {} if live is None else live.recipe.to_dict()
+        live.broken = live.broken or why
+        self.execute_model = _refuse(live.broken)
+
+    def mi_kernels_get(self) -> Answer:
+        """Returns the recipe that is served, as a dict; empty if the model was not loaded as an interpolation.
+
+        {"broken": reason} if this worker answers no more requests.
+        """
+        live = self._mi_kernels_live()
+        if live is None:
+            return {}
+        return {"broken": live.broken} if live.broken else live.recipe.to_dict()
+
+    def mi_kernels_self_check(self) -> Answer:
+        """Returns the result of the self-check, the fields of `self_check.SelfCheck`."""
+        return asdict(self._mi_kernels_live().self_check)
+
+    def _mi_kernels_checked(self, wanted: dict[str, Any]) -> tuple[Answer, Recipe | None]:
+        """Returns an answer, and the recipe if the change is possible."""
+        live = self._mi_kernels_live()
+        if live is None or not live.changeable:
+            problem = "this engine cannot change lam"
+            remedy = 'Start it with load_format="mi_kernels" and "live": true in model_loader_extra_config.'
+            return {"refused": (problem, remedy)}, None
+        if live.broken:
+            return {"broken": live.broken}, None
+        try:
+            recipe = Recipe.from_dict({key: value for key, value in wanted.items() if value not in (None, [], ())})
+            return {"selected": live.check(recipe)}, recipe
+        except MIKernelsError as error:
+            return {"refused": (error.problem, error.remedy)}, None
 
     def _mi_kernels_live(self) -> Any:
         model = self.get_model()  # type: ignore[attr-defined]  # a method of the worker

@@ -233,6 +233,97 @@ def test_a_change_that_fails_midway_stops_the_engine(pair: Pair, monkeypatch: py
             answers(llm)
 
 
+def test_the_self_check_of_an_engine(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On vLLM's own layers it passes, also with copies as on a GPU, and it finds a tensor that does not follow lam."""
+    from mi_kernels.integrations.vllm.live import Live
+    from mi_kernels.integrations.vllm.packed import packed
+    from mi_kernels.integrations.vllm.self_check import fingerprints
+
+    taken = Live.check_itself
+    afresh: list[Any] = []
+
+    def recorded(self: Live, lam: float, expected: Any, again: Any) -> Any:
+        afresh.extend([lam, expected, again])
+        return taken(self, lam, expected, again)
+
+    monkeypatch.setattr(Live, "check_itself", recorded)
+    with pair.engine(lam=0.8, check=True) as llm:
+        model = llm.collective_rpc(lambda worker: worker.get_model())[0]
+        live = model.mi_kernels_live
+        names = set(dict(model.named_parameters()))
+        assert (live.self_check.way, live.self_check.different, live.self_check.ignored) == ("reload", (), ())
+        assert live.self_check.compared >= len(names) > 10
+        assert live.recipe.lam == 0.8
+
+        layer = model.model.layers[1].self_attn
+        layer.cached = layer.o_proj.weight.data.clone() if layer.o_proj.weight.numel() else torch.ones(1)
+        kept = fingerprints(model, packed(model))
+        expected = {**afresh[1], "model.layers.1.self_attn.cached": kept["model.layers.1.self_attn.o_proj.weight"]}
+        found = live.check_itself(0.5, expected, lambda: expected)
+        assert found.different == ("model.layers.1.self_attn.cached",)
+
+
+def test_the_self_check_refuses_a_live_engine_as_on_a_gpu(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loader's path for a GPU, on parameters that are not packed; one tensor of the model stays as it was."""
+    from vllm import _custom_ops
+    from vllm.model_executor.layers import utils
+    from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
+
+    from mi_kernels.integrations.vllm import loader
+
+    monkeypatch.setattr(_custom_ops, "_supports_onednn", False)
+    monkeypatch.setattr(utils, "check_cpu_sgl_kernel", lambda *_: False)
+
+    class OnGpu(loader.Live):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.take_copies("device")
+
+    monkeypatch.setattr(loader, "Live", OnGpu)
+    with pair.engine(lam=0.8, check=True) as llm:
+        live = llm.collective_rpc(lambda worker: worker.get_model().mi_kernels_live)[0]
+        assert (live.self_check.way, live.self_check.different) == ("copies", ())
+        answers(llm)
+
+    load = Qwen3ForCausalLM.load_weights
+
+    def cached(self: Any, weights: Any) -> Any:
+        loaded = load(self, weights)
+        self.model.sinks = self.model.norm.weight.data.float().exp()
+        return loaded
+
+    monkeypatch.setattr(Qwen3ForCausalLM, "load_weights", cached)
+    monkeypatch.setattr(loader, "is_cpu", lambda *_: False)
+    with pytest.raises(MismatchError, match=r"\(model\.sinks\) differ between lam changed to 0\.5 by copies"):
+        with pair.engine(lam=0.8, live=True):
+            pass
+
+
+def test_serve_check(pair: Pair, tmp_path: Path) -> None:
+    """The command on folders: stdout has the result, and the exit status is that of other refusals."""
+    options = [
+        "--dtype",
+        "bfloat16",
+        "--enforce-eager",
+        "--kv-cache-memory-bytes",
+        "67108864",
+        "--max-model-len",
+        "384",
+    ]
+    command = [sys.executable, "-c", "import sys; from mi_kernels.cli import main; sys.exit(main())", "serve"]
+    tiny = ROOT / "eval/tiny_pair"
+    done = subprocess.run(
+        [*command, str(tiny / "instruct"), str(tiny / "thinking"), "--lam", "0.5", "--check", "--", *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, last = done.stdout.splitlines()
+    assert "lam changed to 0.75 by reload" in first  # not to the lam that was loaded
+    assert last == "OK: the same bits as the merge loaded afresh"
+
+
 IN_A_PROCESS_OF_ITS_OWN = """
 import json, sys
 from tests.integrations.vllm import test_engine

@@ -97,7 +97,10 @@ class Engine:
         self.answers, self.calls = list(answers), []
 
     def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[dict[str, Any]]:
-        self.calls.append(args[0]["lam"])
+        if method == "mi_kernels_check":
+            self.calls.append("check")
+            return [answer if "refused" in answer else {"selected": [1]} for answer in self.answers]
+        self.calls.append("stop" if method == "mi_kernels_stop" else args[0]["lam"])
         return self.answers
 
     def reset_prefix_cache(self) -> None:
@@ -124,28 +127,28 @@ DONE = {"lam": 0.3, "seconds": 1.0}
 def test_seconds_are_the_slowest_workers_and_the_cache_is_reset() -> None:
     engine = Engine(DONE, {**DONE, "seconds": 2.0})
     assert set_lam(engine, 0.3) == {"lam": 0.3, "seconds": 2.0}
-    assert engine.calls == [0.3, "reset"]
+    assert engine.calls == ["check", 0.3, "reset"]
 
 
 @pytest.mark.parametrize(("drain", "mode"), [(True, "pause wait"), (False, "pause abort")])
 def test_requests_wait_while_weights_change(drain: bool, mode: str) -> None:
     engine = AsyncEngine(DONE)
     asyncio.run(set_lam_async(engine, 0.3, drain=drain))
-    assert engine.calls == [mode, 0.3, "reset", "resume"]
+    assert engine.calls == [mode, "check", 0.3, "reset", "resume"]
 
 
 def test_a_rejected_change_resumes_requests() -> None:
     engine = AsyncEngine({"refused": ["lam is 3", "no"]})
     with pytest.raises(ArgumentError, match="lam is 3"):
         asyncio.run(set_lam_async(engine, 3))
-    assert engine.calls == ["pause wait", 3, "resume"]
+    assert engine.calls == ["pause wait", "check", "resume"]
 
 
 def test_a_broken_worker_leaves_the_engine_paused() -> None:
     engine = AsyncEngine(DONE, {"broken": "half set"})
     with pytest.raises(EngineError, match="half set"):
         asyncio.run(set_lam_async(engine, 0.3))
-    assert engine.calls == ["pause wait", 0.3]
+    assert engine.calls == ["pause wait", "check", 0.3, "stop"]
 
 
 class TestRoute:
