@@ -111,7 +111,7 @@ def summary(tensors: TensorList, s: Set, runs: Runs, unavailable: Mapping[str, s
         (`of_copy`, `of_xor`: its rate, measured in the same round). For ours also `fresh`: seconds of the caller when
         the chunk tables must be built.
     """
-    moved = {label: s.moved for label in runs}
+    moved = dict.fromkeys(runs, s.moved)
     if COPY in moved:
         moved[COPY] = 2 * s.flat[0].numel() * s.flat[0].itemsize
     if XOR in moved:

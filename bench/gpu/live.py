@@ -85,28 +85,29 @@ def measure_plans(
         tensors = tensor_list(name, clock.free() // 2, limit)
         s = Set(tensors.counts, clock.device, 1)
         for backend in backends:
-            row: dict[str, Any] = {"tensors": len(tensors.counts), "shrink": tensors.shrink, "bytes_moved": s.moved}
-            preparing = [clock.host(lambda: prepare(s, backend)) for _ in range(rounds)]  # noqa: B023
-            plan = prepare(s, backend)
-            s.clear()
-            plan.lerp(LAM)
-            s.check(f"{backend} plan", LAM)
-            row["prepare"] = spread(preparing)
-            row["lerp"] = _timed(clock, plan, rounds)
-            try:
-                replay = captured(lambda: plan.lerp(LAM), clock.device)  # noqa: B023
-            except UnavailableError as error:
-                row["graph"] = str(error)
-            else:
-                s.clear()
-                replay()
-                s.check(f"{backend} plan in a graph", LAM)
-                times = [clock.measure(replay)._asdict() for _ in range(rounds)]
-                row["graph"] = {kind: spread([t[kind] for t in times]) for kind in times[0]}
-            found[f"{tensors.name}, {backend}"] = row
+            about = {"tensors": len(tensors.counts), "shrink": tensors.shrink, "bytes_moved": s.moved}
+            found[f"{tensors.name}, {backend}"] = {**about, **_measure_plan(clock, s, backend, rounds)}
             emit(found)
-        del s
+        del s  # before the next one is made: two lists do not fit
     return found
+
+
+def _measure_plan(clock: Clock, s: Set, backend: str, rounds: int) -> dict[str, Any]:
+    preparing = [clock.host(lambda: prepare(s, backend)) for _ in range(rounds)]
+    plan = prepare(s, backend)
+    s.clear()
+    plan.lerp(LAM)
+    s.check(f"{backend} plan", LAM)
+    row: dict[str, Any] = {"prepare": spread(preparing), "lerp": _timed(clock, plan, rounds)}
+    try:
+        replay = captured(lambda: plan.lerp(LAM), clock.device)
+    except UnavailableError as error:
+        return {**row, "graph": str(error)}
+    s.clear()
+    replay()
+    s.check(f"{backend} plan in a graph", LAM)
+    times = [clock.measure(replay)._asdict() for _ in range(rounds)]
+    return {**row, "graph": {kind: spread([t[kind] for t in times]) for kind in times[0]}}
 
 
 def _timed(clock: Clock, plan: Any, rounds: int) -> dict[str, Any]:

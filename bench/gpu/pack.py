@@ -4,9 +4,9 @@
     python -m bench.gpu pack -o FOLDER --python python3.13 --cuda cu128
     python -m bench.gpu pack -o FOLDER --no-build            # sources only: the other machine compiles them
 
-The folder holds the sources, tests and benchmarks as they are in the working tree, the extension modules for one version
-of Python, PyYAML, and COMMIT. The modules are built here, in an environment of their own, with the packages from PyPI
-that a wheel is built with.
+The folder holds the sources, tests and benchmarks as they are in the working tree, the extension modules for one
+version of Python, PyYAML, and COMMIT. The modules are built here, in an environment of their own, with the packages
+from PyPI that a wheel is built with.
 """
 
 from __future__ import annotations

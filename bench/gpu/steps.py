@@ -176,7 +176,9 @@ def _interpreted(arguments: Sequence[str]) -> Result:
         raise StepSkippedError("without Triton there is no interpreter")
     environment = {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     found = checks.run_tests(arguments, environment)
-    only_skipped = not found["failed"] and set(found["outcomes"]) and all(k.endswith("skipped") for k in found["outcomes"])
+    only_skipped = (
+        not found["failed"] and set(found["outcomes"]) and all(k.endswith("skipped") for k in found["outcomes"])
+    )
     if only_skipped:
         raise StepSkippedError("these tests need a GPU")
     return _passed(found)
@@ -202,7 +204,7 @@ def pairs(backend: str, lams: Sequence[float], setting: Setting) -> Result:
     elif backend not in setting.backends:
         raise StepSkippedError(f"backend {backend} is not available, or failed its tests")
     status, output = checks.run(command, environment)
-    counts = [found.groups() for found in re.finditer(r"^lam .*: ([\d,]+) of .* and ([\d,]+) of", output, re.MULTILINE)]
+    counts = [found.groups() for found in re.finditer(r"^lam .*: ([\d,]+) of .* and ([\d,]+) in", output, re.MULTILINE)]
     differing = sum(int(count.replace(",", "")) for both in counts for count in both)
     found: Result = {"lams": list(lams), "differing": differing if len(counts) == len(lams) else None}
     found["lines"] = [line for line in output.splitlines() if line.startswith("lam ")]
@@ -226,9 +228,7 @@ def variants(setting: Setting) -> Result:
 
     lists = ("4B",) if setting.dry else ("4B", "30B-A3B")
     found = {
-        "rows": module.measure(
-            setting.clock(), lists, setting.timed(), setting.rounds(5), setting.emit, setting.limit
-        )
+        "rows": module.measure(setting.clock(), lists, setting.timed(), setting.rounds(5), setting.emit, setting.limit)
     }
     say(*module.lines(found))
     return found
@@ -262,9 +262,7 @@ def plans(setting: Setting) -> Result:
 def methods(elements: int, rounds: int, setting: Setting) -> Result:
     from . import methods as module
 
-    found = module.measure(
-        setting.clock(), 1 << 14 if setting.dry else elements, setting.rounds(rounds), setting.emit
-    )
+    found = module.measure(setting.clock(), 1 << 14 if setting.dry else elements, setting.rounds(rounds), setting.emit)
     say(*module.lines(found))
     failed = [name for name, row in found["methods"].items() if "failed" in row]
     if failed:

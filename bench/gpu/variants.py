@@ -37,7 +37,7 @@ Emit = Callable[[dict[str, Any]], None]
 def chunk_of(backend: str, chunk: int) -> Iterator[None]:
     """Makes a backend divide its tensors into chunks of this many elements."""
     patched = {
-        "cuda": lambda: mock.patch.object(cuda, "chunk_for", lambda elements: chunk),
+        "cuda": lambda: mock.patch.object(cuda, "chunk_for", return_value=chunk),
         "triton": lambda: mock.patch.object(triton_backend, "CHUNK", chunk),
     }
     with ExitStack() as stack:
@@ -75,14 +75,16 @@ def measure(
                 if i > 0:
                     seconds.append(found)
                     shares.append(moved / found / base)
-            rows.append({
-                "list": tensors.name,  # noqa: B023
-                "backend": backend,
-                "variant": variant,
-                "kernel": spread(seconds),
-                "bytes_per_second": spread([moved / x for x in seconds]),
-                "of_xor": spread(shares),
-            })
+            rows.append(
+                {
+                    "list": tensors.name,  # noqa: B023
+                    "backend": backend,
+                    "variant": variant,
+                    "kernel": spread(seconds),
+                    "bytes_per_second": spread([moved / x for x in seconds]),
+                    "of_xor": spread(shares),
+                }
+            )
             emit({"rows": rows})
 
         for backend in backends:

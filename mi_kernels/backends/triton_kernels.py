@@ -10,7 +10,7 @@ The arithmetic follows the numerics contract (`ops.linear`), and does not depend
 - A NaN result is replaced by the NaN of the contract, as bits.
 - The interpreter's `tl.fma` rounds the product (before Triton 3.9). In the interpreter, and only there, `EMULATE_FMA`
   computes in float64.
-- The interpreter (before Triton 3.7) converts a bound of `range` in a way that NumPy 2.5 rejects; see `_bound`.
+- The interpreter of Triton 3.6 converts a bound of `range` in a way that NumPy 2.5 rejects; see `_bound`.
 
 Addresses are 64-bit integers until they are used. Tensors are read and written as integers of their width, so a copy
 copies bytes.
@@ -110,8 +110,8 @@ def _lerp(a, b, w, EMULATE: tl.constexpr):
 
 @triton.jit
 def _bound(n, INTERPRETED: tl.constexpr):
-    """Returns a scalar as a bound of `range`. The interpreter holds it as an array of one element, and asks NumPy for
-    its integer, which NumPy 2.5 gives only for arrays without dimensions. The compiler does not visit that branch."""
+    """Returns a scalar as a bound of `range`. The interpreter holds it as an array of one element, and Triton 3.6 asks
+    NumPy for its int, which NumPy 2.5 gives only for arrays without dimensions. The compiler skips that branch."""
     if INTERPRETED:
         return n.handle.data.item()
     else:

@@ -1,10 +1,10 @@
 """Every pair of bf16 values, 2^32 of them, on a GPU backend, against the torch reference on the same device.
 
-    python tests/gpu/all_pairs.py --backend cuda --lam 0.8 0.3      (a second or two for each lam, 4 GiB of device memory)
+    python tests/gpu/all_pairs.py --backend cuda --lam 0.8 0.3      (seconds for each lam, 4 GiB of device memory)
 
 Row i pairs the value with bits i with all 65,536. Pairs are made and compared on the device. The CPU kernels compute a
-sample of the rows again, which ties both to the same contract. Prints one line for each lam; the exit status is 1 if any
-bit differs.
+sample of the rows again, which ties both to the same contract. Prints one line for each lam; the exit status is 1 if
+any bit differs.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def main() -> int:
         total += sum(bad)
         pairs, rows = len(arguments.rows) * VALUES, -(-len(arguments.rows) // SAMPLE)
         print(
-            f"lam {lam}: {bad.reference:,} of {pairs:,} pairs differ from the reference, and {bad.cpu:,} of {rows:,} rows "
-            f"from the CPU ({arguments.backend} on {arguments.device}, {time.perf_counter() - started:.1f} s)",
+            f"lam {lam}: {bad.reference:,} of {pairs:,} pairs differ from the reference, and {bad.cpu:,} in {rows:,} "
+            f"rows from the CPU ({arguments.backend} on {arguments.device}, {time.perf_counter() - started:.1f} s)",
             flush=True,
         )
     return int(total > 0)
