@@ -68,9 +68,15 @@ def make_all(contestants: Mapping[str, Make], sets: Sequence[Set]) -> tuple[dict
 
 
 def measure(
-    clock: Clock, name: str, backends: Sequence[str], rounds: int, emit: Emit, limit: int | None = None
+    clock: Clock,
+    name: str,
+    backends: Sequence[str],
+    rounds: int,
+    emit: Emit,
+    limit: int | None = None,
+    leave_out: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Times every contestant on one of LISTS. Calls `emit` with what is known after each round.
+    """Times every contestant on one of LISTS, but those of `leave_out`. Calls `emit` after each round.
 
     Returns:
         See `summary`.
@@ -78,7 +84,9 @@ def measure(
     tensors = tensor_list(name, int(clock.free() * _SHARE) // _SETS, limit)
     sets = [Set(tensors.counts, clock.device, seed) for seed in range(_SETS)]
     check(sets[0], backends)
-    made, unavailable = make_all({**rooflines(), **ours(backends), **theirs()}, sets)
+    contestants = {**rooflines(), **ours(backends), **theirs()}
+    made, unavailable = make_all({k: make for k, make in contestants.items() if k not in leave_out}, sets)
+    unavailable |= dict.fromkeys(leave_out, "left out of a quick step")
     runs: Runs = {}
     for i in range(rounds + 1):  # the first round warms up
         for label, works in made.items():
