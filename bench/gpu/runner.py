@@ -116,7 +116,7 @@ class Runner:
         monitor = device_state.Monitor()
         started = time.monotonic()
         status = self._watch(self._command(step, self.part, self.backends), seconds)
-        entry["seconds"] = round(time.monotonic() - started, 1)
+        entry["seconds"] = round(time.monotonic() - started, 3)
         entry["device"] = monitor.stop()
         found = _read(self.part)
         entry |= {key: found.get(key) for key in ("status", "reason", "result")}
