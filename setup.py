@@ -10,7 +10,6 @@ MI_KERNELS_SANITIZE=address,undefined builds the CPU part with these sanitizers,
 """
 
 import os
-import platform
 import sys
 from glob import glob
 from pathlib import Path
@@ -20,21 +19,11 @@ from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
-MACHINE = platform.machine().lower()
+sys.path.insert(0, str(HERE / "tools"))
+import extension_flags  # noqa: E402
+
 CUDA = os.environ.get("MI_KERNELS_CUDA", "")
 SANITIZE = os.environ.get("MI_KERNELS_SANITIZE", "")
-
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-# GCC 12 warns about the undefined registers inside its own intrinsics (GCC bug 105593).
-QUIET = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
-X86_FLAGS = {
-    "avx2.cpp": AVX2,
-    "avx512.cpp": [*AVX2, "-mavx512f", "-mavx512bw", *QUIET],
-    "crc32c_sse42.cpp": ["-msse4.2"],
-    "crc32c_vpclmul.cpp": ["-msse4.2", "-mpclmul", "-mavx512f", "-mvpclmulqdq", *QUIET],
-}
-ARM_FLAGS = {"crc32c_arm.cpp": ["-march=armv8-a+crc"]}
-ISA_FLAGS = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm64": ARM_FLAGS}.get(MACHINE, {})
 
 CPU_SOURCES = [
     "binding",
@@ -67,7 +56,7 @@ class BuildExt(build_ext):
         compile_one = self.compiler._compile
 
         def with_isa_flags(obj, src, ext, cc_args, extra_postargs, pp_opts):  # type: ignore[no-untyped-def]
-            flags = ISA_FLAGS.get(src.rsplit("/", 1)[-1], [])
+            flags = extension_flags.of_isa(src.rsplit("/", 1)[-1])
             compile_one(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = with_isa_flags
@@ -85,13 +74,13 @@ class BuildExt(build_ext):
         super().build_extension(ext)
 
 
-def extension(part: str, sources: list[str], flags: list[str]) -> Pybind11Extension:
+def extension(part: str, sources: list[str]) -> Pybind11Extension:
     return Pybind11Extension(
         f"mi_kernels._{part}",
         [f"csrc/{part}/{name}.cpp" for name in sources],
         depends=glob("csrc/*.h") + glob(f"csrc/{part}/*.h"),
         cxx_std=17,
-        extra_compile_args=["-O3", "-Wall", "-Wextra", *flags],
+        extra_compile_args=[*extension_flags.COMMON, *extension_flags.PARTS[part]],
     )
 
 
@@ -104,13 +93,12 @@ def sanitized(ext: Pybind11Extension) -> Pybind11Extension:
     return ext
 
 
-extensions = [sanitized(extension("cpu", CPU_SOURCES, ["-ffp-contract=off", "-fno-fast-math"]))]
+extensions = [sanitized(extension("cpu", CPU_SOURCES))]
 for_cuda = {}
 if CUDA:
-    sys.path.insert(0, str(HERE / "tools"))
     import cuda_toolkit
 
-    extensions.append(extension("cuda", CUDA_SOURCES, []))
+    extensions.append(extension("cuda", CUDA_SOURCES))
     for_cuda = {
         # pip installs these into the build's own environment.
         "setup_requires": cuda_toolkit.requirements(CUDA),

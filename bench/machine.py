@@ -13,6 +13,7 @@ from typing import Any
 import mi_kernels
 from mi_kernels import _cpu
 
+COMMIT = "COMMIT"  # in a folder that `bench.gpu pack` made: the commit it was made from
 PACKAGES = ("numpy", "torch", "safetensors", "ml_dtypes", "pytest-benchmark")
 _GENERATED = (":(exclude,top)bench/results", ":(exclude,top)README.md")  # a new result does not count as a change
 
@@ -27,7 +28,7 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": {"mi_kernels": mi_kernels.__version__, **{name: _version(name) for name in PACKAGES}},
     }
 
@@ -47,7 +48,11 @@ def _processor() -> str:
     return platform.processor()
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
+    """The commit of this tree, with "-dirty" if files differ from it; None if nothing tells."""
+    packed = Path(__file__).resolve().parents[1] / COMMIT
+    if packed.exists():  # git would answer for whatever repository the folder lies in
+        return packed.read_text().strip()
     commit = _git("rev-parse", "--short", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", *_GENERATED)
     return f"{commit}-dirty" if commit and changed else commit

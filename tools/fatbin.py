@@ -18,14 +18,11 @@ import cuda_toolkit
 
 SOURCE = Path(__file__).resolve().parent.parent / "csrc" / "cuda" / "kernels.cu"
 
-# The contract: every operation rounded as written, nothing fused or flushed. These are NVRTC's defaults but for fmad;
-# said aloud, as the bits depend on them.
+# The contract: every operation rounded as written, nothing fused or flushed. These are the compiler's defaults but for
+# fmad; said aloud, as the bits depend on them. NVRTC and nvcc take the same words.
+CONTRACT = ["--std=c++17", "--fmad=false", "--ftz=false", "--prec-div=true", "--prec-sqrt=true"]
 OPTIONS = [
-    "--std=c++17",
-    "--fmad=false",
-    "--ftz=false",
-    "--prec-div=true",
-    "--prec-sqrt=true",
+    *CONTRACT,
     f"--include-path={SOURCE.parent}",
     f"--include-path={SOURCE.parent / 'nvrtc'}",
     # NVRTC knows these by their C names only.

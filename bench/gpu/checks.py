@@ -9,7 +9,7 @@ import sys
 import sysconfig
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -17,16 +17,21 @@ from xml.etree import ElementTree
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("memcheck", "racecheck", "initcheck")
 # Small tensors of every dtype, at every alignment: the sanitizer makes each access about a hundred times slower.
-SUBSET = "(cuda or triton) and (all_sizes or unaligned or in_place or scalars)"
+SUBSET = "test_combine or ((cuda or triton) and (all_sizes or unaligned or in_place or scalars))"
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+VENDOR = "vendor"  # in a packed folder: packages that the other machine may lack
 _FOUND = 99  # exit status of the sanitizer if it finds an error; pytest never uses it
 
 
 def run_tests(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Runs pytest with these arguments. Returns whether it passed, the outcomes by backend, and the failed tests."""
+    """Runs pytest with these arguments. Returns whether it passed, the outcomes by backend, and the failed tests.
+
+    What pytest prints is also printed here, as it comes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
-        done = _run(command, environment)
+        command = [*PYTEST, f"--junitxml={report}", "--durations=5", *arguments]
+        status, output = run(command, environment)
         cases = list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
     outcomes: Counter[str] = Counter()
     failed = []
@@ -36,10 +41,10 @@ def run_tests(arguments: Sequence[str], environment: Mapping[str, str] | None = 
         outcomes[f"{_backend(name)} {outcome}"] += 1
         if outcome in ("failure", "error"):
             failed.append(name)
-    passed = done.returncode == 0 and any(key.endswith("passed") for key in outcomes)
+    passed = status == 0 and any(key.endswith("passed") for key in outcomes)
     found: dict[str, Any] = {"passed": passed, "outcomes": dict(sorted(outcomes.items())), "failed": failed}
     if not passed:
-        found["output"] = (done.stdout + done.stderr)[-4000:]
+        found["output"] = output[-4000:]
     return found
 
 
@@ -57,23 +62,32 @@ def find_sanitizer() -> str | None:
     return next((str(place) for place in places if os.access(place, os.X_OK) and place.is_file()), None)
 
 
-def run_sanitizer(program: str | None, tests: Sequence[str]) -> dict[str, Any]:
-    """Runs each tool on some tests. Returns `missing` if compute-sanitizer is not installed."""
-    if program is None:
-        return {"missing": "compute-sanitizer is not installed (it comes with the CUDA toolkit)"}
-    found: dict[str, Any] = {"program": program}
+def run_sanitizer(program: str, tool: str, tests: Sequence[str]) -> dict[str, Any]:
+    """Runs one tool of compute-sanitizer on some tests. What it prints is also printed here, as it comes."""
     # Without torch's cache every tensor is a separate allocation, so that an access beyond its end is an error.
     environment = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-    for tool in TOOLS:
-        pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-        done = _run([program, "--tool", tool, "--error-exitcode", str(_FOUND), *pytest], environment)
-        summary = [line.strip("= \n") for line in done.stdout.splitlines() if "SUMMARY" in line]
-        found[tool] = {"clean": done.returncode == 0, "status": done.returncode, "summary": summary}
-        if done.returncode != 0:
-            found[tool]["output"] = (done.stdout + done.stderr)[-4000:]
-    return found
+    status, output = run([program, "--tool", tool, "--error-exitcode", str(_FOUND), *PYTEST, *tests], environment)
+    summary = [line.strip("= \n") for line in output.splitlines() if "SUMMARY" in line]
+    return {"program": program, "clean": status == 0, "status": status, "summary": summary}
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str] | None) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=variables, check=False)
+def environment_of(added: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child process: this tree first on PYTHONPATH, then what the caller had there, then the
+    packages that a packed folder brings."""
+    places: Iterable[str] = [str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep), str(ROOT / VENDOR)]
+    path = os.pathsep.join(dict.fromkeys(place for place in places if place and Path(place).exists()))
+    return {**os.environ, "PYTHONPATH": path, **(added or {})}
+
+
+def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Runs a command in the root of the tree. Returns its exit status and what it printed, which is also printed."""
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT,
+        env=environment_of(environment),
+    )  # fmt: skip
+    assert child.stdout is not None
+    lines = []
+    for line in child.stdout:
+        lines.append(line)
+        print(line, end="", flush=True)
+    return child.wait(), "".join(lines)

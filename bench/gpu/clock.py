@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 _FLUSH = 256 << 20  # bytes: several times the L2 cache of any current GPU
 _HOLD = 0.002  # seconds: how much longer the queue is blocked than it takes to fill it
+
+
+class Times(NamedTuple):
+    """Seconds of one piece of work.
+
+    Attributes:
+        kernel: of the device alone.
+        queued: until the call returns.
+        host: until the device has finished, as a caller waits.
+    """
+
+    kernel: float
+    queued: float
+    host: float
 
 
 class CudaClock:
@@ -34,29 +48,40 @@ class CudaClock:
         return cycles / (begin.elapsed_time(end) / 1e3)
 
     def kernel(self, work: Callable[[], object]) -> float:
-        """Seconds of the device for `work`. The queue is blocked until all of `work` is queued, so that gaps between
-        launches do not count.
+        """Seconds of the device for `work`."""
+        return self.measure(work).kernel
 
-        The queue holds about a thousand launches. Further ones are queued while the first run.
+    def measure(self, work: Callable[[], object]) -> Times:
+        """Runs `work` twice: as a caller waits for it, and for the time of the device.
+
+        For the second run the queue is blocked until all of `work` is queued, so that gaps between launches do not
+        count. It holds about a thousand launches; further ones are queued while the first run.
         """
-        hold = self.host(work) + _HOLD
+        queued, host = self._as_a_caller(work)
         self._flush.zero_()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(int(hold * self._cycles_per_second))
+        torch.cuda._sleep(int((host + _HOLD) * self._cycles_per_second))
         begin.record()
         work()
         end.record()
         end.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        return Times(begin.elapsed_time(end) / 1e3, queued, host)
 
     def host(self, work: Callable[[], object]) -> float:
         """Seconds from the call until the device has finished, as a caller waits."""
+        return self._as_a_caller(work)[1]
+
+    def _as_a_caller(self, work: Callable[[], object]) -> tuple[float, float]:
         self._flush.zero_()
         torch.cuda.synchronize()
         started = time.perf_counter()
         work()
+        queued = time.perf_counter()
         torch.cuda.synchronize()
-        return time.perf_counter() - started
+        return queued - started, time.perf_counter() - started
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
 
     def free(self) -> int:
         """Free bytes of device memory."""
@@ -77,12 +102,18 @@ class DryClock:
         self._free = free
 
     def kernel(self, work: Callable[[], object]) -> float:
-        return self.host(work)
+        return self.measure(work).kernel
+
+    def measure(self, work: Callable[[], object]) -> Times:
+        return Times(*[self.host(work)] * 3)
 
     def host(self, work: Callable[[], object]) -> float:
         started = time.perf_counter()
         work()
         return time.perf_counter() - started
+
+    def synchronize(self) -> None:
+        pass
 
     def free(self) -> int:
         return self._free

@@ -10,7 +10,7 @@ import filecmp
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from threading import Thread
@@ -23,10 +23,14 @@ from mi_kernels.output.writer import ShardFile
 from mi_kernels.system.calls import io_buffer
 
 from ..files.contestants import read_file
+from ..noise import ratios, show, spread
 from .clock import Clock
-from .in_memory import LAM, WrongBitsError
+from .contestants import LAM
+from .sets import WrongBitsError
 
+LINKS = ("disk write", "PCIe in", "PCIe out")
 _BLOCK = 64 << 20
+Emit = Callable[[dict[str, Any]], None]
 
 
 class Files:
@@ -80,6 +84,7 @@ def disk_seconds(folder: Path, size: int) -> float:
     def write() -> None:
         try:
             chunk = io_buffer(buffers.chunk)
+            chunk[:] = os.urandom(len(chunk))  # some disks do not write zeros
             for offset in offsets:
                 file.write(chunk, offset)
         except BaseException as error:
@@ -104,6 +109,7 @@ def link_seconds(clock: Clock, size: int, inwards: bool) -> float:
 
     host, device = clock.pinned(_BLOCK), torch.empty(_BLOCK, dtype=torch.uint8, device=clock.device)
     to, source = (device, host) if inwards else (host, device)
+    source.random_()
     repeats = max(1, min(size // _BLOCK, 32))
 
     def copies() -> None:
@@ -113,8 +119,21 @@ def link_seconds(clock: Clock, size: int, inwards: bool) -> float:
     return clock.kernel(copies) * size / (repeats * _BLOCK)
 
 
-def measure(clock: Clock, folder: Path, shapes: Shapes, backends: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Median seconds of each link and of each path, which alternate. `slowest` is the slowest link."""
+def measure(
+    clock: Clock, folder: Path, shapes: Shapes, backends: Sequence[str], rounds: int, emit: Emit = lambda found: None
+) -> dict[str, Any]:
+    """Seconds of each link and of each path, which alternate, after a check of the written bytes.
+
+    Args:
+        emit: called with what is known after each round.
+
+    Returns:
+        bytes_read, bytes_written, the spread of `seconds` by name, the `slowest` link, and for each path the spread of
+        its share of that link's speed in the same round, `of_slowest`.
+
+    Raises:
+        WrongBitsError: names the backend and the shard.
+    """
     files = Files(folder, shapes)
     report = files.check(backends)
     runs: dict[str, list[float]] = {}
@@ -129,15 +148,18 @@ def measure(clock: Clock, folder: Path, shapes: Shapes, backends: Sequence[str],
             found[name] = files.merge(device, backend).seconds
         for name, seconds in found.items():
             runs.setdefault(name, []).append(seconds)
-    seconds = {name: median(values) for name, values in runs.items()}
-    slowest = max(("disk write", "PCIe in", "PCIe out"), key=lambda name: seconds[name])
+        emit(_summary(report, runs, backends))
+    return _summary(report, runs, backends)
+
+
+def _summary(report: mi_kernels.Report, runs: dict[str, list[float]], backends: Sequence[str]) -> dict[str, Any]:
+    slowest = max(LINKS, key=lambda name: median(runs[name]))
     return {
         "bytes_read": report.bytes_read,
         "bytes_written": report.bytes_written,
-        "seconds": seconds,
+        "seconds": {name: spread(seconds) for name, seconds in runs.items()},
         "slowest": slowest,
-        "of_slowest": {name: seconds[slowest] / seconds[name] for name in ("cpu", *backends)},
-        "runs": runs,
+        "of_slowest": {name: ratios(runs[slowest], runs[name]) for name in ("cpu", *backends)},
     }
 
 
@@ -145,6 +167,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     text = [f"file -> file: {found['bytes_read'] / 1e9:.2f} GB read, {found['bytes_written'] / 1e9:.2f} GB written"]
     for name, seconds in found["seconds"].items():
         share = found["of_slowest"].get(name)
-        ratio = "" if share is None else f"   {share:.2f} of the slowest link ({found['slowest']})"
-        text.append(f"  {name:<12}{seconds:>9.3f} s{ratio}")
+        ratio = "" if share is None else f"   {share['median']:.2f} of the slowest link ({found['slowest']})"
+        text.append(f"  {name:<12}{show(seconds, 1, 3):>28} s{ratio}")
     return text

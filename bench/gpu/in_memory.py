@@ -1,155 +1,165 @@
-"""Checkpoints in device memory: every backend, compared with copying the same bytes and with torch.
+"""Lists of tensors in device memory: every contestant, beside the rooflines of the same bytes.
 
-The tensors have the published shapes. Two sets of them alternate, and bits are checked before any timing. If two sets
-do not fit on the device, every tensor keeps its place with fewer elements; `shrink` is the divisor.
+Two sets of a list alternate, and bits are checked before any timing. If two sets do not fit on the device, every tensor
+keeps its place with fewer elements; `shrink` is the divisor. All contestants run once in each round, so that a change
+in the clocks of the device affects all of them, and shares of a roofline are taken within a round.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from statistics import median
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-
-import mi_kernels
 from mi_kernels.backends import device_table
-from mi_kernels.backends.reference import torch_lerp
 
-from ..models import MODELS
+from ..noise import ratios, show, spread
 from .clock import Clock
+from .contestants import (
+    COPY,
+    LAM,
+    ROOFLINES,
+    XOR,
+    Make,
+    UnavailableError,
+    Work,
+    multi_lerp_of,
+    ours,
+    plan,
+    plan_of,
+    rooflines,
+    theirs,
+)
+from .sets import Set, TensorList, tensor_list
 
-LAM = 0.8
-OURS = ("cuda", "triton")
-_SHARE = 0.65  # of the free memory for the tensors; the results of torch take the rest
+_SHARE = 0.6  # of the free memory for the tensors; the results of torch take the rest
 _SETS = 2  # that alternate
-_COPY = 4 << 30  # bytes copied to find the bandwidth
 
-
-class WrongBitsError(RuntimeError):
-    """The result of a backend differs from the contract, so that nothing may be timed."""
-
-
-class Set:
-    """The two inputs and the output of one merge, tensor by tensor."""
-
-    def __init__(self, counts: Sequence[int], device: Any, seed: int) -> None:
-        generator = torch.Generator(device).manual_seed(seed)
-
-        def normal(n: int) -> Any:
-            return torch.randn(n, device=device, generator=generator, dtype=torch.float32).mul_(0.02).bfloat16()
-
-        self.a, self.b = ([normal(n) for n in counts] for _ in range(2))
-        self.outs = [torch.full_like(x, float("nan")) for x in self.a]
-
-
-def counts_of(model: str, budget: int, limit: int | None = None) -> tuple[list[int], float]:
-    """Elements of each tensor of the model, divided so that a set takes at most `budget` bytes; and the divisor.
-
-    Args:
-        limit: use only the first tensors.
-    """
-    shapes = list(MODELS[model]().values())[:limit]
-    sizes = [math.prod(shape) for shape in shapes]
-    shrink = max(1.0, 3 * 2 * sum(sizes) / budget)
-    return [max(1, int(n / shrink)) for n in sizes], shrink
-
-
-def copy_bandwidth(clock: Clock, rounds: int) -> float:
-    """Bytes read and written in a second by a device-to-device copy."""
-    size = min(_COPY, clock.free() // 4)
-    source, to = (torch.ones(size, dtype=torch.uint8, device=clock.device) for _ in range(2))
-    return 2 * size / median(clock.kernel(lambda: to.copy_(source)) for _ in range(rounds))
-
-
-def contestants(backends: Sequence[str]) -> dict[str, Callable[[Set], Any]]:
-    def ours(name: str) -> Callable[[Set], Any]:
-        if name == "reference":  # in the dry run: no public function takes it for CPU tensors
-            return lambda s: torch_lerp.multi_lerp(s.outs, s.a, s.b, [LAM] * len(s.a))
-        return lambda s: mi_kernels.multi_lerp(s.a, s.b, LAM, s.outs, backend=name)
-
-    def naive(s: Set) -> Any:
-        return [x + LAM * (y - x) for x, y in zip(s.a, s.b)]
-
-    def loop(s: Set) -> Any:
-        for x, y, out in zip(s.a, s.b, s.outs):
-            torch.lerp(x, y, LAM, out=out)
-
-    def foreach(s: Set) -> Any:
-        return torch._foreach_lerp(s.a, s.b, LAM)
-
-    return {**{name: ours(name) for name in backends}, "naive": naive, "torch.lerp": loop, "foreach_lerp": foreach}
+Emit = Callable[[dict[str, Any]], None]
+Runs = dict[str, dict[str, list[float]]]
 
 
 def check(s: Set, backends: Sequence[str]) -> None:
-    """Compares the bits of every backend with the torch reference on the same device. Outputs start as NaN.
+    """Compares the bits of every backend, and of its plan, with the torch reference on the same device.
 
     Raises:
         WrongBitsError: names the backend and the tensor.
     """
     for name in backends:
-        for out in s.outs:
-            out.fill_(float("nan"))
-        contestants(backends)[name](s)
-        for i, (x, y, out) in enumerate(zip(s.a, s.b, s.outs)):
-            wanted = torch.empty_like(x)
-            torch_lerp.multi_lerp([wanted], [x], [y], [LAM])
-            if not torch.equal(out.view(torch.int16), wanted.view(torch.int16)):
-                raise WrongBitsError(f"backend {name}: tensor {i} of {x.numel():,} elements differs from the contract")
+        for label, make in ((name, multi_lerp_of(name)), (plan_of(name), plan(name))):
+            s.clear()
+            try:
+                work = make(s)
+            except UnavailableError:
+                continue  # `make_all` gives the reason
+            work()
+            s.check(f"backend {label}", LAM)
 
 
-def measure(clock: Clock, model: str, backends: Sequence[str], rounds: int, limit: int | None = None) -> dict[str, Any]:
-    """Seconds of every contestant, which alternate: on the device alone, and end to end as a caller waits.
+def make_all(contestants: Mapping[str, Make], sets: Sequence[Set]) -> tuple[dict[str, list[Work]], dict[str, str]]:
+    """The work of each contestant on each set, and the reasons of those that cannot run."""
+    made: dict[str, list[Work]] = {}
+    unavailable: dict[str, str] = {}
+    for name, make in contestants.items():
+        try:
+            made[name] = [make(s) for s in sets]
+        except UnavailableError as error:
+            unavailable[name] = str(error)
+    return made, unavailable
+
+
+def measure(
+    clock: Clock,
+    name: str,
+    backends: Sequence[str],
+    rounds: int,
+    emit: Emit,
+    limit: int | None = None,
+    leave_out: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Times every contestant on one of LISTS, but those of `leave_out`. Calls `emit` after each round.
 
     Returns:
-        tensors, bytes_moved (two reads, one write), shrink, copy_bytes_per_second, and for each contestant the medians
-        `kernel` and `host`, with all `runs`. For ours also `fresh`: end to end when the chunk tables must be built.
+        See `summary`.
     """
-    bandwidth = copy_bandwidth(clock, rounds)
-    counts, shrink = counts_of(model, int(clock.free() * _SHARE) // _SETS, limit)
-    sets = [Set(counts, clock.device, seed) for seed in range(_SETS)]
+    tensors = tensor_list(name, int(clock.free() * _SHARE) // _SETS, limit)
+    sets = [Set(tensors.counts, clock.device, seed) for seed in range(_SETS)]
     check(sets[0], backends)
-    runs: dict[str, dict[str, list[float]]] = {}
+    contestants = {**rooflines(), **ours(backends), **theirs()}
+    made, unavailable = make_all({k: make for k, make in contestants.items() if k not in leave_out}, sets)
+    unavailable |= dict.fromkeys(leave_out, "left out of a quick step")
+    runs: Runs = {}
     for i in range(rounds + 1):  # the first round warms up
-        s = sets[i % _SETS]
-        for name, work in contestants(backends).items():
-            found = {"kernel": clock.kernel(lambda: work(s)), "host": clock.host(lambda: work(s))}  # noqa: B023
-            if name in backends:
-                device_table.upload.cache_clear()
-                found["fresh"] = clock.host(lambda: work(s))  # noqa: B023
+        for label, works in made.items():
+            found = clock.measure(works[i % _SETS])._asdict()
+            if label in backends and forget_tables():
+                found["fresh"] = clock.host(works[i % _SETS])
             if i > 0:
                 for kind, seconds in found.items():
-                    runs.setdefault(name, {}).setdefault(kind, []).append(seconds)
-    moved = 3 * 2 * sum(counts)
+                    runs.setdefault(label, {}).setdefault(kind, []).append(seconds)
+        if i > 0:
+            emit(summary(tensors, sets[0], runs, unavailable))
+    return summary(tensors, sets[0], runs, unavailable)
+
+
+def forget_tables() -> bool:
+    """Drops the chunk tables of earlier calls. False if none are kept."""
+    clear = getattr(getattr(device_table, "upload", None), "cache_clear", None)
+    if clear is None:
+        return False
+    clear()
+    return True
+
+
+def summary(tensors: TensorList, s: Set, runs: Runs, unavailable: Mapping[str, str]) -> dict[str, Any]:
+    """The figures of a list.
+
+    Returns:
+        list, tensors, bytes_moved (two reads, one write), shrink, unavailable, and `results`: for each contestant the
+        spreads of `kernel`, `queued` and `host` seconds, the median `bytes_per_second`, and the share of each roofline
+        (`of_copy`, `of_xor`: its rate, measured in the same round). For ours also `fresh`: seconds of the caller when
+        the chunk tables must be built.
+    """
+    moved = dict.fromkeys(runs, s.moved)
+    if COPY in moved:
+        moved[COPY] = 2 * s.flat[0].numel() * s.flat[0].itemsize
+    if XOR in moved:
+        moved[XOR] = sum(flat.numel() * flat.itemsize for flat in s.flat)
+    rates = {label: [moved[label] / seconds for seconds in kinds["kernel"]] for label, kinds in runs.items()}
+    results = {}
+    for label, kinds in runs.items():
+        results[label] = {
+            **{kind: spread(seconds) for kind, seconds in kinds.items()},
+            "bytes_per_second": spread(rates[label]),
+            **{f"of_{base}": ratios(rates[label], rates[base]) for base in ROOFLINES if base in rates},
+        }
     return {
-        "model": f"Qwen3-{model}",
-        "tensors": len(counts),
-        "bytes_moved": moved,
-        "shrink": round(shrink, 2),
-        "copy_bytes_per_second": bandwidth,
-        "results": {
-            name: {
-                **{kind: median(seconds) for kind, seconds in kinds.items()},
-                "of_copy_bandwidth": moved / median(kinds["kernel"]) / bandwidth,
-                "runs": kinds,
-            }
-            for name, kinds in runs.items()
-        },
+        "list": tensors.name,
+        "tensors": len(tensors.counts),
+        "bytes_moved": s.moved,
+        "shrink": tensors.shrink,
+        "unavailable": dict(unavailable),
+        "results": results,
     }
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """The results as lines of text: milliseconds, and the share of the copy bandwidth."""
+    """The results as lines of text: milliseconds as median (min - max), and the shares of the rooflines."""
     scaled = "" if found["shrink"] == 1 else f", elements divided by {found['shrink']:g}"
     text = [
-        f"{found['model']}: {found['tensors']:,} tensors, {found['bytes_moved'] / 1e9:.2f} GB moved{scaled}; "
-        f"copying {found['copy_bytes_per_second'] / 1e9:,.0f} GB/s",
-        f"  {'':<14}{'kernel ms':>11}{'of copy':>9}{'host ms':>10}{'fresh ms':>10}",
+        f"{found['list']}: {found['tensors']:,} tensors, {found['bytes_moved'] / 1e9:.2f} GB moved{scaled}",
+        f"  {'':<16}{'kernel ms':>28}{'of copy':>9}{'of xor':>8}{'GB/s':>7}{'queued ms':>11}{'host ms':>10}"
+        f"{'fresh ms':>10}",
     ]
     for name, r in found["results"].items():
-        fresh = f"{r['fresh'] * 1e3:>10.3f}" if "fresh" in r else ""
+        fresh = f"{r['fresh']['median'] * 1e3:>10.3f}" if "fresh" in r else ""
         text.append(
-            f"  {name:<14}{r['kernel'] * 1e3:>11.3f}{r['of_copy_bandwidth']:>9.3f}{r['host'] * 1e3:>10.3f}{fresh}"
+            f"  {name:<16}{show(r['kernel'], 1e3, 3):>28}{_share(r, COPY):>9}{_share(r, XOR):>8}"
+            f"{r['bytes_per_second']['median'] / 1e9:>7.0f}{r['queued']['median'] * 1e3:>11.3f}"
+            f"{r['host']['median'] * 1e3:>10.3f}{fresh}"
         )
-    return text
+    return [*text, *(f"  {name}: not measured, {reason}" for name, reason in found["unavailable"].items())]
+
+
+def _share(result: dict[str, Any], base: str) -> str:
+    share = result.get(f"of_{base}")
+    return "" if share is None else f"{share['median']:.3f}"

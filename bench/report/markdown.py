@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import results
+from ..noise import show
 from ..registry import Plot, benchmarks
 from . import plots
 
@@ -54,24 +55,36 @@ def _table(found: dict[str, Any]) -> str:
 
 
 def gpu_sections(folder: Path) -> list[str]:
-    """The results of bench.gpu as Markdown: in memory by model, then file to file."""
+    """The results of bench.gpu as Markdown: the goals, then the lists in memory, then file to file."""
     parts = []
     for path in sorted(folder.glob("gpu-*.json")):
         report = json.loads(path.read_text())
         text = [f"## {path.stem}\n\n`python -m bench.gpu`, {report['device']}; commit {report['machine']['commit']}"]
-        for model, found in report.get("memory", {}).items():
-            lines = [
-                [name, f"{r['kernel'] * 1e3:.3f}", f"{r['host'] * 1e3:.3f}", f"{r['of_copy_bandwidth']:.3f}"]
-                for name, r in found["results"].items()
-            ]
-            shrink = "" if found["shrink"] == 1 else f", elements divided by {found['shrink']:g}"
-            title = f"Qwen3-{model}, {found['tensors']:,} tensors{shrink}"
-            text.append(results.table([title, "kernel ms", "host ms", "of copy bandwidth"], lines))
-        if "files" in report:
-            lines = [[name, f"{seconds:.3f}"] for name, seconds in report["files"]["seconds"].items()]
-            text.append(results.table(["file to file", "seconds"], lines))
+        text.append(results.table(["goal", "wanted", "measured"], [_goal(row) for row in report["goals"]]))
+        steps = {name: step["result"] for stage in report["stages"] for name, step in stage["steps"].items()}
+        for name, found in steps.items():
+            if name.startswith("memory-") and found:
+                text.append(_gpu_list(found))
+            elif name.startswith("files-") and found:
+                lines = [[label, show(seconds, 1, 3)] for label, seconds in found["seconds"].items()]
+                text.append(results.table([f"{name.replace('-', ' on ')}", "seconds"], lines))
         parts.append("\n\n".join(text) + "\n")
     return parts
+
+
+def _goal(row: dict[str, Any]) -> list[str]:
+    bound = f"at most {row['at_most']:g}" if "at_most" in row else f"at least {row['at_least']:g}"
+    return [row["what"], bound, "not measured" if row["found"] is None else f"{row['found']:.3f}"]
+
+
+def _gpu_list(found: dict[str, Any]) -> str:
+    lines = [
+        [name, show(r["kernel"], 1e3, 3), f"{r['host']['median'] * 1e3:.3f}", f"{r['of_xor']['median']:.3f}"]
+        for name, r in found["results"].items()
+    ]
+    shrink = "" if found["shrink"] == 1 else f", elements divided by {found['shrink']:g}"
+    title = f"{found['list']}, {found['tensors']:,} tensors{shrink}"
+    return results.table([title, "kernel ms", "host ms", "of two reads and a write"], lines)
 
 
 def write(folder: Path) -> Path:

@@ -10,6 +10,7 @@ The arithmetic follows the numerics contract (`ops.linear`), and does not depend
 - A NaN result is replaced by the NaN of the contract, as bits.
 - The interpreter's `tl.fma` rounds the product (before Triton 3.9). In the interpreter, and only there, `EMULATE_FMA`
   computes in float64.
+- The interpreter of Triton 3.6 converts a bound of `range` in a way that NumPy 2.5 rejects; see `_bound`.
 
 Addresses are 64-bit integers until they are used. Tensors are read and written as integers of their width, so a copy
 copies bytes.
@@ -107,6 +108,16 @@ def _lerp(a, b, w, EMULATE: tl.constexpr):
     return _fma(tl.broadcast_to(coefficient, d.shape), d, tl.where(from_a, a, b), EMULATE)
 
 
+@triton.jit
+def _bound(n, INTERPRETED: tl.constexpr):
+    """Returns a scalar as a bound of `range`. The interpreter holds it as an array of one element, and Triton 3.6 asks
+    NumPy for its int, which NumPy 2.5 gives only for arrays without dimensions. The compiler skips that branch."""
+    if INTERPRETED:
+        return n.handle.data.item()
+    else:
+        return n
+
+
 # The operation of a program on its chunk.
 _COPY_A = tl.constexpr(0)
 _COPY_B = tl.constexpr(1)
@@ -133,6 +144,7 @@ def _chunk(out, a, b, count, w, MODE: tl.constexpr, OUT: tl.constexpr, A: tl.con
     """
     whole = tl.where((out | a | b) % 16 == 0, count // STEP * STEP, 0)
     out, a, b = _pointer(out, OUT), _pointer(a, A), _pointer(b, B)
+    whole, count = _bound(whole, EMULATE), _bound(count, EMULATE)
     # This loop runs only if the addresses are multiples of 16. `multiple_of` on its pointers makes its accesses wide.
     # (On `out`, `a` and `b` themselves the hint would be wrong for the second loop, and Triton 3.6 would ignore it.)
     for begin in range(0, whole, STEP):

@@ -64,12 +64,18 @@ def test_readme_without_markers_is_refused() -> None:
 def test_the_report_shows_every_result_and_its_plots(tmp_path: Path) -> None:
     for path in COMMITTED:
         (tmp_path / path.name).write_text(path.read_text())
-    ours = {"kernel": 1e-3, "host": 2e-3, "of_copy_bandwidth": 0.9}
+    ours = {"kernel": spread([1e-3]), "host": spread([2e-3]), "of_xor": spread([0.9])}
+    memory = {"list": "Qwen3-4B", "tensors": 398, "shrink": 1, "results": {"cuda": ours}}
+    results_of = {"machine": {"device": "some GPU"}, "memory-4B": memory, "plans": None}
+    results_of["files-disk"] = {"seconds": {"cpu": spread([1.5])}}
     gpu = {
         "device": "some GPU",
         "machine": {"commit": "0123abc"},
-        "memory": {"4B": {"tensors": 398, "shrink": 1, "results": {"cuda": ours}}},
-        "files": {"seconds": {"cpu": 1.5}},
+        "goals": [
+            {"what": "set_lam: ms", "at_most": 10, "found": None, "met": None},
+            {"what": "times naive", "at_least": 2.5, "found": 3.0, "met": True},
+        ],
+        "stages": [{"steps": {name: {"result": result} for name, result in results_of.items()}}],
     }
     (tmp_path / "gpu-some.json").write_text(json.dumps(gpu))
     text = report.write(tmp_path).read_text()
@@ -77,6 +83,8 @@ def test_the_report_shows_every_result_and_its_plots(tmp_path: Path) -> None:
         assert f"## {path.stem}\n" in text
     assert "Qwen3-4B, 398 tensors" in text
     assert "0.900 |" in text
+    goal = next(line for line in text.splitlines() if line.startswith("| set_lam: ms"))
+    assert [cell.strip() for cell in goal.split("|")[2:4]] == ["at most 10", "not measured"]
     drawn = report.draw(report.load_all(tmp_path), tmp_path / "plots")
     assert set(drawn) == set(report.all_plots())
     for name in drawn:

@@ -109,11 +109,11 @@ def test_the_tensors_of_a_mixture_of_experts(multi_lerp: MultiLerp, device: Any)
     """Qwen3-30B-A3B's shapes; all 18,867 on a device, a few layers in the interpreter. One buffer holds each side."""
     shapes = qwen3_30b_a3b_shapes(1, 3, 32) if INTERPRETED else qwen3_30b_a3b_shapes(shrink=8)
     counts = [torch.Size(shape).numel() for shape in shapes]
-    a, b = random_bits(sum(counts), torch.bfloat16, 10), random_bits(sum(counts), torch.bfloat16, 11)
-    out = torch.empty_like(a, device=device)
+    a, b = (random_bits(sum(counts), torch.bfloat16, seed, device) for seed in (10, 11))
+    out = torch.empty_like(a)
 
     def cut(x: Any) -> list[Any]:
         return [part.view(shape) for part, shape in zip(x.split(counts), shapes)]
 
-    multi_lerp(cut(a.to(device)), cut(b.to(device)), 0.8, cut(out))
+    multi_lerp(cut(a), cut(b), 0.8, cut(out))
     assert same(out, expected(a, b, 0.8))
