@@ -107,7 +107,13 @@ class Space(NamedTuple):
 
 def size_for(nbytes: int) -> int:
     """Returns the size of a block that holds groups of `nbytes` bytes (see `Space`), in whole pages."""
-    return -(-(nbytes + nbytes // (_CHUNKS - 1) + 1 + _SECTIONS) // _PAGE) * _PAGE
+    least = -(-(nbytes + 1 + _SECTIONS) * _CHUNKS // (_CHUNKS - 1))  # so that _room(least) >= nbytes
+    return -(-least // _PAGE) * _PAGE
+
+
+def _room(size: int) -> int:
+    """Returns the bytes for groups in a block of `size` bytes; the rest is for their tables."""
+    return size - size // _CHUNKS - 1 - _SECTIONS
 
 
 def least_size(space: Space) -> int:
@@ -134,7 +140,7 @@ def parts(groups: Sequence[Group], size: int) -> Iterator[list[Part]]:
     if not len(ends):
         return
     total, slack = int(ends[-1]), max(space.slack for space in spaces)
-    room = size - size // _CHUNKS - 1 - _SECTIONS
+    room = _room(size)
     pieces = 1 if total <= room else -(-total // (room - slack))
     piece: list[Part] = []
     number = 1  # of the next cut, after `total * number / pieces` bytes

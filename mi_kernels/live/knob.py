@@ -13,7 +13,8 @@ freeze parameters into the code.)
 A change is not atomic for a forward pass that runs at the same time. To exclude changes, run the forward pass inside
 `with knob.lock:`. On a GPU the work is queued on the current stream of the calling thread. Autograd raises an error for
 a backward pass through a graph from before a change, as after every in-place change. The next change discards what
-training has added to the parameters.
+training has added to the parameters. A change skips a parameter that has its values already: the same lam, and no write
+since. torch counts writes, except those through `.data`.
 
 Everything is checked before anything is changed. A change that fails midway, or is interrupted, is undone. If undoing
 fails too, the forward pass of the model raises until a change succeeds. (A compiled forward pass may not raise; check

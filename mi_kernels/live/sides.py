@@ -51,10 +51,15 @@ class Sides(Protocol):
 
 
 class TensorSides:
-    """Both models as tensors, each on the device of its live tensor or in host memory. Nobody else may change them."""
+    """Both models as tensors, each on the device of its live tensor or in host memory. Nobody else may change them.
 
-    def __init__(self, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-        self._a, self._b = a, b
+    Args:
+        a, b: the tensors of both models.
+        every: write every live tensor at each change, also those that hold their values already as far as torch knows.
+    """
+
+    def __init__(self, a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], every: bool = False) -> None:
+        self._a, self._b, self._every = a, b, every
         self._prepared: list[tuple[list[str], Prepared[torch.Tensor]]] = []  # for each device
         self._staged: list[str] = []
         self._for: Tensors | None = None  # the live tensors that are prepared
@@ -67,7 +72,8 @@ class TensorSides:
         if self._for is not live:
             self._prepare(live)
         for names, pairs in self._prepared:
-            pairs.lerp_unmoved(np.fromiter(map(weights.__getitem__, names), np.float64, len(names)))
+            lams = np.fromiter(map(weights.__getitem__, names), np.float64, len(names))
+            pairs.lerp_unmoved(lams, every=self._every)
         for name in self._staged:
             _write_staged(live[name].detach(), self._a[name], self._b[name], weights[name])
 

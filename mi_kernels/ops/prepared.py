@@ -172,10 +172,10 @@ class Prepared(Generic[T]):
             self._check_memory()
             return self._set(wanted, every)
 
-    def lerp_unmoved(self, lams: Weights) -> list[T]:
+    def lerp_unmoved(self, lams: Weights, every: bool = False) -> list[T]:
         """`lerp` without its checks, for a caller that knows that no tensor has moved and that every lam is finite."""
         with self._lock:
-            return self._set(lams, every=False)
+            return self._set(lams, every)
 
     def _set(self, wanted: Weights, every: bool) -> list[T]:
         launches = self._run if isinstance(self._run, PreparedLaunches) else None

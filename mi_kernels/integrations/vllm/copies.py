@@ -28,7 +28,8 @@ class Copies:
     """
 
     def __init__(self, live: Tensors, a: Tensors, b: Tensors, whole: Sequence[str]) -> None:
-        self._live, self._sides, self._whole = live, TensorSides(a, b), list(whole)
+        # vLLM writes parameters in ways that torch does not count: it reloads through `.data`, and drops them to sleep.
+        self._live, self._sides, self._whole = live, TensorSides(a, b, every=True), list(whole)
 
     def selections(self, recipe: Recipe) -> list[dict[str, float]]:
         """Returns the weights that lam, and then each rule, set for parameters of this worker.

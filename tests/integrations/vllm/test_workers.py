@@ -14,6 +14,7 @@ import torch
 from mi_kernels.errors import ArgumentError
 from mi_kernels.integrations.vllm import set_lam, set_lam_async
 from mi_kernels.integrations.vllm.client import EngineError
+from mi_kernels.integrations.vllm.copies import Copies
 from mi_kernels.integrations.vllm.live import Live, synchronize
 from mi_kernels.integrations.vllm.options import LoaderOptions
 from mi_kernels.integrations.vllm.worker import LiveWorker
@@ -161,11 +162,20 @@ def test_one_worker_that_rejects_keeps_the_others_from_changing(
     models.assert_same_tensors(engine.tensors(), before)
 
 
+def change_copies(live: Any, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Makes copies of other tensors, as if the worker had loaded other parameters."""
+    old = live.copies
+    tensors = [dict(held) for held in (old._live, old._sides._a, old._sides._b)]
+    for held in tensors:
+        change(held)
+    live.copies = Copies(*tensors, old._whole)
+
+
 def test_a_mask_that_selects_no_loaded_parameter_is_rejected(engine_of: Callable[..., Any]) -> None:
     """vLLM does not load everything that checkpoints have, such as a head that it ties to the embedding."""
     engine = engine_of(2)
     for worker in engine.workers:
-        worker.model.mi_kernels_live.copies._live.pop("lm_head.weight", None)
+        change_copies(worker.model.mi_kernels_live, lambda tensors: tensors.pop("lm_head.weight", None))
     with pytest.raises(ArgumentError, match="modules head select tensors of the checkpoints, but no parameter"):
         set_lam(engine, 0.3, modules="head")
     set_lam(engine, 0.3, modules="head,norm")
@@ -174,8 +184,11 @@ def test_a_mask_that_selects_no_loaded_parameter_is_rejected(engine_of: Callable
 def test_masks_are_rejected_if_a_parameter_has_no_known_place(engine_of: Callable[..., Any]) -> None:
     engine = engine_of(2)
     live = engine.workers[1].model.mi_kernels_live
-    for tensors in (live.copies._live, live.copies._sides._a, live.copies._sides._b):
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
         tensors["decoder_stack.3.w1"] = tensors.pop("model.layers.3.mlp.gate_up_proj.weight")
+
+    change_copies(live, rename)
     for wanted in ({"layers": "0:2"}, {"modules": "ffn"}, {"lam": [0, 1]}, {"rules": [{"lam": 1, "layers": "0"}]}):
         with pytest.raises(ArgumentError, match=r"decoder_stack\.3\.w1: vLLM's names do not show"):
             set_lam(engine, **{"lam": 0.3, **wanted})
