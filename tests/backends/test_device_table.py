@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import weakref
 from typing import Any
@@ -92,6 +93,40 @@ def test_the_table_of_a_graph_is_kept_until_the_process_ends(capturing: list[boo
     del device
     gc.collect()
     assert kept() is not None
+
+
+@pytest.mark.usefixtures("capturing")
+def test_a_table_that_is_captured_again_is_kept_once(capturing: list[bool]) -> None:
+    device = Device()
+    capturing[0] = True
+    for _ in range(3):
+        device_table.acquire(device.table, device.gpu.compute)
+    assert list(device_table._captured.values()) == [device.table]
+
+
+def test_uploads_during_a_capture_use_a_stream_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.cuda.Stream() may return the captured stream: it has 32 for all who ask."""
+    asked: list[Any] = []
+
+    class Driver:
+        def cuStreamCreate(self, handle: Any, flags: int) -> int:
+            asked.append(flags)
+            handle._obj.value = 0x5000 + len(asked)
+            return 0
+
+    monkeypatch.setattr(device_table.ctypes, "CDLL", lambda name: Driver())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda handle, device: (handle, device))
+    monkeypatch.setattr(torch.cuda, "Stream", None)
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    try:
+        device_table.own_stream.cache_clear()
+        assert device_table.own_stream(first) == (0x5001, first)
+        assert device_table.own_stream(second) == (0x5002, second)
+        assert device_table.own_stream(first) == (0x5001, first)
+        assert asked == [1, 1]
+    finally:
+        device_table.own_stream.cache_clear()
 
 
 def test_repeated_tables_are_built_once() -> None:

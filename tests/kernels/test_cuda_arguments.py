@@ -98,3 +98,15 @@ def test_refusals_name_the_pair(run: Any) -> None:
         run([x[:4], x[4:]], [x[:4], y[2:6]], [y[:4], torch.zeros(4)], single=False)
     with pytest.raises(mi_kernels.ArgumentError, match=r"outs\[1\] overlaps out"):
         run([x, x], [x, x], [y, y], single=False)
+
+
+def test_a_tensor_of_another_device_is_not_allocated_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast path for CPU tensors must notice first that it does not apply."""
+    from mi_kernels.ops import pair
+
+    def no_memory(x: Any) -> Any:
+        raise AssertionError("allocated")
+
+    monkeypatch.setattr(pair, "empty_like", no_memory)
+    x = torch.zeros(4, device="meta")
+    assert pair.quick_lerp(x, x, 0.5, None, None, None) is None

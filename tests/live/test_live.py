@@ -244,6 +244,42 @@ def test_rejected_changes_leave_the_model_unchanged() -> None:
         knob.set_lam(0.1)
 
 
+def test_a_model_that_moved_as_a_whole_still_follows() -> None:
+    """Other memory, with the same names, dtypes and shapes: the next change goes there."""
+    model, other = Plain(1), Plain(2)
+    a = state(model)
+    b = state(other)
+    knob = live.attach(model, other)
+    knob.set_lam(0.5)
+    for p in model.parameters():
+        p.data = p.data.clone()
+    model.register_buffer("cache", torch.zeros(4), persistent=False)  # not in the state_dict
+    for lam in (0.3, 0.3):
+        knob.set_lam(lam)
+        for name, expected in {n: lerp_reference(a[n], b[n], lam) for n in a if a[n].is_floating_point()}.items():
+            assert bits(model.state_dict()[name]) == bits(expected), name
+
+
+def test_replaced_parameters_and_modules_are_noticed() -> None:
+    model = Plain(1)
+    knob = live.attach(model, Plain(2))
+    knob.set_lam(0.5)
+    model.two = torch.nn.Linear(8, 8, bias=False, dtype=torch.bfloat16)  # no longer tied
+    with pytest.raises(ArgumentError, match="ties have changed since attach"):
+        knob.set_lam(0.6)
+
+
+def test_a_change_discards_what_training_added_at_the_same_lam() -> None:
+    model = Plain(1)
+    knob = live.attach(model, Plain(2))
+    knob.set_lam(0.5)
+    before = state(model)
+    with torch.no_grad():
+        model.one.weight.add_(1)
+    knob.set_lam(0.5)
+    assert_same_tensors(model.state_dict(), before)
+
+
 def test_files_that_do_not_fit_the_live_model(tmp_path: Path) -> None:
     model = qwen3_model(1, tied=False)
     other = tmp_path / "other"

@@ -25,9 +25,37 @@ FAULTS: list[Fault] = [
     Fault(
         "graph-replayed-without-its-table",
         "mi_kernels/backends/device_table.py",
-        old="        _captured.append(part)\n",
+        old="        _captured[id(part)] = part\n",
         new="",
         tests=("tests/backends/test_device_table.py",),
+    ),
+    Fault(
+        "prepared-tensors-not-watched",
+        "mi_kernels/ops/prepared.py",
+        old="            self._check_memory()\n",
+        new="",
+        tests=("tests/ops/test_prepared.py",),
+    ),
+    Fault(
+        "prepared-skips-what-others-wrote",
+        "mi_kernels/ops/prepared.py",
+        old="        done[changed] = False\n",
+        new="",
+        tests=("tests/ops/test_prepared.py",),
+    ),
+    Fault(
+        "a-write-that-autograd-does-not-see",
+        "mi_kernels/ops/eager.py",
+        old="        torch.autograd.graph.increment_version(tensors)\n",
+        new="        pass\n",
+        tests=("tests/ops/test_prepared.py",),
+    ),
+    Fault(
+        "modules-compared-by-their-number",
+        "csrc/cpu/tensors_binding.cpp",
+        old="value != PyList_GET_ITEM(expected.ptr(), Py_ssize_t(k++))",
+        new="!PyList_GET_ITEM(expected.ptr(), Py_ssize_t(k++))",
+        tests=("tests/live/test_live.py",),
     ),
     Fault(
         "graph-captured-before-the-upload",
