@@ -13,6 +13,7 @@ from mi_kernels.cli.program import _split, build_parser
 from mi_kernels.errors import ArgumentError
 from mi_kernels.integrations.vllm.client import EngineError, set_lam, set_lam_async
 from mi_kernels.integrations.vllm.options import LoaderOptions
+from mi_kernels.integrations.vllm.self_check import SelfCheck
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,8 @@ def test_options() -> None:
     found = LoaderOptions.read({"other": "b", "lam": 0.5, "layers": "1:", "modules": None, "live": True})
     assert found.recipe is not None
     assert found.recipe.to_dict() == {"lam": 0.5, "layers": "1:"}
-    assert (found.other, found.live, found.resident) == ("b", True, "device")
+    assert (found.other, found.live, found.resident, found.check) == ("b", True, "device", False)
+    assert LoaderOptions.read({"other": "b", "lam": 0.5, "check": True}).check
 
 
 def command(*argv: str) -> list[str]:
@@ -77,6 +79,38 @@ def test_serve_without_vllm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["serve", "a", "b", "--lam", "0.5"]) == 2
     assert "vLLM is not installed" in capsys.readouterr().err
+
+
+def test_serve_check_prints_what_was_compared(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = [SelfCheck("copies", 0.5, 1234, (), ("scratch",)), SelfCheck("copies", 0.5, 1200, ())]
+    given: list[str] = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: "vllm")
+    monkeypatch.setattr("os.environ", {})  # the command sets variables for vLLM
+    monkeypatch.setattr(
+        "mi_kernels.integrations.vllm.check.check_engine", lambda argv: given.extend(argv) or list(found)
+    )
+    argv = ["serve", "a", "b", "--lam", "0.3", "--check", "--", "--max-model-len", "100"]
+    assert main(argv) == 0
+    assert json.loads(after(given, "--model-loader-extra-config"))["check"] is True
+    assert (given[:2], given[-2:]) == (["--model", "a"], ["--max-model-len", "100"])
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "worker 0: compared 1,234 tensors, lam changed to 0.5 by copies",
+        "  not compared: 1 tensors that two loads do not agree on (scratch)",
+        "worker 1: compared 1,200 tensors, lam changed to 0.5 by copies",
+        "OK: the same bits as the merge loaded afresh",
+    ]
+    assert not said.err
+
+    found[1] = SelfCheck("copies", 0.5, 1200, ("model.layers.0.mixer.A",))
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert "OK" not in said.out
+    problem, remedy = said.err.splitlines()
+    assert "(model.layers.0.mixer.A) differ" in problem
+    assert "Serve without live" in remedy
 
 
 def test_other_plugins_of_vllm_are_still_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

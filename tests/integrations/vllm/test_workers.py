@@ -262,7 +262,6 @@ class TestSynchronising:
     def queued(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         """Records the order of what happens. The model is on the meta device, which is no CPU."""
         calls: list[str] = []
-        monkeypatch.setattr(Live, "change", Live.change)
         monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: calls.append(f"synchronize {device}"))
         return calls
 
