@@ -6,7 +6,8 @@ dtype is copied as bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 BYTES = 3  # the kernels' code for what is copied, one byte an element
 
@@ -81,6 +82,14 @@ OUTPUTS = {name: dtype.name for dtype in _COMPUTED for name in (dtype.torch, *dt
 """FLOATS, by what users may write to ask for them."""
 
 _SIZES = {dtype.name: dtype.size for dtype in TABLE}
+
+
+@cache
+def torch_codes() -> dict[Any, int]:
+    """Returns the kernels' codes by torch's dtypes. Imports torch."""
+    import torch
+
+    return {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
 
 
 def is_known(dtype: str) -> bool:

@@ -83,10 +83,8 @@ def prepare(s: Set, backend: str) -> Any:
     """`mi_kernels.prepare` of a set.
 
     Raises:
-        UnavailableError: this version has no prepared plans, or the backend has none for these tensors.
+        UnavailableError: the backend does not take these tensors.
     """
-    if not hasattr(mi_kernels, "prepare"):
-        raise UnavailableError("mi_kernels has no prepare")
     try:
         return mi_kernels.prepare(s.a, s.b, s.outs, backend=None if backend == "reference" else backend)
     except mi_kernels.MIKernelsError as error:

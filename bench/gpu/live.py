@@ -77,7 +77,7 @@ def measure_plans(
     """Plans of each list and backend: seconds to prepare, and of `lerp`, called and replayed from a graph.
 
     Raises:
-        UnavailableError: this version has no prepared plans.
+        UnavailableError: the backend does not take these tensors.
         WrongBitsError: a plan or its graph gives other bits than the contract.
     """
     found: dict[str, Any] = {}

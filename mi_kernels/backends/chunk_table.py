@@ -12,7 +12,9 @@ whose output keeps its bytes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -50,22 +52,42 @@ class ChunkTable(NamedTuple):
     @property
     def offsets(self) -> Offsets:
         """The offsets of the sections in `pack`, in the order of the fields above, each padded to ALIGNMENT bytes."""
-        starts, end = [], 0
-        for section in self._sections():
-            starts.append(end)
-            end += -(-section.nbytes // ALIGNMENT) * ALIGNMENT
-        return Offsets._make([*starts, end])
+        return Offsets._make(section_offsets(self._sections()))
 
     def pack(self) -> npt.NDArray[np.uint8]:
         """Packs the table into contiguous bytes, so that one copy moves it to the device; see `offsets`."""
-        offsets = self.offsets
-        packed = np.zeros(offsets.size, dtype=np.uint8)
-        for start, section in zip(offsets, self._sections()):
-            packed[start : start + section.nbytes] = section.reshape(-1).view(np.uint8)
-        return packed
+        return pack_sections(self._sections())
 
     def _sections(self) -> tuple[npt.NDArray[np.generic], ...]:
         return self.tensors, self.weights, self.chunk_tensor, self.chunk_start
+
+
+def section_offsets(sections: Sequence[npt.NDArray[Any]]) -> list[int]:
+    """Returns where each section of a packed table starts, a multiple of ALIGNMENT, and then the size of the table."""
+    sizes = [-(-section.nbytes // ALIGNMENT) * ALIGNMENT for section in sections]
+    return [0, *accumulate(sizes)]
+
+
+def pack_sections(sections: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
+    """Returns the bytes of the sections at their `section_offsets`."""
+    *starts, size = section_offsets(sections)
+    packed = np.zeros(size, dtype=np.uint8)
+    for start, section in zip(starts, sections):
+        packed[start : start + section.nbytes] = section.reshape(-1).view(np.uint8)
+    return packed
+
+
+def divide(counts: npt.NDArray[np.int64], chunk: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Divides tensors of `counts` elements into chunks of at most `chunk`.
+
+    Returns:
+        The tensor of each chunk, and its first element there. The chunks of one tensor are consecutive and in order.
+    """
+    chunks = -(-counts // chunk)
+    chunk_tensor = np.repeat(np.arange(len(counts), dtype=np.int32), chunks)
+    first = np.cumsum(chunks) - chunks  # the number of a tensor's first chunk
+    chunk_start = (np.arange(len(chunk_tensor), dtype=np.int64) - np.repeat(first, chunks)) * chunk
+    return chunk_tensor, chunk_start
 
 
 def build(
@@ -82,10 +104,7 @@ def build(
     Returns:
         A ChunkTable with sum(ceil(counts / chunk)) chunks. The chunks of one tensor are consecutive and in order.
     """
-    chunks = -(-counts // chunk)
-    chunk_tensor = np.repeat(np.arange(len(counts), dtype=np.int32), chunks)
-    first = np.cumsum(chunks) - chunks  # the number of a tensor's first chunk
-    chunk_start = (np.arange(len(chunk_tensor), dtype=np.int64) - np.repeat(first, chunks)) * chunk
+    chunk_tensor, chunk_start = divide(counts, chunk)
     tensors = np.empty((len(counts), 4), dtype=np.int64)
     tensors[:, :3], tensors[:, 3] = addresses, counts
     return ChunkTable(tensors, np.ascontiguousarray(weights, dtype=np.float32), chunk_tensor, chunk_start, chunk)

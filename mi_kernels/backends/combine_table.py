@@ -7,14 +7,14 @@ differ, as far as the kernel of the launch takes them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..dtypes import CODE_TORCH
-from .chunk_table import ALIGNMENT
+from ..dtypes import torch_codes
+from . import device_table
+from .chunk_table import divide, pack_sections, section_offsets
 
 if TYPE_CHECKING:
     import torch
@@ -86,20 +86,12 @@ class CombineTable(NamedTuple):
 
     @property
     def sections(self) -> Sections:
-        """Where `pack` puts the first four fields, each padded to ALIGNMENT bytes."""
-        starts, end = [], 0
-        for section in self._sections():
-            starts.append(end)
-            end += -(-section.nbytes // ALIGNMENT) * ALIGNMENT
-        return Sections._make([*starts, end])
+        """Where `pack` puts the first four fields, each padded as in `chunk_table`."""
+        return Sections._make(section_offsets(self._sections()))
 
     def pack(self) -> npt.NDArray[np.uint8]:
         """Packs the table into contiguous bytes, so that one copy moves it to the device; see `sections`."""
-        sections = self.sections
-        packed = np.zeros(sections.size, dtype=np.uint8)
-        for start, section in zip(sections, self._sections()):
-            packed[start : start + section.nbytes] = section.reshape(-1).view(np.uint8)
-        return packed
+        return pack_sections(self._sections())
 
     def _sections(self) -> tuple[npt.NDArray[Any], ...]:
         return self.tensors, self.combines, self.chunk_tensor, self.chunk_start
@@ -117,49 +109,31 @@ def build(tasks: Sequence[CombineTask], chunk: int) -> CombineTable:
     """
     from .. import _cpu
 
-    known: dict[bytes, int] = {}
+    codes, known = torch_codes(), dict[bytes, int]()
     rows = []
     for task in tasks:
         tensors = (task.out, *task.operands)
         packed = _cpu.pack_combine(task.formula, len(task.operands))
         last = known.setdefault(packed, len(known)) << FORMULA_SHIFT
         for place, tensor in enumerate(tensors):
-            last |= codes()[tensor.dtype] << (_TYPE_BITS * place)
+            last |= codes[tensor.dtype] << (_TYPE_BITS * place)
         rows.append([*(tensor.data_ptr() for tensor in tensors), task.out.numel(), task.first, last])
     table = np.array(rows, np.int64)
-    counts = table[:, -3]
-    chunks = -(-counts // chunk)
-    chunk_tensor = np.repeat(np.arange(len(tasks), dtype=np.int32), chunks)
-    before = np.cumsum(chunks) - chunks  # the number of a tensor's first chunk
-    chunk_start = (np.arange(len(chunk_tensor), dtype=np.int64) - np.repeat(before, chunks)) * chunk
+    chunk_tensor, chunk_start = divide(table[:, -3], chunk)
     return CombineTable(table, np.frombuffer(b"".join(known), COMBINE), chunk_tensor, chunk_start, chunk)
-
-
-@cache
-def codes() -> dict[Any, int]:
-    """Returns the kernels' dtype codes by torch's dtypes."""
-    import torch
-
-    return {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
-
-
-_captured: list[Any] = []  # CUDA does not report when a graph is destroyed, so its tables are never freed
 
 
 def upload(device: torch.device, values: npt.NDArray[Any]) -> Any:
     """Copies an array to a device without waiting; returns a tensor.
 
     torch keeps the pinned memory until the copy is done. Only work on the current stream uses the device memory, so
-    it can be freed before that work is done. In a stream capture the copy is part of the graph, which copies the table
-    again at every replay.
+    it can be freed before that work is done. During a stream capture, see `device_table.kept`.
     """
     import torch
 
     host = torch.from_numpy(values)
     if device.type == "cpu":  # Triton's interpreter
         return host
-    host = host.pin_memory()
-    memory = host.to(device, non_blocking=True)
     if torch.cuda.is_current_stream_capturing():
-        _captured.append((host, memory))
-    return memory
+        return device_table.kept(device, host)
+    return host.pin_memory().to(device, non_blocking=True)

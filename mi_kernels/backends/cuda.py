@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # make smaller tables. But a large GPU runs about 700 blocks at a time, and is partly idle while the last ones finish.
 # With 16 rounds of blocks this costs a few percent at most.
 MIN_CHUNK, MAX_CHUNK, CHUNKS_WANTED = 8192, 65536, 16 * 700
+_REMEDY = "Check driver and versions with `mi-kernels env`, or use backend='triton'."
 MINIMUM_CAPABILITY = (7, 5)  # of the PTX in the fat binary (tools/cuda_toolkit.py)
 
 
@@ -126,14 +127,11 @@ def launch(device: torch.device, part: DeviceTable, triple: Triple, weights: tor
 
 
 @contextmanager
-def named(device: torch.device) -> Iterator[None]:
+def named(device: torch.device, remedy: str = _REMEDY) -> Iterator[None]:
     """Turns an error of CUDA into a BackendError that names the device."""
     from .. import _cuda
 
     try:
         yield
     except _cuda.CudaError as error:
-        raise BackendError(
-            f"backend 'cuda' on {device}: {error}",
-            "Check driver and versions with `mi-kernels env`, or use backend='triton'.",
-        ) from error
+        raise BackendError(f"backend 'cuda' on {device}: {error}", remedy) from error

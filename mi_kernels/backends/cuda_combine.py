@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..dtypes import torch_codes
 from ..errors import BackendError
-from . import combine_table, device_table
-from .combine_table import CombineTask, codes
-from .cuda import chunk_for
+from . import combine_table, cuda, device_table
+from .combine_table import CombineTask
 from .moments import PIECE, Moments, total
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def multi_combine(tasks: Sequence[CombineTask]) -> None:
     device = tasks[0].out.device
     with _on(device) as kernels:
         for (_, bf16), group in groups.items():
-            built = combine_table.build(group, chunk_for(sum(task.out.numel() for task in group)))
+            built = combine_table.build(group, cuda.chunk_for(sum(task.out.numel() for task in group)))
             memory = combine_table.upload(device, built.pack())
             base, at = memory.data_ptr(), built.sections
             kernels.launch_combine(
@@ -149,7 +149,7 @@ def moments(a: torch.Tensor, b: torch.Tensor, base: torch.Tensor | None) -> Mome
 
 
 def _operand(tensor: torch.Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), codes()[tensor.dtype]
+    return tensor.data_ptr(), torch_codes()[tensor.dtype]
 
 
 def _memory(device: torch.device, size: int) -> Any:
@@ -171,11 +171,6 @@ def _on(device: torch.device, waits: bool = False) -> Iterator[Any]:
             f"backend 'cuda' on {device}: statistics of tensors cannot be captured in a CUDA graph",
             "Use a method that needs none, such as linear, or call it outside the capture.",
         )
-    try:
-        with device_table.on_device(device):
-            _cuda.prepare(device.index)
-            yield _cuda
-    except _cuda.CudaError as error:
-        raise BackendError(
-            f"backend 'cuda' on {device}: {error}", "Check driver and versions with `mi-kernels env`."
-        ) from error
+    with cuda.named(device, "Check driver and versions with `mi-kernels env`."), device_table.on_device(device):
+        _cuda.prepare(device.index)
+        yield _cuda

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..dtypes import CODE_TORCH
+from ..dtypes import torch_codes
 from ..errors import BackendError
 from . import chunk_table as table
 
@@ -86,9 +86,7 @@ def by_dtypes(codes: npt.NDArray[np.int32]) -> dict[Triple, npt.NDArray[np.intp]
 
 def rows_of(outs: Sequence[torch.Tensor], a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> Rows:
     """Returns the rows of lists of tensors."""
-    import torch
-
-    known = {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
+    known = torch_codes()
     columns = (outs, a, b)
     return Rows(
         np.array([[x.data_ptr() for x in tensors] for tensors in columns], np.int64).T,
@@ -172,6 +170,27 @@ def own_stream(device: torch.device) -> Any:
 # CUDA does not report when a graph is destroyed, so the tables of graphs are never freed. By `id`, so that a table that
 # is captured again is kept once.
 _captured: dict[int, DeviceTable] = {}
+
+
+_kept: dict[tuple[torch.device, bytes], Any] = {}  # by content, for the same reason
+
+
+def kept(device: torch.device, host: torch.Tensor) -> torch.Tensor:
+    """Copies a tensor of the host to `device` during a stream capture, for a graph to read at every replay.
+
+    Another stream copies it, so that the copy is not part of the graph. It stays on the device until the process ends;
+    equal bytes are copied once.
+    """
+    import torch
+
+    key = device, host.view(torch.uint8).numpy().tobytes()
+    if key not in _kept:
+        stream = own_stream(device)
+        with torch.cuda.stream(stream):
+            _kept[key] = host.to(device)
+        stream.synchronize()
+    found: torch.Tensor = _kept[key]
+    return found
 
 
 def acquire(part: DeviceTable, stream: Any) -> None:

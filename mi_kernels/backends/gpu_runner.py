@@ -19,11 +19,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from itertools import cycle
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..dtypes import CODE_SIZES, CODE_TORCH
 from ..errors import BackendError
-from . import cpu, triton
+from . import cpu
+from .combine_table import CombineTask
+from .launches import Kernels
 from .piece import Group, Launch, Layout, Placed, parts
 from .pinned import CudaPinning, PinnedArena, Pinning
 from .spans import CombineSpan, Span
@@ -31,19 +33,8 @@ from .spans import CombineSpan, Span
 if TYPE_CHECKING:
     import torch
 
-    from .._cpu import Combine
-
 STAGING = 256 << 20  # bytes of pinned memory of all workers together, and the same amount on the devices together
 _OVERLAP = 4  # pieces: one is packed, one is copied in, one is computed or copied out, one is unpacked
-
-
-class Task(NamedTuple):
-    """One formula on a device; `cuda_combine.CombineTask` describes the fields."""
-
-    out: torch.Tensor
-    operands: Sequence[torch.Tensor]
-    first: int
-    formula: Combine
 
 
 class Gpu(Protocol):
@@ -72,7 +63,7 @@ class Gpu(Protocol):
     def lerp(self, block: torch.Tensor, launches: Sequence[Launch], stream: Any) -> None:
         """Interpolates what the tables of the launches describe, which lie in `block`."""
 
-    def combine(self, tasks: Sequence[Task], stream: Any) -> None:
+    def combine(self, tasks: Sequence[CombineTask], stream: Any) -> None:
         """Computes formulas."""
 
 
@@ -84,12 +75,10 @@ class CudaGpu:
 
         self.name = name
         self._torch, self._device, self._backend = torch, torch.device(name), backend
+        self._kernels: Kernels = import_module(f".{backend}", __package__)
         self._launching = threading.Lock()
         self.pinning: Pinning = CudaPinning([self._device])
-        if backend == "cuda":
-            from .. import _cuda
-
-            _cuda.prepare(self._device.index)
+        self._kernels.load(self._device)
         with torch.cuda.device(self._device):
             self.copy_in, self.compute, self.copy_out = (torch.cuda.Stream(self._device) for _ in range(3))
 
@@ -106,60 +95,18 @@ class CudaGpu:
             to.copy_(source, non_blocking=True)
 
     def chunk_for(self, elements: int) -> int:
-        from .cuda import chunk_for
-
-        return triton.CHUNK if self._backend == "triton" else chunk_for(elements)
+        return self._kernels.chunk_for(elements)
 
     def lerp(self, block: torch.Tensor, launches: Sequence[Launch], stream: Any) -> None:
         # Triton compiles at the first launch, which is not thread-safe.
         with self._launching, self._torch.cuda.stream(stream):
             for launch in launches:
-                if self._backend == "triton":
-                    launch_triton(block, launch)
-                else:
-                    launch_cuda(self._device.index, stream.cuda_stream, block.data_ptr(), launch)
+                self._kernels.launch(self._device, launch.table(block), launch.triple)
 
-    def combine(self, tasks: Sequence[Task], stream: Any) -> None:
+    def combine(self, tasks: Sequence[CombineTask], stream: Any) -> None:
         kernels = import_module(f".{self._backend}_combine", __package__)
         with self._launching, self._torch.cuda.stream(stream):
             kernels.multi_combine(tasks)
-
-
-def launch_cuda(device: int, stream: int, block: int, launch: Launch) -> None:
-    """Launches the compiled kernels over a table in the block at address `block`, on the stream with this handle."""
-    from .. import _cuda
-
-    base, at = block + launch.start, launch.offsets
-    _cuda.launch(
-        device,
-        stream,
-        tensors=base + at.tensors,
-        weights=base + at.weights,
-        chunk_tensor=base + at.chunk_tensor,
-        chunk_start=base + at.chunk_start,
-        chunks=launch.chunks,
-        chunk=launch.chunk,
-        out_dtype=launch.triple.out,
-        a_dtype=launch.triple.a,
-        b_dtype=launch.triple.b,
-    )
-
-
-def launch_triton(block: torch.Tensor, launch: Launch) -> None:
-    """Launches the Triton kernel over a table in `block`, on the current stream."""
-    from . import triton_kernels as kernels
-    from .device_table import DeviceTable
-
-    table = DeviceTable(block[launch.start :], launch.offsets, launch.chunks, launch.chunk, None, None)
-    kernels.lerp_chunks[(launch.chunks,)](
-        *table.sections(),
-        *launch.triple,
-        launch.chunk,
-        kernels.STEP,
-        kernels.REST,
-        kernels.INTERPRETED,
-        **kernels.OPTIONS,
-    )
 
 
 class _Piece:
@@ -177,11 +124,11 @@ class _Piece:
         dtype: torch.dtype = getattr(torch, CODE_TORCH[code])
         return self.device[start : start + elements * CODE_SIZES[code]].view(dtype)
 
-    def task(self, placed: Placed, span: CombineSpan) -> Task:
+    def task(self, placed: Placed, span: CombineSpan) -> CombineTask:
         part, group = placed.part, placed.part.group
         operands = [self.tensor(at, part.elements, x.dtype) for at, x in zip(placed.operands, group.operands)]
         out = self.tensor(placed.outs[0], part.elements, span.out_dtype)
-        return Task(out, operands, span.first + part.first, span.formula)
+        return CombineTask(out, operands, span.first + part.first, span.formula)
 
 
 class SpanRunner:

@@ -125,7 +125,6 @@ class _Weights:
 
         self._device, self._count, self._turn = device, count, 0
         self._on_device = torch.empty(count, dtype=torch.float32, device=device)
-        self._captured: dict[bytes, torch.Tensor] = {}
         self._blocks: list[tuple[Any, Any]] = []
         self._last: Any = None  # the stream of the last call
         if device.type == "cuda":
@@ -142,7 +141,7 @@ class _Weights:
             self._on_device.numpy()[:] = weights
             return self._on_device
         if torch.cuda.is_current_stream_capturing():
-            return self._kept(weights)
+            return device_table.kept(self._device, torch.from_numpy(weights))
         stream = torch.cuda.current_stream(self._device)
         if self._last is not None and stream != self._last:
             stream.wait_event(self._done)  # the launches there still read the weights of their call
@@ -162,19 +161,3 @@ class _Weights:
 
         if self._device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
             self._done.record(self._last)
-
-    def _kept(self, weights: npt.NDArray[np.float32]) -> torch.Tensor:
-        """Returns weights in memory of their own, which a graph reads whenever it is replayed."""
-        import torch
-
-        key = weights.tobytes()
-        if key not in self._captured:
-            stream = device_table.own_stream(self._device)
-            with torch.cuda.stream(stream):
-                self._captured[key] = torch.from_numpy(weights).to(self._device)
-            stream.synchronize()
-            _captured.append(self._captured[key])
-        return self._captured[key]
-
-
-_captured: list[Any] = []  # weights that graphs read; see `device_table._captured`

@@ -11,15 +11,18 @@ plus an offset. The tables (`chunk_table.py`) describe the launches, and travel 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..dtypes import CODE_SIZES
 from . import chunk_table
-from .device_table import Triple
+from .device_table import DeviceTable, Triple
 from .spans import CombineSpan, Operand, Span
+
+if TYPE_CHECKING:
+    import torch
 
 ALIGNMENT = 16  # bytes: the kernels' wide accesses
 _PAGE = 4096
@@ -180,6 +183,10 @@ class Launch(NamedTuple):
     offsets: chunk_table.Offsets
     chunks: int
     chunk: int
+
+    def table(self, block: torch.Tensor) -> DeviceTable:
+        """Returns the table in a block of device memory. Its upload is the caller's."""
+        return DeviceTable(block[self.start :], self.offsets, self.chunks, self.chunk, None, None)
 
 
 class Layout:

@@ -100,5 +100,5 @@ def launch(device: torch.device, part: DeviceTable, triple: Triple, weights: tor
     tensors, own, chunk_tensor, chunk_start = part.sections()
     kernels.lerp_chunks[(part.chunks,)](
         tensors, own if weights is None else weights, chunk_tensor, chunk_start,
-        *triple, CHUNK, kernels.STEP, kernels.REST, kernels.INTERPRETED, **kernels.OPTIONS,
+        *triple, part.chunk, kernels.STEP, kernels.REST, kernels.INTERPRETED, **kernels.OPTIONS,
     )  # fmt: skip

@@ -81,6 +81,7 @@ class Place(NamedTuple):
     layer: int | None
 
 
+@lru_cache(maxsize=1 << 15)  # the names of a large model, which a live model asks for at every change
 def classify(name: str) -> Place:
     """Returns the place of the tensor `name`. Use `places` for all names of a model, which is more accurate."""
     parts = _NUMBER.split(name)

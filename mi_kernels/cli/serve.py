@@ -77,8 +77,9 @@ def _check(argv: list[str]) -> int:
     for number, result in enumerate(results):
         print(f"worker {number}: compared {result.compared:,} tensors, lam changed to {result.lam} by {result.way}")
         if result.ignored:
-            names = shortened(list(result.ignored))
-            print(f"  not compared: {len(result.ignored):,} tensors that two loads do not agree on ({names})")
+            names, count = shortened(list(result.ignored)), len(result.ignored)
+            what = "tensor" if count == 1 else "tensors"
+            print(f"  not compared: {count:,} {what} that two loads do not agree on ({names})")
     sys.stdout.flush()  # before the message of an error
     for result in results:
         result.require()

@@ -1,4 +1,4 @@
-"""Notice in microseconds that a module has other parameters, or parameters in other memory, than before."""
+"""Notice that a module has other parameters, or parameters in other memory, than before, without a walk over it."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -114,30 +114,30 @@ def _run_cpu_tensors(
     because dtypes differ within a list."""
     import numpy as np
 
-    found = tensor_table.read(a, b) if outs is None else tensor_table.read(outs, a, b)
+    found = _read(a, b, outs)
     if found is None or found.device != "cpu" or (found.codes != found.codes[0]).any():
         return None
     if dispatch.backend_for(backend, "cpu") != "cpu":
         return None
-    if outs is None:
-        results = [empty_like(x) for x in a]
-        addresses = np.array(list(map(_data_ptr(), results)), np.int64)[:, None]
-        found = found._replace(
-            addresses=np.hstack([addresses, found.addresses]), codes=np.hstack([found.codes[:, :1], found.codes])
-        )
-    else:
-        results = list(outs)
+    results, found = _with_outputs(a, outs, found)
+    if outs is not None:
         _refuse(find_overlap(found.addresses, found.sizes), label)
     table = np.column_stack([found.addresses, found.elements])
     cpu.run_addresses(table, np.array(lams, np.float64), found.codes[0], cpu.isa(), cpu.checked_threads(threads))
     return results
 
 
-@cache
-def _data_ptr() -> Any:
-    import torch
+def _read(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any] | None) -> TensorTable | None:
+    """The table of (out, a, b), or of (a, b) if there are no outputs yet."""
+    return tensor_table.read(a, b) if outs is None else tensor_table.read(outs, a, b)
 
-    return torch.Tensor.data_ptr
+
+def _with_outputs(a: Sequence[Any], outs: Sequence[Any] | None, found: TensorTable) -> tuple[list[Any], TensorTable]:
+    """The outputs, new ones like `a` for None, and the table of (out, a, b)."""
+    if outs is not None:
+        return list(outs), found
+    results = [empty_like(x) for x in a]
+    return results, found.with_first([x.data_ptr() for x in results])
 
 
 def names(single: bool) -> Label:
@@ -173,13 +173,12 @@ def _run_cuda(
 ) -> list[Any]:
     """As `multi_lerp_now`, for a list that starts with a CUDA tensor: tensors throughout, of one device."""
     device = a[0].device
-    given = [a, b] if outs is None else [a, b, outs]
-    if tensor_table.read(*given) is None:
-        check_tensors(given, label)
-    results = [empty_like(x) for x in a] if outs is None else list(outs)
+    found = _read(a, b, outs)
+    if found is None:
+        check_tensors([a, b] if outs is None else [a, b, outs], label)
+        raise AssertionError("what cannot be read must be refused by name")
     chosen = dispatch.backend_for(backend, str(device))
-    found = tensor_table.read_memory(results, a, b)
-    assert found is not None
+    results, found = _with_outputs(a, outs, found)
     refuse_addresses(found, label, overlap=outs is not None)
     if chosen == "reference":
         from ..backends.reference import torch_lerp

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from functools import cache
 from typing import Any
 
 from ..backends import cpu, dispatch
-from ..dtypes import CODES, FROM_TORCH
+from ..dtypes import torch_codes
 from ..recipe.lam import checked_lam
 from .arrays import empty_like
 from .eager import increment_versions
@@ -18,7 +17,7 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
     torch = sys.modules.get("torch")
     if torch is None or type(a) is not torch.Tensor or torch.compiler.is_compiling():
         return None
-    codes = _codes()
+    codes = torch_codes()
     shape = a.shape
     for x in (a, b) if out is None else (a, b, out):
         if not (
@@ -46,11 +45,3 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
     if done and out is not None:
         increment_versions([out])
     return result if done else None
-
-
-@cache
-def _codes() -> dict[Any, int]:
-    """The kernels' codes by torch's dtypes."""
-    import torch
-
-    return {getattr(torch, name.removeprefix("torch.")): CODES[kind] for name, kind in FROM_TORCH.items()}

@@ -1,4 +1,4 @@
-"""Interpolate the same tensors many times: checked once, launched with another lam in microseconds."""
+"""Interpolate the same tensors many times: checked once, and launched again with nothing but new weights."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def _lams(lam: float | Sequence[float], count: int) -> Weights:
     """lam for each pair, float64 [count]; checked like `eager.checked_lams`, in bulk where it is a plain list."""
     if isinstance(lam, (int, float)):
         return np.full(count, checked_lams(lam, 1)[0])
-    if isinstance(lam, (list, tuple)) and len(lam) == count and set(map(type, lam)) <= {float, int}:
+    if isinstance(lam, (list, tuple)) and len(lam) == count and set(map(type, lam)) == {float}:
         values = np.array(lam, np.float64)
         if (np.abs(values) <= FLOAT32_MAX).all():
             return values

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..dtypes import CODE_SIZES, CODE_TORCH
+from ..dtypes import CODE_SIZES, torch_codes
 
-_DEVICES = {1: "cpu", 2: "cuda"}  # DLPack's DLDeviceType
+_DEVICES = {1: "cpu", 2: "cuda", 10: "cuda"}  # DLPack's DLDeviceType; torch calls ROCm "cuda" too
 
 
 class TensorTable(NamedTuple):
@@ -43,6 +43,13 @@ class TensorTable(NamedTuple):
     def columns(self, first: int, end: int) -> TensorTable:
         """Returns the table of the tensors `first` to `end` of every row."""
         return self._replace(addresses=self.addresses[:, first:end], codes=self.codes[:, first:end])
+
+    def with_first(self, addresses: Sequence[int]) -> TensorTable:
+        """Returns the table with one more tensor before each row, at these addresses and like the first one."""
+        first = np.array(addresses, np.int64)[:, None]
+        return self._replace(
+            addresses=np.hstack([first, self.addresses]), codes=np.hstack([self.codes[:, :1], self.codes])
+        )
 
     def same_memory(self, other: TensorTable | None) -> bool:
         """Returns whether both tables describe the same memory, with the same dtypes."""
@@ -110,7 +117,7 @@ def _read_slowly(columns: Sequence[Sequence[Any]]) -> TensorTable | None:
     import torch
 
     tensor: Any = torch.Tensor
-    known = {getattr(torch, name): code for code, name in enumerate(CODE_TORCH)}
+    known = torch_codes()
     dtypes = [list(map(tensor.dtype.__get__, tensors)) for tensors in columns]
     devices: set[Any] = set()
     for tensors, kinds in zip(columns, dtypes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,20 @@ def test_uploads_during_a_capture_use_a_stream_of_our_own(monkeypatch: pytest.Mo
         assert asked == [1, 1]
     finally:
         device_table.own_stream.cache_clear()
+
+
+def test_what_a_graph_reads_is_copied_once_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[str] = []
+    stream = SimpleNamespace(synchronize=lambda: waited.append("copied"))
+    monkeypatch.setattr(device_table, "own_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(device_table, "_kept", {})
+    cpu, values = torch.device("cpu"), torch.tensor([0.5, 0.25])
+    first = device_table.kept(cpu, values)
+    assert device_table.kept(cpu, values.clone()) is first
+    assert device_table.kept(cpu, values + 1) is not first
+    assert waited == ["copied"] * 2
+    assert len(device_table._kept) == 2
 
 
 def test_repeated_tables_are_built_once() -> None:

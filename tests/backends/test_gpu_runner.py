@@ -20,8 +20,9 @@ from mi_kernels import BackendError
 from mi_kernels._cpu import Formula
 from mi_kernels.backends import cpu, gpu_runner
 from mi_kernels.backends.chunk_table import Offsets
+from mi_kernels.backends.combine_table import CombineTask
 from mi_kernels.backends.device_table import Triple
-from mi_kernels.backends.gpu_runner import STAGING, SpanRunner, Task, staging
+from mi_kernels.backends.gpu_runner import STAGING, SpanRunner, staging
 from mi_kernels.backends.piece import Launch, Space, least_size, size_for
 from mi_kernels.backends.spans import CombineSpan, Operand, Span
 from mi_kernels.dtypes import BYTES, CODE_SIZES
@@ -165,6 +166,15 @@ def test_a_chunk_that_does_not_fit_is_cut_into_equal_parts() -> None:
     assert max(sizes) - min(sizes) < 1024
 
 
+def run_at_once(runner: SpanRunner, cases: Sequence[Case]) -> None:
+    """Runs each case in a thread of its own."""
+    threads = [threading.Thread(target=runner.run_groups, args=(case.spans, 1)) for case in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_the_pieces_of_several_workers_are_in_flight() -> None:
     """While one worker waits, others pack: their work is queued, in the pieces of all devices."""
     gpus = [FakeGpu(), FakeGpu()]
@@ -180,11 +190,7 @@ def test_the_pieces_of_several_workers_are_in_flight() -> None:
 
         gpu.run_until = run_until  # type: ignore[method-assign]
     with SpanRunner(gpus, 1 << 20, 4) as runner:
-        threads = [threading.Thread(target=runner.run_groups, args=(case.spans, 1)) for case in cases]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_at_once(runner, cases)
         assert [[slot.tobytes() for slot in case.slots] for case in cases] == expected
         assert [len(gpu.blocks["device"]) for gpu in gpus] == [2, 2]
         assert [gpu.copies["copy_in"] for gpu in gpus] == [2, 2]
@@ -197,11 +203,7 @@ def test_more_workers_than_pieces_wait_for_one() -> None:
     gpu, cases = FakeGpu(), [Case(GROUPS, (0.8,), seed) for seed in range(6)]
     expected = [case.expected() for case in cases]
     with SpanRunner([gpu], PIECE, 2) as runner:
-        threads = [threading.Thread(target=runner.run_groups, args=(case.spans, 1)) for case in cases]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        run_at_once(runner, cases)
     assert [[slot.tobytes() for slot in case.slots] for case in cases] == expected
     assert gpu.blocks["device"] == [PIECE] * 2
 
@@ -422,6 +424,11 @@ class Recorder:
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: next(streams))
         monkeypatch.setattr(torch.cuda, "stream", entered)
         monkeypatch.setattr(torch.cuda, "device", entered)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self.now[-1])
+
+
+class FakeCudaError(RuntimeError):
+    """The error that the compiled kernels have."""
 
 
 LAUNCH = Launch(Triple(0, 2, 1), 64, Offsets(0, 64, 80, 96, 128), 3, 8192)
@@ -430,6 +437,7 @@ LAUNCH = Launch(Triple(0, 2, 1), 64, Offsets(0, 64, 80, 96, 128), 3, 8192)
 def test_work_on_a_cuda_device_is_queued_on_the_right_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Recorder(monkeypatch)
     kernels: Any = ModuleType("mi_kernels._cuda")
+    kernels.CudaError = FakeCudaError
     kernels.prepare = lambda index: seen.calls.append(("prepare", index))
     kernels.launch = lambda *given, **named: seen.calls.append(("launch", seen.now[-1], given, named))
     formulas: Any = ModuleType("mi_kernels.backends.cuda_combine")
@@ -447,7 +455,7 @@ def test_work_on_a_cuda_device_is_queued_on_the_right_stream(monkeypatch: pytest
     addresses = {"tensors": base, "weights": base + 64, "chunk_tensor": base + 80, "chunk_start": base + 96}
     dtypes = {"out_dtype": 0, "a_dtype": 2, "b_dtype": 1}
     assert seen.calls[-1] == ("launch", gpu.compute, (1, 22), {**addresses, **dtypes, "chunks": 3, "chunk": 8192})
-    tasks = [Task(block, [block], 5, {})]
+    tasks = [CombineTask(block, [block], 5, {})]
     gpu.combine(tasks, gpu.compute)
     assert seen.calls[-1] == ("combine", gpu.compute, tasks)
 
@@ -464,6 +472,7 @@ def test_work_on_a_cuda_device_is_queued_on_the_right_stream(monkeypatch: pytest
 def test_each_backend_has_its_chunk(monkeypatch: pytest.MonkeyPatch, backend: str, chunk: int) -> None:
     Recorder(monkeypatch)
     kernels: Any = ModuleType("mi_kernels._cuda")
+    kernels.CudaError = FakeCudaError
     kernels.prepare = lambda index: None
     monkeypatch.setitem(sys.modules, "mi_kernels._cuda", kernels)
     monkeypatch.setattr("mi_kernels._cuda", kernels, raising=False)

@@ -10,7 +10,8 @@ import torch
 
 import mi_kernels
 from mi_kernels.backends import cpu
-from mi_kernels.backends.gpu_runner import CudaGpu, SpanRunner, launch_triton
+from mi_kernels.backends.gpu_runner import CudaGpu, SpanRunner
+from mi_kernels.backends.piece import Launch
 from mi_kernels.backends.spans import Span
 from mi_kernels.methods.registry import METHODS
 
@@ -30,7 +31,13 @@ def test_spans_have_the_cpus_bits(backend: str, device: Any, lams: tuple[float, 
     """Several pieces, tiny and empty spans, mixed dtypes, groups; twice, so that blocks are used again."""
     if not INTERPRETED and backend == "reference":
         pytest.skip("the reference does not stream")
-    launch = launch_triton if backend == "triton" else None
+
+    def on_triton(block: torch.Tensor, launch: Launch) -> None:
+        from mi_kernels.backends import triton
+
+        triton.launch(block.device, launch.table(block), launch.triple)
+
+    launch = on_triton if backend == "triton" else None
     gpu: Any = FakeGpu(launch=launch) if INTERPRETED else CudaGpu("cuda:0", backend)
     total = sum(n * 4 + 16 for n, _ in GROUPS)
     a, b = (random_bits((total,), torch.uint8, seed).numpy() for seed in (1, 2))

@@ -198,7 +198,9 @@ def test_outputs_that_overlap_are_refused() -> None:
         mi_kernels.prepare([whole[:8]] * 2, [whole[12:]] * 2, [whole[:8], whole[4:12]])
 
 
-@pytest.mark.parametrize("lam", [float("nan"), float("inf"), 1e39, "x", None, [0.5], [0.5, float("nan")]])
+@pytest.mark.parametrize(
+    "lam", [float("nan"), float("inf"), 1e39, "x", None, [0.5], [0.5, float("nan")], [0.5, 10**400]]
+)
 def test_a_lam_that_is_none_changes_nothing(lam: Any) -> None:
     a, b, outs = (tensors(2, seed) for seed in range(3))
     pairs = mi_kernels.prepare(a, b, outs)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from mi_kernels.backends import cpu
+from mi_kernels.backends.combine_table import CombineTask
 from mi_kernels.backends.cuda import chunk_for
-from mi_kernels.backends.gpu_runner import Task
 from mi_kernels.backends.piece import Launch
 from mi_kernels.backends.reference import torch_lerp as torch_reference
 from mi_kernels.backends.spans import CombineSpan, Operand
@@ -147,7 +147,7 @@ class FakeGpu:
             self._count((launch.offsets.weights - launch.offsets.tensors) // 32)
             stream.queue.append(("run", lambda launch=launch: self._launch(block, launch), 0))
 
-    def combine(self, tasks: Sequence[Task], stream: FakeStream) -> None:
+    def combine(self, tasks: Sequence[CombineTask], stream: FakeStream) -> None:
         self._count(len(tasks))
         for task in tasks:
             assert all(x.data_ptr() % 16 == 0 for x in (task.out, *task.operands)), "wide accesses need 16 bytes"
@@ -192,7 +192,7 @@ class FakeGpu:
                 raise
 
 
-def combine_on_cpu(tasks: Sequence[Task]) -> None:
+def combine_on_cpu(tasks: Sequence[CombineTask]) -> None:
     """Computes formulas on CPU tensors, as the kernels of a device would."""
     spans = []
     for task in tasks:

@@ -13,7 +13,7 @@ import torch
 
 from ...checkpoint.names import places
 from ...errors import ArgumentError, shortened
-from ...live.sides import TensorSides
+from ...live.sides import TensorSides, copies
 from ...recipe.interpolation import Recipe
 
 Tensors = dict[str, torch.Tensor]
@@ -85,8 +85,6 @@ def parameters(model: torch.nn.Module) -> Tensors:
     return {name: p.data for name, p in model.named_parameters() if p.is_floating_point() and p.numel()}
 
 
-def copied(parameter: torch.Tensor, where: str) -> torch.Tensor:
-    """Copies `parameter` to its own device ("device") or to pinned memory ("host")."""
-    if where == "device":
-        return parameter.detach().clone()
-    return torch.empty(parameter.shape, dtype=parameter.dtype, pin_memory=True).copy_(parameter)
+def copied(live: Tensors, where: str) -> Tensors:
+    """Copies parameters to their own devices ("device") or to pinned memory ("host")."""
+    return copies(live, {name: tensor.device for name, tensor in live.items()}, host=where == "host")

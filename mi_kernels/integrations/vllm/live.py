@@ -60,7 +60,7 @@ class Live:
         taken: list[dict[str, torch.Tensor]] = []
         for side in (Recipe(0.0), Recipe(1.0)):
             self.reload(self._resident.lerp(side))
-            taken.append({name: copied(p, where) for name, p in parameters(self._model).items()})
+            taken.append(copied(parameters(self._model), where))
         a, b = taken
         self.copies = Copies(parameters(self._model), a, b, self._whole)
         self.copies.write(self.recipe)

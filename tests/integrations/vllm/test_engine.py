@@ -302,7 +302,7 @@ def test_the_self_check_refuses_a_live_engine_as_on_a_gpu(pair: Pair, monkeypatc
             pass
 
 
-def test_serve_check(pair: Pair, tmp_path: Path) -> None:
+def test_serve_check() -> None:
     """The command on folders: stdout has the result, and the exit status is that of other refusals."""
     options = [
         "--dtype",

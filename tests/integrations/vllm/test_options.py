@@ -98,7 +98,7 @@ def test_serve_check_prints_what_was_compared(
     said = capsys.readouterr()
     assert said.out.splitlines() == [
         "worker 0: compared 1,234 tensors, lam changed to 0.5 by copies",
-        "  not compared: 1 tensors that two loads do not agree on (scratch)",
+        "  not compared: 1 tensor that two loads do not agree on (scratch)",
         "worker 1: compared 1,200 tensors, lam changed to 0.5 by copies",
         "OK: the same bits as the merge loaded afresh",
     ]

@@ -14,7 +14,7 @@ import torch
 from mi_kernels.errors import ArgumentError
 from mi_kernels.integrations.vllm import set_lam, set_lam_async
 from mi_kernels.integrations.vllm.client import EngineError
-from mi_kernels.integrations.vllm.copies import Copies
+from mi_kernels.integrations.vllm.copies import Copies, copied
 from mi_kernels.integrations.vllm.live import Live, synchronize
 from mi_kernels.integrations.vllm.options import LoaderOptions
 from mi_kernels.integrations.vllm.worker import LiveWorker
@@ -160,6 +160,16 @@ def test_one_worker_that_rejects_keeps_the_others_from_changing(
     with pytest.raises(ArgumentError, match="only this worker"):
         set_lam(engine, 0.3)
     models.assert_same_tensors(engine.tensors(), before)
+
+
+def test_copies_in_host_memory_are_one_block() -> None:
+    """Blocks of torch's pinned allocator would be rounded up to powers of two, each alone."""
+    live = {"a": torch.randn(5, 3).bfloat16(), "b": torch.randn(7)}
+    found = copied(live, "host")
+    assert all(torch.equal(found[name], live[name]) for name in live)
+    assert found["b"].data_ptr() - found["a"].data_ptr() == 64
+    live["a"].zero_()
+    assert found["a"].any()
 
 
 def change_copies(live: Any, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:

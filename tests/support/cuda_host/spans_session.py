@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 import numpy as np
+import torch
 
-from mi_kernels.backends import cpu, gpu_runner
+from mi_kernels.backends import cpu, cuda, gpu_runner
 from mi_kernels.backends.spans import Span
 from mi_kernels.dtypes import CODE_SIZES
 
@@ -40,7 +41,8 @@ def main() -> None:
     fake = Fake(libcuda)
     load_extension(extension).prepare(0)
     fake.calls()
-    gpu = FakeGpu(launch=lambda block, launch: gpu_runner.launch_cuda(0, 7, block.data_ptr(), launch))
+    host = torch.device("cpu")
+    gpu = FakeGpu(launch=lambda block, launch: cuda.launch(host, launch.table(block), launch.triple))
     slots = [np.zeros(4 * sum(SIZES) * len(TRIPLES) + 1, np.uint8) for _ in range(2)]
     with gpu_runner.SpanRunner([gpu], 8 << 20, 1) as runner:
         runner.run_groups(spans(slots[0], 1), 1)
