@@ -25,9 +25,12 @@ import fatbin
 LERP = ("mi_lerp_bf16", "mi_lerp_f16", "mi_lerp_f32", "mi_lerp_mixed")
 UNIFORM = LERP[:3]
 # By the number of models, and the blocks of 256 threads that fit a multiprocessor (csrc/cuda/combine_kernels.h).
-COMBINE_BF16 = {f"mi_combine_bf16_{k}": (k, blocks) for k, blocks in ((2, 4), (3, 4), (4, 3), (5, 3))}
+COMBINE_BF16 = {f"mi_combine_bf16_{k}": (k, blocks) for k, blocks in ((2, 4), (3, 4), (4, 3), (5, 2))}
 COMBINE_MIXED = {f"mi_combine_mixed_{k}": (k, blocks) for k, blocks in ((2, 3), (3, 3), (4, 2), (5, 2))}
 COMBINE = {**COMBINE_BF16, **COMBINE_MIXED}
+# Five models of any formats need a few more than the 128 registers that two blocks leave. From CUDA 13.1 on the compiler puts
+# up to eight of them into local memory, which the first-level cache holds. That costs less than half of the threads would.
+MAY_SPILL = "mi_combine_mixed_5"
 ANY = "mi_combine_any"
 COUNT = ("mi_count_upper", "mi_count_lower")
 STATISTICS = (*COUNT, "mi_find_upper", "mi_find_lower", "mi_moment_parts", "mi_moment_totals")
@@ -101,9 +104,10 @@ def test_registers_leave_blocks_enough_and_nothing_spills(compile_for: Compile, 
         registers = re.search(r"Used (\d+) registers", part)
         assert spills
         assert registers
-        assert spills.groups()[1:] == ("0", "0"), part
+        spilled = 32 if name == MAY_SPILL else 0
+        assert max(int(spills[2]), int(spills[3])) <= spilled, part
         # The kernel for any number of models indexes an array of 16 float32 by the model.
-        assert int(spills[1]) <= (64 if name == ANY else 0), part
+        assert int(spills[1]) <= (64 if name == ANY else spilled), part
         found[name] = int(registers[1])
     assert set(found) == set(KERNELS)
     for name, registers_used in found.items():
@@ -185,7 +189,7 @@ def test_machine_code_over_several_models(
         assert code.longest_run(r"LDG\..*128.*", before=ARITHMETIC + r"|HADD2.*|STG.*") >= wide * models, name
         # One store of bf16; of any dtype: bf16, float16, and two of float32.
         assert code.total(r"STG\..*128.*") == (1 if name in COMBINE_BF16 else 4), name
-        assert not code.total(r"(LDL|STL).*"), name
+        assert code.total(r"(LDL|STL).*") <= (16 if name == MAY_SPILL else 0), name
         assert not code.total(r"LDG\..*CONSTANT.*128.*"), name
         # Division in full precision tests its operands, and only there, with instructions that flush.
         assert {op for op in code.count if ".FTZ" in op} <= {"FADD.FTZ", "FSETP.NEU.FTZ.AND", "FSETP.GTU.FTZ.AND"}, name
