@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 _MAX_CHARACTERS = 1500  # of one line of a message: paths and tensor names can be very long
 
 
@@ -79,3 +81,25 @@ def shortened(names: list[str], limit: int = 3) -> str:
     """Returns the first names for a message: "a, b, c and 7 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(n if len(n) <= 200 else n[:197] + "..." for n in names[:limit]) + more
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Returns a sentence for a remedy that names the known word closest to `word`; `otherwise` if none is close.
+
+    Capital letters, `-` and `_` do not count, so that `Task-Arithmetic` finds `task_arithmetic`.
+
+    Example:
+        >>> from mi_kernels.errors import did_you_mean
+        >>> did_you_mean("tise", ["ties", "slerp"])
+        'Did you mean ties?'
+        >>> did_you_mean("xyz", ["ties", "slerp"], otherwise="Use ties or slerp.")
+        'Use ties or slerp.'
+    """
+    import difflib
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "_")
+
+    spelled = {plain(name): name for name in known}
+    close = difflib.get_close_matches(plain(word), spelled, n=1)
+    return f"Did you mean {spelled[close[0]]}?" if close else otherwise
