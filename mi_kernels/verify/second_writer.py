@@ -52,10 +52,10 @@ class Difference:
     def __str__(self) -> str:
         values = f"is {self.found}, expected {self.expected}"
         if self.tensor is None:
-            return f"{self.file}: byte {self.begin} {values}; {self.count} bytes differ"
+            return f"{self.file}: byte {self.begin} {values}; {self.count:,} bytes differ"
         return (
             f"{self.file}: {self.tensor}: element {self.element} (byte {self.begin}, byte {self.file_offset} of the "
-            f"file) {values}; {self.count} of {self.elements} elements differ"
+            f"file) {values}; {self.count:,} of {self.elements:,} elements differ"
         )
 
 
@@ -167,11 +167,13 @@ class _ComparedShard:
     def _compare(self, region: _Region, begin: int, computed: Bytes, actual: Bytes) -> None:
         import numpy as np
 
-        wrong = np.flatnonzero(computed != actual)
-        if len(wrong) == 0:
+        wrong = computed != actual  # by byte, and a chunk starts with a whole element
+        missing = -len(wrong) % region.item  # bytes of the last element, if the file ends within it
+        elements = (np.pad(wrong, (0, missing)) if missing else wrong).view(f"u{region.item}") != 0
+        count = int(np.count_nonzero(elements))
+        if count == 0:
             return
-        elements = np.unique((wrong + (begin - region.begin)) // region.item)
-        first = int(elements[0])
+        first = int(elements.argmax()) + (begin - region.begin) // region.item
         start = first * region.item + region.begin - begin
         bits = [int.from_bytes(x[start : start + region.item].tobytes(), "little") for x in (computed, actual)]
         expected, found = (f"0x{value:0{2 * region.item}x}" for value in bits)
@@ -179,7 +181,7 @@ class _ComparedShard:
             Difference(
                 file=self._shard.name,
                 tensor=region.name,
-                count=len(elements),
+                count=count,
                 elements=(region.end - region.begin) // region.item,
                 element=first,
                 begin=first * region.item,

@@ -17,14 +17,16 @@ import mi_kernels
 from mi_kernels import Recipe, Rule
 from mi_kernels.checkpoint.header import read_header
 from mi_kernels.checkpoint.needed_files import Selection
+from mi_kernels.checkpoint.tensor import TensorInfo
 from mi_kernels.checksums.damage import Damage
 from mi_kernels.checksums.record import NAME as CHECKSUMS
 from mi_kernels.dtypes import item_size
 from mi_kernels.merge.api import plan_lerp
 from mi_kernels.merge.options import Options
 from mi_kernels.merge.stream import Request, Sink, stream
+from mi_kernels.output.layout import OutputShard
 from mi_kernels.verify.recompute import recompute_merge
-from mi_kernels.verify.second_writer import Difference
+from mi_kernels.verify.second_writer import Comparison, Difference
 from mi_kernels.verify.verify import record_checksums, verify_checkpoint
 
 from ..support.adapters import make_base, make_pair
@@ -246,6 +248,39 @@ def test_another_commit_of_a_model_is_reported(tmp_path: Path, monkeypatch: pyte
         assert part in found.notes[0]
 
 
+@pytest.mark.parametrize("dtype", ["U8", "BF16", "F32", "F64"])
+@pytest.mark.parametrize("cut", [0, 1, 5])
+@pytest.mark.parametrize("flips", [1, 7, 4096])
+def test_differing_elements_are_counted(tmp_path: Path, dtype: str, cut: int, flips: int) -> None:
+    """In any number, over chunks, and up to the end of a file that is too short: as counted element by element."""
+    size, item, rng = 2048, item_size(dtype), random.Random(cut)
+    header, path = bytes(64), tmp_path / "model.safetensors"
+    begins = [len(header), len(header) + size]
+    tensors = [TensorInfo(f"t{i}", dtype, (size // item,), 0, b, b + size) for i, b in enumerate(begins)]
+    computed = header + rng.randbytes(2 * size)
+    written = bytearray(computed)
+    for at in rng.sample(range(len(header), len(computed)), flips):
+        written[at] ^= 1 << rng.randrange(8)
+    path.write_bytes(written[: len(written) - cut])
+
+    comparison = Comparison(str(tmp_path), [OutputShard(path.name, header, tensors, len(computed))])
+    compared = comparison.open(str(path), len(computed), "auto")
+    for begin in range(len(header), len(computed), size // 2):
+        compared.write(memoryview(computed)[begin : begin + size // 2], begin)
+    compared.close()
+
+    found = {d.tensor: d for d in comparison.found({}) if isinstance(d, Difference)}
+    for tensor in tensors:
+        wrong = {
+            (at - tensor.begin) // item
+            for at in range(tensor.begin, min(tensor.end, len(written) - cut))
+            if computed[at] != written[at]
+        }
+        assert (tensor.name in found) == bool(wrong)
+        if wrong:
+            assert (found[tensor.name].count, found[tensor.name].element) == (len(wrong), min(wrong))
+
+
 def test_checksums_made_to_match_do_not_hide_a_change(merged: Merged, capsys: pytest.CaptureFixture[str]) -> None:
     right = flip_element(merged.out, 5)
     record_checksums(merged.out, overwrite=True, progress=False)
@@ -257,7 +292,7 @@ def test_checksums_made_to_match_do_not_hide_a_change(merged: Merged, capsys: py
     assert run_cli(argv) == 1
     out = capsys.readouterr().out
     assert f"{right.tensor}: element {right.element} (byte {right.begin}," in out
-    assert f"is {right.found}, expected {right.expected}; 1 of {right.elements} elements differ" in out
+    assert f"is {right.found}, expected {right.expected}; 1 of {right.elements:,} elements differ" in out
     assert run_cli([*argv, "--json"]) == 1
     found_again = json.loads(capsys.readouterr().out)
     assert found_again["right"] is False
