@@ -82,7 +82,7 @@ def progress_bar(progress: Progress, total: int, label: str, *, done: int = 0, t
                 progress(finished, total)
             elif display is not None:
                 display.update(min(new, left))
-                if then and finished >= total:
+                if then and left > 0 and finished >= total:
                     display.relabel(then)
 
     try:

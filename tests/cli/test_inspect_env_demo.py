@@ -181,7 +181,7 @@ def small_demo(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_cli(["demo", "--folder", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
-    assert re.fullmatch(rf"mi-kernels: reads .* kB, writes .* MB to {tmp_path} \(.* free\)\n", err)
+    assert re.fullmatch(rf"mi-kernels: reads .* MB, writes .* MB to {tmp_path} \(.* free\)\n", err)
     assert [line.split()[0] for line in out.splitlines()] == [
         "wrote", "merged", "checked", "merge", "copy", "ratio",
     ]  # fmt: skip

@@ -173,6 +173,17 @@ def test_ipython_in_a_terminal_is_no_notebook(monkeypatch: pytest.MonkeyPatch) -
         assert progress_room._bar_class() is None
 
 
+def test_more_bytes_than_announced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo does not count headers."""
+    seen: list[object] = []
+    display = SimpleNamespace(update=seen.append, relabel=seen.append, close=lambda: seen.append("closed"))
+    monkeypatch.setattr(progress_room, "Lines", lambda *arguments: display)
+    with progress_bar("lines", 100, "merging", then="syncing") as on_bytes:
+        for count in (60, 50, 7):
+            on_bytes(count)
+    assert seen == [60, 40, "syncing", 0, "closed"]
+
+
 def test_a_function_gets_finished_and_total() -> None:
     calls: list[tuple[int, int]] = []
     with progress_bar(lambda done, total: calls.append((done, total)), 100, "merging", done=40, then="x") as on_bytes:

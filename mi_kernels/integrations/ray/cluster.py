@@ -156,7 +156,7 @@ class Cluster:
             scheduling_strategy="SPREAD",
         )(function)
         keys = list(keys)
-        self._tell_what_is_missing(ray, len(keys), cpus, gpus)
+        self.tell_what_is_missing(ray, len(keys), cpus, gpus)
         running: dict[Any, str] = {}
         attempts: dict[str, int] = {}
         watch = _Watch(self, cpus, gpus)
@@ -192,8 +192,8 @@ class Cluster:
                     tasks.lost(key)
             raise
 
-    def _tell_what_is_missing(self, ray: Any, calls: int, cpus: int, gpus: int) -> None:
-        """Says which nodes take part, and whether tasks wait until other programs free their CPUs or GPUs."""
+    def tell_what_is_missing(self, ray: Any, calls: int, cpus: int, gpus: int) -> None:
+        """Says that tasks wait until other programs free CPUs or GPUs, if fewer are free than one task needs."""
         fitting = [node for node in self.nodes() if node.cpus >= cpus and node.gpus >= gpus]
         if not calls or not fitting:  # `_Watch` reports that no node fits
             return
