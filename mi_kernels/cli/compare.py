@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint.names import MODULES, OTHER
 from ..errors import printable, shortened
 from .arguments import silence_downloads
+from .early import progress_of
 from .shell import Parser
 from .text import parse_count, show_bytes
 
@@ -34,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         from ..compare import plots
 
         plots.check(arguments.plot)
-    found = similarity(arguments.instruct, arguments.thinking, threads=threads, progress=not arguments.json)
+    found = similarity(arguments.instruct, arguments.thinking, threads=threads, progress=progress_of(arguments))
     if arguments.plot is not None:
         plots.heat_map(found, arguments.plot)
     print(json.dumps(found.as_dict(), indent=2, allow_nan=False) if arguments.json else describe(found))

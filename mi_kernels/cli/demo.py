@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from .early import announce
 from .shell import Parser
 from .text import parse_size
 
@@ -23,4 +24,4 @@ def run(arguments: argparse.Namespace) -> int:
     assert size is not None
     parent = arguments.folder or os.environ.get("TMPDIR") or tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="mi-kernels-demo-", dir=parent) as name:
-        return demonstrate(Path(name), size)
+        return demonstrate(Path(name), size, lambda forecast: announce(arguments, forecast))

@@ -16,6 +16,7 @@ def add(p: Parser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from ..merge.api import plan_merge
+    from .early import Announcer
     from .merging import finish, options_of
 
     options = options_of(arguments)
@@ -23,4 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
         del options["dtype"]
     if options["copy_from"] is None:
         del options["copy_from"]
-    return finish(plan_merge(arguments.recipe, arguments.out, **options), arguments)
+    announcer = Announcer(arguments)
+    job = plan_merge(arguments.recipe, arguments.out, early=announcer.early, **options)
+    return finish(job, arguments, announcer)

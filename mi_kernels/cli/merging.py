@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 from ..errors import ArgumentError, printable
+from ..merge.forecast import Forecast
 from ..merge.job import Job, Report
 from ..merge.options import FLAGS, MergeOptions
 from ..output import upload
+from ..system.progress import say
 from .arguments import silence_downloads
+from .early import Announcer, progress_of
 from .recipe_table import format_table, recipe_table
 from .text import parse_count, parse_size, show_bytes
 
@@ -21,7 +24,7 @@ from .text import parse_count, parse_size, show_bytes
 def options_of(arguments: argparse.Namespace) -> MergeOptions:
     """Returns the options of a merge from the parsed command line."""
     silence_downloads(arguments)
-    found: dict[str, Any] = {"progress": not (arguments.quiet or arguments.json)}
+    found: dict[str, Any] = {"progress": progress_of(arguments)}
     for option in FLAGS:
         if not hasattr(arguments, option.name):
             continue
@@ -36,38 +39,69 @@ def options_of(arguments: argparse.Namespace) -> MergeOptions:
     return cast(MergeOptions, found)
 
 
-def _runner(arguments: argparse.Namespace) -> tuple[Callable[[Job], list[Report]], Callable[[Job], list[str]]]:
-    """Returns a function that runs a job on this machine or a cluster, and one that describes how it splits the job."""
-    if arguments.ray is None and arguments.nodes is None and arguments.node_speed is None:
-        return Job.run, lambda job: []
-    from . import ray
-
-    return partial(ray.run, arguments=arguments), lambda job: [ray.describe_split(job, arguments)]
+def _on_cluster(arguments: argparse.Namespace) -> bool:
+    """Returns whether a cluster runs or plans the job."""
+    return any(value is not None for value in (arguments.ray, arguments.nodes, arguments.node_speed))
 
 
-def finish(job: Job, arguments: argparse.Namespace) -> int:
-    """Runs the job, prints its reports and uploads its outputs. With --dry-run, only describes the job."""
+def finish(job: Job, arguments: argparse.Namespace, announcer: Announcer | None = None) -> int:
+    """Runs the job, prints its reports and uploads its outputs. With --dry-run, only describes the job.
+
+    Args:
+        announcer: prints the forecast. None: nothing was announced before.
+    """
+    announcer = announcer or Announcer(arguments)
     repos = _repos(job, arguments)
-    run_job, describe_split = _runner(arguments)
+    forecast = announcer.measured(job.forecast())
+    forecast = replace(forecast, uploaded=forecast.bytes_written if repos else 0)
     if arguments.dry_run:
-        print(describe_plan(job), *describe_split(job), "nothing was written (--dry-run)", sep="\n")
+        _describe(job, arguments, forecast)
+        announcer.announce(forecast)
+        announcer.check(forecast)
         return 0
+    announcer.check(forecast)
     for output in job.outputs:
         output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
     if repos:
         upload.check_access(repos[0])
-    reports = run_job(job)
+    announce = partial(announcer.announce, forecast)
+    if _on_cluster(arguments):
+        from . import ray
+
+        reports = ray.run(job, arguments, announce)
+    else:
+        announce()
+        reports = job.run()
     if not (arguments.json or arguments.quiet):
         print(describe(reports), flush=True)
-    addresses = [upload.push(r.out, repo, private=arguments.private) for r, repo in zip(reports, repos)]
+    addresses = []
+    for report, repo in zip(reports, repos):
+        if not (arguments.json or arguments.quiet):
+            say(f"mi-kernels: uploading {printable(report.out)} to {repo} ({show_bytes(upload.size(report.out))})")
+        addresses.append(upload.push(report.out, repo, private=arguments.private))
     if arguments.json:
-        content = [report.as_dict() for report in reports]
+        content = [{**report.as_dict(), "forecast": forecast.as_dict()} for report in reports]
         for entry, address in zip(content, addresses):
             entry["pushed"] = address
         print(json.dumps(content[0] if len(content) == 1 else content, indent=2))
     elif not arguments.quiet:
         print(*addresses, sep="\n", end="\n" if addresses else "")
     return 0
+
+
+def _describe(job: Job, arguments: argparse.Namespace, forecast: Forecast) -> None:
+    """Prints what the job would do, and how a cluster would split it."""
+    split = []
+    if _on_cluster(arguments):
+        from . import ray
+
+        split = [ray.describe_split(job, arguments)]
+    if arguments.json:
+        outputs = [{"out": o.folder.given, "summary": o.record.summary} for o in job.outputs]
+        plan = {"dry_run": True, "outputs": outputs, "notes": job.notes(), "forecast": forecast.as_dict()}
+        print(json.dumps(plan, indent=2), flush=True)
+    else:
+        print(describe_plan(job), *split, "nothing was written (--dry-run)", sep="\n", flush=True)
 
 
 def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..errors import ArgumentError, printable
@@ -14,21 +13,23 @@ from ..integrations.ray.merge import run as run_on_cluster
 from ..integrations.ray.merge import smallest
 from ..integrations.ray.plan import Share, split
 from ..merge.job import Job, Report
+from ..system.progress import say
 from .text import parse_count, parse_size, show_bytes
 
 _SPEED = "1GB"
 
 
-def run(job: Job, arguments: argparse.Namespace) -> list[Report]:
-    """Merges on the cluster of --ray."""
+def run(job: Job, arguments: argparse.Namespace, connected: Callable[[], None]) -> list[Report]:
+    """Merges on the cluster of --ray. Calls `connected` when the cluster answers."""
     if arguments.ray is None:
         raise ArgumentError(
             "--nodes and --node-speed only plan a merge on a cluster",
             "Add --dry-run to plan, or replace them by --ray ADDRESS to merge.",
         )
     begin = time.perf_counter()
-    with Cluster(arguments.ray, (lambda text: None) if arguments.quiet else _print_note) as cluster:
+    with Cluster(arguments.ray, _teller(arguments)) as cluster:
         connecting = time.perf_counter() - begin  # does not count as time of the merge
+        connected()
         return run_on_cluster(replace(job, started=job.started + connecting), cluster, job.options.threads)
 
 
@@ -45,7 +46,7 @@ def _nodes(job: Job, arguments: argparse.Namespace) -> tuple[list[Node], int]:
     if count is None:
         if arguments.ray is None:
             raise ArgumentError("--node-speed without a cluster", "Add --ray ADDRESS or --nodes N.")
-        with Cluster(arguments.ray) as cluster:
+        with Cluster(arguments.ray, _teller(arguments)) as cluster:
             nodes = cluster.nodes()
         threads = job.options.threads or smallest(nodes)
         nodes = [node for node in nodes if node.cpus >= threads]
@@ -83,5 +84,6 @@ def _clock(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _print_note(text: str) -> None:
-    print(f"mi-kernels: note: {printable(text)}", file=sys.stderr)
+def _teller(arguments: argparse.Namespace) -> Callable[[str], None]:
+    """Returns a function that prints what the cluster waits for, and which workers died. With --quiet, nothing."""
+    return (lambda text: None) if arguments.quiet else (lambda text: say(f"mi-kernels: {printable(text)}"))

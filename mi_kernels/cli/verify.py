@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..errors import ArgumentError, printable
+from ..errors import ArgumentError, MIKernelsError, printable
 from .arguments import silence_downloads
+from .early import announce, progress_of, shows
 from .shell import Parser
 from .text import parse_count, show_bytes
 
@@ -41,20 +45,45 @@ def run(arguments: argparse.Namespace) -> int:
 
     silence_downloads(arguments)
     threads = parse_count(arguments.threads, "--threads")
-    progress = not (arguments.quiet or arguments.json)
+    progress = progress_of(arguments)
     if arguments.record:
         if arguments.recompute is not None:
             raise ArgumentError("--record and --recompute exclude each other", "Use one of them.")
+        _announce(arguments)
         found = record_checksums(arguments.model, overwrite=arguments.overwrite, threads=threads, progress=progress)
     elif arguments.overwrite:
         raise ArgumentError("--overwrite without --record", "Add --record, or leave out --overwrite.")
     else:
+        _announce(arguments)
         found = verify_checkpoint(arguments.model, arguments.recompute, threads=threads, progress=progress)
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2))
     elif not arguments.quiet or not found.right:
         print(describe(found, "checksums recorded" if arguments.record else "intact"))
     return 0 if found.right else 1
+
+
+def _announce(arguments: argparse.Namespace) -> None:
+    """Prints what will be read. Prints nothing if the command is about to be refused."""
+    if shows(arguments) and os.path.isdir(arguments.model):
+        from ..merge.forecast import reading
+
+        with suppress(MIKernelsError):
+            announce(arguments, reading(_files(arguments.model, arguments.recompute)).measured())
+
+
+def _files(root: str, models: Sequence[str] | None) -> list[str]:
+    """Returns the files that are read, each as often as it is read. Those of models on the Hub are not known yet."""
+    from ..checksums.folder import file_sizes
+    from ..merge.record import given, read_record
+
+    files = [os.path.join(root, name) for name in file_sizes(root)]
+    record = read_record(root) if models is not None else None
+    if models is None or record is None:
+        return files
+    for folder in [root, *(models or map(given, record.inputs))]:
+        files += glob.glob(os.path.join(glob.escape(folder), "*.safetensors"))
+    return files
 
 
 def describe(found: Verification, verdict: str) -> str:

@@ -37,7 +37,7 @@ from ..checkpoint.record import Checkpoint
 from ..checkpoint.virtual import Tensor
 from ..errors import MismatchError
 from ..methods.statistics import pieces
-from ..system.progress import progress_bar
+from ..system.progress import Progress, progress_bar
 
 _AHEAD = 4  # pieces per thread that are read ahead or waiting
 
@@ -144,7 +144,7 @@ def similarity(
     thinking: str | os.PathLike[str],
     *,
     threads: int | None = None,
-    progress: bool | Callable[[int, int], None] = True,
+    progress: Progress = True,
 ) -> Similarity:
     """Compares the weights of two checkpoints: overall, by layer, by module and by tensor.
 
@@ -161,8 +161,8 @@ def similarity(
     Args:
         instruct, thinking: model folders, or Hub ids ORG/NAME[@REVISION]. Swapping them does not change the numbers.
         threads: the number of computing threads; None for all cores. It does not change the result.
-        progress: True for a progress bar if stderr is a terminal, False for none, or a function that is called with
-            (bytes done, bytes in total).
+        progress: True for a bar on a terminal or in a notebook, "lines" for a line every five seconds elsewhere too,
+            False for none, or a function that is called with (bytes done, bytes in total).
 
     Returns:
         A Similarity.
@@ -187,7 +187,7 @@ def similarity_of(
     models: Sequence[Checkpoint],
     *,
     threads: int | None = None,
-    progress: bool | Callable[[int, int], None] = True,
+    progress: Progress = True,
 ) -> Similarity:
     """Computes `similarity` of two open checkpoints."""
     started = time.perf_counter()
@@ -198,7 +198,7 @@ def similarity_of(
     rows = [row for row in alignment.rows if row.name not in left_out]
     size = sum(_bytes_up_to(_elements(row), t) for row in rows for t in row.inputs)
     tensors: dict[str, _Sums] = {}
-    with progress_bar(progress, size) as on_bytes:
+    with progress_bar(progress, size, "measuring sigma") as on_bytes:
         for row, parts in _summed(rows, models, isa, count, on_bytes):
             if all(math.isfinite(m.abs_a) and math.isfinite(m.abs_b) for m, *_ in parts):
                 tensors[row.name] = _Sums.total(parts)._replace(tensors=1)

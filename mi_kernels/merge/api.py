@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.alignment import align
@@ -14,7 +14,9 @@ from ..output.file import output_at
 from ..recipe.interpolation import Recipe
 from ..recipe.lam import checked_lam
 from ..recipe.masks import Layers, Modules
+from ..system.progress import without_functions
 from . import job
+from .forecast import Forecast
 from .job import Job, Report
 from .options import MergeOptions, Options, takes_options
 from .record import MergeRecord
@@ -172,15 +174,21 @@ def merge_checkpoint(
         >>> report.out
         'ties-0.5'
     """
-    return plan_merge(recipe, out, **options).run()[0]
+    return plan_merge(recipe, out, early=Forecast.check, **options).run()[0]
 
 
 def plan_merge(
     recipe: str | os.PathLike[str] | Mapping[str, Any] | MergeRecipe,
     out: str | os.PathLike[str],
+    *,
+    early: Callable[[Forecast], None] | None = None,
     **options: Unpack[MergeOptions],
 ) -> Job:
-    """Does the checks and the planning of `merge_checkpoint`. Writes nothing."""
+    """Does the checks and the planning of `merge_checkpoint`. Writes nothing.
+
+    Args:
+        early: called with a first forecast before this function reads tensors, if the method needs that.
+    """
     # Imported here because interpolation does not need them, and imports can take a tenth of the time of a merge.
     from ..methods.registry import METHODS
     from ..recipe.load import load
@@ -212,7 +220,10 @@ def plan_merge(
         recipe.conditions.check(models, job.origin_of(models, has_base, chosen))
     folder.protect(path for m in models for path in m.paths())
     alignment = align(models)
-    found = combined_sources(recipe, models, alignment, chosen.thread_count)
+    reads = METHODS[recipe.method].reads
+    if early is not None and reads != "nothing":
+        early(job.first_forecast(models, alignment, folder, chosen, reads))
+    found = combined_sources(recipe, models, alignment, chosen.thread_count, without_functions(chosen.progress))
     output = job.Output(folder, MergeRecord.of_recipe(recipe, models, chosen, found))
     return Job(models, has_base, alignment, found, [output], chosen, started, recipe_notes=recipe.notes)
 

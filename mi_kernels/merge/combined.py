@@ -16,6 +16,7 @@ from ..methods.registry import METHODS
 from ..methods.statistics import Reader, in_parallel
 from ..recipe.masks import select
 from ..recipe.models import MergeRecipe
+from ..system.progress import Progress, progress_bar
 from .plan import Source
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
 
 
 def combined_sources(
-    recipe: MergeRecipe, models: Sequence[Checkpoint], alignment: Alignment, threads: int
+    recipe: MergeRecipe,
+    models: Sequence[Checkpoint],
+    alignment: Alignment,
+    threads: int,
+    progress: Progress = False,
 ) -> dict[str, Source]:
     """Returns the Source of each output tensor, by name.
 
@@ -32,6 +37,7 @@ def combined_sources(
 
     Args:
         models: the base first if the recipe has one.
+        progress: how to show that tensors are read, see `system.progress`. A method that reads none shows nothing.
 
     Raises:
         ArgumentError: a mask selects no tensor, or a parameter has no value for a tensor.
@@ -50,7 +56,12 @@ def combined_sources(
             parameters.append((row, recipe.parameters(row.name, found[row.name], depth)))
 
     method = METHODS[recipe.method]
-    with Inputs([m.files for m in models]) as inputs:
+    shown = progress if method.reads != "nothing" else False
+    total = sum(_bytes(row) for row, _ in parameters)
+    with (
+        Inputs([m.files for m in models]) as inputs,
+        progress_bar(shown, total, f"computing {method.reads}") as on_bytes,
+    ):
         for row, _ in parameters:
             for k, t in enumerate(row.inputs):
                 inputs.check_length(k, t)
@@ -65,6 +76,7 @@ def combined_sources(
                     sources[row.name] = _source(row, method.formula(tensor, **values))
                 finally:  # a failed read leaves zeros, which can make the method fail: report the read
                     inputs.check()
+                on_bytes(_bytes(row))
 
             return work
 
@@ -79,6 +91,10 @@ def _source(row: Row, combine: Combine) -> Source:
     if lam is None:
         return Source(row.inputs, formula=combine, common=row.common)
     return Source(row.inputs, (lam,), common=row.common)
+
+
+def _bytes(row: Row) -> int:
+    return sum(t.nbytes for t in row.inputs)
 
 
 def _reader(inputs: Inputs, model: int, tensor: Input) -> Reader:

@@ -24,8 +24,11 @@ from ..output.layout import OutputShard, OutputTensor, encode_index, plan_file, 
 from ..output.model_config import Written, adjusted
 from ..system import interrupts
 from ..system.faults import writing_failed
-from ..system.progress import progress_bar
+from ..system.progress import progress_bar, without_functions
+from . import space
 from .findings import Findings, Watch
+from .forecast import Forecast
+from .journal import MergeRequest
 from .options import Options
 from .plan import Buffers, Plan, Source, plan_buffers
 from .record import MergeRecord
@@ -36,7 +39,6 @@ from .staging import piece_sizes
 from .stream import Request, Sink, stream
 
 _CONFIG, _PARAMS = "config.json", "params.json"
-_SPARE = 16 << 20  # bytes that stay free for the file system itself
 
 
 @dataclass
@@ -165,6 +167,7 @@ class Job:
         if options.sigma and self.single_file:
             raise ArgumentError(f"{outputs[0].folder.given}: has no model card for sigma", "Give a folder as output.")
         if options.sigma:
+            self.forecast().check()  # before the slow part
             self._measure()
         notes = self.notes()  # now, because input files can disappear during the merge
         shards, index = self.layout()
@@ -174,8 +177,11 @@ class Job:
         try:
             with ExitStack() as stack:
                 works = self._begin(stack, shards, small)
-                todo = sum(work.left for work in works)
-                on_bytes = stack.enter_context(progress_bar(options.progress, todo))
+                total, left = len(works) * sum(s.size for s in shards), sum(work.left for work in works)
+                label = "merging" if len(works) == 1 else f"merging {len(works)} models"
+                on_bytes = stack.enter_context(
+                    progress_bar(options.progress, total, label, done=total - left, then="syncing to disk")
+                )
                 watch = Watch(plan)
 
                 def on_shard(output: int, shard: int, sums: ShardSum) -> None:
@@ -215,19 +221,70 @@ class Job:
             output.folder.__enter__()
         works = []
         for i, output in enumerate(outputs):
-            asked = {**output.record.asked(), **({"strict": True} if options.strict else {})}
-            request = merge_request(asked, self.models, shards, self.sources, i)
-            works.append(ResumableWork(output.folder, request, shards, options.restart))
-        for work, files in zip(works, small):
-            work.verify(files, options.thread_count)
+            works.append(ResumableWork(output.folder, self._request(i, shards), shards, options.restart))
+        recorded = sum(work.recorded for work in works)
+        shown = without_functions(options.progress) if recorded else False
+        with progress_bar(shown, recorded, "checking finished shards") as on_bytes:
+            for work, files in zip(works, small):
+                work.verify(files, options.thread_count, on_bytes)
+        for work in works:
             work.folder.check_target()
-        _check_space([work.folder for work in works], [w.needed(files) for w, files in zip(works, small)])
+        space.check(_spaces(works, small))
         for work in works:
             work.begin()
         return works
 
+    def _request(self, i: int, shards: list[OutputShard]) -> MergeRequest:
+        asked = {**self.outputs[i].record.asked(), **({"strict": True} if self.options.strict else {})}
+        return merge_request(asked, self.models, shards, self.sources, i)
+
+    def forecast(self) -> Forecast:
+        """Returns what `run` will read and write, and the free space.
+
+        Reads no tensor, writes nothing and takes no lock. Shards of a
+        killed merge count as finished if their files have the right size.
+
+        Raises:
+            OutputError: a file system does not answer.
+        """
+        shards, index = self.layout()
+        works, small = [], []
+        try:
+            for i, output in enumerate(self.outputs):
+                works.append(self._glance(i, shards))
+                small.append(self.small_files(output, index))
+            found = _spaces(works, small)
+        except OSError as error:
+            raise self._failed(error) from error
+        bytes_read = self._bytes_read(shards, works) + sum(s.size for work in works for s in work.finished.values())
+        if self.options.sigma:
+            bytes_read += sum(model.nbytes for model in self.models)
+        return Forecast(bytes_read, found, [path for model in self.models for path in model.files])
+
+    def _glance(self, i: int, shards: list[OutputShard]) -> ResumableWork:
+        folder = self.outputs[i].folder
+        nothing: MergeRequest = {}
+        if os.path.exists(folder.journal) and not self.options.restart:
+            try:
+                work = ResumableWork(folder, self._request(i, shards), shards)
+                work.glance()
+                return work
+            except OutputError:  # `run` refuses it, unless another process is writing it and ends in the meantime
+                pass
+        return ResumableWork(folder, nothing, shards, restart=True)
+
+    def _bytes_read(self, shards: Sequence[OutputShard], works: Sequence[ResumableWork]) -> int:
+        # A shard is read if any output needs it.
+        read = [s for k, s in enumerate(shards) if any(k not in work.finished for work in works)]
+        sources = [self.sources[t.name] for s in read for t in s.tensors]
+        return sum(s.inputs[k].nbytes for s in sources for k in s.used())
+
     def layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
         """Returns the shards, which are the same for all outputs, and the content of the index."""
+        return self._layout
+
+    @cached_property
+    def _layout(self) -> tuple[list[OutputShard], dict[str, object] | None]:
         lead = self.models[self.alignment.lead]
         if self.single_file:
             return plan_file(self._tensors, lead, [output.record.metadata() for output in self.outputs]), None
@@ -263,17 +320,15 @@ class Job:
         notes: list[str],
         findings: Findings,
     ) -> Report:
-        # A shard is read if any output needs it, and written if this output needs it.
-        read = [s for k, s in enumerate(shards) if any(k not in work.finished for work in works)]
+        # A shard is written if this output needs it.
         written = [s for k, s in enumerate(shards) if k not in works[i].finished]
-        sources = [self.sources[t.name] for s in read for t in s.tensors]
         finished, all_shards = sum(len(work.finished) for work in works), len(shards) * len(works)
         resumed = [f"resumed: {finished} of {all_shards} shards were finished"] if finished else []
         copied = sum(s.copied_to(i) for s in self.sources.values())
         return Report(
             out=self.outputs[i].folder.given,
             seconds=time.perf_counter() - self.started,
-            bytes_read=sum(s.inputs[k].nbytes for s in sources for k in s.used()),
+            bytes_read=self._bytes_read(shards, works),
             bytes_written=sum(s.size for s in written),
             tensors_interpolated=len(self.sources) - copied,
             tensors_copied=copied,
@@ -421,6 +476,31 @@ def _asked_for(models: Sequence[Checkpoint], has_base: bool, options: Options) -
     return {"thinking": models[-1], "instruct": models[first], "base": models[0]}[options.copy_from]
 
 
+def first_forecast(
+    models: Sequence[Checkpoint], alignment: Alignment, folder: OutputFolder, options: Options, reads: str
+) -> Forecast:
+    """Returns a forecast of a merge that reads the tensors twice: first to plan it, and then to merge them.
+
+    It takes all tensors of all models for read, and does not count small files. What is in the work folder counts as
+    free space, because it is kept or removed.
+
+    Args:
+        reads: what the tensors are read for, see `methods.method.Method`.
+    """
+    written = sum(t.nbytes for t in _output_tensors(alignment.rows, options.out_dtype))
+    try:
+        found = space.spaces([folder], [written], [max(0, written - folder.used_space())])
+    except OSError as error:
+        raise writing_failed(error, folder.given) from error
+    files = [path for model in models for path in model.files]
+    return Forecast(2 * sum(model.nbytes for model in models), found, files, besides=f"computing {reads}")
+
+
+def _spaces(works: Sequence[ResumableWork], small: Sequence[dict[str, bytes]]) -> list[space.Space]:
+    folders, needed = [work.folder for work in works], [w.needed(files) for w, files in zip(works, small)]
+    return space.spaces(folders, [w.left + sum(map(len, files.values())) for w, files in zip(works, small)], needed)
+
+
 def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
     tensors = []
     for row in rows:
@@ -429,18 +509,3 @@ def _output_tensors(rows: list[Row], dtype: str | None) -> list[OutputTensor]:
         nbytes = first.elements * item_size(out) if row.floating else first.nbytes
         tensors.append(OutputTensor(row.name, out, first.shape, nbytes, row.shard))
     return tensors
-
-
-def _check_space(folders: Sequence[OutputFolder], sizes: list[int]) -> None:
-    # The outputs can be on different disks. Each disk must have space for the outputs on it.
-    by_device: dict[int, list[int]] = {}
-    for i, folder in enumerate(folders):
-        by_device.setdefault(folder.device(), []).append(i)
-    for members in by_device.values():
-        first = folders[members[0]]
-        needed, free = sum(sizes[i] for i in members) + _SPARE, first.free_space()
-        if needed > free:
-            raise OutputError(
-                f"{first.given}: the disk needs {needed / 1e9:.2f} GB of free space, but has {free / 1e9:.2f} GB",
-                "Free some space or choose another disk.",
-            )

@@ -16,6 +16,7 @@ from ..backends import cpu
 from ..backends.device import Place, place_for
 from ..dtypes import OUTPUTS
 from ..errors import ArgumentError, BackendError
+from ..system.progress import Progress, checked_progress
 
 WRITTEN, HOW = "output", "execution"  # the groups in the help of a command
 F = TypeVar("F", bound=Callable[..., Any])
@@ -36,7 +37,7 @@ class MergeOptions(TypedDict, total=False):
     threads: int | None
     max_memory: int | None
     io: str
-    progress: bool | Callable[[int, int], None]
+    progress: Progress
 
 
 def _option(
@@ -79,7 +80,8 @@ class Options:
         threads: the number of computing threads. None: one for each core.
         max_memory: the maximum number of bytes for buffers. None: 128 MiB.
         io: "direct" (without the page cache), "buffered", or "auto", which is direct if the file system supports it.
-        progress: True shows a bar if stderr is a terminal. A function is called with (bytes finished, bytes in total).
+        progress: True shows a bar on a terminal or in a notebook, and nothing in a log. "lines" also writes a line to
+            stderr every five seconds there. A function is called with (bytes finished, bytes in total).
 
     Raises:
         ArgumentError: an option has a value that is not supported.
@@ -115,7 +117,7 @@ class Options:
     threads: int | None = _option(None, "computing threads (default: all cores)", HOW, "N", "count")
     max_memory: int | None = _option(None, "limit for buffers, such as 64MiB (default: 128MiB)", HOW, "SIZE", "size")
     io: str = _option("auto", "direct, buffered or auto (default: auto)", HOW, "MODE")
-    progress: bool | Callable[[int, int], None] = field(default=True, metadata={"help": None})
+    progress: Progress = field(default=True, metadata={"help": None})
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in OUTPUTS:
@@ -128,6 +130,7 @@ class Options:
             raise ArgumentError(f"unknown io {self.io!r}", "Use 'auto', 'direct' or 'buffered'.")
         if self.max_shard_size is not None and self.max_shard_size <= 0:
             raise ArgumentError(f"max_shard_size is {self.max_shard_size}", "Use a positive number of bytes.")
+        checked_progress(self.progress)
         cpu.checked_threads(self.threads)
         place_for(self.device, self.backend)
 

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..checkpoint.record import Checkpoint
@@ -20,6 +21,7 @@ from ..errors import OutputError
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard
 from ..system.faults import problem, remedy
+from ..system.progress import OnBytes
 from .findings import Findings
 from .journal import Journal, MergeRequest, State, read
 from .plan import Source
@@ -137,7 +139,19 @@ class ResumableWork:
         refusal = refusal or _Refusal(other, f"{_RESTART.capitalize()}.")
         raise OutputError(f"{self.folder.given}: an unfinished merge {refusal.problem}", refusal.remedy)
 
-    def verify(self, small: Mapping[str, bytes], threads: int) -> None:
+    def glance(self) -> None:
+        """Takes every shard that the journal names for finished if a file of its size exists. Reads no shard.
+
+        This is for a forecast, without a lock. `verify` decides which shards are kept.
+        """
+        sums = {i: self._state.shards[s.name] for i, s in enumerate(self._shards) if s.name in self._state.shards}
+        staged = partial(os.path.join, self.folder.staged)
+        for path in (self.folder.published_path, staged) if self._state.publishing else (staged,):
+            self.finished = {i: found for i, found in sums.items() if _has_size(path(self._shards[i].name), found.size)}
+            if self.finished:
+                return
+
+    def verify(self, small: Mapping[str, bytes], threads: int, on_bytes: OnBytes = lambda count: None) -> None:
         """Reads every shard that the journal names, and keeps those whose checksums match as `finished`.
 
         A process that was killed while it published may have moved the model to `out`. If all small files are at `out`,
@@ -146,6 +160,7 @@ class ResumableWork:
         Args:
             small: the content of all files of the model except the shards and the checksums, by name.
             threads: the number of threads that compute checksums.
+            on_bytes: called with each number of bytes that were read.
 
         Raises:
             CheckpointError: a shard cannot be read.
@@ -158,21 +173,23 @@ class ResumableWork:
             files = self._with_checksums(small, self._state.shards)
             self._moved = all(_holds(out(name), content) for name, content in files.items())
         if self._moved:
-            self.finished = self._intact({i: out(self._shards[i].name) for i in sums}, sums, threads)
+            self.finished = self._intact({i: out(self._shards[i].name) for i in sums}, sums, threads, on_bytes)
             self._moved = len(self.finished) == len(self._shards)  # otherwise the model was changed since
         if not self._moved:
             staged = self.folder.staged
             paths = {i: os.path.join(staged, self._shards[i].name) for i in sums}
-            self.finished = self._intact(paths, sums, threads)
+            self.finished = self._intact(paths, sums, threads, on_bytes)
         self.findings = {i: self._state.findings[self._shards[i].name] for i in self.finished}
         if self._moved:
             self.folder.adopt()
 
-    def _intact(self, paths: Mapping[int, str], sums: Mapping[int, ShardSum], threads: int) -> dict[int, ShardSum]:
+    def _intact(
+        self, paths: Mapping[int, str], sums: Mapping[int, ShardSum], threads: int, on_bytes: OnBytes
+    ) -> dict[int, ShardSum]:
         """Returns those of `sums` whose file has them. `paths`: the files, all in one folder."""
         whole = [i for i, path in paths.items() if _has_size(path, sums[i].size)]
         layouts = [Layout(os.path.basename(paths[i]), sums[i].size, sums[i].size, []) for i in whole]
-        measured = measure(os.path.dirname(next(iter(paths.values()))), layouts, threads)
+        measured = measure(os.path.dirname(next(iter(paths.values()))), layouts, threads, on_bytes)
         return {i: sums[i] for i, now in zip(whole, measured) if now.crc == sums[i].crc}
 
     def begin(self) -> None:
@@ -183,6 +200,11 @@ class ResumableWork:
         if not self.finished:
             self._state = State()
         self._journal = Journal(self.folder.journal, self._request, self._state, self.folder.staged)
+
+    @property
+    def recorded(self) -> int:
+        """The bytes of the shards that the journal names, which `verify` reads."""
+        return sum(found.size for found in self._state.shards.values())
 
     @property
     def left(self) -> int:

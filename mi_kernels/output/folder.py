@@ -137,7 +137,7 @@ class OutputFolder:
 
     def free_space(self) -> int:
         """Returns the free space of the file system of `out`, in bytes, without blocks reserved for root."""
-        return shutil.disk_usage(self._existing_parent()).free
+        return shutil.disk_usage(self.existing_parent()).free
 
     def used_space(self) -> int:
         """Returns the bytes on disk in the work folder of a killed process. They will be reused or freed."""
@@ -146,9 +146,10 @@ class OutputFolder:
 
     def device(self) -> int:
         """Returns the device number of the file system of `out`."""
-        return os.stat(self._existing_parent()).st_dev
+        return os.stat(self.existing_parent()).st_dev
 
-    def _existing_parent(self) -> str:
+    def existing_parent(self) -> str:
+        """Returns the folder that contains `out`, or the closest one above it that exists."""
         parent = os.path.dirname(self.path)
         while not os.path.isdir(parent):
             parent = os.path.dirname(parent)

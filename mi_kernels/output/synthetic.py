@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,18 @@ def qwen3_config(shapes: Shapes) -> dict[str, Any]:
 
 
 def write_checkpoint(
-    folder: Path, shapes: Shapes, *, seed: int, shards: int = 1, config: dict[str, Any] | None = None
+    folder: Path,
+    shapes: Shapes,
+    *,
+    seed: int,
+    shards: int = 1,
+    config: dict[str, Any] | None = None,
+    on_bytes: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Writes bf16 tensors with the given `shapes` to `folder`, in `shards` files with an index (one file: no index).
 
     The values are normal with standard deviation 0.02. Each tensor takes them from a pool of 2^22 values, starting at
-    a random position: this is fast, and all tensors differ.
+    a random position: this is fast, and all tensors differ. `on_bytes` is called with each number of bytes written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
@@ -111,7 +118,7 @@ def write_checkpoint(
         done += 2 * math.prod(shapes[name])
     files = shard_names(shards)
     for file, group in zip(files, groups):
-        _write_shard(folder / file, {name: shapes[name] for name in group}, pool, rng)
+        _write_shard(folder / file, {name: shapes[name] for name in group}, pool, rng, on_bytes)
     if shards > 1:
         weight_map = {name: file for file, group in zip(files, groups) for name in group}
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
@@ -119,7 +126,9 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(config or qwen3_config(shapes), indent=2))
 
 
-def _write_shard(path: Path, shapes: Shapes, pool: Any, rng: np.random.Generator) -> None:
+def _write_shard(
+    path: Path, shapes: Shapes, pool: Any, rng: np.random.Generator, on_bytes: Callable[[int], None]
+) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
@@ -135,5 +144,5 @@ def _write_shard(path: Path, shapes: Shapes, pool: Any, rng: np.random.Generator
             start = int(rng.integers(pool.size))
             while left:
                 part = pool[start : start + left]
-                file.write(part.tobytes())
+                on_bytes(file.write(part.tobytes()))
                 left, start = left - part.size, 0

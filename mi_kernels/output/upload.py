@@ -42,6 +42,11 @@ def check_access(repo: str) -> None:
         raise _refusal(repo, error) from error
 
 
+def size(folder: str | os.PathLike[str]) -> int:
+    """Returns the bytes of all files in a model folder, as `push` uploads them."""
+    return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
+
+
 def push(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
     """Uploads the model in `folder` to the repository `repo` on the Hub. Creates the repository if it does not exist.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..merge.record import given as how_given
 from ..merge.stream import Request, Sink, stream
 from ..output.sidefiles import RECORD
 from ..recipe.interpolation import Recipe
-from ..system.progress import progress_bar
+from ..system.progress import Progress, progress_bar, without_functions
 from .second_writer import Comparison, Difference
 
 _OWN_FILES = (RECORD, "README.md")  # not compared, because they contain versions and paths
@@ -56,7 +56,7 @@ def recompute_merge(
     root: str,
     models: Sequence[str | os.PathLike[str]] = (),
     threads: int | None = None,
-    progress: bool | Callable[[int, int], None] = True,
+    progress: Progress = True,
 ) -> Recomputation:
     """Repeats the merge that made `root` in memory, and compares shards, index and copied files. Writes nothing.
 
@@ -80,12 +80,13 @@ def recompute_merge(
             "Pass a folder that mi_kernels merged, or leave out --recompute to compare checksums only.",
         )
     found = Recomputation()
-    job = _job(root, record, [os.fspath(m) for m in models], threads, found.notes)
+    settings = {"threads": threads, "progress": without_functions(progress)}
+    job = _job(root, record, [os.fspath(m) for m in models], settings, found.notes)
     shards, index = job.layout()
     plan = Plan(shards, job.sources, [m.files for m in job.models])
     found.tensors, found.bytes = len(job.sources), sum(s.size for s in shards)
     comparison = Comparison(root, shards)
-    with progress_bar(progress, found.bytes) as on_bytes:
+    with progress_bar(progress, found.bytes, "merging again to compare") as on_bytes:
         buffers = plan_buffers(job.options.thread_count, None, 1 + plan.computes)
         stream(Request(plan, [root], buffers), Sink(open=comparison.open, on_bytes=on_bytes))
     for model in job.models:
@@ -101,7 +102,7 @@ def recompute_merge(
     return found
 
 
-def _job(root: str, record: MergeRecord, given: list[str], threads: int | None, notes: list[str]) -> Job:
+def _job(root: str, record: MergeRecord, given: list[str], settings: Mapping[str, Any], notes: list[str]) -> Job:
     """Plans the merge again as mi_kernels.json records it. Adds a note for each model that is not the recorded one."""
     path = os.path.join(root, RECORD)
     sources = given or [how_given(identity) for identity in record.inputs]
@@ -113,7 +114,7 @@ def _job(root: str, record: MergeRecord, given: list[str], threads: int | None, 
     try:
         differences = [difference(identity, open_checkpoint(s)) for identity, s in zip(record.inputs, sources)]
         notes += [text for text in differences if text is not None]
-        return _planned(root, record, sources, threads)
+        return _planned(root, record, sources, settings)
     except MIKernelsError as error:
         if notes:  # the wrong model is the cause
             raise MismatchError(notes[0], error.problem) from error
@@ -122,17 +123,17 @@ def _job(root: str, record: MergeRecord, given: list[str], threads: int | None, 
         raise incomplete(path, error) from error
 
 
-def _planned(root: str, record: MergeRecord, sources: list[str], threads: int | None) -> Job:
+def _planned(root: str, record: MergeRecord, sources: list[str], settings: Mapping[str, Any]) -> Job:
     from ..merge.api import plan_lerp, plan_merge
 
     options: dict[str, Any] = {
         "device": "cpu",
         "backend": "cpu",
         "dtype": None if record.dtype is None else TORCH_NAMES[record.dtype],
-        "threads": threads,
         "overwrite": True,  # the folder exists, and is only read
         "copy_from": record.copy_from,
         "max_shard_size": record.max_shard_size,
+        **settings,
     }
     if record.method == LERP:
         recipe = Recipe.from_dict({**record.parameters, "extrapolate": True})

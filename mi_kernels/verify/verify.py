@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,14 +16,12 @@ from ..checksums.record import NAME, Record, ShardSum, repaired
 from ..errors import CheckpointError, MIKernelsError, OutputError
 from ..system.atomic import write_file
 from ..system.faults import problem, remedy
-from ..system.progress import progress_bar
+from ..system.progress import Progress, progress_bar
 
 if TYPE_CHECKING:
     from .recompute import Recomputation
 
 _MAX_RECORD = 256 << 20  # bytes: ten times the record of the largest models
-
-Progress = bool | Callable[[int, int], None]
 
 
 @dataclass
@@ -92,8 +90,8 @@ def verify_checkpoint(
             the order of mi_kernels.json (`base` first if there is one); an empty list uses the models that
             mi_kernels.json names. With `recompute`, the folder may lack checksums.
         threads: the number of computing threads; None for all cores.
-        progress: True for a progress bar if stderr is a terminal, False for none, or a function that is called with
-            (bytes done, bytes in total).
+        progress: True for a bar on a terminal or in a notebook, "lines" for a line every five seconds elsewhere too,
+            False for none, or a function that is called with (bytes done, bytes in total).
 
     Returns:
         A Verification; `right` is True if nothing is wrong.
@@ -172,7 +170,8 @@ def record_checksums(
             "Leave out --record to check the files, or add --overwrite to replace the record.",
         )
     sizes = file_sizes(root)
-    with progress_bar(progress, sum(n for name, n in sizes.items() if name != NAME)) as on_bytes:
+    total = sum(n for name, n in sizes.items() if name != NAME)
+    with progress_bar(progress, total, "recording checksums") as on_bytes:
         record = record_folder(root, threads, on_bytes)
     try:
         write_file(path, record.encode())
@@ -236,7 +235,7 @@ def _compare(
     present = [name for name in recorded if name in sizes]
     layouts = [layout_within(name, recorded[name], sizes[name]) for name in present]
     found.files, found.bytes = len(layouts), sum(y.size for y in layouts)
-    with progress_bar(progress, found.bytes) as on_bytes:
+    with progress_bar(progress, found.bytes, "verifying") as on_bytes:
         measured = measure(found.out, layouts, threads, on_bytes)
     for name, sums in zip(present, measured):
         found.damage += differences(name, recorded[name], sums, sizes[name])

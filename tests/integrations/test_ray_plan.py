@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mi_kernels.integrations.ray.cluster import Node
+from mi_kernels.errors import ClusterError
+from mi_kernels.integrations.ray import cluster as cluster_room
+from mi_kernels.integrations.ray.cluster import Cluster, Node
 from mi_kernels.integrations.ray.plan import split
 from mi_kernels.merge.api import plan_sweep
 
@@ -93,3 +95,71 @@ def test_workers_reject_a_gpu(
     monkeypatch.setattr(Options, "place", Place("cuda", ("cuda:0",)))
     monkeypatch.setattr("mi_kernels.cli.ray.Cluster.__enter__", lambda self: self)
     assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "workers compute on the CPU", "Leave out --device")
+
+
+def test_the_command_says_at_once_which_cluster_it_waits_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World(tmp_path)
+    for dry in ([], ["--dry-run"]):
+        assert run_cli(world.argv("--ray", "127.0.0.1:1", *dry)) == 2
+        assert capsys.readouterr().err.startswith("mi-kernels: waiting for the Ray cluster at 127.0.0.1:1\n")
+        assert run_cli(world.argv("--ray", "127.0.0.1:1", *dry, "--quiet")) == 2
+        assert "waiting" not in capsys.readouterr().err
+
+
+class FakeCluster(Cluster):
+    """A cluster whose nodes and free resources a test sets."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        super().__init__("auto", self.told.append)
+        self.alive: list[Node] = []
+        self.free: dict[str, float] = {}
+
+    def nodes(self) -> list[Node]:
+        return self.alive
+
+    def available_resources(self) -> dict[str, float]:
+        return self.free
+
+
+def test_a_node_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named once, and again if it disappears again. The error comes after the patience has ended."""
+    now = [0.0]
+    monkeypatch.setattr(cluster_room.time, "monotonic", lambda: now[0])
+    cluster = FakeCluster()
+    watch = cluster_room._Watch(cluster, cpus=4, gpus=1)
+    cluster.alive = [Node("small", 2, 0)]
+    expected = "waiting up to 60 s for a node with 4 CPUs and 1 GPU; live nodes: small: 2 CPUs, 0 GPUs"
+    watch.check(False)
+    now[0] = 59.0
+    watch.check(False)
+    assert cluster.told == [expected]
+    cluster.alive = [Node("large", 8, 1)]
+    watch.check(False)
+    cluster.alive = []
+    watch.check(False)
+    assert cluster.told[1:] == ["waiting up to 60 s for a node with 4 CPUs and 1 GPU; live nodes: none"]
+    now[0] = 200.0
+    with pytest.raises(ClusterError, match="no node of the cluster has 4 CPUs and 1 GPU; live nodes: none"):
+        watch.check(False)
+
+
+@pytest.mark.parametrize(
+    ("free", "told"),
+    [
+        ({"CPU": 8.0}, []),
+        ({"CPU": 4.0}, []),
+        ({"CPU": 3.0}, ["waiting until other programs free 4 CPUs on one of 2 nodes"]),
+        ({}, ["waiting until other programs free 4 CPUs on one of 2 nodes"]),
+    ],
+)
+def test_a_cluster_that_others_use_is_named(free: dict[str, float], told: list[str]) -> None:
+    cluster = FakeCluster()
+    cluster.alive, cluster.free = [Node("a", 4, 0), Node("b", 4, 0), Node("small", 1, 0)], free
+    cluster.tell_what_is_missing(cluster, 3, 4, 0)
+    assert cluster.told == told
+    cluster.tell_what_is_missing(cluster, 0, 4, 0)  # nothing to do
+    cluster.tell_what_is_missing(cluster, 3, 64, 0)  # no node fits: `_Watch` says so
+    assert cluster.told == told

@@ -283,8 +283,13 @@ def test_an_empty_output_name(
 
 def test_no_space_left(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(tmp_path)
-    monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 20)
-    assert_refused(capsys, tmp_path, world.argv("-o", world.root / "new" / "out"), "GB of free space", "has 0.00 GB")
+    monkeypatch.setattr(OutputFolder, "free_space", lambda self: 1 << 19)
+    words = (
+        f"the disk of {world.root} needs 16.8 MB of free space, but has 524 kB",
+        "16.3 MB are missing",
+        "Free 16.3 MB",
+    )
+    assert_refused(capsys, tmp_path, world.argv("-o", world.root / "new" / "out"), *words)
 
 
 def test_free_space_is_that_of_the_disk_of_the_output(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from mi_kernels.checksums.record import NAME as CHECKSUMS
 from mi_kernels.checksums.record import Record, ShardSum
 from mi_kernels.errors import ClusterError
 from mi_kernels.merge.api import plan_lerp
-from mi_kernels.merge.job import _SPARE
 from mi_kernels.merge.journal import read
 from mi_kernels.merge.options import Options
+from mi_kernels.merge.space import _SPARE
 from mi_kernels.merge.stream import Request, Sink, stream
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.output.writer import ShardFile
@@ -524,3 +524,51 @@ def test_the_checksums_are_those_of_the_files(tmp_path: Path, memory: int | None
         for name, shard in record.shards.items():
             for tensor in shard.tensors.values():
                 assert tensor.crcs == (crc32c(content[name][tensor.begin : tensor.begin + tensor.size]),)
+
+
+def test_the_forecast_of_a_resumed_merge(killed: Killed, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is finished is read once, to check it, and is not written. The forecast changes no file."""
+    before, finished = snapshot(killed.root), killed.finished
+    job = plan_lerp(killed.instruct, killed.thinking, [(killed.out, Recipe(0.5))], Options(progress=False))
+    shards, index = job.layout()
+    kept = sum(shard.size for shard in shards if shard.name in finished)
+    small = sum(map(len, job.small_files(job.outputs[0], index).values()))
+    found = job.forecast()
+    assert snapshot(killed.root) == before
+    assert found.bytes_written == sum(shard.size for shard in shards) - kept + small
+    report = killed.report(capsys)
+    assert found.bytes_read == report["bytes_read"] + kept
+
+
+@pytest.mark.parametrize("what", ["another request", "restart", "no journal"])
+def test_the_forecast_of_a_merge_that_cannot_resume(killed: Killed, what: str) -> None:
+    """It reads and writes everything; `run` refuses the other request."""
+    if what == "no journal":
+        (killed.work / "journal").unlink()
+    options = Options(progress=False, restart=what == "restart")
+    lam = 0.25 if what == "another request" else 0.5
+    job = plan_lerp(killed.instruct, killed.thinking, [(killed.out, Recipe(lam))], options)
+    assert job.forecast().bytes_read == 2 * sum(t.nbytes for t in killed.a.values())
+
+
+def test_a_published_sweep_that_was_killed_has_nothing_to_write(tmp_path: Path, run: Runner) -> None:
+    world = Killed(tmp_path, shards=SHARDS)
+    rename = run(Run(world.again("-o", world.root / "elsewhere"))).events.index("rename")
+    assert run(Run(world.again(), event=rename + 1)).status == -signal.SIGKILL
+    assert world.out.exists()
+    assert world.work.exists()
+    job = plan_lerp(world.instruct, world.thinking, [(world.out, Recipe(0.5))], Options(progress=False))
+    shards, index = job.layout()
+    found = job.forecast()
+    assert found.bytes_read == sum(shard.size for shard in shards)
+    assert found.bytes_written == sum(map(len, job.small_files(job.outputs[0], index).values()))
+
+
+def test_progress_starts_at_what_is_done(killed: Killed) -> None:
+    job = plan_lerp(killed.instruct, killed.thinking, [(killed.out, Recipe(0.5))], Options(progress=False))
+    sizes = {shard.name: shard.size for shard in job.layout()[0]}
+    kept = sum(sizes[name] for name in killed.finished)
+    calls: list[tuple[int, int]] = []
+    lerp_checkpoint(killed.instruct, killed.thinking, killed.out, 0.5, progress=lambda *c: calls.append(c))
+    assert calls[0] == (kept, sum(sizes.values()))
+    assert calls[-1] == (sum(sizes.values()), sum(sizes.values()))

@@ -94,7 +94,14 @@ def handled(notes: list[str]) -> list[str]:
     return [note for note in notes if not re.search(r"\d (NaN|inf) in |overflow|identical", note)]
 
 
+def without_announcements(err: str) -> str:
+    """Returns stderr without the lines that say what a command is about to do."""
+    announced = re.compile("mi-kernels: (reads|writes|waiting) ")
+    return "".join(line for line in err.splitlines(keepends=True) if not announced.match(line))
+
+
 def assert_message(err: str, *words: str) -> None:
+    err = without_announcements(err)
     assert err.startswith("mi-kernels: ")
     assert 1 <= len(err.splitlines()) <= 3, err
     assert "Traceback" not in err

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -17,12 +16,14 @@ from typing import Any, NamedTuple, Protocol
 
 from ...errors import ArgumentError, ClusterError
 from ...system import interrupts
+from ...system.progress import say
 
 ATTEMPTS = 4  # of a task; `Cluster.run` fails if the last one fails
 SETTINGS = {  # environment variables that Ray reads when it is imported
     "RAY_USAGE_STATS_ENABLED": "0",  # a merge sends no usage statistics
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # otherwise Ray prints dead workers to stdout; `_lost` reports them on stderr
 }
+_HERE = {"auto": "the Ray cluster of this machine", "local": "a new Ray cluster on this machine"}
 _POLL = 0.5  # seconds between checks of the nodes and of the user's signals
 _CONNECT = 10.0  # seconds that the head node may take to answer
 _STOP = 60.0  # seconds that a cancelled task may take to end
@@ -68,11 +69,11 @@ class Cluster:
 
     def __init__(self, address: str, tell: Callable[[str], None] | None = None) -> None:
         self._address = address
-        self._tell = tell or (lambda text: print(f"note: {text}", file=sys.stderr))
+        self.tell = tell or (lambda text: say(f"note: {text}"))
         self._mine = False
 
     def __enter__(self) -> Cluster:
-        _check_address(self._address)
+        _check_address(self._address, self.tell)
         for name, value in SETTINGS.items():
             os.environ.setdefault(name, value)
         try:
@@ -82,6 +83,8 @@ class Cluster:
                 f"--ray needs Ray, which cannot be imported: {error}", "Run `pip install 'mi_kernels[ray]'`."
             ) from error
         if not ray.is_initialized():
+            if self._address in _HERE:
+                self.tell(f"waiting for {_HERE[self._address]}")
             self._connect(ray)
         return self
 
@@ -152,6 +155,8 @@ class Cluster:
             max_calls=0 if again else 1,
             scheduling_strategy="SPREAD",
         )(function)
+        keys = list(keys)
+        self.tell_what_is_missing(ray, len(keys), cpus, gpus)
         running: dict[Any, str] = {}
         attempts: dict[str, int] = {}
         watch = _Watch(self, cpus, gpus)
@@ -187,6 +192,16 @@ class Cluster:
                     tasks.lost(key)
             raise
 
+    def tell_what_is_missing(self, ray: Any, calls: int, cpus: int, gpus: int) -> None:
+        """Says that tasks wait until other programs free CPUs or GPUs, if fewer are free than one task needs."""
+        fitting = [node for node in self.nodes() if node.cpus >= cpus and node.gpus >= gpus]
+        if not calls or not fitting:  # `_Watch` reports that no node fits
+            return
+        free = ray.available_resources()
+        if free.get("CPU", 0) < cpus or free.get("GPU", 0) < gpus:
+            nodes = f"{len(fitting)} node{'s' if len(fitting) > 1 else ''}"
+            self.tell(f"waiting until other programs free {_wanted(cpus, gpus)} on one of {nodes}")
+
     def _lost(self, key: str, error: Exception, attempt: int, tasks: Tasks) -> None:
         tasks.lost(key)
         why = type(error).__name__
@@ -195,17 +210,17 @@ class Cluster:
                 f"{key}: its worker died {ATTEMPTS} times, the last time with {why}",
                 "Fix the cluster, and run the same command again: it resumes the work.",
             ) from error
-        self._tell(f"{key}: its worker died ({why}); starting attempt {attempt + 1} of {ATTEMPTS}")
+        self.tell(f"{key}: its worker died ({why}); starting attempt {attempt + 1} of {ATTEMPTS}")
 
 
-def _check_address(address: str) -> None:
-    """Checks an address before Ray does, which would try to connect for minutes.
+def _check_address(address: str, tell: Callable[[str], None]) -> None:
+    """Checks an address before Ray does, which would try to connect for minutes. Tells the user what it waits for.
 
     Raises:
         ArgumentError: `address` is invalid.
         ClusterError: no program listens at the address.
     """
-    if address in ("auto", "local"):
+    if address in _HERE:
         return
     if address.startswith("ray://"):
         raise ArgumentError(
@@ -217,6 +232,7 @@ def _check_address(address: str) -> None:
         raise ArgumentError(
             f"--ray {address!r} is not a valid address", "Use auto, local, or HOST:PORT of the head node."
         )
+    tell(f"waiting for the Ray cluster at {address}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT).close()
     except OSError as error:
@@ -232,6 +248,7 @@ class _Watch:
     def __init__(self, cluster: Cluster, cpus: int, gpus: int) -> None:
         self._cluster, self._cpus, self._gpus = cluster, cpus, gpus
         self._seen = time.monotonic()
+        self._waiting = False
 
     def check(self, progress: bool) -> None:
         """Checks the nodes, unless tasks have made progress.
@@ -241,14 +258,24 @@ class _Watch:
         """
         nodes = [] if progress else self._cluster.nodes()
         if progress or any(n.cpus >= self._cpus and n.gpus >= self._gpus for n in nodes):
-            self._seen = time.monotonic()
-        elif time.monotonic() - self._seen > self._cluster.patience:
-            wanted = f"{self._cpus} CPUs" + (f" and {self._gpus} GPUs" if self._gpus else "")
-            alive = ", ".join(f"{n.name}: {n.cpus} CPUs, {n.gpus} GPUs" for n in nodes) or "none"
+            self._seen, self._waiting = time.monotonic(), False
+            return
+        wanted, patience = _wanted(self._cpus, self._gpus), self._cluster.patience
+        alive = ", ".join(f"{n.name}: {n.cpus} CPUs, {n.gpus} GPUs" for n in nodes) or "none"
+        if not self._waiting:
+            self._waiting = True
+            self._cluster.tell(f"waiting up to {patience:g} s for a node with {wanted}; live nodes: {alive}")
+        if time.monotonic() - self._seen > patience:
             raise ClusterError(
                 f"no node of the cluster has {wanted}; live nodes: {alive}",
                 "Add nodes, or use fewer --threads, and run the same command again: it resumes the work.",
             )
+
+
+def _wanted(cpus: int, gpus: int) -> str:
+    """Returns the resources of a task in words."""
+    cores = f"{cpus} CPU{'s' if cpus != 1 else ''}"
+    return cores + (f" and {gpus} GPU{'s' if gpus != 1 else ''}" if gpus else "")
 
 
 def _outcome(ray: Any, reference: Any) -> Any:

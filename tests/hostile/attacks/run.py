@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ...support.checks import without_announcements
 from . import configs, files, indexes, recipes, shards
 from .case import COMMANDS, SECRET, Attack, Scene
 
@@ -268,7 +269,7 @@ def _judge(status: int, out: str, err: str, form: bool) -> tuple[str, str]:
         return "rude", "control characters on the terminal"
     if os.WEXITSTATUS(status) == 0:
         return ("rude", "thousands of characters of output") if form and len(out) > 40_000 else ("accepted", "")
-    lines = err.splitlines()
+    lines = without_announcements(err).splitlines()
     if form and not (
         os.WEXITSTATUS(status) == 2 and len(lines) == 2 and err.startswith("mi-kernels: ") and len(err) < 8000
     ):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...support.checks import World, snapshot
+from ...support.checks import World, snapshot, without_announcements
 from ...support.models import save, tiny
 from .session import Outcome, Session
 
@@ -203,7 +203,7 @@ class Disk:
 
 
 def _friendly(text: str) -> bool:
-    lines = text.splitlines()
+    lines = without_announcements(text).splitlines()
     return (
         len(lines) == 2
         and lines[0].startswith("mi-kernels: /")

@@ -66,7 +66,7 @@ FAULTS = [
     Fault(
         "output-not-checked-before-resuming",
         "mi_kernels/merge/job.py",
-        old="            work.folder.check_target()\n",
+        old="        for work in works:\n            work.folder.check_target()\n",
         new="",
         tests=("tests/merge/test_resume.py::test_an_output_that_came_into_being_is_refused_and_loses_nothing",),
     ),
