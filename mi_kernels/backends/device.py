@@ -82,19 +82,20 @@ def choose(
     """
     name = backend or variable
     origin = f" by {VARIABLE}" if name and not backend else ""
+    named = None if origin else "backend"  # a variable is no argument
     if name is not None and name not in ("cpu", *_GPU_BACKENDS):
         known = "it does not merge checkpoints" if name in dispatch.NAMES else "unknown backend"
         raise BackendError(
             f"backend {name!r} requested{origin}: {known}",
             "Use cpu, cuda or triton, or leave it out.",
-            argument="backend",
+            argument=named,
         )
     if not _on_gpu(device, name):
         if name in _GPU_BACKENDS:
             raise BackendError(
                 f"backend {name!r} requested{origin} with device 'cpu'",
                 "Use `device='cuda'` or `backend='cpu'`.",
-                argument="backend",
+                argument=named,
             )
         dispatch.choose(dispatch.Request("cpu"), machine)
         return Place(notes=(_AUTO_NOTE,) if device == "auto" and gpus else ())
@@ -111,11 +112,11 @@ def choose(
         raise BackendError(
             f"backend 'cpu' requested{origin} with device {device!r}",
             "Use `device='cpu'`, or `backend='cuda'` or `backend='triton'`.",
-            argument="backend",
+            argument=named,
         )
     devices = [f"cuda:{int(part[5:] or 0)}" for part in asked]
     request = f"device {device!r} requested" if device != "auto" else f"backend {name!r} requested{origin}"
-    subject = "device" if device != "auto" else "backend"
+    subject = "device" if device != "auto" else named
     if isinstance(gpus, str):
         raise BackendError(
             f"{request}; found: {gpus}; available: cpu",

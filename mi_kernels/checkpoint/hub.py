@@ -190,7 +190,7 @@ class _Download(NamedTuple):
         sizes = {name: self._missing_bytes(files[name]) for name in names}
         needed = sum(sizes.values())
         cache = os.path.dirname(self._home)
-        free = shutil.disk_usage(_existing(cache)).free
+        free = shutil.disk_usage(existing_folder(cache)).free
         if needed and needed + _SPARE > free:
             raise CheckpointError(
                 f"{self.source}: the download needs {show_bytes(needed)}, but {cache} has {show_bytes(free)} free",
@@ -229,7 +229,7 @@ def _no_bar() -> type:
     return NoBar
 
 
-def _existing(folder: str) -> str:
+def existing_folder(folder: str) -> str:
     """Returns the folder, or the closest one above it that exists."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)

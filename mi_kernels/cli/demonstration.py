@@ -17,7 +17,7 @@ from ..backends.reference import lerp as reference
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.tensor import TensorInfo
 from ..checkpoint.virtual import Tensor
-from ..errors import MIKernelsError
+from ..errors import MIKernelsError, counted
 from ..merge.api import lerp_checkpoint
 from ..output.synthetic import qwen3_like, write_checkpoint
 from .text import show_bytes
@@ -39,7 +39,7 @@ def demonstrate(folder: Path, size: int) -> int:
     model = open_checkpoint(instruct)
     print(
         f"wrote    2 bf16 checkpoints with the layout of Qwen3, {show_bytes(model.nbytes)} each: "
-        f"{len(model.shards)} shards, {len(model.tensors)} tensors"
+        f"{counted(len(model.shards), 'shard')}, {counted(len(model.tensors), 'tensor')}"
     )
     merges, copies = [], []
     for _ in range(_ROUNDS):  # alternating, so that a change of the machine's speed affects both
@@ -49,7 +49,7 @@ def demonstrate(folder: Path, size: int) -> int:
         copies.append(_copy_seconds(instruct, thinking, folder / "copy"))
     merge, copy = sorted(merges)[_ROUNDS // 2], sorted(copies)[_ROUNDS // 2]
     moved = report.bytes_read + report.bytes_written
-    print(f"merged   at lam {LAM} ({report.isa}, {report.threads} threads), like `mi-kernels lerp`")
+    print(f"merged   at lam {LAM} ({report.isa}, {counted(report.threads, 'thread')}), like `mi-kernels lerp`")
     different, total = _compare(instruct, thinking, out)
     if different:
         raise MIKernelsError(

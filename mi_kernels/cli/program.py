@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from .._version import __version__
@@ -49,7 +49,7 @@ COMMANDS = {
         "mi-kernels env --json",
     ),
     "completion": (
-        "print a script that completes the commands and options of mi-kernels in a shell",
+        "print a script that completes commands and options in a shell",
         'eval "$(mi-kernels completion bash)"',
     ),
 }
@@ -84,6 +84,12 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:at], argv[at + 1 :]
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        self._action_max_length = max(len(name) for name in COMMANDS) + 4  # one line for each command
+        super().add_arguments(actions)
+
+
 def build_parser(command: str | None = None) -> Parser:
     """Returns the parser of the program.
 
@@ -95,7 +101,7 @@ def build_parser(command: str | None = None) -> Parser:
         description="Interpolates checkpoints exactly: merged = (1 - lam) * INSTRUCT + lam * THINKING.",
         epilog="`mi-kernels help COMMAND` shows the options of a command.\n\n"
         "example: mi-kernels lerp Qwen/Qwen3-4B-Instruct-2507 Qwen/Qwen3-4B-Thinking-2507 -o mi-0.8 --lam 0.8",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"mi-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..checkpoint.names import MODULES, OTHER, Place, places
+from ..checkpoint.names import MODULES, OTHER, Place, meant_module, places
 from ..errors import ArgumentError, shortened
 
 Layers = str | int | slice | Iterable[int | str] | None
@@ -88,12 +88,12 @@ def depth(found: Mapping[str, Place]) -> int:
 
 
 def show_layers(layers: Iterable[int | None]) -> str:
-    """ "layers 0-2, 5", and "no layer" for none: None stands for tensors outside the layers."""
+    """ "layers 0:3, 5", as masks are written, and "no layer" for none: None stands for tensors outside the layers."""
     present = {layer for layer in layers if layer is not None}
     numbers = sorted(present)
     starts = [n for n in numbers if n - 1 not in present]
     stops = [n for n in numbers if n + 1 not in present]
-    ranges = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, stops)]
+    ranges = [str(a) if a == b else f"{a}:{b + 1}" for a, b in zip(starts, stops)]
     return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(ranges)}" if ranges else "no layer"
 
 
@@ -209,7 +209,9 @@ def parse_modules(modules: Modules, found: Iterable[Place]) -> set[str]:
     unknown = [str(m) for m in given if m not in MODULES]
     if unknown or not given:
         raise ArgumentError(
-            f"modules: {shortened(unknown) or 'none'} unknown", f"Use some of {', '.join(MODULES)}.", argument="modules"
+            f"modules: {shortened(unknown) or 'none'} unknown",
+            f"{meant_module(unknown[0]) if unknown else ''} Use some of {', '.join(MODULES)}.".lstrip(),
+            argument="modules",
         )
     chosen = set(given)
     present = {place.module for place in found}
