@@ -57,7 +57,7 @@ def demonstrate(folder: Path, size: int) -> int:
             "This is a bug in mi_kernels: report it with the output of `mi-kernels env`.",
         )
     print(f"checked  all {total:,} elements: bit-identical to an independent NumPy reference")
-    print(f"merge    {merge:.2f} s, {moved / merge / 1e9:.1f} GB/s read and written, synced (median of {_ROUNDS})")
+    print(f"merge    {merge:.2f} s, {show_bytes(moved / merge)}/s read and written, synced (median of {_ROUNDS})")
     print(f"copy     {copy:.2f} s for the same bytes: copy one checkpoint, sync it, read the other")
     print(f"ratio    {merge / copy:.2f} (merge / copy)")
     return 0
