@@ -39,12 +39,12 @@ _OTHER_NAMES = {
 
 # Commands of other tools, in the same way.
 _OTHER_COMMANDS = {
-    **dict.fromkeys(("interpolate", "blend", "slerp", "average", "mix"), "lerp"),
+    **dict.fromkeys(("interpolate", "blend", "average", "mix"), "lerp"),
     **dict.fromkeys(("diff", "distance", "similarity", "sigma"), "compare"),
     **dict.fromkeys(("info", "show", "ls", "preview"), "inspect"),
     **dict.fromkeys(("check", "checksum", "validate"), "verify"),
     **dict.fromkeys(("scan", "grid"), "sweep"),
-    **dict.fromkeys(("ties", "dare", "dare_ties", "recipe", "mergekit"), "merge"),
+    **dict.fromkeys(("ties", "dare", "dare_ties", "slerp", "recipe", "mergekit"), "merge"),
     **dict.fromkeys(("doctor", "version", "environment"), "env"),
     **dict.fromkeys(("vllm", "server"), "serve"),
     **dict.fromkeys(("evaluate", "eval"), "run"),

@@ -75,7 +75,7 @@ def describe(found: Verification, verdict: str) -> str:
     for file, damages in by_file.items():
         lines += _first_lines(damages, file)
     if found.files:
-        speed = f"{show_bytes(found.bytes)} in {found.seconds:.2f} s, {show_bytes(found.bytes / found.seconds)}/s"
+        speed = f"{show_bytes(found.bytes)} in {found.seconds:.2f} s, {show_bytes(found.gigabytes_per_second * 1e9)}/s"
         state = f"checked, {len(by_file):,} damaged" if found.damage else verdict
         lines.append(f"{found.out}: {counted(found.files, 'file')} {state} ({speed})")
     if found.recomputed is not None:

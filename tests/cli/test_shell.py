@@ -65,6 +65,21 @@ def test_abbreviations_are_not_guessed(given: str, capsys: pytest.CaptureFixture
     assert f"unknown option {given}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [(["swep"], "Did you mean sweep?"), (["run", "m", "--benchmark", "b", "--sample", "8"], "Did you mean --samples?")],
+)
+def test_the_evaluation_has_the_same_parser(words: list[str], remedy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from eval.cli.program import main
+
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("python -m eval: unknown ")
+    assert remedy in second
+
+
 def test_attached_and_negative_values_are_no_unknown_options(tmp_path: Path) -> None:
     world = World(tmp_path)
     argv = ["lerp", str(world.instruct), str(world.thinking), f"-o{world.out}", "--lam", "-0.5", "--extrapolate", "-q"]
