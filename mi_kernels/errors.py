@@ -1,10 +1,21 @@
-"""The exceptions that mi_kernels raises. Each message says what is wrong, then what to do."""
+"""The exceptions that mi_kernels raises. Each message says what is wrong, then what to do.
+
+Messages name arguments as Python does, and each medium spells them in its own way (`spelled`): the command line shows
+`overwrite=True` as `--overwrite`. Two places of a message can be spelled:
+
+- text in backticks, such as "Pass `overwrite=True`." or "Use a larger `max_memory`."
+- the first word of the problem, if `argument` names it: `ArgumentError("lam is 2", "...", argument="lam")`.
+
+Recipes and other files have keys of the same names, which stay as they are: their messages start with the file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 _MAX_CHARACTERS = 1500  # of one line of a message: paths and tensor names can be very long
+_ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`\s]+))?`")
 
 
 class MIKernelsError(Exception):
@@ -13,6 +24,7 @@ class MIKernelsError(Exception):
     Attributes:
         problem (str): one line that says what is wrong: the file, the tensor, both values.
         remedy (str): one line that says what to do. Empty if the problem needs no remedy.
+        argument (str | None): the argument of the function that `problem` starts with. None: with something else.
 
     Example:
         >>> import mi_kernels
@@ -22,11 +34,12 @@ class MIKernelsError(Exception):
         ...     print(error.problem)
         ...     print(error.remedy)
         no_such_folder: no such folder
-        Give a model folder or a Hub id such as ORG/NAME.
+        Check the path, or give a Hub id such as ORG/NAME.
     """
 
-    def __init__(self, problem: str, remedy: str = "") -> None:
+    def __init__(self, problem: str, remedy: str = "", *, argument: str | None = None) -> None:
         super().__init__(problem, remedy)
+        self.argument = argument
         self.problem = printable(problem, _MAX_CHARACTERS)
         self.remedy = printable(remedy, _MAX_CHARACTERS)
 
@@ -66,6 +79,29 @@ class ClusterError(MIKernelsError):
     """The cluster cannot be used, or it failed. Finished work is kept: the same command resumes it."""
 
 
+def spelled(error: MIKernelsError, spell: Callable[[str, str | None], str | None]) -> tuple[str, str]:
+    """Returns the problem and the remedy of `error`, with its arguments as a medium spells them.
+
+    Args:
+        spell: gets the name of an argument, and its value as Python code or None; returns its text in the medium, or
+            None if the medium has no such argument.
+
+    Example:
+        >>> from mi_kernels.errors import OutputError, spelled
+        >>> error = OutputError("mi-0.8: exists", "Choose another output, or pass `overwrite=True`.")
+        >>> spelled(error, lambda name, value: f"--{name}")[1]
+        'Choose another output, or pass --overwrite.'
+    """
+
+    def other(match: re.Match[str]) -> str:
+        return spell(match[1], match[2]) or match[0]
+
+    problem, name = error.problem, error.argument
+    if name is not None and problem.startswith(name):
+        problem = (spell(name, None) or name) + problem[len(name) :]
+    return _ARGUMENT.sub(other, problem), _ARGUMENT.sub(other, error.remedy)
+
+
 def printable(text: str, limit: int | None = None) -> str:
     """Returns `text` on one line, with escapes for control characters. The name of a tensor may contain any.
 
@@ -81,6 +117,17 @@ def shortened(names: list[str], limit: int = 3) -> str:
     """Returns the first names for a message: "a, b, c and 7 more"."""
     more = f" and {len(names) - limit:,} more" if len(names) > limit else ""
     return ", ".join(n if len(n) <= 200 else n[:197] + "..." for n in names[:limit]) + more
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Returns a number with its noun: "1 tensor", "2,000 tensors". `many` is the plural if `one` + "s" is not.
+
+    Example:
+        >>> from mi_kernels.errors import counted
+        >>> counted(1, "tensor is", "tensors are"), counted(7, "file")
+        ('1 tensor is', '7 files')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:

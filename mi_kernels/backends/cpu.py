@@ -69,7 +69,7 @@ def checked_threads(threads: int | None) -> int:
     if threads is None:
         return default_threads()
     if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise ArgumentError(f"threads is {threads!r}", "Use an integer from 1 to 1024.")
+        raise ArgumentError(f"threads is {threads!r}", "Use an integer from 1 to 1024.", argument="threads")
     return threads
 
 

@@ -82,13 +82,20 @@ def choose(
     """
     name = backend or variable
     origin = f" by {VARIABLE}" if name and not backend else ""
+    named = None if origin else "backend"  # a variable is no argument
     if name is not None and name not in ("cpu", *_GPU_BACKENDS):
         known = "it does not merge checkpoints" if name in dispatch.NAMES else "unknown backend"
-        raise BackendError(f"backend {name!r} requested{origin}: {known}", "Use 'cpu', 'cuda', 'triton', or None.")
+        raise BackendError(
+            f"backend {name!r} requested{origin}: {known}",
+            "Use cpu, cuda or triton, or leave it out.",
+            argument=named,
+        )
     if not _on_gpu(device, name):
         if name in _GPU_BACKENDS:
             raise BackendError(
-                f"backend {name!r} requested{origin} with device 'cpu'", "Use device 'cuda', or backend 'cpu'."
+                f"backend {name!r} requested{origin} with device 'cpu'",
+                "Use `device='cuda'` or `backend='cpu'`.",
+                argument=named,
             )
         dispatch.choose(dispatch.Request("cpu"), machine)
         return Place(notes=(_AUTO_NOTE,) if device == "auto" and gpus else ())
@@ -98,18 +105,23 @@ def choose(
         if kind != "cuda" or index.isdecimal() != bool(colon):
             raise BackendError(
                 f"device {device!r}: unknown device",
-                "Use 'auto', 'cpu', 'cuda', 'cuda:1', or several: 'cuda:0,cuda:1'.",
+                "Use auto, cpu, cuda, cuda:1, or several: cuda:0,cuda:1.",
+                argument="device",
             )
     if name == "cpu":
         raise BackendError(
             f"backend 'cpu' requested{origin} with device {device!r}",
-            "Use device 'cpu', or backend 'cuda' or 'triton'.",
+            "Use `device='cpu'`, or `backend='cuda'` or `backend='triton'`.",
+            argument=named,
         )
     devices = [f"cuda:{int(part[5:] or 0)}" for part in asked]
     request = f"device {device!r} requested" if device != "auto" else f"backend {name!r} requested{origin}"
+    subject = "device" if device != "auto" else named
     if isinstance(gpus, str):
         raise BackendError(
-            f"{request}; found: {gpus}; available: cpu", "Use device 'cpu', or check the GPU with `mi-kernels env`."
+            f"{request}; found: {gpus}; available: cpu",
+            "Use `device='cpu'`, or check the GPU with `mi-kernels env`.",
+            argument=subject,
         )
     for part in devices:
         if int(part[5:]) >= len(gpus):
@@ -117,14 +129,16 @@ def choose(
             raise BackendError(
                 f"{request}; found: {found}; available: cpu, {', '.join(f'cuda:{i}' for i in range(len(gpus)))}",
                 "Use one of the available devices.",
+                argument=subject,
             )
     if len(set(devices)) != len(devices):
-        raise BackendError(f"{request}: a GPU is repeated", "Name each GPU once.")
+        raise BackendError(f"{request}: a GPU is repeated", "Name each GPU once.", argument=subject)
     chosen = dispatch.choose(dispatch.Request(backend, devices[0], variable), machine)
     if chosen not in _GPU_BACKENDS:
         raise BackendError(
             f"{request}; found: {', '.join(gpus)}; available: cpu; cuda: {machine.cuda} triton: {machine.triton}",
-            "Install the wheel for your CUDA version, or mi_kernels[gpu]. Otherwise, use device 'cpu'.",
+            "Install the wheel for your CUDA version, or mi_kernels[gpu]. Otherwise, use `device='cpu'`.",
+            argument=subject,
         )
     return Place(chosen, tuple(devices))
 

@@ -21,7 +21,6 @@ VARIABLE = "MI_KERNELS_BACKEND"
 _SERVE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 _REMEDIES = {
-    "cpu": "The compiled extension is missing: run `python -m pip install .` again, with a C++17 compiler.",
     "cuda": "Install the wheel of mi_kernels for your CUDA version, or use backend=None.",
     "triton": "Run `pip install 'mi_kernels[gpu]'` on a machine where torch finds a GPU, or use backend=None.",
 }
@@ -91,10 +90,20 @@ def choose(request: Request, machine: Machine) -> str:
     found = "".join(f"; {c}: {r.rstrip('.')}" for c, r in reasons.items() if r and (c == name or c in _SERVE[kind]))
     raise BackendError(
         f"backend {name!r} requested{origin}{where}; available: {', '.join(available)}{found}",
-        _REMEDIES[name]
+        (_REMEDIES.get(name) or _cpu_remedy())
         if name in _SERVE[kind]
         else f"Move the tensors to {'the CPU' if name == 'cpu' else 'a GPU'}, or use {' or '.join(available)}.",
     )
+
+
+def _cpu_remedy() -> str:
+    try:
+        from .. import _cpu  # noqa: F401
+    except BackendError as error:  # names the cause
+        return f"{error.problem}. {error.remedy}"
+    except ImportError as error:
+        return f"The compiled extension cannot be imported ({error}): install mi_kernels again with a C++17 compiler."
+    return "Install mi_kernels again with a C++17 compiler."
 
 
 def _unavailable(name: str, kind: str, machine: Machine) -> str | None:

@@ -268,5 +268,5 @@ def _named(device: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()
         raise BackendError(
             f"merging on {device} failed: {reason[0] if reason else type(error).__name__}",
-            "Check driver and versions with `mi-kernels env`, or use device 'cpu', which gives the same bits.",
+            "Check driver and versions with `mi-kernels env`, or use `device='cpu'`, which gives the same bits.",
         ) from error

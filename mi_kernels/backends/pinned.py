@@ -125,7 +125,7 @@ class PinnedArena:
             except RuntimeError as error:
                 raise BackendError(
                     f"cannot pin {size:,} bytes of host memory: {error}",
-                    "Free host memory. A merge can use device 'cpu', and a live model resident=False.",
+                    "Free host memory. A merge can use `device='cpu'`, and a live model `resident=False`.",
                 ) from error
             self._unpin = weakref.finalize(self._memory, _unpin, pinning, self._memory.ctypes.data)
         self._unpin.atexit = False  # the system frees the memory of a process that ends

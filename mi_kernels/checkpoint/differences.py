@@ -101,7 +101,7 @@ def refuse(out: str, found: Sequence[Difference]) -> None:
         more = f" (and {len(serious) - 1} more serious differences)" if len(serious) > 1 else ""
         raise StrictError(
             f"{out}: {serious[0]}{more}",
-            "Use models without such differences, or merge without --strict.",
+            "Use models without such differences, or merge without `strict=True`.",
         )
 
 

@@ -16,21 +16,59 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, counted, did_you_mean
 from ..system.sizes import show_bytes
 from .needed_files import ADAPTER_FILES as ADAPTER_FILES
 from .needed_files import MODEL_FILES as MODEL_FILES
 from .needed_files import File, Repository, Selection, unselected
 
-_ID = re.compile(r"(?P<id>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>[\w./-]+))?")
+# The names that the Hub allows. Nobody has a dot in ORG, so runs.v1/x is a path.
+_ID = re.compile(r"(?P<id>(?P<org>\w[\w-]*)/(?P<name>\w[\w.-]*))(@(?P<revision>[\w./-]+))?")
+_NEVER = re.compile(r"--|\.\.|[.-]$|\.(git|safetensors|bin|pth?|json|ya?ml)$")  # in or at the end of ORG or NAME
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:(?P<org>[\w.-]+?)--)?(?P<name>[\w.-]+)/snapshots/")
 _SPARE = 16 << 20  # bytes that stay free for the file system itself
+_MOST_NAMES = 1000
 _left_out: dict[str, list[str]] = {}  # by the folder of the snapshot
 
 
 def looks_like_id(text: str) -> bool:
-    """Returns True for ORG/NAME and ORG/NAME@REVISION."""
-    return _ID.fullmatch(text) is not None
+    """Returns True for ORG/NAME and ORG/NAME@REVISION. Anything else is a path: ./x, ~/x, /x, x/, a/b/c, a/b.json.
+
+    ORG/NAME is a path too if the working folder holds a folder ORG: `models/x` is then a typing error, no repository.
+    With a revision, it is always an id.
+    """
+    match = _ID.fullmatch(text)
+    if match is None or any(_NEVER.search(match[part]) for part in ("org", "name")):
+        return False
+    return match["revision"] is not None or not os.path.isdir(match["org"])
+
+
+def no_such_folder(given: str) -> CheckpointError:
+    """Returns the error for a path that does not exist and is not an id: its first part that is missing, a remedy."""
+    if given.startswith("~"):
+        return CheckpointError(f"{given}: no such folder", "The shell did not replace ~: write $HOME instead.")
+    path = missing = given.rstrip("/")
+    while (above := os.path.dirname(missing)) and not os.path.isdir(above):
+        missing = above
+    why = "" if missing == path else f", because {missing} does not exist"
+    match = _ID.fullmatch(given)
+    if match is not None and os.path.isdir(match["org"]):
+        otherwise = f"{match['org']} is a folder here, so this is a path. For the model on the Hub, write {given}@main."
+    else:
+        otherwise = "Check the path, or give a Hub id such as ORG/NAME."
+    close = did_you_mean(missing, _folders_beside(missing))
+    return CheckpointError(f"{given}: no such folder{why}", f"{close} {otherwise}".lstrip())
+
+
+def _folders_beside(path: str) -> list[str]:
+    above = os.path.dirname(path)
+    try:
+        with os.scandir(above or ".") as entries:  # of a folder with a million entries, the first ones
+            names = [entry.name for _, entry in zip(range(_MOST_NAMES), entries) if entry.is_dir()]
+    except OSError:
+        return []
+    prefix = path[: len(path) - len(os.path.basename(path))]  # as it is written
+    return [prefix + name for name in names]
 
 
 def download(text: str, files: Selection | list[str], kind: str = "model") -> tuple[str, str]:
@@ -152,7 +190,7 @@ class _Download(NamedTuple):
         sizes = {name: self._missing_bytes(files[name]) for name in names}
         needed = sum(sizes.values())
         cache = os.path.dirname(self._home)
-        free = shutil.disk_usage(_existing(cache)).free
+        free = shutil.disk_usage(existing_folder(cache)).free
         if needed and needed + _SPARE > free:
             raise CheckpointError(
                 f"{self.source}: the download needs {show_bytes(needed)}, but {cache} has {show_bytes(free)} free",
@@ -160,7 +198,7 @@ class _Download(NamedTuple):
             )
         large = [sizes[name] for name in names if sizes[name] and repository.is_large(name)]
         if large and not are_progress_bars_disabled():
-            count = f"{len(large)} file{'s' if len(large) > 1 else ''}"
+            count = counted(len(large), "file")
             whole = show_bytes(sum(file.size for file in files.values()))
             text = f"{self.source}: downloading {show_bytes(sum(large))} in {count} (of {whole} in the repository)"
             print(text, file=sys.stderr, flush=True)
@@ -191,7 +229,7 @@ def _no_bar() -> type:
     return NoBar
 
 
-def _existing(folder: str) -> str:
+def existing_folder(folder: str) -> str:
     """Returns the folder, or the closest one above it that exists."""
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)

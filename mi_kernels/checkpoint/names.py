@@ -21,8 +21,18 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..errors import did_you_mean
+
 MODULES = ("attn", "ffn", "router", "norm", "embed", "head")
 OTHER = "other"
+_OTHER_NAMES = {  # of modules, in the code of models and of other tools
+    **dict.fromkeys(("mlp", "feed_forward", "experts", "expert", "moe", "dense"), "ffn"),
+    **dict.fromkeys(("attention", "self_attn", "self_attention", "mixer", "mamba"), "attn"),
+    **dict.fromkeys(("norms", "layernorm", "layer_norm", "rmsnorm", "ln"), "norm"),
+    **dict.fromkeys(("embed_tokens", "embedding", "embeddings", "wte"), "embed"),
+    **dict.fromkeys(("lm_head", "output", "unembed"), "head"),
+    **dict.fromkeys(("gate", "gates", "routers"), "router"),
+}
 
 # At most four digits: headers are untrusted, and masks iterate up to the largest layer number.
 _NUMBER = re.compile(r"\.([0-9]{1,4})(?=\.|$)")
@@ -87,6 +97,17 @@ def classify(name: str) -> Place:
     parts = _NUMBER.split(name)
     module, in_layer = _understand(tuple(parts[::2]))
     return Place(module, int(parts[1]) if in_layer else None)
+
+
+def meant_module(name: str) -> str:
+    """Returns a sentence for a remedy with the module that `name` may mean; empty if it is none.
+
+    Example:
+        >>> from mi_kernels.checkpoint.names import meant_module
+        >>> meant_module("mlp")
+        'Did you mean ffn?'
+    """
+    return did_you_mean(_OTHER_NAMES.get(name.lower().replace("-", "_"), name), MODULES)
 
 
 def places(names: Iterable[str]) -> dict[str, Place]:

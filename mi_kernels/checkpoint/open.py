@@ -85,7 +85,7 @@ def _locate(given: str, files: Selection) -> tuple[str, str | None]:
     if given.endswith(shards.WEIGHTS):  # no repository has such a name
         raise CheckpointError(f"{given}: no such file", "Check the path.")
     if not hub.looks_like_id(given):
-        raise CheckpointError(f"{given}: no such folder", "Give a model folder or a Hub id such as ORG/NAME.")
+        raise hub.no_such_folder(given)
     return hub.download(given, files)
 
 

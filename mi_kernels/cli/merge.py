@@ -12,6 +12,22 @@ def add(p: Parser) -> None:
     p.add_argument("recipe", metavar="RECIPE", help="a YAML file: a recipe, or a mergekit configuration")
     p.add_argument("-o", "--out", required=True, metavar="OUT", help="the model folder to create, or NAME.safetensors")
     add_output(p, recipe=True)
+    recipe = "The recipe sets it; to merge two models without a recipe, use lerp."
+    pair = (
+        "lam",
+        "layers",
+        "layer",
+        "modules",
+        "module",
+        "extrapolate",
+        "alpha",
+        "lambda",
+        "weight",
+        "density",
+        "method",
+    )
+    p.elsewhere = {**dict.fromkeys((*pair, "base", "base-model"), recipe), "sigma": "Only lerp and sweep have it."}
+    p.unknown_word = "A recipe names the models. To merge two models without a recipe, use lerp."
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import sys
 
-from ..errors import MIKernelsError
+from .shell import guarded
 
 SERVE = "--serve-linear"
 
 
 def main() -> int:
     """Runs mergekit-yaml with the arguments of this program, except `--serve-linear`, which can be at any position."""
+    return guarded("mi-kernels-mergekit", _run, "")
+
+
+def _run() -> int:
     words = [word for word in sys.argv[1:] if word != SERVE]
-    try:
-        from ..integrations import mergekit as ours
+    if words in ([], ["help"]):
+        words = ["--help"]
+    from ..integrations import mergekit as ours
 
-        if len(words) < len(sys.argv[1:]):
-            ours.serve_linear()
-        from mergekit.scripts.run_yaml import main as mergekit_yaml
+    if SERVE in sys.argv[1:]:
+        ours.serve_linear()
+    from mergekit.scripts.run_yaml import main as mergekit_yaml
 
-        mergekit_yaml(args=words, prog_name="mi-kernels-mergekit")
-    except MIKernelsError as error:
-        print(f"mi-kernels-mergekit: {error.problem}\n  {error.remedy}", file=sys.stderr)
-        return 2
+    mergekit_yaml(args=words, prog_name="mi-kernels-mergekit")
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from .._version import __version__
@@ -48,6 +48,10 @@ COMMANDS = {
         "show what this machine supports, and what is missing",
         "mi-kernels env --json",
     ),
+    "completion": (
+        "print a script that completes commands and options in a shell",
+        'eval "$(mi-kernels completion bash)"',
+    ),
 }
 
 
@@ -58,6 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(words: list[str]) -> int:
+    if not words:  # as a script that lost its command: it must fail
+        build_parser("").print_help(sys.stderr)
+        return 2
+    if words[0] == "help":
+        words = [*words[1:2], "--help"]
     own, others = _split(words)
     arguments = build_parser(next((w for w in own if w in COMMANDS), "")).parse_args(
         own, argparse.Namespace(others=others)
@@ -75,6 +84,12 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:at], argv[at + 1 :]
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def add_arguments(self, actions: Iterable[argparse.Action]) -> None:
+        self._action_max_length = max(len(name) for name in COMMANDS) + 4  # one line for each command
+        super().add_arguments(actions)
+
+
 def build_parser(command: str | None = None) -> Parser:
     """Returns the parser of the program.
 
@@ -84,8 +99,9 @@ def build_parser(command: str | None = None) -> Parser:
     parser = Parser(
         prog="mi-kernels",
         description="Interpolates checkpoints exactly: merged = (1 - lam) * INSTRUCT + lam * THINKING.",
-        epilog="example: mi-kernels lerp Qwen/Qwen3-4B-Instruct-2507 Qwen/Qwen3-4B-Thinking-2507 -o mi-0.8 --lam 0.8",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="`mi-kernels help COMMAND` shows the options of a command.\n\n"
+        "example: mi-kernels lerp Qwen/Qwen3-4B-Instruct-2507 Qwen/Qwen3-4B-Thinking-2507 -o mi-0.8 --lam 0.8",
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"mi-kernels {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
@@ -95,4 +111,6 @@ def build_parser(command: str | None = None) -> Parser:
             module = import_module(f".{name}", __package__)
             module.add(p)
             p.set_defaults(run=module.run)
+        if name == "serve":
+            p.unknown_option = "Options of vLLM come after --, as in the example of the help."
     return parser

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..checkpoint.names import MODULES, OTHER, places
+from ..errors import counted
 
 _ORDER = (*MODULES, OTHER)
 _OUTSIDE = "outside"
@@ -90,9 +91,7 @@ def format_table(rows: Sequence[Row], show_bytes: Callable[[float], str], width:
     """
     lines: dict[str, dict[str, list[tuple[str, str, str]]]] = {}
     for row in rows:
-        label = (
-            _OUTSIDE if row.first is None else f"{row.first}-{row.last}" if row.first != row.last else f"{row.first}"
-        )
+        label = _OUTSIDE if row.first is None or row.last is None else _range(row.first, row.last)
         cell = f"{row.lam:.4g}:", f"{row.tensors:,},", show_bytes(row.nbytes)
         lines.setdefault(label, {}).setdefault(row.module, []).append(cell)
     text = ["lam: tensors, bytes"]
@@ -101,11 +100,16 @@ def format_table(rows: Sequence[Row], show_bytes: Callable[[float], str], width:
     copied = [sum(r.nbytes for r in rows if r.lam == lam) for lam in (0, 1)]
     tensors, total = sum(r.tensors for r in rows), sum(r.nbytes for r in rows)
     sums = (
-        f"{tensors:,} tensors, {show_bytes(total)}: {show_bytes(total - sum(copied))} interpolated",
+        f"{counted(tensors, 'tensor')}, {show_bytes(total)}: {show_bytes(total - sum(copied))} interpolated",
         f"{show_bytes(copied[0])} copied from INSTRUCT (lam 0)",
         f"{show_bytes(copied[1])} from THINKING (lam 1)",
     )
     return "\n".join([*text, "", ", ".join(sums)])
+
+
+def _range(first: int, last: int) -> str:
+    """Returns layers as masks are written: 12:36."""
+    return f"{first}:{last + 1}" if first != last else f"{first}"
 
 
 def _grid(lines: Mapping[str, Mapping[str, Sequence[tuple[str, str, str]]]], margin: int, width: int) -> list[str]:

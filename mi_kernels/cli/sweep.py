@@ -22,6 +22,7 @@ def add(p: Parser) -> None:
     )
     add_masks(p)
     add_output(p)
+    p.unknown_word = "A sweep takes two models. Write all lam in one word: --lam 0.2,0.8."
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -6,12 +6,14 @@ import argparse
 import glob
 import json
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..errors import ArgumentError, MIKernelsError, printable
+from ..errors import ArgumentError, MIKernelsError, counted, printable
 from .arguments import silence_downloads
+from .colour import coloured_notes
 from .early import announce, progress_of, shows
 from .shell import Parser
 from .text import parse_count, show_bytes
@@ -59,7 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2))
     elif not arguments.quiet or not found.right:
-        print(describe(found, "checksums recorded" if arguments.record else "intact"))
+        text = describe(found, "recorded" if arguments.record else "OK")
+        print(coloured_notes(text, sys.stdout))
     return 0 if found.right else 1
 
 
@@ -101,15 +104,15 @@ def describe(found: Verification, verdict: str) -> str:
     for file, damages in by_file.items():
         lines += _first_lines(damages, file)
     if found.files:
-        speed = f"{show_bytes(found.bytes)} in {found.seconds:.2f} s, {found.gigabytes_per_second:.1f} GB/s"
-        state = f"{len(by_file)} damaged" if found.damage else verdict
-        lines.append(f"{found.out}: {found.files} file{'s' if found.files != 1 else ''}, {state} ({speed})")
+        speed = f"{show_bytes(found.bytes)} in {found.seconds:.2f} s, {show_bytes(found.gigabytes_per_second * 1e9)}/s"
+        state = f"checked, {len(by_file):,} damaged" if found.damage else verdict
+        lines.append(f"{found.out}: {counted(found.files, 'file')} {state} ({speed})")
     if found.recomputed is not None:
         again = found.recomputed
         lines += _first_lines(again.differences, found.out)
         state = "the folder differs from the merge" if again.differences else "bit-identical"
         speed = f"{show_bytes(again.bytes)} in {again.seconds:.2f} s"
-        lines.append(f"{found.out}: {again.tensors} tensors computed again, {state} ({speed})")
+        lines.append(f"{found.out}: {counted(again.tensors, 'tensor')} computed again, {state} ({speed})")
     return "\n".join(printable(line) for line in lines)
 
 

@@ -135,7 +135,9 @@ def plan_sweep(
     if len(set(values)) != len(values):
         raise ArgumentError(f"lams contains a value twice: {', '.join(f'{v:g}' for v in values)}", "Remove duplicates.")
     if "{lam}" not in out:
-        raise ArgumentError(f"out {out!r} does not contain {{lam}}", "Write {lam} where lam goes: 'runs/mi-{lam}'.")
+        raise ArgumentError(
+            f"out {out!r} does not contain {{lam}}", "Write {lam} where lam goes: 'runs/mi-{lam}'.", argument="out"
+        )
     outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules, extrapolate=extrapolate)) for v in values]
     return plan_lerp(instruct, thinking, outs, Options(**options))
 

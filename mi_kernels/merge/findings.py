@@ -115,7 +115,7 @@ class Findings:
             more = f" (and {len(bad) - 1} more such findings)" if len(bad) > 1 else ""
             raise StrictError(
                 f"{out}: {bad[0]}{more}",
-                "Nothing was published. Fix the model, or run the command again without --strict.",
+                "Nothing was published. Fix the model, or run the merge again without `strict=True`.",
             )
 
     def _nonfinite_notes(self, models: Sequence[str]) -> list[str]:

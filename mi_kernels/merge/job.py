@@ -140,7 +140,7 @@ class Job:
             )
         if self.single_file and self.options.max_shard_size:
             raise ArgumentError(
-                f"{self.outputs[0].folder.given}: is one file, but max_shard_size is set",
+                f"{self.outputs[0].folder.given}: is one file, but `max_shard_size` is set",
                 "Give a folder as output, or leave out the size.",
             )
         if self.options.strict:

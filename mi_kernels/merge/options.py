@@ -121,15 +121,21 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in OUTPUTS:
-            raise ArgumentError(f"unknown dtype {self.dtype!r}", "Use bfloat16, float16 or float32.")
+            raise ArgumentError(
+                f"dtype {self.dtype!r} is unknown", "Use bfloat16, float16 or float32.", argument="dtype"
+            )
         if self.copy_from not in ("thinking", "instruct", "base") and self.copy_number is None:
             raise ArgumentError(
-                f"unknown copy_from {self.copy_from!r}", "Use 'thinking', 'instruct', 'base' or the number of a model."
+                f"copy_from {self.copy_from!r} is unknown",
+                "Use thinking, instruct, base or the number of a model.",
+                argument="copy_from",
             )
         if self.io not in ("auto", "direct", "buffered"):
-            raise ArgumentError(f"unknown io {self.io!r}", "Use 'auto', 'direct' or 'buffered'.")
+            raise ArgumentError(f"io {self.io!r} is unknown", "Use auto, direct or buffered.", argument="io")
         if self.max_shard_size is not None and self.max_shard_size <= 0:
-            raise ArgumentError(f"max_shard_size is {self.max_shard_size}", "Use a positive number of bytes.")
+            raise ArgumentError(
+                f"max_shard_size is {self.max_shard_size}", "Use a positive number of bytes.", argument="max_shard_size"
+            )
         checked_progress(self.progress)
         cpu.checked_threads(self.threads)
         place_for(self.device, self.backend)
@@ -151,10 +157,14 @@ class Options:
             ArgumentError: there is no base, or there are fewer models.
         """
         if self.copy_from == "base" and not has_base:
-            raise ArgumentError(f"copy_from is 'base', but {what} has no base", "Use 'thinking' or 'instruct'.")
+            raise ArgumentError(
+                f"copy_from is 'base', but {what} has no base", "Use thinking or instruct.", argument="copy_from"
+            )
         if self.copy_number is not None and self.copy_number > models:
             raise ArgumentError(
-                f"copy_from is {self.copy_from!r}, but {what} has {models} models", "Use 'thinking' or 'instruct'."
+                f"copy_from is {self.copy_from!r}, but {what} has {models} models",
+                "Use thinking or instruct.",
+                argument="copy_from",
             )
 
     @property
@@ -174,7 +184,7 @@ class Options:
         if self.place.backend == "triton" and not weighted_sum:
             raise BackendError(
                 f"method {method!r} does not run on backend 'triton', which has only weighted sums of models",
-                "Use backend 'cuda', or device 'cpu' with backend 'cpu'. All give the same bits.",
+                "Use `backend='cuda'`, or `device='cpu'` with `backend='cpu'`. All give the same bits.",
             )
 
     @property

@@ -126,6 +126,7 @@ def plan_buffers(threads: int, max_memory: int | None, outputs: int = 1) -> Buff
         raise ArgumentError(
             f"max_memory is {memory} bytes, which is too small",
             f"Use at least {PAGE * outputs} bytes (default: {DEFAULT_MEMORY >> 20} MiB).",
+            argument="max_memory",
         )
     workers = min(threads + _SPARE_WORKERS, memory // (PAGE * outputs))
     return Buffers(min(CHUNK, memory // (workers * outputs)) // PAGE * PAGE, workers)

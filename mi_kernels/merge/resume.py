@@ -59,7 +59,7 @@ def merge_request(
     return plain
 
 
-_RESTART = "pass --restart to delete its work and start from scratch"
+_RESTART = "pass `restart=True` to delete its work and start from scratch"
 
 
 class _Refusal(NamedTuple):
@@ -71,7 +71,7 @@ def _difference(old: MergeRequest, new: MergeRequest) -> _Refusal | None:
     """Returns why a merge with the request `new` cannot resume the work of one with the request `old`."""
     finish = f"Run the command that started it to finish it, or {_RESTART}."
     if old.get("strict") != new.get("strict"):
-        return _Refusal(f"was started {'with' if old.get('strict') else 'without'} --strict", finish)
+        return _Refusal(f"was started {'with' if old.get('strict') else 'without'} `strict=True`", finish)
     for key in sorted({*old, *new} - {"inputs", "plan"}):
         if old.get(key) != new.get(key):
             return _Refusal(f"was started with {key} {_shown(old.get(key))}, not {_shown(new.get(key))}", finish)
@@ -125,7 +125,7 @@ class ResumableWork:
         except OSError as error:
             raise OutputError(
                 f"{self.folder.given}: {self.folder.journal} cannot be read: {problem(error)}",
-                f"{remedy(error, reading=True)} Or pass --restart to delete the unfinished merge.",
+                f"{remedy(error, reading=True)} Or pass `restart=True` to delete the unfinished merge.",
             ) from error
         if state.request is None or state.request == request:
             return state
@@ -282,7 +282,7 @@ def publish(folders: Sequence[OutputFolder]) -> None:
             why = problem(failure) if isinstance(failure, OSError) else getattr(failure, "problem", failure)
             raise OutputError(
                 f"{why}; {', '.join(stuck)}: already published, and cannot be withdrawn",
-                "Each of these folders is complete. To repeat the merge, remove them or pass --overwrite.",
+                "Each of these folders is complete. To repeat the merge, remove them or pass `overwrite=True`.",
             ) from failure
         raise
     for folder in folders:

@@ -56,7 +56,7 @@ class OutputFile(OutputFolder):
         if not os.path.isfile(self.path):
             raise OutputError(f"{self.given}: exists and is not a file", "Choose another output.")
         if not self._overwrite:
-            raise OutputError(f"{self.given}: exists", "Choose another output, or pass --overwrite.")
+            raise OutputError(f"{self.given}: exists", "Choose another output, or pass `overwrite=True`.")
 
 
 def output_at(out: str | os.PathLike[str], inputs: Iterable[str] = (), overwrite: bool = False) -> OutputFolder:

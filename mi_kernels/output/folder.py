@@ -115,7 +115,9 @@ class OutputFolder:
         if not present:
             return
         if not self._overwrite:
-            raise OutputError(f"{self.given}: exists and is not empty", "Choose another output, or pass --overwrite.")
+            raise OutputError(
+                f"{self.given}: exists and is not empty", "Choose another output, or pass `overwrite=True`."
+            )
         if not any(n == RECORD or n.endswith(".safetensors") for n in present):
             raise OutputError(
                 f"{self.given}: does not look like a model folder, so it is not overwritten",

@@ -167,7 +167,7 @@ def _shard(name: str, tensors: list[OutputTensor], number: int, metadata: Sequen
     if length > MAX_HEADER:
         raise CheckpointError(
             f"{name}: the header would have {length:,} bytes, more than the limit of {MAX_HEADER:,}",
-            "Use a smaller --max-shard-size, or models with shorter tensor names and metadata.",
+            "Use a smaller `max_shard_size`, or models with shorter tensor names and metadata.",
         )
     start = 8 + length
     placed = []

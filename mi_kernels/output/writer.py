@@ -87,7 +87,7 @@ class ShardFile:
     def _check_may_buffer(self) -> None:
         if self._io == "direct":
             raise OutputError(
-                "the file system of the output does not support direct writes", "Use --io auto or --io buffered."
+                "the file system of the output does not support direct writes", "Use `io='auto'` or `io='buffered'`."
             )
 
     def _leave_direct(self) -> None:

@@ -19,12 +19,15 @@ def checked_lam(lam: object, extrapolate: bool = False) -> float:
     try:
         value = float(lam)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        raise ArgumentError(f"lam is {lam!r}, which is not a number", "Give a number from 0 to 1.") from None
+        raise ArgumentError(
+            f"lam is {lam!r}, which is not a number", "Give a number from 0 to 1.", argument="lam"
+        ) from None
     if not abs(value) <= FLOAT32_MAX:  # nan too
-        raise ArgumentError(f"lam is {value}, which is not finite", "Give a number from 0 to 1.")
+        raise ArgumentError(f"lam is {value}, which is not finite", "Give a number from 0 to 1.", argument="lam")
     if not 0.0 <= value <= 1.0 and not extrapolate:
         raise ArgumentError(
             f"lam is {value:g}: 0 is INSTRUCT, 1 is THINKING, and values outside extrapolate",
-            "Give a number from 0 to 1, or allow it with --extrapolate (extrapolate=True).",
+            "Give a number from 0 to 1, or allow it with `extrapolate=True`.",
+            argument="lam",
         )
     return value

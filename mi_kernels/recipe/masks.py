@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from ..checkpoint.names import MODULES, OTHER, Place, places
+from ..checkpoint.names import MODULES, OTHER, Place, meant_module, places
 from ..errors import ArgumentError, shortened
 
 Layers = str | int | slice | Iterable[int | str] | None
@@ -88,12 +88,12 @@ def depth(found: Mapping[str, Place]) -> int:
 
 
 def show_layers(layers: Iterable[int | None]) -> str:
-    """ "layers 0-2, 5", and "no layer" for none: None stands for tensors outside the layers."""
+    """ "layers 0:3, 5", as masks are written, and "no layer" for none: None stands for tensors outside the layers."""
     present = {layer for layer in layers if layer is not None}
     numbers = sorted(present)
     starts = [n for n in numbers if n - 1 not in present]
     stops = [n for n in numbers if n + 1 not in present]
-    ranges = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, stops)]
+    ranges = [str(a) if a == b else f"{a}:{b + 1}" for a, b in zip(starts, stops)]
     return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(ranges)}" if ranges else "no layer"
 
 
@@ -110,7 +110,9 @@ def parse_layers(layers: Layers, count: int) -> set[int]:
     """The layer numbers that `layers` means in a model of `count` layers."""
     if count == 0:
         raise ArgumentError(
-            "layers are given, but no tensor's name has a layer number", "Merge without layers, or select by modules."
+            "layers are given, but no tensor's name has a layer number",
+            "Merge without layers, or select by modules.",
+            argument="layers",
         )
     chosen: set[int]
     if isinstance(layers, str):
@@ -119,14 +121,18 @@ def parse_layers(layers: Layers, count: int) -> set[int]:
         try:
             chosen = set(range(*layers.indices(count)))
         except (TypeError, ValueError) as error:
-            raise ArgumentError(f"layers {layers!r}: {error}", "Use whole numbers, and no step of 0.") from None
+            raise ArgumentError(
+                f"layers {layers!r}: {error}", "Use whole numbers, and no step of 0.", argument="layers"
+            ) from None
     elif isinstance(layers, Iterable):
         chosen = set().union(*(parse_layers(n, count) if isinstance(n, str) else {_index(n, count)} for n in layers))
     else:
         chosen = {_index(layers, count)}
     if not chosen:
         raise ArgumentError(
-            f"layers {layers!r} selects none of the {count} layers", f"They count from 0 to {count - 1}."
+            f"layers {layers!r} selects none of the {count} layers",
+            f"They count from 0 to {count - 1}.",
+            argument="layers",
         )
     return chosen
 
@@ -136,7 +142,9 @@ def _parse_range(text: str, count: int) -> set[int]:
     lone = match is not None and match[2] is None
     if not text or not match or (lone and (match[3] is not None or "/" in match[1])):
         raise ArgumentError(
-            f"layers: {text!r} is not a range", 'Write half-open ranges such as "12:36", ":12,24:", "-4:" or "1/3:".'
+            f"layers: {text!r} is not a range",
+            'Write half-open ranges such as "12:36", ":12,24:", "-4:" or "1/3:".',
+            argument="layers",
         )
     if lone:
         return {_index(int(match[1]), count)}
@@ -144,7 +152,9 @@ def _parse_range(text: str, count: int) -> set[int]:
     stop = count if match[3] is None else _bound(match[3], count)
     if start >= stop:
         raise ArgumentError(
-            f"layers: {text!r} is empty", f"The {count} layers count from 0, and the end is not included."
+            f"layers: {text!r} is empty",
+            f"The {count} layers count from 0, and the end is not included.",
+            argument="layers",
         )
     return set(range(start, stop))
 
@@ -153,7 +163,9 @@ def _bound(text: str, count: int) -> int:
     if "/" in text:
         part, whole = map(int, text.split("/"))
         if part > whole or whole == 0:
-            raise ArgumentError(f"layers: {text} is not a fraction of the depth", "Use fractions from 0/1 to 1/1.")
+            raise ArgumentError(
+                f"layers: {text} is not a fraction of the depth", "Use fractions from 0/1 to 1/1.", argument="layers"
+            )
         return count * part // whole
     value = int(text)
     bound = value + count if value < 0 else value
@@ -161,6 +173,7 @@ def _bound(text: str, count: int) -> int:
         raise ArgumentError(
             f"layers: {value} is beyond the {count} layers of this model",
             f"Use bounds from 0 to {count}, or negative ones.",
+            argument="layers",
         )
     return bound
 
@@ -171,11 +184,15 @@ def _index(value: object, count: int) -> int:
             raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise ArgumentError(f"layers: {value!r} is not a layer number", "Give whole numbers.") from None
+        raise ArgumentError(
+            f"layers: {value!r} is not a layer number", "Give whole numbers.", argument="layers"
+        ) from None
     index = number + count if number < 0 else number
     if not 0 <= index < count:
         raise ArgumentError(
-            f"layers: this model has no layer {number}", f"Its {count} layers count from 0 to {count - 1}."
+            f"layers: this model has no layer {number}",
+            f"Its {count} layers count from 0 to {count - 1}.",
+            argument="layers",
         )
     return index
 
@@ -185,16 +202,24 @@ def parse_modules(modules: Modules, found: Iterable[Place]) -> set[str]:
     if isinstance(modules, str):
         modules = modules.split(",")
     elif modules is not None and not isinstance(modules, Iterable):
-        raise ArgumentError(f"modules: {modules!r} is not a list of names", f"Use some of {', '.join(MODULES)}.")
+        raise ArgumentError(
+            f"modules: {modules!r} is not a list of names", f"Use some of {', '.join(MODULES)}.", argument="modules"
+        )
     given = [m.strip() if isinstance(m, str) else m for m in modules or ()]
     unknown = [str(m) for m in given if m not in MODULES]
     if unknown or not given:
-        raise ArgumentError(f"modules: {shortened(unknown) or 'none'} unknown", f"Use some of {', '.join(MODULES)}.")
+        raise ArgumentError(
+            f"modules: {shortened(unknown) or 'none'} unknown",
+            f"{meant_module(unknown[0]) if unknown else ''} Use some of {', '.join(MODULES)}.".lstrip(),
+            argument="modules",
+        )
     chosen = set(given)
     present = {place.module for place in found}
     absent = sorted(chosen - present)
     if absent:
         raise ArgumentError(
-            f"modules: this model has no {shortened(absent)}", f"It has {', '.join(sorted(present - {OTHER}))}."
+            f"modules: this model has no {shortened(absent)}",
+            f"It has {', '.join(sorted(present - {OTHER}))}.",
+            argument="modules",
         )
     return chosen

@@ -18,11 +18,11 @@ _REMEDIES = {
     errno.ENODEV: "The disk is no longer available: check the system log (dmesg) and use another disk.",
     errno.ESTALE: "The file server no longer knows the file: mount it again, then run the same command again.",
     errno.ETIMEDOUT: "The file server does not respond: run the same command again when it does.",
-    errno.EFBIG: "The file exceeds a size limit: raise `ulimit -f` or use a smaller --max-shard-size.",
+    errno.EFBIG: "The file exceeds a size limit: raise `ulimit -f` or use a smaller `max_shard_size`.",
     errno.ENAMETOOLONG: "Choose a shorter path (the name of the work folder beside OUT is 17 bytes longer).",
     errno.EMFILE: "Too many files are open: raise the limit with `ulimit -n 65536`.",
     errno.ENFILE: "The system has too many open files: stop other programs.",
-    errno.ENOMEM: "Not enough memory: use a smaller --max-memory or stop other programs.",
+    errno.ENOMEM: "Not enough memory: use a smaller `max_memory` or stop other programs.",
 }
 _DENIED = (errno.EACCES, errno.EPERM)
 _GONE = (errno.ENOENT, errno.ENOTDIR)

@@ -77,7 +77,7 @@ def recompute_merge(
     if record is None:
         raise CheckpointError(
             f"{os.path.join(root, RECORD)}: missing, so the merge to compute again is unknown",
-            "Pass a folder that mi_kernels merged, or leave out --recompute to compare checksums only.",
+            "Pass a folder that mi_kernels merged, or leave out `recompute` to compare checksums only.",
         )
     found = Recomputation()
     settings = {"threads": threads, "progress": without_functions(progress)}
@@ -108,7 +108,7 @@ def _job(root: str, record: MergeRecord, given: list[str], settings: Mapping[str
     sources = given or [how_given(identity) for identity in record.inputs]
     if len(sources) != len(record.inputs):
         raise ArgumentError(
-            f"{root}: merged from {len(record.inputs)} models, but --recompute got {len(sources)}",
+            f"{root}: merged from {len(record.inputs)} models, but `recompute` names {len(sources)}",
             f"Pass them in this order: {' '.join(map(how_given, record.inputs))}",
         )
     try:

@@ -167,7 +167,7 @@ def record_checksums(
     if os.path.lexists(path) and not overwrite:
         raise OutputError(
             f"{path}: already exists",
-            "Leave out --record to check the files, or add --overwrite to replace the record.",
+            f"Check the files with `mi-kernels verify {root}`, or pass `overwrite=True` to replace the record.",
         )
     sizes = file_sizes(root)
     total = sum(n for name, n in sizes.items() if name != NAME)

@@ -385,7 +385,7 @@ def test_a_device_without_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("CUDA out of memory. Tried to allocate 4.00 MiB")
 
     monkeypatch.setattr(gpu, "memory", memory)
-    with pytest.raises(BackendError, match=r"cuda:0 failed: CUDA out of memory[^\n]*\n.*device 'cpu'"):
+    with pytest.raises(BackendError, match=r"cuda:0 failed: CUDA out of memory[^\n]*\n.*`device='cpu'`"):
         SpanRunner([gpu], PIECE, 1)
     assert gpu.pinning.pinned == {}
 

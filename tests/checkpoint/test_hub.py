@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save
 
-from mi_kernels import lerp_checkpoint, push, similarity
+from mi_kernels import CheckpointError, lerp_checkpoint, open_checkpoint, push, similarity
 from mi_kernels.checkpoint.hub import cached_id, looks_like_id
 from mi_kernels.errors import ArgumentError, OutputError
 from mi_kernels.output.upload import checked_repo
@@ -520,7 +520,61 @@ def test_a_snapshot_in_the_cache_has_an_id(path: str, found: str | None) -> None
     assert cached_id(path) == found
 
 
-def test_a_relative_path_is_no_id() -> None:
-    assert looks_like_id("org/name")
-    assert looks_like_id("org/name@refs/pr/3")
-    assert not any(map(looks_like_id, ("./name", "../name", "org/..", "name", "a/b/c", "~/name")))
+@pytest.mark.parametrize("given", ["org/name", "org/name@refs/pr/3", "01-ai/Yi-1.5-9B", "o_rg/n.a_me"])
+def test_names_that_are_ids(given: str) -> None:
+    assert looks_like_id(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("./name", "../name", "org/..", "name", "a/b/c", "~/name", "/name", "org/", "org/name/", "m/x.safetensors"),
+        *("runs.v1/name", "org/name.git", "org/recipe.yml", "org/a--b", "a--b/c", "org/n.", "org/n-", ".hidden/x"),
+    ],
+)  # fmt: skip
+def test_paths_are_never_sent_to_the_hub(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object) -> None:
+        raise AssertionError("a path was sent to the Hub")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mi_kernels.checkpoint.hub.download", download)
+    assert not looks_like_id(given)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(given)
+    assert caught.value.problem.startswith(f"{given}: no such ")
+
+
+def test_a_missing_model_in_a_local_folder_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert looks_like_id("models/instruct")
+    (tmp_path / "models" / "instruct").mkdir(parents=True)
+    assert not looks_like_id("models/instrct")
+    assert looks_like_id("models/instrct@main")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint("models/instrct")
+    assert caught.value.problem == "models/instrct: no such folder"
+    assert caught.value.remedy == (
+        "Did you mean models/instruct? models is a folder here, so this is a path. For the model on the Hub, write "
+        "models/instrct@main."
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "problem", "remedy"),
+    [
+        ("./instrct", "./instrct: no such folder", "Did you mean ./instruct?"),
+        ("instrct", "instrct: no such folder", "Did you mean instruct?"),
+        ("./zzz", "./zzz: no such folder", "Check the path"),
+        ("./runs/a/b", "./runs/a/b: no such folder, because ./runs does not exist", "Check the path"),
+        ("~/instruct", "~/instruct: no such folder", "$HOME"),
+    ],
+)
+def test_a_path_that_does_not_exist(
+    given: str, problem: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "instruct").mkdir()
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(given)
+    assert caught.value.problem == problem
+    assert remedy in caught.value.remedy

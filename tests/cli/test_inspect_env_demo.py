@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from mi_kernels import __version__, lerp_checkpoint
 from mi_kernels.cli import demonstration, env
 
-from ..support.checks import World, assert_message, assert_refused, run_cli, snapshot
+from ..support.checks import PROGRAM, World, assert_message, assert_refused, run_cli, snapshot
 from ..support.models import CONFIG, save, tiny
 
 
@@ -128,7 +130,41 @@ def test_env_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert facts["cuda"] == torch.version.cuda
     assert facts["cores"] >= 1
-    assert set(facts["missing"]) == {name for name in ("torch", "triton", "cuda", "driver") if facts[name] is None}
+    assert set(facts["missing"]) == {name for name in env._COSTS if facts[name] is None}
+    assert facts["matplotlib"] is None or facts["matplotlib"] == importlib.metadata.version("matplotlib")
+
+
+def test_env_and_the_hub(tmp_path: Path) -> None:
+    """The cache with its free space, although its folder does not exist yet; of the token only that there is one."""
+    secret = "hf_" + "x" * 34
+    for token in (secret, None):
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_TOKEN": token or ""}
+        shown = {}
+        for options in ([], ["--json"]):
+            done = subprocess.run(
+                [*PROGRAM, "env", *options], capture_output=True, text=True, timeout=60, env=environment
+            )
+            assert (done.returncode, done.stderr) == (0, "")
+            assert secret not in done.stdout
+            shown[len(options)] = done.stdout
+        hub = json.loads(shown[1])["hub"]
+        assert (hub["cache"], hub["token"], hub["offline"]) == (str(tmp_path / "hf" / "hub"), token is not None, True)
+        assert 0 < hub["free_bytes"] <= shutil.disk_usage(tmp_path).total
+        assert f"Hub cache    {tmp_path}/hf/hub, " in shown[0]
+        assert ("Hub token    present" in shown[0]) == (token is not None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["matplotlib", "vllm", "mergekit", "ray", "shtab", "transformers", "ml_dtypes"])
+def test_env_names_the_command_that_installs_a_part(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(env, "_version", {"numpy": "2.0", "safetensors": "0.5"}.get)
+    assert run_cli(["env"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{name} "))
+    assert row[13:].startswith("missing: ")
+    assert f"pip install {name}" in row.replace("'", "")
+    assert "mi_kernels[" not in row  # our own extras need an index that has us
 
 
 def test_env_as_text(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

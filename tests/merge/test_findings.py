@@ -285,7 +285,7 @@ def test_a_resumed_merge_reports_the_findings_of_the_killed_one(tmp_path: Path) 
     with runner() as run:
         events = run(Run([*argv, "-o", str(tmp_path / "elsewhere")])).events
         assert run(Run(argv, event=len(events) * 6 // 10)).status == -signal.SIGKILL
-    with pytest.raises(Exception, match="unfinished merge was started without --strict"):
+    with pytest.raises(Exception, match="unfinished merge was started without `strict=True`"):
         lerp_checkpoint(*_sides(world), 0.5, strict=True, progress=False)
     report = lerp_checkpoint(*_sides(world), 0.5, progress=False)
     assert 0 < report.shards < 6

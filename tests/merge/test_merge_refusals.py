@@ -101,7 +101,7 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "lam_nan_extrapolated": (["--lam", "nan", "--extrapolate"], ("not finite",)),
     "lam_text": (["--lam", "abc"], ("'abc'", "not a number")),
     "lam_nothing": (["--lam", ""], ("''", "not a number")),
-    "lam_comma": (["--lam", "0,8"], ("'0,8'", "not a number")),
+    "lam_comma": (["--lam", "0,8"], ("--lam 0,8: lerp takes one lam", "sweep")),
     "lam_above": (["--lam", "1.7"], ("lam is 1.7", "--extrapolate")),
     "lam_barely_above": (["--lam", "1.0000001"], ("--extrapolate",)),
     "lam_below": (["--lam", "-0.1"], ("lam is -0.1", "--extrapolate")),
@@ -114,7 +114,7 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "layers_nothing": (["--layers", ""], ("''", "not a range")),
     "layers_trailing_comma": (["--layers", "0:1,"], ("''", "not a range")),
     "layers_step": (["--layers", "0:2:1"], ("'0:2:1'", "not a range")),
-    "modules_unknown": (["--modules", "ffn,mlp"], ("mlp", "unknown", "attn, ffn")),
+    "modules_unknown": (["--modules", "ffn,mlp"], ("--modules: mlp unknown", "Did you mean ffn?", "attn, ffn")),
     "modules_nothing": (["--modules", ""], ("modules", "unknown")),
     "modules_absent": (["--modules", "router"], ("no router", "ffn")),
     "modules_other": (["--modules", "other"], ("other", "unknown")),
@@ -125,15 +125,15 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "threads_many": (["--threads", "1025"], ("1025", "1 to 1024")),
     "threads_text": (["--threads", "two"], ("--threads", "'two'", "not an integer")),
     "memory_text": (["--max-memory", "lots"], ("--max-memory", "'lots'", "size")),
-    "memory_small": (["--max-memory", "4095"], ("max_memory is 4095", "4096")),
+    "memory_small": (["--max-memory", "4095"], ("--max-memory is 4095", "4096")),
     "memory_zero": (["--max-memory", "0"], ("--max-memory", "'0'")),
     "shard_size_negative": (["--max-shard-size=-5GB"], ("--max-shard-size", "'-5GB'")),
-    "shard_size_nothing": (["--max-shard-size", "0.1"], ("max_shard_size",)),
+    "shard_size_nothing": (["--max-shard-size", "0.1"], ("--max-shard-size is 0",)),
     "io": (["--io", "fast"], ("io 'fast'", "buffered")),
-    "copy_from": (["--copy-from", "both"], ("copy_from 'both'", "instruct")),
-    "device": (["--device", "cuda"], ("device 'cuda'", "'cpu'")),
+    "copy_from": (["--copy-from", "both"], ("--copy-from 'both'", "instruct")),
+    "device": (["--device", "cuda"], ("--device 'cuda'", "Use --device cpu")),
     "backend_unknown": (["--backend", "cudnn"], ("backend 'cudnn'", "cpu")),
-    "backend_that_does_not_stream": (["--backend", "reference"], ("'reference'", "'cpu'")),
+    "backend_that_does_not_stream": (["--backend", "reference"], ("--backend 'reference'", "Use cpu, cuda or triton")),
     "unknown_option": (["--fast"], ("--fast", "--help")),
 }
 
@@ -156,7 +156,7 @@ def test_a_layer_mask_for_a_model_without_layers(tmp_path: Path, capsys: pytest.
     assert_refused(capsys, tmp_path, world.argv("--layers", "0"), "layers")
 
 
-@pytest.mark.parametrize("argv", [[], ["merge"], ["lerp"], ["lerp", "a", "b", "-o", "c"], ["inspect"]])
+@pytest.mark.parametrize("argv", [["merge"], ["lerp"], ["lerp", "a", "b", "-o", "c"], ["inspect"]])
 def test_incomplete_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     assert_refused(capsys, tmp_path, argv, "--help")
 

@@ -519,7 +519,7 @@ def test_the_file_is_synced_before_it_is_published(world: FileWorld, monkeypatch
 
 
 def test_options_that_need_a_folder(world: FileWorld, capsys: pytest.CaptureFixture[str]) -> None:
-    assert_refused(capsys, world.root, world.argv("--max-shard-size", "1GB"), "is one file", "max_shard_size")
+    assert_refused(capsys, world.root, world.argv("--max-shard-size", "1GB"), "is one file", "--max-shard-size is set")
     assert_refused(capsys, world.root, world.argv("--push", "org/name"), "--push uploads a model folder")
     assert_refused(capsys, world.root, world.argv("--sigma"), "has no model card for sigma")
     with pytest.raises(ArgumentError, match="max_shard_size"):

@@ -73,7 +73,7 @@ class TestFractions:
             "model.layers.1.mlp.gate.weight",
             "model.layers.2.mlp.gate.weight",
         ]
-        with pytest.raises(ArgumentError, match="router is in layers 1-2"):
+        with pytest.raises(ArgumentError, match="router is in layers 1:3"):
             select(names, "0", "router")
 
 
@@ -313,7 +313,7 @@ lam: tensors, bytes
 outside   0: 1, 10 B   0: 1, 10 B   0: 1, 10 B
 
 layers    attn           ffn              router       norm
-0-1       0: 12, 120 B     0: 18, 180 B   0: 2, 20 B   0: 4, 40 B
+0:2       0: 12, 120 B     0: 18, 180 B   0: 2, 20 B   0: 4, 40 B
 2         0:  6,  60 B   0.8:  9,  90 B   0: 1, 10 B   0: 2, 20 B
 3         0:  5,  50 B   0.8:  9,  90 B   0: 1, 10 B   0: 2, 20 B
           1:  1,  10 B

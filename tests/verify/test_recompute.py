@@ -371,14 +371,14 @@ def test_a_model_that_is_not_the_recorded_one_is_reported_first(merged: Merged) 
 def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["verify", str(merged.out), "--recompute"]
     assert_refused(
-        capsys, tmp_path, [*argv, str(merged.world.instruct)], "2 models, but --recompute got 1", "in this order"
+        capsys, tmp_path, [*argv, str(merged.world.instruct)], "2 models, but --recompute names 1", "in this order"
     )
     assert_refused(capsys, tmp_path, [*argv, "nowhere", "nothing"], "nowhere: no such folder")
     (merged.out / CHECKSUMS).unlink()  # otherwise the changed record is reported as damage
     merged.change_record(method="magic")
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "unknown method 'magic'")
     merged.change_record(method="lerp", copy_from=7)
-    assert_refused(capsys, tmp_path, argv, "unknown copy_from 7")
+    assert_refused(capsys, tmp_path, argv, "copy_from 7 is unknown")
     (merged.out / "mi_kernels.json").write_text("{}")
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not say how")
     (merged.out / "mi_kernels.json").unlink()

@@ -67,7 +67,7 @@ def test_an_intact_folder_is_right(model: Path, capsys: pytest.CaptureFixture[st
     assert found.files == 7
     assert found.bytes == sum(p.stat().st_size for p in model.iterdir() if p.name != NAME)
     assert run_cli(["verify", str(model)]) == 0
-    assert "7 files, intact" in capsys.readouterr().out
+    assert "7 files OK" in capsys.readouterr().out
     assert run_cli(["verify", str(model), "--quiet"]) == 0
     assert capsys.readouterr().out == ""
 

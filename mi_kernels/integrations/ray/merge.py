@@ -76,7 +76,8 @@ def run(job: Job, cluster: Cluster, threads: int | None = None) -> list[Report]:
     if job.options.place.devices:
         raise BackendError(
             f"device {job.options.device!r} requested with --ray, whose workers compute on the CPU",
-            "Leave out --device and --backend. The bits are the same, and the speed of the storage is the limit.",
+            "Leave out `device` and `backend`. The bits are the same, and the speed of the storage is the limit.",
+            argument="device",
         )
     threads = threads or smallest(cluster.nodes())
     job = replace(job, options=replace(job.options, threads=threads))

@@ -80,7 +80,7 @@ def test_the_summary_gives_each_number_under_its_name(fake, tmp_path):
         ("run m --benchmark sums --engines 0", "--engines is 0"),
         ("run m --benchmark sums --engine vllm --url http://x", "--url needs the engine openai"),
         ("run m", "the following arguments are required: --benchmark"),
-        ("walk m", "invalid choice: 'walk'"),
+        ("walk m", "unknown command 'walk'"),
         ("sweep m m --lam 0:1 --benchmark sums", "'0:1' is not START:STOP:STEP"),
         ("sweep m m --lam 0.5,2 --benchmark sums --out s", "lam is 2"),
         ("sweep m m --lam 0.5 --benchmark sums --url http://x", "a sweep makes its models"),
