@@ -28,8 +28,8 @@ UNIFORM = LERP[:3]
 COMBINE_BF16 = {f"mi_combine_bf16_{k}": (k, blocks) for k, blocks in ((2, 4), (3, 4), (4, 3), (5, 2))}
 COMBINE_MIXED = {f"mi_combine_mixed_{k}": (k, blocks) for k, blocks in ((2, 3), (3, 3), (4, 2), (5, 2))}
 COMBINE = {**COMBINE_BF16, **COMBINE_MIXED}
-# Five models of any formats need a few more than the 128 registers that two blocks leave. From CUDA 13.1 on the compiler puts
-# up to eight of them into local memory, which the first-level cache holds. That costs less than half of the threads would.
+# Five models of any formats need a few more than the 128 registers that two blocks leave. CUDA 13.5 puts up to eight of
+# them into local memory, which the first-level cache holds. That costs less than half of the threads would.
 MAY_SPILL = "mi_combine_mixed_5"
 ANY = "mi_combine_any"
 COUNT = ("mi_count_upper", "mi_count_lower")
