@@ -52,8 +52,9 @@ def finish(job: Job, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(describe_plan(job), *describe_split(job), "nothing was written (--dry-run)", sep="\n")
         return 0
-    for output in job.outputs:
+    for i, output in enumerate(job.outputs):
         output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
+        output.card["repo"] = repos[i] if repos else None
     if repos:
         upload.check_access(repos[0])
     reports = run_job(job)
