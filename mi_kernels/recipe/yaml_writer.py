@@ -54,10 +54,11 @@ def yaml_block(content: Mapping[str, Any]) -> str:
     """
     lines = []
     for key, value in content.items():
+        name = yaml_value(key)
         if isinstance(value, list) and value and (key == "models" or isinstance(value[0], Mapping)):
-            lines += [f"{key}:", *(line for item in value for line in _item(item))]
+            lines += [f"{name}:", *(line for item in value for line in _item(item))]
         else:
-            lines.append(f"{key}: {yaml_value(value)}")
+            lines.append(f"{name}: {yaml_value(value)}")
     return "\n".join(lines)
 
 
