@@ -233,8 +233,9 @@ class MergeRecord:
     def metadata(self) -> dict[str, str]:
         """Returns the essential content as metadata of a safetensors file, for an output without mi_kernels.json."""
         lam = {"lam": json.dumps(self.parameters["lam"])} if self.method == LERP else {}
-        models = json.dumps([given(identity) for identity in self.inputs])
-        content = {"version": self.version, "method": self.method, **lam, "models": models, "summary": self.summary}
+        names = [given(identity) for identity in self.inputs]
+        content = {"version": self.version, "method": self.method, **lam, "models": json.dumps(names)}
+        content |= {"recipe": json.dumps(self.recipe(names)), "summary": self.summary}
         return {f"{OURS}{key}": printable(value) for key, value in content.items()}
 
     @classmethod
@@ -414,5 +415,5 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+        return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

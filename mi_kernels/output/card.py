@@ -22,6 +22,7 @@ from .sidefiles import RECORD, hub_id, origin_id
 NAME = "README.md"
 _DIGEST = b"\0" * 64  # no text of a card can contain it
 _HUB_ID = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?(?:/[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)?", re.ASCII)
+_MAX_ID = 96  # characters
 _MAX_FRONT = 128 << 10  # characters; front matter has a few kB, and parsing YAML is slow
 _MAX_LICENCE = 1 << 20
 _FRONT = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
@@ -73,7 +74,7 @@ def model_card(models: Sequence[Checkpoint], facts: Facts, name: str, files: Map
     flat = [i for parts in ids for i in parts]
     cards = [front_matter(root) for root in roots]
     # The Hub rejects a card with a base_model that cannot be an id, such as a name with spaces.
-    bases = [i for i in dict.fromkeys(flat) if _HUB_ID.fullmatch(i) and "--" not in i and ".." not in i]
+    bases = [i for i in dict.fromkeys(flat) if _can_be_id(i)]
     front = ["base_model:", *(f"- {json.dumps(i)}" for i in bases)] if bases else []
     front += ["base_model_relation: merge", "library_name: transformers", "tags:", "- merge", "- mi_kernels"]
     for key in ("pipeline_tag", "language"):
@@ -93,6 +94,12 @@ def model_card(models: Sequence[Checkpoint], facts: Facts, name: str, files: Map
     ]
     head = "\n".join(["---", *front, *licence_front, "---"])
     return "\n\n".join([head, *paragraphs, ""]).rstrip("\n").encode(errors="replace") + b"\n"
+
+
+def _can_be_id(name: str) -> bool:
+    """Returns whether a name follows the rules of the Hub for ids."""
+    allowed = _HUB_ID.fullmatch(name) and len(name) <= _MAX_ID and not name.endswith(".git")
+    return bool(allowed) and "--" not in name and ".." not in name
 
 
 def completed(files: Mapping[str, bytes], digest: str) -> dict[str, bytes]:

@@ -72,7 +72,7 @@ def _item(item: Any) -> list[str]:
 def _number(value: float) -> str:
     if not math.isfinite(value):
         return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
-    digits, e, exponent = repr(value).partition("e")
+    digits, e, exponent = repr(float(value)).partition("e")  # NumPy's have another repr
     return f"{digits if '.' in digits or not e else digits + '.0'}{e}{exponent}"  # YAML 1.1 needs the dot
 
 

@@ -286,3 +286,34 @@ def test_a_pushed_card_has_the_id(three: list[str], monkeypatch: pytest.MonkeyPa
     assert "vllm serve Org/mi-0.25" in text
     assert "hf download Org/mi-0.25 --local-dir mi-0.25" in text
     assert shlex.join(["mi-kernels", *words]) in text
+
+
+@pytest.mark.parametrize(
+    ("name", "can_be"),
+    [
+        *((name, True) for name in ("a", "Qwen3-4B_x.y", "a" * 96, "1")),
+        *(
+            (name, False)
+            for name in ("a b", "a--b", "a..b", "-a", "a-", ".a", "a.", "a" * 97, "a.git", "é", "a+b", "_")
+        ),
+    ],
+)
+def test_base_models_are_ids_of_the_hub(three: list[str], name: str, can_be: bool) -> None:
+    from huggingface_hub.utils import validate_repo_id
+
+    Path("instruct").rename(name)
+    lerp_checkpoint(f"./{name}", "thinking", "out", 0.5, progress=False)
+    found = read("out")[0]["base_model"]
+    assert found == ([name, "thinking"] if can_be else ["thinking"])
+    for each in found:
+        validate_repo_id(each)
+
+
+def test_numbers_of_numpy(three: list[str]) -> None:
+    import numpy as np
+
+    sweep_checkpoint(*three[:2], "mi-{lam}", list(np.arange(0.1, 0.3, 0.1)), progress=False)
+    again("mi-0.2", read("mi-0.2")[1])
+    content = {"method": "linear", "models": three[:2], "weight": np.float64(0.1), "normalize": False}
+    merge_checkpoint(content, "out", progress=False)
+    assert "weight: 0.1\n" in read("out")[1]
