@@ -38,13 +38,6 @@ FAULTS = [
         tests=(f"{CARD}::test_base_models_are_ids_of_the_hub",),
     ),
     Fault(
-        "fence-that-a-name-ends",
-        "mi_kernels/output/card.py",
-        old='fence = "`" * max(3, 1 + _longest_run(text))',
-        new='fence = "`" * 3',
-        tests=(f"{CARD}::test_no_name_breaks_the_card",),
-    ),
-    Fault(
         "recipe-without-the-defaults-of-mergekit",
         "mi_kernels/recipe/plain_recipe.py",
         old='return filled if last else [*filled, {"value": default}]',
