@@ -96,7 +96,8 @@ def write(folder: Path) -> Path:
     head = (
         "# Results\n\n"
         "Written by `python -m bench.report` from the JSON files next to this page. Figures are medians, with minimum\n"
-        "and maximum in parentheses. [bench/README.md](../README.md) explains the contestants and the columns.\n"
+        "and maximum in parentheses, or as error bars; an arrow is a maximum beyond the axis.\n"
+        "[bench/README.md](../README.md) explains the contestants and the columns.\n"
     )
     sections = [section(name, record) for name, record in found.items()]
     path = folder / "REPORT.md"

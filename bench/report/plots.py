@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,9 @@ COLORS = {
     "numpy": plot_style.GREEN,
     "torch._foreach_lerp": plot_style.SKY_BLUE,
 }
-_TOP = 1.2  # upper end of the axis of shares: a single disturbed round can be far above it
+_TOP = 1.3  # upper end of the axis of shares: a single disturbed round can be far above it
+_CLOSE = 0.06  # of the axis: two labels with one digit more than those of the measured values
+_LONGEST_TITLE = 40  # characters
 
 
 def save(found: dict[str, Any], draw: Draw, path: Path, size: tuple[float, float]) -> None:
@@ -37,7 +40,9 @@ def save(found: dict[str, Any], draw: Draw, path: Path, size: tuple[float, float
 
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
-        figure.supxlabel(f"{found['command']}\n{where(found)}", fontsize=6.5, color="0.4")
+        footer = figure.supxlabel("", fontsize=6.5, color="0.4", parse_math=False)
+        about = plot_style.wrapped(f"{found['command']}\n{where(found)}")
+        plot_style.fit_width(footer, 0.97 * figure.bbox.width, about)
         path.parent.mkdir(parents=True, exist_ok=True)
         for kind in ("png", "svg"):
             path.with_name(f"{path.name}.{kind}").write_bytes(plot_style.encoded(figure, kind, dpi=120))
@@ -60,7 +65,8 @@ def _errors(spreads: Sequence[dict[str, float]], scale: float = 1.0) -> list[lis
 def shares(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str, figure: Any) -> None:
     """A cluster of bars for each group: time of the roofline / time of the contestant, with minimum and maximum.
 
-    A contestant that was not measured leaves a gap.
+    A contestant that was not measured leaves a gap. An arrow at the top is a maximum beyond the axis. The medians stand
+    above the error bars, so that neither hides the other.
     """
     axis = figure.subplots()
     groups = list(dict.fromkeys(row["group"] for row in rows))
@@ -73,15 +79,42 @@ def shares(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str, fi
             low, middle, high = (found[group, name][key] for key in ("min", "median", "max"))
             at = x + (i - (len(names) - 1) / 2) * width
             label = name if x == 0 else None
+            end = min(high, _TOP)
             axis.bar(at, middle, width * 0.9, color=color(name), label=label)
-            axis.errorbar(at, middle, [[middle - low], [high - middle]], color="0.5", linewidth=0.8)
-            axis.annotate(f"{middle:.2f}", (at, min(high, _TOP)), ha="center", va="bottom", fontsize=6)
-    axis.axhline(1, color="0.4", linestyle="--", linewidth=0.8)
+            axis.vlines(at, min(low, _TOP), end, color="0.5", linewidth=0.8)
+            if high > _TOP:
+                axis.plot(at, _TOP, marker="^", markersize=3.5, color="0.5")
+            above = max(end, min(middle, _TOP))
+            place = {"xytext": (0, 3.5), "textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 6}
+            axis.annotate(f"{middle:.2f}", (at, above), **place, path_effects=_outlined())
+    axis.axhline(1, color="0.4", linestyle="--", linewidth=0.8, zorder=0.5)
     labels = [group.removeprefix(prefix).removesuffix(" bf16") for group in groups]
     axis.set_xticks(range(len(groups)), [label.replace(", ", "\n").replace(": ", "\n") for label in labels])
+    axis.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2])
     axis.set_ylabel("share of the loop\nwithout arithmetic")
-    axis.set_ylim(0, _TOP + 0.1)
-    figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
+    axis.set_ylim(0, _TOP + 0.12)
+    _legend(figure)
+
+
+def _outlined() -> list[Any]:
+    """White around a text, where a line runs behind it."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2, foreground="white")]
+
+
+def _legend(figure: Any) -> None:
+    """A legend above the plot, in as few rows as fit the width of the figure."""
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    rows = 0
+    while names:
+        rows += 1
+        columns = -(-len(names) // rows)
+        legend = figure.legend(handles, names, loc="outside upper center", ncols=columns, frameon=False)
+        figure.draw_without_rendering()
+        if legend.get_window_extent().width <= figure.bbox.width or columns == 1:
+            return
+        legend.remove()
 
 
 def memory_sizes(found: dict[str, Any]) -> Draw | None:
@@ -103,6 +136,8 @@ def contestants(found: dict[str, Any]) -> Draw:
     states = list(dict.fromkeys(row["group"].rsplit(", ", 1)[-1] for row in found["rows"]))
 
     def draw(figure: Any) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         for axis, state in zip(figure.subplots(1, len(states), sharex=True, squeeze=False)[0], states):
             rows = [row for row in found["rows"] if row["group"].endswith(state)][::-1]
             spreads = [row["seconds"] for row in rows]
@@ -110,14 +145,32 @@ def contestants(found: dict[str, Any]) -> Draw:
             places = range(len(rows))
             axis.barh(places, medians, xerr=_errors(spreads), color=[color(r["name"]) for r in rows], ecolor="0.5")
             for y, row in enumerate(rows):
-                text = f" {row['seconds']['median']:.2f} s"
+                text = f" {row['seconds']['median']:,.2f} s"
                 axis.annotate(text, (row["seconds"]["max"], y), va="center", fontsize=8)
             axis.set_yticks(places, [row["name"] for row in rows])
             axis.set_xlim(right=1.2 * max(row["seconds"]["max"] for row in found["rows"]))
-            axis.set_title(f"{found['settings']['model']}, {state}", fontsize=9)
+            axis.xaxis.set_major_locator(MaxNLocator(5))
+            axis.xaxis.set_major_formatter("{x:,g}")
+            title = plot_style.short_name(f"{found['settings']['model']}, {state}", _LONGEST_TITLE)
+            axis.set_title(title, fontsize=9, parse_math=False)
             axis.set_xlabel("seconds, output on the disk")
+        _make_room(figure)
 
     return draw
+
+
+def _make_room(figure: Any) -> None:
+    """Moves the right end of the horizontal axes, which are shared, until no label beside a bar leaves its plot."""
+    for _ in range(5):
+        figure.draw_without_rendering()
+        beyond = [
+            (text.get_window_extent().x1 - axis.bbox.x0) / axis.bbox.width
+            for axis in figure.axes
+            for text in axis.texts
+        ]
+        if max(beyond, default=0) <= 1:
+            return
+        figure.axes[0].set_xlim(right=1.05 * max(beyond) * figure.axes[0].get_xlim()[1])
 
 
 def growth(found: dict[str, Any], across: str, figure_of: str = "seconds") -> Draw:
@@ -135,7 +188,7 @@ def growth(found: dict[str, Any], across: str, figure_of: str = "seconds") -> Dr
         _ticks(axis, sorted({row["at"] for row in found["rows"]}), log="GB" in across)
         axis.set_xlabel(across)
         axis.set_ylabel("seconds" if figure_of == "seconds" else "peak anonymous MB")
-        figure.legend(loc="outside upper center", ncols=len(by_name), frameon=False)
+        _legend(figure)
 
     return draw
 
@@ -155,7 +208,7 @@ def threads(found: dict[str, Any]) -> Draw | None:
         _ticks(axis, sorted({row["threads"] for rows in by_name.values() for row in rows}), log=False)
         axis.set_xlabel("threads")
         axis.set_ylabel("GB/s read and written")
-        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+        _legend(figure)
 
     return draw if by_name else None
 
@@ -175,9 +228,18 @@ def _ticks(axis: Any, at: Sequence[float], log: bool) -> None:
     if log:
         axis.set(xscale="log", yscale="log")
         axis.xaxis.set_minor_formatter("")
-        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_major_formatter("{x:,g}")
         axis.yaxis.set_minor_formatter("")
         axis.grid(axis="y", which="both", linewidth=0.3)
     else:
         axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
-    axis.set_xticks(at, [f"{tick:.1f}" if tick % 1 else f"{tick:.0f}" for tick in at])
+    shown = [f"{tick:,.1f}" if tick % 1 else f"{tick:,.0f}" for tick in at]
+    left, right = (math.log(end) if log else end for end in axis.get_xlim())
+    last = -math.inf
+    for i, tick in enumerate(at):
+        place = ((math.log(tick) if log else tick) - left) / (right - left)
+        if place - last < _CLOSE:  # the labels would touch
+            shown[i] = ""
+        else:
+            last = place
+    axis.set_xticks(at, shown)

@@ -24,7 +24,13 @@ h3 { font-size: 1.12rem; margin: 2rem 0 .5rem; overflow-wrap: anywhere; }
 p.how { color: #555; font-size: .92rem; }
 ul { padding-left: 1.2rem; } li { margin: .25rem 0; }
 img { display: block; width: 100%; max-width: 38rem; height: auto; margin: 1rem 0; }
-.table { overflow-x: auto; margin: 1rem 0; }
+.table { overflow-x: auto; margin: 1rem 0; scrollbar-width: thin; scrollbar-color: #888 #eee;
+  background:
+    linear-gradient(to right, #fff 40%, transparent) left / 3rem 100% no-repeat local,
+    linear-gradient(to left, #fff 40%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to right, #0005, transparent) left / .8rem 100% no-repeat scroll,
+    linear-gradient(to left, #0005, transparent) right / .8rem 100% no-repeat scroll; }
+.scrolls { display: none; color: #555; font-size: .88rem; margin: 1rem 0 -.8rem; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .65rem; text-align: right; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
@@ -33,8 +39,16 @@ thead th.group { text-align: center; border-bottom: 1px solid #999; }
 tbody tr { border-top: 1px solid #e4e4e4; }
 tr.aside { border-top: none; color: #5a5a5a; font-style: italic; }
 tr.aside td { padding-top: 0; } tr.aside td:first-child { padding-left: 1.6rem; }
-@media print { body { max-width: none; } .table { overflow: visible; } }
+@media print { body { max-width: none; } .table { overflow: visible; } .scrolls { display: none !important; } }
 """
+# Up to these widths of the window in rem, a table says that it scrolls; the last one is wider than any page.
+_WINDOWS = (24, 30, 36, 42, 48, 54, 60, 66, 9999)
+_CHARACTER, _PADDING, _MARGINS = 0.5, 1.15, 2.4  # rem: of a digit at .88rem, of a cell, and of the page
+
+
+def _signs() -> str:
+    """The style that shows the sign of each table in windows that are too narrow for it."""
+    return "".join(f"@media (max-width: {rem}rem) {{ .below-{rem} {{ display: block; }} }}\n" for rem in _WINDOWS)
 
 
 def render(title: str, how: str, sections: Sequence[Section], images: Mapping[str, Mapping[str, bytes]]) -> str:
@@ -51,7 +65,7 @@ def render(title: str, how: str, sections: Sequence[Section], images: Mapping[st
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             f"<title>{escape(title)}</title>",
-            f"<style>{_STYLE}</style>",
+            f"<style>{_STYLE}{_signs()}</style>",
             "</head>",
             "<body>",
             *body,
@@ -69,8 +83,21 @@ def _block(block: str | Points | Table | Picture, images: Mapping[str, Mapping[s
         data = base64.b64encode(images[block.stem]["svg"]).decode()
         return f'<img alt="{escape(block.text)}" src="data:image/svg+xml;base64,{data}">'
     if isinstance(block, Table):
-        return f'<div class="table"><table>{_head(block)}<tbody>{_rows(block)}</tbody></table></div>'
+        # Some browsers hide scroll bars until the reader scrolls. A focused region scrolls with the arrow keys.
+        sign = f'<p class="scrolls below-{_window(block)}">More columns: scroll the table sideways \u2192</p>'
+        table = f"<table>{_head(block)}<tbody>{_rows(block)}</tbody></table>"
+        return f'{sign}<div class="table" role="region" aria-label="Table" tabindex="0">{table}</div>'
     return f"<p>{_text(block)}</p>"
+
+
+def _window(table: Table) -> int:
+    """The widest of _WINDOWS, in rem, that the table does not fit, by the longest text of each column."""
+    columns = [
+        max([len(label), *(len(row.cells[i]) for row in table.rows)]) for i, (_, label) in enumerate(table.columns)
+    ]
+    wide = sum(_CHARACTER * longest + _PADDING for longest in columns) + _MARGINS
+    page = 60.0  # rem: the page is not wider, whatever the window
+    return _WINDOWS[-1] if wide > page else next(rem for rem in _WINDOWS if wide <= rem)
 
 
 def _text(sentence: str) -> str:

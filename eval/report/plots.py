@@ -10,7 +10,9 @@ import numpy as np
 from ..analysis.stages import Stages
 from ..schema import Interval, Scores
 from . import labels
-from .style import BLUE, GREEN, GREY, INK, ORANGE, STAGES, VERMILION, encoded, style
+from .style import BLUE, GREEN, GREY, INK, ORANGE, STAGES, VERMILION, encoded, fit_width, short_name, style, wrapped
+
+_LONGEST_NAME = 24  # characters beside a point: half the width of the plot
 
 Points = Sequence[tuple[float, Scores]]
 Figures = Mapping[float, Mapping[str, float]]  # by lam, as `paper.figures` gives them
@@ -55,15 +57,23 @@ def dynamics(title: str, points: Points, stages: Stages, second: str, theirs: Fi
             if len(axis.get_legend_handles_labels()[0]) > 1:
                 _legend(axis)
         _name_stages(performance, stages, lams)
-        figure.suptitle(title, fontsize=13, x=0.01, ha="left", parse_math=False)
+        _title(figure, title)
         return encoded(figure)
+
+
+def _title(figure: Any, title: str) -> None:
+    """Writes the title above the plots, in several lines if it is wider than the figure."""
+    text = figure.suptitle("", fontsize=13, x=0.01, ha="left", parse_math=False)
+    fit_width(text, 0.97 * figure.bbox.width, wrapped(title))
 
 
 def _legend(axis: Any) -> None:
     """Adds a legend with our results first; matplotlib would put error bars last."""
     handles, names = axis.get_legend_handles_labels()
     order = sorted(range(len(names)), key=lambda i: (names[i].startswith("paper"), names[i] == "logistic fit"))
-    axis.legend([handles[i] for i in order], [names[i] for i in order], loc="best")
+    # Where no place is free, error bars must not run through the words.
+    behind = {"frameon": True, "framealpha": 0.85, "facecolor": "white", "edgecolor": "none"}
+    axis.legend([handles[i] for i in order], [names[i] for i in order], loc="best", **behind)
 
 
 def _measured(
@@ -203,9 +213,10 @@ def scatter(
         axis.xaxis.set_major_locator(MaxNLocator(6))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
-        axis.set_title(title, fontsize=13, loc="left", parse_math=False)
+        _title(figure, title)
         short = {name: f"{lam:g}" for name, kind, lam, _ in runs if kind == "interpolation"}
-        labels.place(figure, axis, [(short.get(name, name), point) for name, point in at.items()], size=11)
+        named = [(short.get(name, short_name(name, _LONGEST_NAME)), point) for name, point in at.items()]
+        labels.place(figure, axis, named, size=11)
         return encoded(figure)
 
 
@@ -226,9 +237,8 @@ def heat_map(
         figure = Figure(figsize=(2.6 + 0.95 * len(top_ps), 1.6 + 0.6 * len(temperatures)), layout="constrained")
         axis = figure.subplots()
         axis.grid(visible=False)
-        axis.add_patch(
-            Rectangle((0, 0), 1, 1, transform=axis.transAxes, facecolor="0.97", hatch="////", edgecolor="0.8")
-        )
+        behind = {"transform": axis.transAxes, "facecolor": "0.97", "hatch": "////", "edgecolor": "0.8", "zorder": -1}
+        axis.add_patch(Rectangle((0, 0), 1, 1, **behind))
         image = axis.imshow(np.ma.masked_invalid(table), cmap="cividis", aspect="auto")
         for row, column in np.argwhere(~np.isnan(table)):
             value = table[row, column]
@@ -241,5 +251,5 @@ def heat_map(
         axis.tick_params(length=0)
         n = next(iter(cells.values())).samples
         figure.colorbar(image, ax=axis, label=f"Mean@{n} (%)").outline.set_visible(False)
-        figure.suptitle(title, fontsize=13, x=0.01, ha="left", parse_math=False)
+        _title(figure, title)
         return encoded(figure)

@@ -6,9 +6,22 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from mi_kernels.compare import plot_style
-from mi_kernels.compare.plot_style import BLUE, GREEN, GREY, ORANGE, VERMILION
+from mi_kernels.compare.plot_style import BLUE, GREEN, GREY, ORANGE, VERMILION, fit_width, short_name, wrapped
 
-__all__ = ["BLUE", "GREEN", "GREY", "INK", "ORANGE", "STAGES", "VERMILION", "encoded", "style"]
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "STAGES",
+    "VERMILION",
+    "encoded",
+    "fit_width",
+    "short_name",
+    "style",
+    "wrapped",
+]
 
 STAGES = ("#EEF3F7", "#FCEBD0", "#E3F1EA")
 INK = "#222222"

@@ -139,3 +139,17 @@ class StackedTensor(NamedTuple):
 
 
 Tensor = TensorInfo | ScaledTensor | LoraTensor | SavedTensor | StackedTensor
+
+
+def stored_dtype(tensor: Tensor) -> str:
+    """Returns the dtype of the weights that a file holds for `tensor`, such as "F8_E4M3" for a tensor with scales.
+
+    Of an adapter's tensor, that is the dtype of the base's weight, or of the tensor that replaces it.
+    """
+    if isinstance(tensor, ScaledTensor):
+        return tensor.weight.dtype
+    if isinstance(tensor, SavedTensor):
+        return tensor.whole.dtype
+    if isinstance(tensor, LoraTensor):
+        return stored_dtype(tensor.base)
+    return stored_dtype(tensor.parts[0]) if isinstance(tensor, StackedTensor) else tensor.dtype

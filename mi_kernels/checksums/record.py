@@ -6,9 +6,10 @@ is not mistaken for damage to the model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,6 +62,11 @@ class Record:
         """The subfolders of the model that have recorded files."""
         return {name.rpartition("/")[0] for name in (*self.shards, *self.files) if "/" in name}
 
+    @property
+    def weights_digest(self) -> str:
+        """The digest of the weights: see `weights_digest`."""
+        return weights_digest(self.shards.values())
+
     def encode(self) -> bytes:
         """Returns the content of the file. Equal records give equal bytes."""
         head = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in _HEAD.items())
@@ -90,6 +96,21 @@ class Record:
                 f"{path}: is not a record of checksums of version {_VERSION}",
                 "If a newer mi_kernels wrote it, upgrade. Otherwise remove it and run `mi-kernels verify --record`.",
             ) from error
+
+
+def weights_digest(shards: Iterable[ShardSum]) -> str:
+    """Returns a digest of the names and the bytes of all tensors, which does not depend on the shards they are in.
+
+    SHA-256 in hexadecimal of one line for each tensor, in the order of the names as UTF-8: the name in JSON, the size
+    in bytes and the CRC-32C of each 16 MiB, separated by spaces. It finds accidents, as the CRC does, not forgeries.
+    """
+    sums = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
+    digest = hashlib.sha256()
+    for name in sorted(sums, key=lambda name: name.encode(errors="surrogatepass")):
+        tensor = sums[name]
+        words = [json.dumps(name), str(tensor.size), *(f"{crc:08x}" for crc in tensor.crcs)]
+        digest.update(f"{' '.join(words)}\n".encode())
+    return digest.hexdigest()
 
 
 def last_line(crc: int) -> bytes:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..checkpoint.names import MODULES, OTHER
-from ..errors import printable, shortened
+from ..errors import counted, printable, shortened
+from ..system.sizes import show_bytes
 from .arguments import silence_downloads
 from .early import progress_of
 from .shell import Parser
-from .text import parse_count, show_bytes
+from .text import parse_count
 
 if TYPE_CHECKING:
     from ..compare.similarity import Measure, Similarity
+
+_MAX_LINE = 10_000  # characters: the record of a merge may come from an untrusted folder
 
 
 def add(p: Parser) -> None:
@@ -27,7 +31,9 @@ def add(p: Parser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from ..compare.similarity import similarity
+    from ..checkpoint.open import open_checkpoint
+    from ..compare.similarity import similarity_of
+    from ..merge.record import content_of, made
 
     silence_downloads(arguments)
     threads = parse_count(arguments.threads, "--threads")
@@ -35,23 +41,35 @@ def run(arguments: argparse.Namespace) -> int:
         from ..compare import plots
 
         plots.check(arguments.plot)
-    found = similarity(arguments.instruct, arguments.thinking, threads=threads, progress=progress_of(arguments))
+    models = [open_checkpoint(arguments.instruct), open_checkpoint(arguments.thinking)]
+    lines = [made(content_of(model)) for model in models]
+    found = similarity_of(models, threads=threads, progress=progress_of(arguments))
     if arguments.plot is not None:
         plots.heat_map(found, arguments.plot)
-    print(json.dumps(found.as_dict(), indent=2, allow_nan=False) if arguments.json else describe(found))
+    if arguments.json:
+        content = found.as_dict()
+        for side, line in zip(("instruct", "thinking"), lines):
+            content[side] = {**content[side], "made": line}
+        print(json.dumps(content, indent=2, allow_nan=False))
+    else:
+        print(describe(found, lines))
     if arguments.plot is not None and not arguments.json:
         print(f"\nheat map: {printable(arguments.plot)}")
     return 0
 
 
-def describe(found: Similarity) -> str:
-    """Returns tables of at most 100 columns. The names of the models and the notes may be longer."""
-    threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
-    lines = [
-        f"a: {printable(found.models[0]['source'])}",
-        f"b: {printable(found.models[1]['source'])}",
-        f"{found.overall.elements:,} elements, {show_bytes(found.bytes_read)} read in {found.seconds:.2f} s "
-        f"({found.isa}, {threads})",
+def describe(found: Similarity, made: Sequence[str | None] = (None, None)) -> str:
+    """Returns tables of at most 100 columns. The names of the models and the notes may be longer.
+
+    Args:
+        made: a line on how each model was merged, if it was.
+    """
+    lines = []
+    for letter, name, line in zip("ab", found.names, made):
+        lines += [f"{letter}: {printable(name)}", *([f"   {printable(line, _MAX_LINE)}"] if line else [])]
+    lines += [
+        f"{counted(found.overall.elements, 'element')}, {show_bytes(found.bytes_read)} read in {found.seconds:.2f} s "
+        f"({found.isa}, {counted(found.threads, 'thread')})",
         "sigma = sum |a - b| / (sum |a| + sum |b|); identical = fraction of elements with a = b",
         "",
         f"{'module':<8}{_HEADINGS}{'tensors':>10}{'elements':>19}",

@@ -60,8 +60,9 @@ def finish(job: Job, arguments: argparse.Namespace, announcer: Announcer | None 
         announcer.check(forecast)
         return 0
     announcer.check(forecast)
-    for output in job.outputs:
+    for i, output in enumerate(job.outputs):
         output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
+        output.card["repo"] = repos[i] if repos else None
     if repos:
         upload.check_access(repos[0])
     announce = partial(announcer.announce, forecast)

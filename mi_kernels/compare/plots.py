@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ..errors import ArgumentError, OutputError, printable
 from ..system.atomic import write_file
 from ..system.faults import problem, remedy
-from .plot_style import encoded, style
+from .plot_style import encoded, fit_width, short_name, style
 from .similarity import Similarity
 
 FORMATS = (".png", ".svg")
 
+_TITLE = 0.97  # of the width of the figure
+_LINE = 0.16  # inches between two lines of the title
+_ROWS_OF_FORMULA = 5  # rows beside which the formula fits
 _HATCHES = {"hatch.color": "0.82", "hatch.linewidth": 0.6}
 
 
@@ -51,7 +56,7 @@ def heat_map(found: Similarity, path: str | os.PathLike[str]) -> None:
     given = os.fspath(path)
     kind = os.path.splitext(given)[1][1:].lower()
     with style(_HATCHES):
-        picture = encoded(_draw(found), kind, dpi=160, bbox_inches="tight")
+        picture = encoded(_draw(found), kind, dpi=160)
     _write(given, picture)
 
 
@@ -90,7 +95,8 @@ def _draw(found: Similarity) -> Any:
     layers, modules, table = _table(found)
     # Inches: a column is as wide as its number is high, up to the width of a page. The last column holds numbers.
     across = min(max(4.0, 0.16 * len(layers)), 11.0) if layers else 0.0
-    figure = Figure(figsize=(across + 2.6, 0.32 * len(table) + 1.1), layout="constrained")
+    wide, high = across + 2.6, 0.32 * len(table) + 1.1
+    figure = Figure(figsize=(wide, high), layout="constrained")
     axis = figure.subplots()
     inch = len(layers) / across if layers else 1.0  # in the unit of the x axis, which is a layer
     left = len(layers) + 0.12 * inch
@@ -109,10 +115,22 @@ def _draw(found: Similarity) -> Any:
     axis.xaxis.set_label_position("top")
     axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axis.set(xlim=(0 if layers else left, right), ylim=(len(table), 0), frame_on=False)
-    figure.colorbar(image, ax=axis, pad=0.02, aspect=12, label="Σ|a - b| / (Σ|a| + Σ|b|)").outline.set_visible(False)
-    title = " and ".join(_short(model["source"]) for model in found.models)
-    figure.suptitle(f"sigma of {title}", fontsize=10, parse_math=False)
+    label = "Σ|a - b| / (Σ|a| + Σ|b|)" if len(table) >= _ROWS_OF_FORMULA else "sigma"
+    figure.colorbar(image, ax=axis, pad=0.02, aspect=12, label=label).outline.set_visible(False)
+    title = figure.suptitle("", fontsize=10, parse_math=False)
+    fit_width(title, _TITLE * figure.bbox.width, partial(_title, found))
+    figure.set_figheight(high + _LINE * title.get_text().count("\n"))
     return figure
+
+
+def _title(found: Similarity, most: int) -> str:
+    """Returns the title in lines of at most `most` characters: one, or two with shortened names."""
+    names = [_short(model) for model in found.models]
+    line = f"sigma of {names[0]} and {names[1]}"
+    if len(line) <= most:
+        return line
+    one, two = (short_name(name, most - len("sigma of ")) for name in names)
+    return f"sigma of {one}\nand {two}"
 
 
 def _cells(axis: Any, columns: Any, values: Any, top: float) -> Any:
@@ -135,7 +153,7 @@ def _numbers(axis: Any, at: float, values: Any, image: Any) -> None:
         axis.text(at, row + 0.5, f"{value:#.3g}", ha="center", va="center", fontsize=8, color=color)
 
 
-def _short(source: str) -> str:
-    """Returns the last part of a path or Hub id, shortened for a title."""
-    name = printable(source.rstrip("/").rsplit("/", 1)[-1])
-    return name if len(name) <= 40 else name[:37] + "..."
+def _short(model: Mapping[str, Any]) -> str:
+    """Returns the last part of the path or Hub id of a model, and that of its adapter."""
+    parts = [model, model["adapter"]] if model.get("adapter") else [model]
+    return "+".join(printable(str(part["source"]).rstrip("/").rsplit("/", 1)[-1]) for part in parts)

@@ -74,7 +74,7 @@ class Similarity:
     """The result of `similarity`.
 
     Attributes:
-        models: source, revision, number of tensors and bytes of each model.
+        models: source, revision, adapter if it has one, number of tensors and bytes of each model.
         overall: the measure of all compared tensors.
         modules: a measure for each module, in the order of `mi_kernels.checkpoint.names.MODULES`, with "other" last.
         layers: a measure for each decoder layer. The key None, which is last, holds the tensors outside the layers.
@@ -108,6 +108,12 @@ class Similarity:
     seconds: float
     isa: str
     threads: int
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Both models as the user gave them, with their adapters."""
+        one, two = (_name(model) for model in self.models)
+        return one, two
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the result in JSON types. Every number is finite or None."""
@@ -233,6 +239,11 @@ def similarity_of(
         isa=isa,
         threads=count,
     )
+
+
+def _name(identity: Mapping[str, Any]) -> str:
+    adapter = identity.get("adapter")
+    return f"{identity['source']}+{adapter['source']}" if adapter else str(identity["source"])
 
 
 class _Sums(NamedTuple):

@@ -20,7 +20,7 @@ from ..backends.spans import Operand
 from ..checkpoint.inputs import Inputs, is_computed
 from ..checkpoint.tensor import TensorInfo
 from ..dtypes import CODE_SIZES, CODES, item_size
-from ..errors import StrictError, shortened
+from ..errors import StrictError, counted, shortened
 from .plan import Plan, Source
 
 Piece = tuple[Source, TensorInfo, int, int]  # source, place in the output, first element, number of elements
@@ -112,7 +112,7 @@ class Findings:
         same = [note for k in self._same_models() for note in self._identity_notes(models, k)]
         bad = [*self._nonfinite_notes(models), *self._overflow_notes(), *same]
         if bad:
-            more = f" (and {len(bad) - 1} more such findings)" if len(bad) > 1 else ""
+            more = f" (and {counted(len(bad) - 1, 'more such finding')})" if len(bad) > 1 else ""
             raise StrictError(
                 f"{out}: {bad[0]}{more}",
                 "Nothing was published. Fix the model, or run the merge again without `strict=True`.",
@@ -154,7 +154,8 @@ class Findings:
                 left = f"; {self.computed[k]:,} computed or stored in another dtype" if self.computed.get(k) else ""
                 notes.append(f"all {len(names):,} {which} are identical in {models[0]} and {models[k]}{left}")
             else:
-                of = f"{len(names):,} of {self.compared[k]:,} tensors are identical"
+                are = "is" if len(names) == 1 else "are"
+                of = f"{len(names):,} of {counted(self.compared[k], 'tensor')} {are} identical"
                 notes.append(f"{of} in {models[0]} and {models[k]}: {shortened(names)}")
         return notes
 
@@ -164,7 +165,7 @@ def _counted(nan: int, inf: int) -> str:
 
 
 def _listed(items: list[str]) -> str:
-    more = f"; and {len(items) - _SHOWN:,} more tensors" if len(items) > _SHOWN else ""
+    more = f"; and {counted(len(items) - _SHOWN, 'more tensor')}" if len(items) > _SHOWN else ""
     return "; ".join(items[:_SHOWN]) + more
 
 

@@ -98,7 +98,7 @@ class Output:
     Attributes:
         folder: the folder or file to create.
         record: how the output is made, for mi_kernels.json.
-        card: additional facts for the model card only: "command", "sigma". They have no effect on the tensors.
+        card: additional facts for the model card only: "command", "sigma", "repo". They have no effect on the tensors.
     """
 
     folder: OutputFolder
@@ -453,9 +453,8 @@ class Job:
             written = Written(self._tensors, self._untied(i), self.alignment.vocabulary)
             files[_CONFIG] = adjusted(files[_CONFIG], path, written)
         files[sidefiles.RECORD] = output.record.encode()
-        record = output.record
-        facts = card.Facts(record.summary, record.numerics, record.version, **output.card)
-        files["README.md"] = card.model_card(self.models, facts, os.path.basename(output.folder.path))
+        facts = output.record.facts(self.models, **output.card)
+        files[card.NAME] = card.model_card(self.models, facts, os.path.basename(output.folder.path), files)
         files.update(encode_index(index, self._mistral))
         return files
 

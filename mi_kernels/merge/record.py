@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from .._version import __version__
 from ..checkpoint.files import read_json
 from ..checkpoint.record import Checkpoint
-from ..errors import CheckpointError, printable
+from ..dtypes import TORCH_NAMES
+from ..errors import CheckpointError, counted, printable, shortened
+from ..output.card import Facts
 from ..output.layout import OURS
-from ..output.sidefiles import RECORD
+from ..output.sidefiles import RECORD, reference
 from ..recipe.interpolation import Recipe, plain
+from ..recipe.yaml_writer import yaml_block
 from .options import Options
 from .plan import Source
 
@@ -27,8 +30,10 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 LERP = "lerp"
+_LERP_SOURCE = "https://arxiv.org/abs/2510.10977"
 _LERP_NUMERICS = "Bit-identical to torch.lerp(a.float(), b.float(), lam).to(dtype); lam 0 and 1 copy bytes."
 _NUMERICS = "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods."
+_MOST_INPUTS = 16  # that a line names, as many as a merge has
 _MOST_BYTES = 4 << 20  # larger files are rejected; a record has a few kB
 _PARAMETERS = {LERP: ("lam", "layers", "modules", "rules")}
 _OTHER_PARAMETERS = ("settings", "defaults", "slices", "layers", "modules")
@@ -77,13 +82,13 @@ class MergeRecord:
         """Returns the record of output number `output` of an interpolation."""
         content = recipe.to_dict()
         masks = {"layers": content.get("layers"), "modules": content.get("modules")}
-        shown = "".join(f", {key} {value}" for key, value in masks.items() if value is not None)
+        shown = "".join(f", {mask}" for mask in _masks(masks))
         if recipe.rules:
-            shown += f", and {len(recipe.rules)} rule{'s' if len(recipe.rules) != 1 else ''}"
+            shown += f", and {counted(len(recipe.rules), 'rule')}"
         copied = sum(s.copied_to(output) for s in sources.values())
         return cls(
             method=LERP,
-            summary=f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(recipe.lam)}{shown}.",
+            summary=f"`merged = (1 - lam) * INSTRUCT + lam * THINKING` with lam = {_shown(content['lam'])}{shown}.",
             numerics=_LERP_NUMERICS,
             parameters={"lam": content["lam"], **masks, "rules": [dict(rule) for rule in content.get("rules", [])]},
             dtype=options.out_dtype,
@@ -101,12 +106,13 @@ class MergeRecord:
         cls, recipe: MergeRecipe, models: Sequence[Checkpoint], options: Options, sources: Mapping[str, Source]
     ) -> MergeRecord:
         """Returns the record of a merge with any other method. If there is a base, it is the first of `models`."""
+        from ..recipe.plain_recipe import plain_recipe
+
         copied = sum(s.copied for s in sources.values())
-        shown = "".join(f", {key} {_shown(value)}" for key, value in recipe.settings.items())
         first = 0 if recipe.base is None else 1
         return cls(
             method=recipe.method,
-            summary=f"Merged by {recipe.method}{shown}.",
+            summary=_recipe_summary(plain_recipe(recipe)),
             numerics=_NUMERICS,
             parameters={
                 "settings": dict(recipe.settings),
@@ -165,6 +171,60 @@ class MergeRecord:
             "numerics": self.numerics,
         }
 
+    def recipe(self, models: Sequence[str]) -> dict[str, Any]:
+        """Returns the recipe of this merge as plain values, as `recipe.models.from_dict` and a recipe file hold them.
+
+        Only `max_shard_size` is not part of a recipe.
+
+        Args:
+            models: the names of all inputs, the base first.
+
+        Raises:
+            ArgumentError, KeyError, TypeError or ValueError: the record was changed.
+        """
+        output = {"dtype": TORCH_NAMES[self.dtype]} if self.dtype is not None else {}
+        output |= {"copy_from": self.copy_from} if self.copy_from != "thinking" else {}
+        if self.method == LERP:
+            given = {key: value for key, value in self.parameters.items() if value not in (None, [])}
+            lams = [given["lam"], *(rule["lam"] for rule in given.get("rules", []))]
+            outside = any(not 0 <= lam <= 1 for each in lams for lam in (each if isinstance(each, list) else [each]))
+            extrapolate = {"extrapolate": True} if outside else {}
+            return {"method": LERP, "models": list(models), **given, **extrapolate, **output}
+        from ..recipe.models import from_record
+        from ..recipe.plain_recipe import plain_recipe
+
+        return {**plain_recipe(from_record(self.to_dict(), models, RECORD)), **output}
+
+    def facts(self, models: Sequence[Checkpoint], **known: Any) -> Facts:
+        """Returns what the model card says about the merge of `models`.
+
+        Args:
+            known: further facts: "command", "sigma", "repo". See `output.card.Facts`.
+        """
+        names = [reference(model) for model in models]
+        if self.method == LERP:
+            roles = ["INSTRUCT", "THINKING"]
+            method = f"`lerp`, linear interpolation ([paper]({_LERP_SOURCE}))"
+        else:
+            from ..methods.registry import METHODS
+
+            roles = [*([] if self.base is None else ["base"]), *(str(i) for i in range(1, len(self.models) + 1))]
+            found = METHODS[self.method]
+            method = f"`{self.method}`: {found.summary} ({found.paper})"
+        return Facts(
+            summary=self.summary,
+            numerics=self.numerics,
+            version=self.version,
+            method=method,
+            recipe=yaml_block(self.recipe(names)),
+            inputs=list(zip(roles, names)),
+            dtype=None if self.dtype is None else TORCH_NAMES[self.dtype],
+            max_shard_size=self.max_shard_size,
+            merged=self.tensors_interpolated,
+            copied=self.tensors_copied,
+            **known,
+        )
+
     def encode(self) -> bytes:
         """Returns mi_kernels.json as bytes."""
         return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
@@ -172,8 +232,9 @@ class MergeRecord:
     def metadata(self) -> dict[str, str]:
         """Returns the essential content as metadata of a safetensors file, for an output without mi_kernels.json."""
         lam = {"lam": json.dumps(self.parameters["lam"])} if self.method == LERP else {}
-        models = json.dumps([given(identity) for identity in self.inputs])
-        content = {"version": self.version, "method": self.method, **lam, "models": models, "summary": self.summary}
+        names = [given(identity) for identity in self.inputs]
+        content = {"version": self.version, "method": self.method, **lam, "models": json.dumps(names)}
+        content |= {"recipe": json.dumps(self.recipe(names)), "summary": self.summary}
         return {f"{OURS}{key}": printable(value) for key, value in content.items()}
 
     @classmethod
@@ -271,6 +332,29 @@ def read_record(root: str) -> MergeRecord | None:
     return None if content is None else MergeRecord.from_dict(content, os.path.join(root, RECORD))
 
 
+def made(content: Mapping[str, Any] | None) -> str | None:
+    """Returns one line on how a model was merged, from the result of `content_of`; None if it was not.
+
+    Checks every type, because the folder may be a stranger's.
+    """
+    if content is None:
+        return None
+    version, summary = content.get("mi_kernels"), content.get("summary")
+    if not isinstance(version, str) or not isinstance(summary, str):
+        return f"{RECORD} was not written by mi_kernels"
+    inputs = [content.get(key) for key in ("base", "instruct", "thinking")]
+    inputs += content["models"] if isinstance(content.get("models"), list) else []
+    named = [name for name in map(input_name, inputs) if name is not None]
+    return f"merged by mi_kernels {version} from {shortened(named, _MOST_INPUTS)}: {summary}"
+
+
+def input_name(identity: Any) -> str | None:
+    """Returns the name of an input as the user gave it, with its adapter; None if it is not an identity."""
+    parts = [identity, identity.get("adapter")] if isinstance(identity, dict) else []
+    sources = [str(part["source"]) for part in parts if isinstance(part, dict) and "source" in part]
+    return "+".join(sources) or None
+
+
 def given(identity: Identity) -> str:
     """Returns an input as the user wrote it: a folder or a Hub id, with the revision and the adapter."""
     parts = [identity, identity["adapter"]] if "adapter" in identity else [identity]
@@ -294,5 +378,41 @@ def difference(recorded: Identity, model: Checkpoint) -> str | None:
     return None
 
 
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _recipe_summary(content: Mapping[str, Any]) -> str:
+    """Returns a sentence with the parameters and the masks of a recipe, which `plain_recipe` returned."""
+    from ..methods.registry import METHODS
+
+    shown = []
+    for parameter in METHODS[content["method"]].parameters:
+        name = parameter.name
+        own = [m.get(name) if isinstance(m, dict) else None for m in content["models"]]
+        values = [_shown(content.get(name) if v is None else v) for v in own] if parameter.by_model else []
+        if values and len({*values}) > 1:
+            shown.append(f"{name} {', '.join(values[:-1])} and {values[-1]}")
+        elif (value := values[0] if values else _shown(content.get(name))) != _shown(None):
+            shown.append(f"{name} {value}")
+    if "slices" in content:
+        shown.append(f"other parameters in {counted(len(content['slices']), 'slice')} of the layers")
+    shown += _masks(content)
+    return f"`{content['method']}`{' with ' if shown else ''}{', '.join(shown)}."
+
+
+def _masks(content: Mapping[str, Any]) -> list[str]:
+    """Returns the masks as the command line reads them: ["layers 12:36", "modules attn,ffn"]."""
+    found = [(key, content.get(key)) for key in ("layers", "modules")]
+    return [
+        f"{key} {','.join(map(str, mask)) if isinstance(mask, list) else mask}"
+        for key, mask in found
+        if mask is not None
+    ]
+
+
+def _shown(value: Any) -> str:
+    """Returns a parameter for the summary. Names of tensors are left out, because they can be any text."""
+    if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
+        return "by tensor"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

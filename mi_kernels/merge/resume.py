@@ -16,8 +16,9 @@ from ..checksums.accumulator import Layout
 from ..checksums.crc import crc32c
 from ..checksums.folder import measure
 from ..checksums.record import NAME as CHECKSUMS
-from ..checksums.record import FileSum, Record, ShardSum
+from ..checksums.record import FileSum, Record, ShardSum, weights_digest
 from ..errors import OutputError
+from ..output.card import completed
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard
 from ..system.faults import problem, remedy
@@ -235,6 +236,7 @@ class ResumableWork:
         """Returns all files of the model except the shards. An output that is one file has none."""
         if self.folder.single_file:
             return {}
+        small = completed(small, weights_digest(sums[shard.name] for shard in self._shards))
         files = {name: FileSum(len(content), crc32c(content)) for name, content in small.items()}
         record = Record({shard.name: sums[shard.name] for shard in self._shards}, files)
         return {**small, CHECKSUMS: record.encode()}

@@ -42,6 +42,22 @@ def hub_id(model: Checkpoint) -> str:
     return origin_id(model.base, model.root, model.revision)
 
 
+def reference(model: Checkpoint) -> str:
+    """Returns how to name the model again, with its adapter: a Hub id with its commit, otherwise the path as given."""
+    adapter = model.adapter
+    parts = [(model.base, model.root, model.revision)]
+    parts += [(adapter.source, adapter.root, adapter.revision)] if adapter else []
+    return "+".join(_reference(*part, model.alone) for part in parts)
+
+
+def _reference(source: str, root: str, revision: str | None, alone: bool) -> str:
+    folder, commit = os.path.split(os.path.abspath(root))
+    cached = None if alone or os.path.basename(folder) != "snapshots" else cached_id(f"{folder}/{commit}")
+    if revision is None and cached is None:
+        return source
+    return f"{source.split('@')[0]}@{revision}" if revision is not None else f"{cached}@{commit}"
+
+
 def origin_id(source: str, root: str, revision: str | None) -> str:
     """As `hub_id`, for a model or an adapter."""
     if revision is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from .settings import Setting, check, evaluate
 _OWN: Mapping[str, Setting] = {}  # stands for the defaults of the method
 _PAIR_KEYS = ("lam", "layers", "modules", "rules", "extrapolate")  # of "lerp"
 KEYS = tuple(
-    dict.fromkeys(("method", "models", "base", *_PAIR_KEYS, *PARAMETERS, "dtype", "copy_from"))  # in this order, once
+    dict.fromkeys(("method", "models", "base", "slices", *_PAIR_KEYS, *PARAMETERS, "dtype", "copy_from"))  # in order
 )
 _MODEL_PARAMETERS = tuple(name for name, parameter in PARAMETERS.items() if parameter.by_model)
 # Names in other tools, and what they are here.
@@ -203,7 +204,7 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
             method,
             models,
             base,
-            (Slice(0, None, by_model, {}),),
+            _slices(content.get("slices"), models, by_model, known, where),
             settings,
             layers=content.get("layers"),
             modules=content.get("modules"),
@@ -277,6 +278,58 @@ def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str,
         names.append(entry["model"])
         by_model.append({key: value for key, value in entry.items() if key != "model"})
     return tuple(names), tuple(by_model)
+
+
+def _slices(
+    given: Any,
+    models: tuple[str, ...],
+    by_model: tuple[Mapping[str, Setting], ...],
+    known: Mapping[str, Parameter],
+    where: str,
+) -> tuple[Slice, ...]:
+    """The slices of a recipe: layers "START:STOP" that follow each other, with parameters of their own.
+
+    Args:
+        by_model: the parameters that the models have where a slice gives them none.
+    """
+    if given is None:
+        return (Slice(0, None, by_model, {}),)
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise ArgumentError(f"{where}: slices {given!r} is not a list", "Give a list of slices, each with `layers`.")
+    found: list[Slice] = []
+    for part in given:
+        if not isinstance(part, Mapping):
+            raise ArgumentError(f"{where}: slices: {part!r} is not a slice", "Write its `layers` and its parameters.")
+        _check_keys(part, ("layers", "models", *known), f"{where}: slices")
+        start = found[-1].stop if found else 0
+        if start is None:
+            raise ArgumentError(
+                f"{where}: slices: a slice without an end is not the last one", "Write `layers: START:STOP`."
+            )
+        bounds = (
+            re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})?", part["layers"]) if isinstance(part.get("layers"), str) else None
+        )
+        stop = int(bounds[2]) if bounds and bounds[2] else None
+        if bounds is None or int(bounds[1]) != start or (stop is not None and stop <= start):
+            raise ArgumentError(
+                f"{where}: slices: layers {part.get('layers')!r} is not {start}:STOP",
+                "Slices cover all layers in order: `0:12`, then `12:24`; the last one may be `24:`.",
+            )
+        own: tuple[Mapping[str, Setting], ...] = tuple({} for _ in models)
+        if "models" in part:
+            names, own = _models(part["models"], f"{where}: slices")
+            if names != models:
+                raise ArgumentError(
+                    f"{where}: slices: a slice has the models {', '.join(names)}, not {', '.join(models)}",
+                    "List all models in every slice, in the same order.",
+                )
+        settings = {key: part[key] for key in known if key in part}
+        for key, setting in (*settings.items(), *(item for given in own for item in given.items())):
+            if key not in known:
+                raise ArgumentError(f"{where}: slices: {key} is not used", f"Use {', '.join(known)}.")
+            _check_setting(known[key], setting, where)
+        found.append(Slice(start, stop, tuple({**all_, **own_} for all_, own_ in zip(by_model, own)), settings))
+    return tuple(found)
 
 
 def _check_setting(parameter: Parameter, setting: Any, where: str) -> None:

@@ -14,6 +14,8 @@ from bench.registry import benchmarks
 from bench.report import markdown as report
 from bench.report import readme
 
+from ..support.pictures import captured, text_problems
+
 COMMITTED = sorted(path for path in results.RESULTS.glob("*.json") if not path.name.startswith("gpu-"))
 
 
@@ -109,3 +111,29 @@ def test_the_hot_kernels_take_as_many_instructions_as_before() -> None:
         pytest.skip(str(error))
     assert rows
     assert not off(rows, wanted)
+
+
+def test_texts_of_the_plots_are_inside_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the committed results, and with long names, wide error bars and many threads."""
+    figures = captured(monkeypatch)
+    found = report.load_all(results.RESULTS)
+    drawn = report.draw(found, tmp_path)
+    assert len(figures) == len(drawn) > 5
+    for record in found.values():
+        record["command"] += " --with-an-option=that-is-long" * 6
+        for row in record["rows"]:
+            row["of_roofline"] = {**row.get("of_roofline", {}), "min": 0.1, "max": 3.0, "median": 0.9}
+            if "model" in record["settings"]:
+                record["settings"]["model"] = "Qwen3-235B-A22B-Instruct-2507-with-a-long-suffix"
+                row["seconds"] = {key: 1234.5 * value for key, value in row["seconds"].items()}
+    rows = found["memory"]["rows"]
+    rows += [
+        {**row, "threads": row["threads"] * n}
+        for row in rows
+        if row["group"].startswith("threads")
+        for n in (4, 16, 64)
+    ]
+    report.draw(found, tmp_path)
+    assert len(figures) == 2 * len(drawn)
+    for name, figure in zip(drawn * 2, figures):
+        assert text_problems(figure) == [], name

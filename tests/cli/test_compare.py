@@ -18,7 +18,9 @@ from mi_kernels.cli import main
 from mi_kernels.compare.similarity import similarity
 from mi_kernels.output.synthetic import qwen3_shapes
 
+from ..support.adapters import make_pair
 from ..support.models import save
+from ..support.pictures import captured, text_problems
 
 EMBED, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 
@@ -135,6 +137,26 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "'many' is not an integer" in refusal(capsys, str(a), str(a), "--threads", "many")
 
 
+def test_both_models_say_how_they_were_made(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    out = pair[0].parent / "out"
+    mi_kernels.merge_checkpoint({"method": "slerp", "models": [*map(str, pair)], "lam": 0.25}, out, progress=False)
+    line = f"merged by mi_kernels {mi_kernels.__version__} from {pair[0]}, {pair[1]}: `slerp` with lam 0.25."
+    assert main(["compare", str(pair[0]), str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [f"a: {pair[0]}", f"b: {out}", f"   {line}"]
+    assert main(["compare", str(pair[0]), str(out), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["instruct"]["made"], told["thinking"]["made"]) == (None, line)
+
+
+def test_adapters_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair, other = make_pair(tmp_path, 1), make_pair(tmp_path, 2)
+    assert main(["compare", pair.name, str(other.folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [f"a: {pair.name}", f"b: {other.folder}"]
+    found = similarity(pair.name, other.folder, progress=False)
+    assert found.names == (pair.name, str(other.folder))
+    assert found.as_dict()["instruct"]["adapter"]["source"] == str(pair.adapter_folder)
+
+
 # The plot.
 
 
@@ -239,3 +261,56 @@ def test_a_failed_write_keeps_the_old_plot(
         plots.heat_map(similarity(*uneven), path)
     assert path.read_bytes() == b"an older picture"
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == [path.name]
+
+
+LONG = "Qwen3-235B-A22B-Instruct-2507-with-a-very-long-suffix-that-is-read-to-its-end"
+MODULES_OF = {
+    "all": ("self_attn.q_proj", "mlp.experts.0.up_proj", "mlp.gate", "input_layernorm", "unheard_of"),
+    "one": ("self_attn.q_proj",),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "modules"),
+    [
+        *((name, layers, "all") for name in ("m", LONG, "W" * 90) for layers in (0, 1, 3, 60)),
+        ("m", 94, "all"),
+        ("m", 1000, "one"),
+        *((name, 36, "one") for name in ("m", LONG)),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_texts_of_the_heat_map_are_inside_and_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, layers: int, modules: str
+) -> None:
+    """With long names, many layers and one, and missing cells."""
+    pytest.importorskip("matplotlib")
+    from mi_kernels.compare import plots
+
+    folders = []
+    for seed in (1, 2):
+        tensors = {
+            f"model.layers.{i}.{part}.weight": normal((4, 4), 1000 * seed + i)
+            for i in range(layers)
+            for part in MODULES_OF[modules]
+            if (i % 7, part) != (2, "mlp.gate")
+        }
+        outside = {EMBED: normal((9, 4), seed), NORM: normal((4,), seed)} if modules == "all" else {}
+        folders.append(save(tmp_path / f"{name}-{seed}", tensors | outside))
+    figures = captured(monkeypatch)
+    plots.heat_map(similarity(*folders, progress=False), tmp_path / "x.png")
+    (figure,) = figures
+    assert text_problems(figure) == []
+    title = figure.get_suptitle()
+    assert title.endswith("-2")
+    assert "-1" in title  # names differ at their ends
+
+
+def test_the_title_of_the_heat_map_names_adapters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    from mi_kernels.compare import plots
+
+    pair, other = make_pair(tmp_path, 1), make_pair(tmp_path, 2)
+    figures = captured(monkeypatch)
+    plots.heat_map(similarity(pair.name, other.folder, progress=False), tmp_path / "x.png")
+    assert figures[0].get_suptitle() == "sigma of base1+adapter1 and base2"

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from mi_kernels import __version__, lerp_checkpoint
+from mi_kernels import __version__, lerp_checkpoint, merge_checkpoint
 from mi_kernels.cli import demonstration, env
 
+from ..support.adapters import make_pair
 from ..support.checks import PROGRAM, World, assert_message, assert_refused, run_cli, snapshot
+from ..support.fp8_models import fp8_model, quantised
 from ..support.models import CONFIG, save, tiny
 
 
@@ -38,6 +40,8 @@ def test_inspect_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert summary == {
         "model": str(tmp_path / "m"),
         "architecture": "Qwen3ForCausalLM",
+        "config": True,
+        "adapter": None,
         "shards": 3,
         "tensors": len(tensors),
         "parameters": sum(t.numel() for t in tensors.values()),
@@ -45,8 +49,11 @@ def test_inspect_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         "layers": 2,
         "tied_embeddings": False,
         "dtypes": {"BF16": len(tensors) - 2, "F32": 1, "I64": 1},
+        "merged_as": {"BF16": len(tensors) - 2, "F32": 1, "I64": 1},
         "other": ["odd.ids"],
         "merged": None,
+        "made": None,
+        "weights_digest": None,
         "notes": [],
     }
     assert list(modules) == ["attn", "ffn", "router", "norm", "embed", "head", "other"]
@@ -65,9 +72,10 @@ def test_inspect_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert err == ""
     for words in (
         f"{tmp_path / 'm'}: Qwen3ForCausalLM, tied embeddings",
-        f"{len(tensors)} tensors, 1 shard, 2 layers",
+        "4.76 k parameters, 9.53 kB, ",
+        f"{len(tensors)} tensors, 1 shard, 2 layers (0:2)",
         "BF16 (",
-        "odd.0, odd.1, odd.2, odd.3, odd.4 ...",
+        "odd.0, odd.1, odd.2, odd.3, odd.4 and 1 more",
     ):
         assert words in out
     rows = {
@@ -87,10 +95,55 @@ def test_inspect_shows_how_a_merge_was_made(tmp_path: Path, capsys: pytest.Captu
     assert inspected(world.out, capsys)["merged"]["lam"] == 0.25
 
 
+def test_inspect_shows_the_masks_and_parameters_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = World(tmp_path)
+    models = [str(world.instruct), {"model": str(world.thinking), "weight": [0.2, 0.8]}]
+    content = {"method": "ties", "base": str(world.instruct), "models": models, "density": 0.25}
+    merge_checkpoint({**content, "layers": [0, "1:"], "modules": ["ffn", "attn"]}, world.out, progress=False)
+    assert run_cli(["inspect", str(world.out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        f"merged by mi_kernels {__version__} from {world.instruct}, {world.instruct}, {world.thinking}: `ties` with "
+        "weight 1 and [0.2, 0.8], density 0.25, scale 1, normalize true, layers 0,1:, modules ffn,attn."
+    ) in lines
+
+
+def test_inspect_names_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair, other = make_pair(tmp_path, 1), make_pair(tmp_path, 2)
+    assert run_cli(["inspect", pair.name]) == 0
+    assert f"adapter: {pair.adapter_folder}\n" in capsys.readouterr().out
+    lerp_checkpoint(pair.name, other.folder, tmp_path / "out", 0.5, progress=False)
+    for out in ("out", "again.safetensors"):
+        lerp_checkpoint(pair.name, other.folder, tmp_path / out, 0.5, progress=False, overwrite=True)
+        assert run_cli(["inspect", str(tmp_path / out)]) == 0
+        assert f" from {pair.name}, {other.folder}: " in capsys.readouterr().out
+
+
+def test_inspect_shows_the_dtypes_of_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quantised(tmp_path / "m", fp8_model(1))
+    assert run_cli(["inspect", str(tmp_path / "m")]) == 0
+    assert "dtypes: BF16 (1), F8_E4M3 (4); a merge writes BF16 (5)\n" in capsys.readouterr().out
+    summary = inspected(tmp_path / "m", capsys)
+    assert (summary["dtypes"], summary["merged_as"]) == ({"BF16": 1, "F8_E4M3": 4}, {"BF16": 5})
+
+
+def test_inspect_counts_one_and_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"model.layers.0.mlp.up_proj.weight": torch.ones(1)}
+    save(tmp_path / "m", one)
+    save(tmp_path / "n", one)
+    assert run_cli(["inspect", str(tmp_path / "m")]) == 0
+    assert "1 parameter, 4 B, 1 tensor, 1 shard, 1 layer (0:1)\n" in capsys.readouterr().out
+    assert run_cli(["inspect", str(tmp_path / "m"), str(tmp_path / "n")]) == 0
+    assert "can be merged: 1 tensor matches\n" in capsys.readouterr().out
+
+
 def test_inspect_without_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(tmp_path / "m", {"w": torch.ones(1)}, config=None)
     assert run_cli(["inspect", str(tmp_path / "m")]) == 0
     assert "no config.json" in capsys.readouterr().out
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "x"}')
+    assert run_cli(["inspect", str(tmp_path / "m")]) == 0
+    assert f"{tmp_path / 'm'}: config.json names no architecture, tied embeddings\n" in capsys.readouterr().out
 
 
 WRONG_ARCHITECTURES = [None, [], [5], "Qwen3ForCausalLM", {"a": 1}, 5]

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from mi_kernels import StrictError, _cpu, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
 from mi_kernels.backends.reference.methods import uniform
 from mi_kernels.cli import program as cli
+from mi_kernels.merge.findings import Findings
 from mi_kernels.methods.registry import METHODS
 from mi_kernels.methods.thinning import stream_key
 
@@ -290,3 +291,15 @@ def test_a_resumed_merge_reports_the_findings_of_the_killed_one(tmp_path: Path) 
     report = lerp_checkpoint(*_sides(world), 0.5, progress=False)
     assert 0 < report.shards < 6
     assert found(report) == {("instruct", name): (1, 0) for name in a}
+
+
+def test_one_and_many_agree_with_their_verbs() -> None:
+    def notes(**found: Any) -> list[str]:
+        return Findings(**found).notes(["I", "T"])
+
+    assert notes(identical={1: ["a"]}, compared={1: 3}) == ["1 of 3 tensors is identical in I and T: a"]
+    assert notes(identical={1: ["a", "b"]}, compared={1: 3}) == ["2 of 3 tensors are identical in I and T: a, b"]
+    four = {(0, name): (1, 0) for name in "abcd"}
+    assert notes(nonfinite=four) == ["I: 1 NaN in a; 1 NaN in b; 1 NaN in c; and 1 more tensor"]
+    with pytest.raises(StrictError, match=r"\(and 1 more such finding\)"):
+        Findings(nonfinite={(0, "a"): (1, 0), (1, "a"): (1, 0)}).refuse("out", ["I", "T"])

@@ -33,7 +33,13 @@ def stated(**fields: Any) -> str:
 @pytest.mark.parametrize(
     ("a", "b", "files", "front", "words"),
     [
-        (stated(license="mit"), stated(license="mit"), ("x", "x"), {"license": "mit"}, []),
+        (
+            stated(license="mit"),
+            stated(license="mit"),
+            ("x", "x"),
+            {"license": "mit"},
+            ["mit, as the cards of all models state."],
+        ),
         (
             stated(license="mit"),
             stated(license="mit"),
@@ -108,4 +114,4 @@ def test_sigma_is_written_on_request(tmp_path: Path) -> None:
     lerp_checkpoint(*sides, tmp_path / "without", 0.5, progress=False, threads=1)
     sigma = similarity(*sides, progress=False).overall.sigma
     assert f"sigma = {sigma:.4g}," in (tmp_path / "with" / "README.md").read_text()
-    assert "sigma" not in (tmp_path / "without" / "README.md").read_text()
+    assert "sigma =" not in (tmp_path / "without" / "README.md").read_text()

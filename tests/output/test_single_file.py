@@ -101,7 +101,12 @@ def test_the_record_is_in_the_metadata(world: FileWorld) -> None:
     assert run_cli([*world.argv("--layers", "0:1"), "--quiet"]) == 0
     found = metadata(world.out)
     assert found.pop("mi_kernels.summary").endswith("with lam = 0.5, layers 0:1.")
-    assert json.loads(found.pop("mi_kernels.models")) == [str(world.instruct), str(world.thinking)]
+    models = [str(world.instruct), str(world.thinking)]
+    assert json.loads(found.pop("mi_kernels.models")) == models
+    recipe = json.loads(found.pop("mi_kernels.recipe"))
+    assert recipe == {"method": "lerp", "models": models, "lam": 0.5, "layers": "0:1"}
+    merge_checkpoint(recipe, world.root / "again.safetensors", progress=False)
+    assert (world.root / "again.safetensors").read_bytes() == world.out.read_bytes()
     assert found == {
         "format": "pt",
         "mi_kernels.version": __version__,

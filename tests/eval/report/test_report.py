@@ -15,9 +15,12 @@ import pytest
 
 from eval import report
 from eval.report import collect, labels, paper, tables
+from eval.report.document import Row, Section, Table
+from eval.report.page import render as page_of
 from eval.schema import Interval, Sampling, Scores, Setting
 from mi_kernels.errors import ArgumentError, MIKernelsError
 
+from ...support.pictures import captured, text_problems
 from ..support import simulated_runs as runs
 
 CHROMIUM = next(
@@ -368,6 +371,61 @@ def test_names_beside_points_do_not_cover_each_other() -> None:
     boxes = [Text.get_window_extent(text) for text in axis.texts]  # an annotation's own holds its line, too
     assert len(boxes) == 9
     assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+
+
+LONG = "Qwen3-235B-A22B-Instruct-2507-a-very-long-name-of-a-merge"
+
+
+def test_texts_of_the_plots_are_inside_and_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many points, few points, long names, and missing cells. Error bars may run behind the names of points."""
+    figures = captured(monkeypatch)
+    runs.sweep(tmp_path / "many")
+    runs.ablations(tmp_path / "many")
+    runs.other_methods(tmp_path / "many")
+    runs.sweep(tmp_path / "few", ["aime25"], (0.5,))
+    merge = {"role": "merged", "method": "ties", "settings": {}, "base": {"source": "b"}, "models": []}
+    for number, mean in enumerate((0.6, 0.601)):
+        scores = [runs.at(0.5, "aime25", mean=mean, tokens=15000 + number)]
+        runs.save(tmp_path / "few", f"{LONG}-{number}", "merged", None, scores, merge=merge)
+    for p in (0.8, 1.0):
+        scores = [runs.at(0.5, "aime25")]
+        runs.save(
+            *(tmp_path / "few", f"{LONG} p{p}", "merged", 0.5, scores),
+            model=f"models/{LONG}",
+            merge=runs.record(lam=0.5),
+            sampling=(0.2, p),
+        )
+    for folder in ("many", "few"):
+        report.write(tmp_path / folder, tmp_path / f"{folder} report")
+    assert len(figures) == 8
+    for figure in figures:
+        assert text_problems(figure, bars=False) == [], figure.get_suptitle()
+
+
+def test_missing_cells_are_hatched_and_others_are_not(everything: Path) -> None:
+    from matplotlib.image import imread
+
+    pixels = imread(everything / "report" / "aime25-decoding1.png")[:, :, :3]
+    cells = pixels[100:-200, 150 : int(0.75 * pixels.shape[1])]  # without the axes and the colour bar
+    coloured = cells.max(2) - cells.min(2) > 0.2  # cividis is blue at one end and yellow at the other
+    assert 0.4 < coloured.mean() < 0.95  # seven of nine cells, one of them grey
+
+
+def test_a_table_says_that_it_scrolls(everything: Path) -> None:
+    """In every window that is too narrow for it: a wide table in all, a narrow one in none but the narrowest."""
+    page = (everything / "report" / "index.html").read_text()
+    assert page.count('<div class="table"') == page.count('<p class="scrolls below-') > 3
+    assert ".below-9999 { display: block; }" in page
+    columns = [("", "Model"), *(("AIME", f"Mean@{i}") for i in range(20))]
+    wide = Table(columns, [Row(["MI-0.8", *["12.3 [11.2, 13.4]"] * 20])])
+    assert [rendered(table) for table in (wide, Table(columns[:2], [Row(["a", "1"])]))] == ["9999", "24"]
+    assert rendered(Table(columns, [])) == "9999"
+
+
+def rendered(table: Table) -> str:
+    found = re.search(r"scrolls below-(\d+)", page_of("t", "h", [Section("s", 2, [table])], {}))
+    assert found is not None
+    return found[1]
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium on this machine")
