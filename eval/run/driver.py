@@ -20,7 +20,7 @@ from ..engines import Engine, Request
 from ..engines.model_folder import context_length, local_folder
 from ..errors import EngineError, EvalError
 from ..schema import Benchmark, Response, Run
-from .files import load_run, save_run, save_scores, save_verdicts
+from .files import defect, load_run, save_run, save_scores, save_verdicts
 from .journal import Journal, changing_run, locked, read
 from .progress import Progress
 from .roles import identify
@@ -172,17 +172,21 @@ def _generate(
         Request(i, part.prompts[response.problem], response.seed, part.setting.sampling)
         for i, (part, response) in enumerate(missing)
     ]
+    defects: list[str] = []
     with Progress(len(missing), progress) as bar:
         try:
             for done in engine.generate(requests):
                 part, response = missing[done.index]
-                if done.finish_reason not in ("stop", "length"):
-                    raise EngineError(
-                        f"a response has the finish reason {done.finish_reason!r}, not stop or length", ""
-                    )
                 said = replace(response, text=done.text, tokens=done.tokens, finish_reason=done.finish_reason)
+                if (why := defect(said)) is not None:  # the others are still worth their tokens
+                    defects.append(why)
+                    continue
                 journals[part.benchmark.name].append(said)
                 bar.add(done.tokens)
+            if defects:
+                raise EngineError(
+                    f"{len(defects)} of {len(missing)} responses cannot be counted: of the first, {defects[0]}", ""
+                )
         except EngineError as error:
             kept = f"Finished responses are kept in {out}: run the same command again to resume."
             raise EngineError(error.problem, f"{error.remedy} {kept}".strip()) from error

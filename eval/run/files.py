@@ -50,12 +50,34 @@ def load_scores(folder: str, benchmark: str) -> Scores:
 
 
 def load_responses(folder: str, benchmark: str) -> list[Response]:
-    """The responses of all complete lines. A last line that a kill cut short is ignored."""
+    """The responses of all complete lines. A last line that a kill cut short is ignored.
+
+    Raises:
+        ValueError: a complete line is not a response; the message starts with its number.
+    """
     path = os.path.join(folder, f"{benchmark}.jsonl")
     if not os.path.exists(path):
         return []
+    found = []
     with open(path, "rb") as file:
-        return [Response(**json.loads(line)) for line in file if line.endswith(b"\n")]
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                try:
+                    found.append(Response(**json.loads(line)))
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"line {number}: {error}") from error
+    return found
+
+
+def defect(response: Response) -> str | None:
+    """Why `response` cannot be counted: what a server sent may not be a response. None if it can."""
+    if not isinstance(response.text, str):
+        return f"its text is {response.text!r}"
+    if not isinstance(response.tokens, int) or isinstance(response.tokens, bool) or response.tokens < 0:
+        return f"its number of tokens is {response.tokens!r}"
+    if response.finish_reason not in ("stop", "length"):
+        return f"its finish reason is {response.finish_reason!r}, not stop or length"
+    return None
 
 
 def save_verdicts(folder: str, benchmark: str, responses: Iterable[Response], verdicts: Iterable[Verdict]) -> None:

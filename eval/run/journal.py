@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from typing import BinaryIO
 
 from ..errors import EvalError
 from ..schema import Response
-from .files import load_responses
+from .files import defect, load_responses
+
+LOG = logging.getLogger("eval")
 
 _SYNC_SECONDS = 1.0
 
@@ -26,6 +29,7 @@ class Journal:
 
     Attributes:
         responses: by (problem, sample). If a response is in the file twice, the first one counts. `append` adds to it.
+            Those that cannot be counted (see `files.defect`) are not among them, with a warning: they are missing.
 
     Raises:
         EvalError: a complete line is not a response.
@@ -33,12 +37,17 @@ class Journal:
 
     def __init__(self, folder: str, benchmark: str) -> None:
         path = os.path.join(folder, f"{benchmark}.jsonl")
-        self.responses = read(folder, benchmark)
+        self.responses = read(folder, benchmark, warn=True)
         _cut_partial_line(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._synced = time.monotonic()
 
     def append(self, response: Response) -> None:
+        """Raises:
+        ValueError: `response` cannot be counted.
+        """
+        if (why := defect(response)) is not None:
+            raise ValueError(why)
         line = json.dumps(asdict(response), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         # As read from the file: half of a surrogate pair cannot be encoded, and has become a question mark.
         response = Response(**json.loads(line))
@@ -57,22 +66,37 @@ class Journal:
         self._synced = time.monotonic()
 
 
-def read(folder: str, benchmark: str) -> dict[tuple[str, int], Response]:
+def read(folder: str, benchmark: str, warn: bool = False) -> dict[tuple[str, int], Response]:
     """The responses in the file by (problem, sample). If one is in the file twice, the first counts.
+
+    Responses that cannot be counted (see `files.defect`) are left out; `warn` names how many.
 
     Raises:
         EvalError: a complete line is not a response.
     """
     try:
         responses = load_responses(folder, benchmark)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise EvalError(
             f"{os.path.join(folder, benchmark)}.jsonl: holds a line that is not a response: {error}",
             "Remove that line and run the same command again: it generates only this response again.",
         ) from error
     found: dict[tuple[str, int], Response] = {}
+    defects = []
     for response in responses:
+        why = defect(response)
+        if why is not None:
+            defects.append(why)
+            continue
         found.setdefault((response.problem, response.sample), response)
+    if warn and defects:
+        LOG.warning(
+            "%s.jsonl: %d of %d responses cannot be counted (%s): they are generated again",
+            os.path.join(folder, benchmark),
+            len(defects),
+            len(responses),
+            defects[0],
+        )
     return found
 
 

@@ -188,7 +188,7 @@ def test_a_damaged_line_is_refused_not_skipped(tmp_path):
     evaluate(tmp_path, FakeEngine())
     path = tmp_path / "out" / "sums.jsonl"
     path.write_bytes(path.read_bytes().replace(b'{"problem"', b'\0"problem"', 1))
-    with pytest.raises(EvalError, match=r"sums\.jsonl: holds a line that is not a response"):
+    with pytest.raises(EvalError, match=r"sums\.jsonl: holds a line that is not a response: line 1: "):
         evaluate(tmp_path, FakeEngine())
 
 
@@ -466,3 +466,37 @@ def test_an_answer_that_is_neither_whole_nor_cut_is_an_error(tmp_path):
     with pytest.raises(EngineError, match="'content_filter'"):
         evaluate(tmp_path, Filtered())
     assert load_responses(str(tmp_path / "out"), "sums") == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"finish_reason": "content_filter"}, {"finish_reason": None}, {"tokens": None}, {"text": None}]
+)
+def test_one_answer_that_cannot_be_counted_costs_only_itself(tmp_path, change):
+    class Once(FakeEngine):
+        def generate(self, requests):
+            for completion in super().generate(requests):
+                yield replace(completion, **change) if completion.index == 3 else completion
+
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    with pytest.raises(EngineError, match=f"1 of {ALL} responses cannot be counted"):
+        evaluate(tmp_path, Once())
+    assert len(load_responses(str(tmp_path / "out"), "sums")) == ALL - 1
+    second = FakeEngine()
+    assert contents(evaluate(tmp_path, second)) == contents(whole)
+    assert len(second.asked) == 1
+
+
+@pytest.mark.parametrize("change", [{"tokens": None}, {"finish_reason": "content_filter"}, {"text": None}])
+def test_a_bad_answer_that_an_older_version_kept_is_made_again(tmp_path, caplog, change):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    path = Path(evaluate(tmp_path, FakeEngine())) / "sums.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([json.dumps({**json.loads(first), **change}) + "\n", *rest]))
+    assert not driver.complete(str(tmp_path / "out"), [sums()], Choices(), 4096)
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine)
+    assert len(engine.asked) == 1
+    assert "1 of 20 responses cannot be counted" in caplog.text
+    for name in ("sums.verdicts.jsonl", "sums.scores.json"):
+        assert contents(out)[name] == contents(whole)[name]
+    assert driver.complete(out, [sums()], Choices(), 4096)

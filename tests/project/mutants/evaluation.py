@@ -183,8 +183,8 @@ _SCORED = [
     Fault(
         "token-n-counts-the-prompt",
         "eval/engines/openai_server.py",
-        old="answer.usage.completion_tokens, str(",
-        new="answer.usage.total_tokens, str(",
+        old='usage.get("completion_tokens")',
+        new='usage.get("total_tokens")',
         tests=(
             "tests/eval/engines/test_openai_server.py::test_each_request_is_one_response_with_its_seed_and_sampling",
         ),
@@ -355,8 +355,8 @@ _RESUMED = [
     Fault(
         "line-without-its-end-is-read",
         "eval/run/files.py",
-        old='for line in file if line.endswith(b"\\n")]',
-        new='for line in file if line.rstrip().endswith(b"}")]',
+        old='if line.endswith(b"\\n"):',
+        new='if line.rstrip().endswith(b"}"):',
         tests=(f"{_DRIVER}test_a_line_that_a_kill_cut_is_cut_off_and_made_again",),
     ),
     Fault(
