@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from typing import Any
 
+from ..errors import DataError
 from ..schema import Benchmark, Problem, Verdict
 from . import datasets
 
@@ -32,10 +34,23 @@ def load(where: str | None) -> list[Problem]:
     datasets.need("math_verify", "math-verify[antlr4_13_2]")
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
-        question, answer = datasets.fields("aime25", row, number, "question|problem", "answer")
+        (question,) = datasets.texts("aime25", row, number, "question|problem")
+        (answer,) = datasets.fields("aime25", row, number, "answer")
+        if not _is_number(str(answer)):
+            raise DataError(
+                f"aime25: row {number}: the answer is {str(answer)[:60]!r}, which is not a number.",
+                "Every problem needs the number that a right answer equals: correct the row in the file.",
+            )
         name = number if row.get("id") is None else row["id"]
         problems.append(Problem(str(name), PROMPT.replace("{question}", question), str(answer)))
     return datasets.unique("aime25", problems)
+
+
+def _is_number(reference: str) -> bool:
+    r"""Whether math-verify reads `reference` as a number, such as 70 or \frac{1}{2}."""
+    if re.fullmatch(r"\s*-?\d+(\.\d+)?\s*", reference):  # all of AIME: math-verify takes seconds to import
+        return True
+    return any(getattr(value, "is_number", False) for value in _math_verify().gold(reference))
 
 
 def grade(reference: str, text: str) -> Verdict:

@@ -47,7 +47,7 @@ def load(where: str | None) -> list[Problem]:
     """Reads the rows of the CSV file in order. For `where` see `datasets`."""
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
-        question, *options = datasets.fields("gpqa", row, number, "Question", *COLUMNS)
+        question, *options = datasets.texts("gpqa", row, number, "Question", *COLUMNS)
         problems.append(Problem(str(number), *_prompt(question, options, ORDERS[number % 4])))
     return datasets.unique("gpqa", problems)
 

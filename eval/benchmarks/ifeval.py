@@ -11,6 +11,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mi_kernels.errors import did_you_mean
+
 from ..errors import DataError
 from ..schema import Benchmark, Problem, Verdict
 from . import datasets
@@ -37,9 +39,9 @@ def load(where: str | None) -> list[Problem]:
     _need_model()
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
-        key, prompt, ids, arguments = datasets.fields(
-            "ifeval", row, number, "key", "prompt", "instruction_id_list", "kwargs"
-        )
+        (prompt,) = datasets.texts("ifeval", row, number, "prompt")
+        key, ids, arguments = datasets.fields("ifeval", row, number, "key", "instruction_id_list", "kwargs")
+        _check_lists(number, ids, arguments)
         if len(ids) != len(arguments):
             raise DataError(
                 f"ifeval: row {number} has {len(ids)} instructions and {len(arguments)} kwargs.",
@@ -47,8 +49,35 @@ def load(where: str | None) -> list[Problem]:
             )
         # The Hub's copy lists every argument for every instruction, with null for those it does not have.
         given = [{name: value for name, value in a.items() if value is not None} for a in arguments]
+        for name, values in zip(ids, given):
+            _check_instruction(number, name, values)
         problems.append(Problem(str(key), prompt, {"prompt": prompt, "ids": list(ids), "arguments": given}))
     return datasets.unique("ifeval", problems)
+
+
+def _check_lists(number: int, ids: Any, arguments: Any) -> None:
+    lists = isinstance(ids, list) and isinstance(arguments, list)
+    if not lists or not ids or not all(isinstance(a, dict) for a in arguments):
+        raise DataError(
+            f"ifeval: row {number}: instruction_id_list is not a list of names, or kwargs not one of objects.",
+            "Correct the row in the file.",
+        )
+
+
+def _check_instruction(number: int, name: str, arguments: Mapping[str, Any]) -> None:
+    checks = _checks()
+    if name not in checks:
+        raise DataError(
+            f"ifeval: row {number}: unknown instruction {name}.",
+            did_you_mean(str(name), checks, f"Known: {', '.join(sorted(checks))}."),
+        )
+    try:
+        checks[name](name).build_description(**arguments)
+    except Exception as error:  # the checkers raise whatever their arguments lead to
+        raise DataError(
+            f"ifeval: row {number}: {name} cannot be checked with these kwargs ({type(error).__name__}: {error}).",
+            "Correct the row in the file.",
+        ) from error
 
 
 def grade(reference: Mapping[str, Any], text: str) -> Verdict:

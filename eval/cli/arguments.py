@@ -102,4 +102,7 @@ def engine_options_of(arguments: argparse.Namespace) -> Any:
 
 
 def benchmarks_of(arguments: argparse.Namespace) -> list[str]:
-    return [name.strip() for name in arguments.benchmark.split(",") if name.strip()]
+    names = [name.strip() for name in arguments.benchmark.split(",") if name.strip()]
+    if not names:
+        raise EvalError("--benchmark names no benchmark", "Give names such as aime25,ifeval,gpqa.")
+    return names

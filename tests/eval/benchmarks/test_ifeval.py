@@ -137,3 +137,26 @@ def test_published_responses_of_gpt4(published: Path) -> None:
     assert 415 <= sum(map(all, followed)) <= 417
     assert 695 <= sum(map(sum, followed)) <= 699
     assert sum(map(len, followed)) == 834
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"instruction_id_list": ["punctuation:no_coma"]},
+            r"(?s)row 1: unknown instruction.*Did you mean punctuation:no_comma",
+        ),
+        ({"instruction_id_list": "punctuation:no_comma"}, "row 1: instruction_id_list is not a list"),
+        ({"kwargs": [7]}, "row 1: instruction_id_list is not a list of names, or kwargs not one of objects"),
+        ({"kwargs": [{"commas": 3}]}, "row 1: punctuation:no_comma cannot be checked with these kwargs"),
+        ({"prompt": 7}, "row 1: prompt is not text but int"),
+    ],
+)
+def test_rows_that_cannot_be_graded_are_refused_when_they_are_loaded(
+    data: Path, change: dict[str, object], problem: str
+) -> None:
+    row = {"key": 7, "prompt": "p", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], **change}
+    path = data / "rows.json"
+    path.write_text(json.dumps([row]))
+    with pytest.raises(DataError, match=problem):
+        ifeval.load(str(path))

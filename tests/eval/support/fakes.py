@@ -39,6 +39,18 @@ def model(folder: Path, **config: Any) -> str:
     return str(folder)
 
 
+def mergeable(folder: Path, width: int = 4) -> str:
+    """A model of two layers that mi_kernels merges."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    model(folder, architectures=["Qwen3ForCausalLM"], model_type="qwen3", num_hidden_layers=2)
+    weight = np.zeros((width, width), np.float32)
+    names = ["embed_tokens.weight", *(f"layers.{i}.mlp.down_proj.weight" for i in range(2))]
+    save_file({f"model.{name}": weight for name in names}, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
 def completion(request: Request) -> Completion:
     """What every fake engine says: it depends on the prompt and the seed alone."""
     number = int(request.prompt.split()[2])
