@@ -269,7 +269,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"choices": Choices(samples=5)}, "sums samples 4, now 5"),
+        ({"choices": Choices(samples=3)}, "sums samples 4, now 3"),
         ({"choices": Choices(seed=1)}, "sums seed 0, now 1"),
         ({"choices": Choices(temperature=1.0, top_k=5)}, "sums temperature 0.6, now 1.0; sums top_k 20, now 5"),
         ({"choices": Choices(max_tokens=7)}, "sums max_tokens 100, now 7"),
@@ -500,3 +500,50 @@ def test_a_bad_answer_that_an_older_version_kept_is_made_again(tmp_path, caplog,
     for name in ("sums.verdicts.jsonl", "sums.scores.json"):
         assert contents(out)[name] == contents(whole)[name]
     assert driver.complete(out, [sums()], Choices(), 4096)
+
+
+def test_more_samples_extend_a_run(tmp_path):
+    first = FakeEngine()
+    evaluate(tmp_path, first, choices=Choices(samples=2))
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, FakeEngine(3, SystemExit()), choices=Choices(samples=8))
+    out = tmp_path / "out"
+    assert not (out / "sums.scores.json").exists(), "run.json describes other scores by now"
+    second = FakeEngine()
+    evaluate(tmp_path, second, choices=Choices(samples=8))
+    assert len(second.asked) == len(PROBLEMS) * 6 - 3
+    assert load_run(str(out)).settings["sums"].samples == load_scores(str(out), "sums").samples == 8
+    responses = load_responses(str(out), "sums")
+    assert {(r.problem, r.sample) for r in responses} == {(p.id, s) for p in PROBLEMS for s in range(8)}
+    assert {r.seed for r in responses if r.sample < 2} == {r.seed for r in first.asked}
+    for problem in PROBLEMS:
+        assert len({r.seed for r in responses if r.problem == problem.id}) == 8, "no response comes twice"
+    # As if it had not been interrupted.
+    for samples in (2, 8):
+        evaluate(tmp_path, FakeEngine(), choices=Choices(samples=samples), out="other")
+    for name in ("sums.jsonl", "sums.scores.json"):
+        assert contents(str(tmp_path / "other"))[name] == contents(str(out))[name]
+
+
+def test_more_problems_extend_a_run_to_what_it_is_in_one(tmp_path):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    evaluate(tmp_path, FakeEngine(), choices=Choices(limit=2))
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine)
+    assert len(engine.asked) == ALL - 8
+    assert contents(out) == contents(whole)
+
+
+def test_a_complete_run_of_fewer_samples_is_not_complete(tmp_path):
+    out = evaluate(tmp_path, FakeEngine(), choices=Choices(limit=2))
+    assert driver.complete(out, [sums()], Choices(limit=2), 4096)
+    assert not driver.complete(out, [sums()], Choices(), 4096)
+    assert not driver.complete(out, [sums()], Choices(samples=8, limit=2), 4096)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": 1}', "{}", '{"format": 2, "what": "else"}'])
+def test_a_broken_or_newer_run_json_is_refused_by_name(tmp_path, content):
+    path = Path(evaluate(tmp_path, FakeEngine())) / "run.json"
+    path.write_text(content)
+    with pytest.raises(EvalError, match=r"run\.json: (cannot be read|has the format 2)"):
+        evaluate(tmp_path, FakeEngine())

@@ -247,15 +247,15 @@ _RESUMED = [
     Fault(
         "run-json-not-read-again",
         "eval/run/driver.py",
-        old="                joined = _joined(out, now)\n",
+        old="                joined = _joined(out, now, parts)\n",
         new="                joined = now\n",
         tests=(f"{_DRIVER}test_a_benchmark_that_another_process_adds_meanwhile_is_kept",),
     ),
     Fault(
         "engine-started-meanwhile-not-compared",
         "eval/run/driver.py",
-        old="                joined = _joined(out, now)\n",
-        new="                joined = _joined(out, replace(now, engine={}))\n",
+        old="                joined = _joined(out, now, parts)\n",
+        new="                joined = _joined(out, replace(now, engine={}), parts)\n",
         tests=(f"{_DRIVER}test_an_engine_of_another_kind_that_starts_meanwhile_does_not_mix",),
         ci=True,
     ),
@@ -291,8 +291,8 @@ _RESUMED = [
         "run-json-read-before-its-lock",
         "eval/run/driver.py",
         old="            with changing_run(out):  # another process may have changed run.json\n"
-        "                joined = _joined(out, now)\n",
-        new="            joined = _joined(out, now)\n            with changing_run(out):\n",
+        "                joined = _joined(out, now, parts)\n",
+        new="            joined = _joined(out, now, parts)\n            with changing_run(out):\n",
         tests=(f"{_DRIVER}test_run_json_is_read_and_written_under_one_lock",),
     ),
     Fault(
