@@ -17,6 +17,7 @@ import os
 import queue
 import random
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,8 @@ class OpenAIServer:
         self._concurrency = options.concurrency
         self._patience = patience or Patience()
         self._model = ""
+        self._started: dict[int, float] = {}  # by request in flight
+        self._tokens, self._seconds = 0, 0.0  # of finished responses
 
     def open(self, model: str, length: int) -> Mapping[str, Any]:
         import openai
@@ -97,6 +100,13 @@ class OpenAIServer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def running(self) -> Sequence[int]:
+        """Estimates: a response in flight is generated as fast as the mean of the finished ones."""
+        if not self._seconds:
+            return []
+        now = time.monotonic()
+        return [int((now - start) * self._tokens / self._seconds) for start in list(self._started.values())]
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         answers: queue.Queue[Completion | BaseException | None] = queue.Queue()
@@ -173,7 +183,11 @@ class OpenAIServer:
         pause = patience.first
         while True:
             try:
-                return self._completion(request.index, await self._asked(client, request))
+                start = self._started[request.index] = time.monotonic()
+                done = self._completion(request.index, await self._asked(client, request))
+                self._tokens += done.tokens
+                self._seconds += time.monotonic() - start
+                return done
             except _UnusableResponse:
                 broken += 1
                 if broken > patience.bodies:
@@ -186,6 +200,8 @@ class OpenAIServer:
                 delay = pause if named is None else max(pause, named)
                 if not _temporary(error) or waited + delay > (patience.total if named is None else patience.asked):
                     raise
+            finally:
+                self._started.pop(request.index, None)
             waited += delay
             pause = min(2 * pause, patience.longest)
             await _sleep(delay * (1 + random.random() / 4))  # not all requests again at the same moment

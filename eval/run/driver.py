@@ -187,7 +187,8 @@ def _generate(
         for i, (part, response) in enumerate(missing)
     ]
     defects: list[str] = []
-    with Progress(len(missing), progress) as bar:
+    limit = max(request.sampling.max_tokens for request in requests)
+    with Progress(len(missing), progress, limit, engine.running) as bar:
         try:
             for done in engine.generate(requests):
                 part, response = missing[done.index]
