@@ -1,5 +1,8 @@
 """IFEval: 541 prompts with instructions that a program can check; the score is prompt-level strict.
 
+Beside it stand the other three of its paper (arXiv 2311.07911): "loose" also accepts a response without its first or
+last line or without asterisks; "instructions" and "instructions loose" are shares of instructions instead of prompts.
+
 The checks are lm-eval's copy of google-research's, like those of OpenCompass. Two of them are random in every public
 copy but not here: langdetect gets a fixed seed; and for "#" and "!" (two prompts) letter_frequency counts that
 character instead of a random letter.
@@ -8,7 +11,7 @@ character instead of a random letter.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mi_kernels.errors import did_you_mean
@@ -82,7 +85,10 @@ def _check_instruction(number: int, name: str, arguments: Mapping[str, Any]) -> 
 
 def grade(reference: Mapping[str, Any], text: str) -> Verdict:
     """Whether the text follows every instruction of its prompt. The verdict has no answer for votes."""
-    return Verdict(correct=all(followed(reference, text)), answer=None)
+    strict = followed(reference, text)
+    loose = followed_loosely(reference, text, strict)
+    counts = {"instructions": (sum(strict), len(strict)), "instructions loose": (sum(loose), len(loose))}
+    return Verdict(all(strict), None, {"loose": all(loose)}, counts)
 
 
 def followed(reference: Mapping[str, Any], text: str) -> list[bool]:
@@ -95,6 +101,21 @@ def followed(reference: Mapping[str, Any], text: str) -> list[bool]:
         return [False] * len(reference["ids"])
     instructions = zip(reference["ids"], reference["arguments"])
     return [_follows(name, arguments, reference["prompt"], text) for name, arguments in instructions]
+
+
+def followed_loosely(reference: Mapping[str, Any], text: str, strict: Sequence[bool]) -> list[bool]:
+    """As `followed`, for `text` or a variant: without its first line, its last, both, and these without asterisks.
+
+    Args:
+        strict: the result of `followed`.
+    """
+    lines = text.split("\n")
+    cut = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    variants = [v for v in [*cut[1:], *(c.replace("*", "") for c in cut)] if v.strip()]
+    found = []
+    for name, arguments, done in zip(reference["ids"], reference["arguments"], strict):
+        found.append(done or any(_follows(name, arguments, reference["prompt"], v) for v in variants))
+    return found
 
 
 def _follows(name: str, arguments: Mapping[str, Any], prompt: str, text: str) -> bool:

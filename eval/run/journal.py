@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import BinaryIO
 
+from mi_kernels.system.faults import naming
+
 from ..errors import EvalError
 from ..schema import Response
 from .files import defect, load_responses
@@ -36,7 +38,7 @@ class Journal:
     """
 
     def __init__(self, folder: str, benchmark: str) -> None:
-        path = os.path.join(folder, f"{benchmark}.jsonl")
+        path = self._path = os.path.join(folder, f"{benchmark}.jsonl")
         self.responses = read(folder, benchmark, warn=True)
         _cut_partial_line(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
@@ -51,8 +53,9 @@ class Journal:
         line = json.dumps(asdict(response), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         # As read from the file: half of a surrogate pair cannot be encoded, and has become a question mark.
         response = Response(**json.loads(line))
-        while line:  # a full disk may accept a part, and raise on the next write
-            line = line[self._file.write(line) :]
+        with naming(self._path):
+            while line:  # a full disk may accept a part, and raise on the next write
+                line = line[self._file.write(line) :]
         self.responses.setdefault((response.problem, response.sample), response)
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self._sync()
@@ -62,7 +65,8 @@ class Journal:
         self._file.close()
 
     def _sync(self) -> None:
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
 

@@ -99,3 +99,32 @@ def test_numbers_are_references(data: Path, answer: object) -> None:
     path = data / "rows.json"
     path.write_text(json.dumps([{"question": "q", "answer": answer}]))
     assert aime25.load(str(path))[0].reference == str(answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "paper", "last_box"),
+    [
+        (r"\boxed{70}", True, True),
+        (r"\boxed{71}", False, False),
+        (r"\boxed{\text{070}}", False, True),
+        (r"\boxed{70°}", False, True),
+        (r"\boxed{70^{\circ}}", True, True),
+        (r"\boxed{71}. No: \boxed{70}.", False, True),
+        (r"\boxed{70}. No: \boxed{71}.", False, False),
+        (r"\boxed{70 = m+n}", False, True),
+        (r"\boxed{m + n = 70}", True, True),
+        (r"\boxed{71 = m+n}", False, False),
+        (r"\boxed{70 \text{ square units}}", True, True),
+        (r"\boxed{70\ \mathrm{cm}^2}", True, True),
+        (r"\boxed{\frac{140}{2}}", True, True),
+        (r"\boxed{70 = 71}", False, False),
+        (r"\boxed{70, 71}", False, False),
+        (r"\boxed{170}", False, False),
+        (r"\boxed{}", False, False),
+        (rf"\boxed{{70}}. {FAR} \boxed{{", True, True),
+        ("70", False, False),
+    ],
+)
+def test_the_last_box_is_graded_beside_the_papers_rule(text: str, paper: bool, last_box: bool) -> None:
+    verdict = aime25.grade("70", text)
+    assert (verdict.correct, verdict.others) == (paper, {"last box": last_box})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -23,6 +24,7 @@ from eval.run.files import load_responses, load_run, load_scores
 from eval.run.journal import Journal, changing_run, locked
 from eval.run.settings import Choices
 from eval.schema import Response, Sampling
+from mi_kernels.cli.shell import guarded
 
 from ..support.fakes import PROBLEMS, FakeEngine, grade_here, model, sums
 
@@ -547,3 +549,18 @@ def test_a_broken_or_newer_run_json_is_refused_by_name(tmp_path, content):
     path.write_text(content)
     with pytest.raises(EvalError, match=r"run\.json: (cannot be read|has the format 2)"):
         evaluate(tmp_path, FakeEngine())
+
+
+def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path, monkeypatch, capsys):
+    class Full(io.FileIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = lambda path, mode="r", **options: Full(path, mode) if mode == "ab" else open(path, mode, **options)  # noqa: E731, SIM115
+    monkeypatch.setattr("eval.run.journal.open", opened, raising=False)
+    status = guarded("eval", lambda: int(evaluate(tmp_path, FakeEngine())), "")
+    assert status == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"eval: {tmp_path / 'out' / 'sums.jsonl'}: No space left on device",
+        "  The disk is full: free some space or choose another disk.",
+    ]

@@ -333,9 +333,9 @@ _RESUMED = [
     Fault(
         "short-write-taken-for-whole",
         "eval/run/journal.py",
-        old="        while line:  # a full disk may accept a part, and raise on the next write\n"
-        "            line = line[self._file.write(line) :]\n",
-        new="        self._file.write(line)\n",
+        old="            while line:  # a full disk may accept a part, and raise on the next write\n"
+        "                line = line[self._file.write(line) :]\n",
+        new="            self._file.write(line)\n",
         tests=(f"{_DRIVER}test_a_disk_that_takes_a_part_gets_the_rest",),
     ),
     Fault(
