@@ -92,7 +92,8 @@ class Processes:
         def assign(worker: _Worker, count: int) -> None:
             given = [waiting.popleft() for _ in range(min(count, len(waiting)))]
             assigned[worker].update({request.index: request for request in given})
-            worker.send([asdict(request) for request in given])
+            if given:  # together, so that a backend that works in batches always makes the same ones
+                worker.send([{"requests": [asdict(request) for request in given]}])
 
         for worker in self._workers:
             if waiting:

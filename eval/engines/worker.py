@@ -3,9 +3,9 @@
 | command                            | answers on stdout                                                        |
 | ---------------------------------- | ------------------------------------------------------------------------ |
 | {"open": {model, length, options}} | {"opened": {...}}                                                        |
-| {"generate": true}, then requests  | {"done": completion} as each finishes; {"running": [...]} now and then:  |
-|                                    | the tokens of each unfinished response, where the backend knows them     |
-| {"end": true} after requests       | {"finished": true} after the last response                               |
+| {"generate": true}, then           | {"done": completion} as each finishes; {"running": [...]} now and then:  |
+| {"requests": [...]} at any time    | the tokens of each unfinished response, where the backend knows them     |
+| {"end": true} after all requests   | {"finished": true} after the last response                               |
 
 or {"failed": {"kind", "text"}}. The process ends when stdin is closed, so it never outlives its parent.
 """
@@ -19,6 +19,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
@@ -43,21 +44,22 @@ class Feed:
 
     def __init__(self, lines: queue.Queue[str]) -> None:
         self._lines = lines
+        self._come: deque[Request] = deque()
         self.ended = False
 
     def take(self, most: int | None = None, *, wait: bool) -> list[Request]:
         """Up to `most` requests that have come; if `wait`, at least one, unless `ended`."""
-        found: list[Request] = []
-        while not self.ended and (most is None or len(found) < most):
+        while not self.ended and (most is None or len(self._come) < most):
             try:
-                content = json.loads(self._lines.get(block=wait and not found))
+                content = json.loads(self._lines.get(block=wait and not self._come))
             except queue.Empty:
                 break
             if "end" in content:
                 self.ended = True
             else:
-                found.append(_request(content))
-        return found
+                self._come.extend(map(_request, content["requests"]))
+        count = len(self._come) if most is None else min(most, len(self._come))
+        return [self._come.popleft() for _ in range(count)]
 
     def __iter__(self) -> Iterator[Request]:
         while taken := self.take(1, wait=True):

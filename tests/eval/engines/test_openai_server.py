@@ -81,6 +81,16 @@ def test_what_fails_for_the_moment_is_tried_again(pauses):
     assert set(server.seen.values()) == {2}
 
 
+def test_what_is_in_flight_is_estimated_from_what_is_finished():
+    with serving(answer) as server, OpenAIServer(Options(url=server.url, concurrency=1)) as engine:
+        engine.open("mi", 100)
+        assert engine.running() == []
+        list(engine.generate(REQUESTS[:3]))
+        assert engine.running() == [], "nothing is in flight"
+        engine._started[7] = time.monotonic() - 2 * engine._seconds
+        assert engine.running()[0] >= 2 * (50 + 51 + 52), "twice the time of the three takes twice their tokens"
+
+
 def test_no_more_requests_are_in_flight_than_asked_for():
     def slow(body, times):
         time.sleep(0.02)
