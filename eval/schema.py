@@ -43,11 +43,13 @@ class Verdict:
         answer: the answer found in the response, normalised so that equal answers are equal strings (Vote@k counts
             them); None if no answer was found.
         others: verdicts by other rules, by their name: {"paper": True}.
+        counts: (followed, all) of something that a response has several of, by the name of the rule.
     """
 
     correct: bool
     answer: str | None
     others: Mapping[str, bool] = field(default_factory=dict)
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class Scores:
         mean: Mean@n. passes, votes: Pass@k and Vote@k by k. think: Think #R. tokens: Token #N, the mean.
         tokens_median, tokens_p95: of all responses. histogram: (edges, counts) of tokens.
         cut: the share that the token limit cut. unparsed: the share in which no answer was found.
-        others: Mean@n by the other gradings.
+        others: Mean@n by the other gradings; for `Verdict.counts` the share of all that are counted.
         problems: the counts of each problem, in the benchmark's order.
     """
 

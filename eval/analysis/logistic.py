@@ -20,6 +20,14 @@ FLOOR_MOST, DROP_MOST = 0.1, 0.5
 _PRIOR = 9.0  # lapses ~ Beta(1, 10), as in psignifit: a prior worth nine responses without a lapse
 _STEPS = 80
 _SMALL = 1e-12
+_LOGITS = 9.0  # of a lapse: from about 0 to about its maximum
+
+
+class _Bounds(NamedTuple):
+    """Of theta, see `_curve`: (4,) each. Parameters with equal bounds are fixed."""
+
+    low: Array
+    high: Array
 
 
 class Curve(NamedTuple):
@@ -47,15 +55,25 @@ class Curve(NamedTuple):
         return Curve(*(values[index : index + 1] for values in self))
 
 
-def fit(lam: Array, shares: Array, responses: Array, start: Curve | None = None) -> Curve:
+def fit(
+    lam: Array,
+    shares: Array,
+    responses: Array,
+    start: Curve | None = None,
+    lapses: tuple[bool, bool] = (True, True),
+) -> Curve:
     """The most likely curve for each row of `shares`.
 
     Args:
         lam: (lams,), ascending, at least two. shares: (rows, lams), 0 to 1. responses: (lams,), the count at each lam.
         start: a curve to start from. Without one, each row starts from three slopes and the best fit is kept.
+        lapses: whether floor and drop are fitted. Otherwise they are 0: the data do not show them.
     """
     gaps, span = np.diff(lam), lam[-1] - lam[0]
-    bounds = (np.log(gaps.min() / 20), np.log(2 * span))
+    bounds = _Bounds(
+        low=np.array([lam[0] - span, np.log(gaps.min() / 20), -_LOGITS, -_LOGITS]),
+        high=np.array([lam[-1] + span, np.log(2 * span), *(_LOGITS if free else -_LOGITS for free in lapses)]),
+    )
     rows = len(shares)
     if start is not None:
         begin = np.array([start.mid[0], np.log(start.scale[0]), _logit(start.floor[0] / FLOOR_MOST), 0.0])
@@ -78,20 +96,19 @@ def _curve(theta: Array) -> Curve:
     return Curve(mid, np.exp(log_scale), FLOOR_MOST * _sigmoid(floor), DROP_MOST * _sigmoid(drop))
 
 
-def _climb(
-    lam: Array, shares: Array, responses: Array, theta: Array, bounds: tuple[float, float]
-) -> tuple[Array, Array]:
+def _climb(lam: Array, shares: Array, responses: Array, theta: Array, bounds: _Bounds) -> tuple[Array, Array]:
     """Fisher scoring for each row, damped when a step would lower the likelihood (Levenberg-Marquardt)."""
-    span = lam[-1] - lam[0]
-    low = np.array([lam[0] - span, bounds[0], -9.0, -9.0])
-    high = np.array([lam[-1] + span, bounds[1], 9.0, 9.0])
+    fixed = bounds.low == bounds.high
+    theta = np.clip(theta, bounds.low, bounds.high)
     damping = np.full(len(theta), 1e-2)
     value = _likelihood(lam, shares, responses, theta)
     for _ in range(_STEPS):
         score, information = _derivatives(lam, shares, responses, theta)
+        information[:, fixed, :] = information[:, :, fixed] = 0.0  # nothing to learn: no step
+        score[:, fixed] = 0.0
         diagonal = np.einsum("rii->ri", information)
         system = information + (damping[:, None] * diagonal + 1e-6)[:, :, None] * np.eye(4)
-        tried = np.clip(theta + np.linalg.solve(system, score[:, :, None])[:, :, 0], low, high)
+        tried = np.clip(theta + np.linalg.solve(system, score[:, :, None])[:, :, 0], bounds.low, bounds.high)
         reached = _likelihood(lam, shares, responses, tried)
         better = reached > value
         settled = bool(np.all(np.abs(reached - value) < 1e-9 * (1 + np.abs(value))))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..schema import Benchmark, Interval, Problem, ProblemScore, Response, Scores, Verdict
-from .bootstrap import mean_interval, resampled_means, rounded
+from .bootstrap import interval, mean_interval, resampled_means, rounded
 
 # Tokens of a response: four bins per octave from 1 to 131,072, the same for all runs.
 EDGES = tuple(float(edge) for edge in np.exp2(np.arange(0, 17 * 4 + 1) / 4))
@@ -74,7 +74,10 @@ def score(
         histogram=(EDGES, counts.tolist()),
         cut=sum(p.cut for p in counted) / tokens.size,
         unparsed=sum(p.unparsed for p in counted) / tokens.size,
-        others={name: mean_interval(_other(grouped, name)) for name in sorted({o for v in every for o in v.others})},
+        others={
+            **{name: mean_interval(_other(grouped, name)) for name in sorted({o for v in every for o in v.others})},
+            **{name: _share(grouped, name) for name in sorted({c for v in every for c in v.counts})},
+        },
         problems=counted,
     )
 
@@ -177,3 +180,12 @@ def _problem_score(benchmark: Benchmark, name: str, group: Group) -> ProblemScor
 def _other(grouped: Mapping[str, Group], name: str) -> Values:
     """[problems] shares that another grading calls correct. Responses without its verdict count as wrong."""
     return np.array([np.mean([v.others.get(name, False) for _, v in group]) for group in grouped.values()])
+
+
+def _share(grouped: Mapping[str, Group], name: str) -> Interval:
+    """The share of everything that is counted under `name`, over all responses: problems with more count more."""
+    counts = [[v.counts[name] for _, v in group if name in v.counts] for group in grouped.values()]
+    followed, wanted = (np.array([sum(c[i] for c in group) for group in counts], dtype=np.float64) for i in (0, 1))
+    value = float(followed.sum() / wanted.sum())
+    drawn = resampled_means(wanted)
+    return interval(value, resampled_means(followed)[drawn > 0] / drawn[drawn > 0])

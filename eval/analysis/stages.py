@@ -6,12 +6,16 @@ because responses to the same problem are correlated.
 
 The curve is used if at least two lam are within its transition. With fewer, the data do not determine its slope: each
 boundary is known only to the gap between two lam, and that gap is reported as the interval.
+
+A boundary is claimed only where the data reaches it. Stage 3 needs a lam with Think #R of at least 95 %, or a plateau
+below that: lam without a rise over half the width of the transition. The same is true of the floor before stage 2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -86,21 +90,49 @@ def fit(points: Points, *, resamples: int = bootstrap.RESAMPLES, seed: int = boo
     counts = bootstrap.by_problem(scores, ids, lambda p: p.n).sum(0)
     drawn = np.clip(bootstrap.draws(len(ids), resamples, seed) @ table, 0, 1)
     notes += _falls(lams, shares, drawn)
-    way = _way(shares)
+    reach = _reach(lams, shares)
+    way = (shares - reach.floor) / (reach.ceiling - reach.floor)
     inside = int(np.sum((way > START) & (way < END)))
     reason = _flat(lams, shares)
     if reason:
         return Stages(lams.tolist(), shares.tolist(), "none", *[None] * 5, notes=(reason, *notes))
     if inside < 2 or len(lams) < 3:
         return _from_gaps(lams, shares, way, notes)
-    return _from_fit(lams, shares, counts, drawn, notes)
+    return _from_fit(lams, shares, counts, drawn, reach, notes)
 
 
-def _way(shares: Array) -> Array:
-    """Each share relative to the floor (0) and the ceiling (1), as far as the data show both."""
-    floor = shares.min() if shares.min() <= logistic.FLOOR_MOST else 0.0
-    ceiling = shares.max() if shares.max() >= 1 - logistic.DROP_MOST else 1.0
-    return np.asarray((shares - floor) / (ceiling - floor))
+class _Reach(NamedTuple):
+    """The floor and the ceiling of Think #R, and whether the data shows them; otherwise they are taken as 0 and 1."""
+
+    floor: float
+    ceiling: float
+    shows_floor: bool
+    shows_ceiling: bool
+
+
+def _reach(lams: Array, shares: Array) -> _Reach:
+    low, high = float(shares.min()), float(shares.max())
+    flat_start = low <= logistic.FLOOR_MOST and _plateau(-lams[::-1], 1 - shares[::-1])
+    flat_end = high >= 1 - logistic.DROP_MOST and _plateau(lams, shares)
+    return _Reach(
+        floor=low if flat_start else 0.0,
+        ceiling=high if flat_end else 1.0,
+        shows_floor=flat_start or low <= START,
+        shows_ceiling=flat_end or high >= END,
+    )
+
+
+def _plateau(lams: Array, shares: Array) -> bool:
+    """Whether the shares stay within 5 % of their maximum, up to the last lam, for long enough.
+
+    A logistic that reaches half of its range still rises by three tenths of it within half of the width that it needed
+    to get there. So half of the width without a rise shows that it has ended.
+    """
+    on = END * shares.max()
+    first = int(np.flatnonzero(shares >= on)[0])
+    before = np.flatnonzero(shares[: first + 1] <= START * shares.max())
+    width = lams[first] - (lams[before[-1]] if len(before) else lams[0])
+    return bool(np.all(shares[first:] >= on) and first + 1 < len(lams) and lams[-1] - lams[first] >= width / 2 - _FAR)
 
 
 def _flat(lams: Array, shares: Array) -> str | None:
@@ -168,13 +200,20 @@ def _outside(lams: Array, start: Interval | None, end: Interval | None) -> list[
     return said
 
 
-def _from_fit(lams: Array, shares: Array, counts: Array, drawn: Array, notes: list[str]) -> Stages:
-    curve = logistic.fit(lams, shares[None, :], counts)
-    others = logistic.fit(lams, drawn, counts, start=curve)
+def _from_fit(lams: Array, shares: Array, counts: Array, drawn: Array, reach: _Reach, notes: list[str]) -> Stages:
+    lapses = (reach.shows_floor, reach.shows_ceiling)
+    curve = logistic.fit(lams, shares[None, :], counts, lapses=lapses)
+    others = logistic.fit(lams, drawn, counts, start=curve, lapses=lapses)
+    if not reach.shows_ceiling:
+        notes.append(
+            f"Think #R reaches neither 95 % nor a plateau by lam = {lams[-1]:g}: the curve is fitted as if it went on "
+            "to 100 %, which larger lam may not confirm."
+        )
 
     def crossing(level: float) -> Interval | None:
         value = curve.crossing(level)[0]
-        if not lams[0] <= value <= lams[-1]:
+        unseen = (level == START and not reach.shows_floor) or (level == END and not reach.shows_ceiling)
+        if unseen or not lams[0] <= value <= lams[-1]:
             return None
         return bootstrap.interval(value, np.clip(others.crossing(level), lams[0], lams[-1]))
 
@@ -254,7 +293,10 @@ def _uncertain(stages: Stages, tolerance: float) -> list[float]:
     """Middles of gaps that are too wide for the curve to be trusted; then the boundaries, the least certain first."""
     boundaries = [b for b in (stages.start, stages.end) if b]
     neighbours = [(a, b) for a, b in zip(stages.lams, stages.lams[1:]) if b - a > _TRUSTED_GAP + _FAR]
-    gaps = [(a, b) for a, b in neighbours if any(a <= at.value <= b for at in boundaries)]
+    # Where an end of the range shows no floor or no ceiling, a lam beside it may.
+    unseen = [at for at, found in ((stages.lams[0], stages.start), (stages.lams[-1], stages.end)) if found is None]
+    inside = [at.value for at in boundaries] + unseen
+    gaps = [(a, b) for a, b in neighbours if any(a <= at <= b for at in inside)]
     wanted = [_rounded((a + b) / 2) for a, b in sorted(gaps, key=lambda gap: (gap[0] - gap[1], gap[0]))]
     known = [max(at.high - at.value, at.value - at.low) for at in boundaries]
     for width, at in sorted(zip(known, boundaries), key=lambda pair: -pair[0]):

@@ -93,6 +93,23 @@ def fields(benchmark: str, row: Row, number: int, *names: str) -> list[Any]:
     return values
 
 
+def texts(benchmark: str, row: Row, number: int, *names: str) -> list[str]:
+    """As `fields`, for values that must be text.
+
+    Raises:
+        DataError: the row has no value for a name, or one that is empty or not text.
+    """
+    values = fields(benchmark, row, number, *names)
+    for name, value in zip(names, values):
+        if not isinstance(value, str) or not value.strip():
+            what = "is empty" if isinstance(value, str) else f"is not text but {type(value).__name__}"
+            # The message does not show the value: it may be a question of a private benchmark.
+            raise DataError(
+                f"{benchmark}: row {number}: {name.replace('|', ' or ')} {what}.", "Correct the row in the file."
+            )
+    return values
+
+
 def unique(name: str, problems: Sequence[Problem]) -> list[Problem]:
     """Returns `problems` after checking that there is at least one and that ids are unique.
 

@@ -37,27 +37,51 @@ PAPER = re.compile(r"(?i)ANSWER\s*:\s*([A-D])")
 # Markup around the letter: **Answer:** $\boxed{\text{D}}$, ANSWER: (d), Answer: option D.
 MARKUP = r"(?:[\s*_`'\"$({\[\\]|(?:text|textbf|mathrm|mathbf|boxed)(?=\s*\{)|(?:option|choice)\b)*"
 # A small letter counts at the end of a line only: "Answer: a photon".
-ROBUST = re.compile(
-    rf"(?i:\banswer[\s*_`'\"]*[:\uff1a]{MARKUP})([A-D](?![A-Za-z])|[a-d](?=[\W_]*$))",
-    re.MULTILINE,
+LETTER = re.compile(rf"(?i:{MARKUP})([A-D](?![A-Za-z])|[a-d](?=[\W_]*$))", re.MULTILINE)
+# The form that the prompt asks for; then others, which count only if a response has none of that form.
+ASKED = re.compile(r"(?i)\banswer[\s*_`'\"]*[:\uff1a]")
+STATED = re.compile(
+    r"(?i)\\boxed\s*(?=\{)|\b(?:answer|option|choice)(?:\s+(?!is\b)\w+){0,3}\s+(?:is|would\s+be|must\s+be|should\s+be)\b\s*:?"
 )
+# "A or D", "B, C", and the article of "A photon".
+SEVERAL = re.compile(
+    rf"[\W_]*(?:\b(?:or|and)\b|[,/&])(?i:{MARKUP})[A-D](?![A-Za-z])(?=[\W_]*(?:$|\bor\b|\band\b|,))", re.M
+)
+ARTICLE = re.compile(r"[ \t]+(?!(?:is|as|because|since|for|by|due|with|given|but|and|or)\b)[A-Za-z]+")
 
 
 def load(where: str | None) -> list[Problem]:
     """Reads the rows of the CSV file in order. For `where` see `datasets`."""
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
-        question, *options = datasets.fields("gpqa", row, number, "Question", *COLUMNS)
+        question, *options = datasets.texts("gpqa", row, number, "Question", *COLUMNS)
         problems.append(Problem(str(number), *_prompt(question, options, ORDERS[number % 4])))
     return datasets.unique("gpqa", problems)
 
 
 def grade(reference: str, text: str) -> Verdict:
-    """Grades the last "ANSWER: X", with markup allowed. "paper" grades the first match of the paper's pattern."""
-    found = ROBUST.findall(text)
-    answer = found[-1].upper() if found else None
+    """Grades the last "ANSWER: X", with markup allowed, otherwise the last "the answer is X" or boxed letter.
+
+    A text that ends by naming two letters has no answer. "paper" grades the first match of the paper's pattern.
+    """
+    found = _last_letter(ASKED, text)
+    answer = (_last_letter(STATED, text) if found is None else found) or None
     first = PAPER.search(text)
     return Verdict(answer == reference, answer, {"paper": first is not None and first[1] == reference})
+
+
+def _last_letter(opening: re.Pattern[str], text: str) -> str | None:
+    """The letter after the last match of `opening` that has one; "" if it has several; None if none has any."""
+    for match in reversed(list(opening.finditer(text))):
+        letter = LETTER.match(text, match.end())
+        if letter is None:
+            continue
+        if SEVERAL.match(text, letter.end()):
+            return ""
+        if letter[1] == "A" and ARTICLE.match(text, letter.end()):
+            continue
+        return letter[1].upper()
+    return None
 
 
 def _prompt(question: str, options: list[str], order: str) -> tuple[str, str]:

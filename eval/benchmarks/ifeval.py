@@ -1,5 +1,8 @@
 """IFEval: 541 prompts with instructions that a program can check; the score is prompt-level strict.
 
+Beside it stand the other three of its paper (arXiv 2311.07911): "loose" also accepts a response without its first or
+last line or without asterisks; "instructions" and "instructions loose" are shares of instructions instead of prompts.
+
 The checks are lm-eval's copy of google-research's, like those of OpenCompass. Two of them are random in every public
 copy but not here: langdetect gets a fixed seed; and for "#" and "!" (two prompts) letter_frequency counts that
 character instead of a random letter.
@@ -8,8 +11,10 @@ character instead of a random letter.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from mi_kernels.errors import did_you_mean
 
 from ..errors import DataError
 from ..schema import Benchmark, Problem, Verdict
@@ -37,9 +42,9 @@ def load(where: str | None) -> list[Problem]:
     _need_model()
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
-        key, prompt, ids, arguments = datasets.fields(
-            "ifeval", row, number, "key", "prompt", "instruction_id_list", "kwargs"
-        )
+        (prompt,) = datasets.texts("ifeval", row, number, "prompt")
+        key, ids, arguments = datasets.fields("ifeval", row, number, "key", "instruction_id_list", "kwargs")
+        _check_lists(number, ids, arguments)
         if len(ids) != len(arguments):
             raise DataError(
                 f"ifeval: row {number} has {len(ids)} instructions and {len(arguments)} kwargs.",
@@ -47,13 +52,43 @@ def load(where: str | None) -> list[Problem]:
             )
         # The Hub's copy lists every argument for every instruction, with null for those it does not have.
         given = [{name: value for name, value in a.items() if value is not None} for a in arguments]
+        for name, values in zip(ids, given):
+            _check_instruction(number, name, values)
         problems.append(Problem(str(key), prompt, {"prompt": prompt, "ids": list(ids), "arguments": given}))
     return datasets.unique("ifeval", problems)
 
 
+def _check_lists(number: int, ids: Any, arguments: Any) -> None:
+    lists = isinstance(ids, list) and isinstance(arguments, list)
+    if not lists or not ids or not all(isinstance(a, dict) for a in arguments):
+        raise DataError(
+            f"ifeval: row {number}: instruction_id_list is not a list of names, or kwargs not one of objects.",
+            "Correct the row in the file.",
+        )
+
+
+def _check_instruction(number: int, name: str, arguments: Mapping[str, Any]) -> None:
+    checks = _checks()
+    if name not in checks:
+        raise DataError(
+            f"ifeval: row {number}: unknown instruction {name}.",
+            did_you_mean(str(name), checks, f"Known: {', '.join(sorted(checks))}."),
+        )
+    try:
+        checks[name](name).build_description(**arguments)
+    except Exception as error:  # the checkers raise whatever their arguments lead to
+        raise DataError(
+            f"ifeval: row {number}: {name} cannot be checked with these kwargs ({type(error).__name__}: {error}).",
+            "Correct the row in the file.",
+        ) from error
+
+
 def grade(reference: Mapping[str, Any], text: str) -> Verdict:
     """Whether the text follows every instruction of its prompt. The verdict has no answer for votes."""
-    return Verdict(correct=all(followed(reference, text)), answer=None)
+    strict = followed(reference, text)
+    loose = followed_loosely(reference, text, strict)
+    counts = {"instructions": (sum(strict), len(strict)), "instructions loose": (sum(loose), len(loose))}
+    return Verdict(all(strict), None, {"loose": all(loose)}, counts)
 
 
 def followed(reference: Mapping[str, Any], text: str) -> list[bool]:
@@ -66,6 +101,21 @@ def followed(reference: Mapping[str, Any], text: str) -> list[bool]:
         return [False] * len(reference["ids"])
     instructions = zip(reference["ids"], reference["arguments"])
     return [_follows(name, arguments, reference["prompt"], text) for name, arguments in instructions]
+
+
+def followed_loosely(reference: Mapping[str, Any], text: str, strict: Sequence[bool]) -> list[bool]:
+    """As `followed`, for `text` or a variant: without its first line, its last, both, and these without asterisks.
+
+    Args:
+        strict: the result of `followed`.
+    """
+    lines = text.split("\n")
+    cut = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
+    variants = [v for v in [*cut[1:], *(c.replace("*", "") for c in cut)] if v.strip()]
+    found = []
+    for name, arguments, done in zip(reference["ids"], reference["arguments"], strict):
+        found.append(done or any(_follows(name, arguments, reference["prompt"], v) for v in variants))
+    return found
 
 
 def _follows(name: str, arguments: Mapping[str, Any], prompt: str, text: str) -> bool:

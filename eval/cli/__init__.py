@@ -1,1 +1,1 @@
-"""The command line: `python -m eval run | sweep | report | demo`, one module for each command."""
+"""The command line: `python -m eval run | sweep | report | grade | demo`, one module for each command."""

@@ -12,6 +12,18 @@ def add_quiet(p: argparse.ArgumentParser) -> None:
     p.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
 
 
+def show_notes() -> None:
+    """Prints the notes of `eval`, such as the logs of engines, on stderr. Otherwise only its warnings are printed."""
+    import logging
+
+    logger = logging.getLogger("eval")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("note: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 def add_choices(p: argparse.ArgumentParser) -> None:
     what = p.add_argument_group("what to evaluate")
     what.add_argument("--benchmark", required=True, metavar="NAMES", help="benchmarks, separated by commas")
@@ -55,8 +67,12 @@ def choices_of(arguments: argparse.Namespace) -> Any:
         top_p=arguments.top_p,
         top_k=arguments.top_k,
         max_tokens=arguments.max_tokens,
-        data=dict(_named_path(text) for text in arguments.data),
+        data=data_of(arguments),
     )
+
+
+def data_of(arguments: argparse.Namespace) -> dict[str, str]:
+    return dict(_named_path(text) for text in arguments.data)
 
 
 def _samples(text: str) -> int | None:
@@ -102,4 +118,7 @@ def engine_options_of(arguments: argparse.Namespace) -> Any:
 
 
 def benchmarks_of(arguments: argparse.Namespace) -> list[str]:
-    return [name.strip() for name in arguments.benchmark.split(",") if name.strip()]
+    names = [name.strip() for name in arguments.benchmark.split(",") if name.strip()]
+    if not names:
+        raise EvalError("--benchmark names no benchmark", "Give names such as aime25,ifeval,gpqa.")
+    return names

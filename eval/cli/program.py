@@ -18,6 +18,10 @@ COMMANDS = {
         "sweep ./instruct ./thinking --lam 0:1:0.1 --benchmark aime25",
     ),
     "report": ("make tables, figures and advice from runs", "report runs/ --tokens-per-answer 8000"),
+    "grade": (
+        "grade responses that another program generated",
+        "grade samples.jsonl --benchmark ifeval --role instruct",
+    ),
     "demo": ("merge a tiny pair at 11 lam, evaluate and report", "demo --engine transformers"),
 }
 

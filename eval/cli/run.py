@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from .arguments import add_choices, add_engine, add_quiet, benchmarks_of, choices_of, engine_options_of
+from .arguments import add_choices, add_engine, add_quiet, benchmarks_of, choices_of, engine_options_of, show_notes
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -25,6 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..run import driver
     from .summary import summary
 
+    if not arguments.quiet:
+        show_notes()
     options, names = engine_options_of(arguments), benchmarks_of(arguments)
     out = arguments.out or os.path.join("runs", os.path.basename(os.path.abspath(arguments.model)))
     subject = driver.Subject(arguments.role, None, arguments.name, served=options.kind == "openai")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import EvalError
-from .arguments import add_choices, add_engine, add_quiet, benchmarks_of, choices_of, engine_options_of
+from .arguments import add_choices, add_engine, add_quiet, benchmarks_of, choices_of, engine_options_of, show_notes
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..sweep import sweep
     from .report import write_report
 
+    if not arguments.quiet:
+        show_notes()
     options, names = engine_options_of(arguments), benchmarks_of(arguments)
     if options.kind == "openai":
         raise EvalError("a sweep makes its models, and a server has only one", "Use `run` with --url for each model.")

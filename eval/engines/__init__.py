@@ -94,6 +94,9 @@ class Engine(Protocol):
             EngineError: the engine failed. Responses yielded before are complete.
         """
 
+    def running(self) -> Sequence[int]:
+        """The tokens that each response in flight has reached, as far as the engine knows them: for estimates."""
+
     def close(self) -> None: ...
 
     def __enter__(self) -> Engine: ...

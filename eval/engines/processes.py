@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
 import os
 import queue
 import signal
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -20,6 +23,8 @@ from . import Completion, Options, Request
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
 from .model_folder import kv_bytes_per_token, weight_bytes
+
+LOG = logging.getLogger("eval")
 
 _BACKENDS = {
     "vllm": "eval.engines.vllm_engine:VllmBackend",
@@ -34,7 +39,10 @@ _CPU_SEQUENCES = 64
 
 
 class Processes:
-    """An `Engine` of `options.engines` processes of one kind; each gets every n-th request.
+    """An `Engine` of `options.engines` processes of one kind.
+
+    Each gets a share of the requests at the start and a further request for each response, so that all end together.
+    If one dies, the others generate what it had not finished.
 
     Args:
         backend: the class that runs in each, as MODULE:CLASS; by default that of `options.kind`.
@@ -47,10 +55,11 @@ class Processes:
         self._backend = backend or _BACKENDS[options.kind]
         self._on_cpu = options.kind != "vllm" or vllm_on_cpu()
         self._workers: list[_Worker] = []
+        self._running: dict[_Worker, list[int]] = {}
 
     def open(self, model: str, length: int) -> Mapping[str, Any]:
-        if not self._on_cpu:
-            self.close()  # only the end of a process surely frees a GPU's memory
+        if not self._on_cpu or len(self._workers) < self._options.engines:
+            self.close()  # only the end of a process surely frees a GPU's memory; and one of them may have died
         if not self._workers:
             self._workers = [
                 _Worker(self._backend, i, environment)
@@ -58,6 +67,7 @@ class Processes:
             ]
         order = {"open": {"model": model, "length": length, "options": self._worker_options(model, length)}}
         for worker in self._workers:
+            LOG.info("starting %s with %s; log: %s", self._options.kind, os.path.basename(model), worker.log)
             worker.send([order])
         answers = [worker.receive() for worker in self._workers]
         opened: Mapping[str, Any] = answers[0]["opened"]
@@ -74,22 +84,56 @@ class Processes:
         return options
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        answers: queue.Queue[dict[str, Any] | EngineError] = queue.Queue()
-        shares = [requests[i :: len(self._workers)] for i in range(len(self._workers))]
-        busy = [(worker, share) for worker, share in zip(self._workers, shares) if share]
-        for worker, share in busy:
-            worker.start(share, answers)
-        running, error = len(busy), None
-        while (running and error is None) or not answers.empty():  # finished responses first, then the error
-            answer = answers.get()
+        answers: queue.Queue[tuple[_Worker, dict[str, Any] | EngineError]] = queue.Queue()
+        waiting = deque(requests)
+        share = math.ceil(len(requests) / (1 if len(self._workers) == 1 else 2 * len(self._workers)))
+        assigned: dict[_Worker, dict[int, Request]] = {}
+
+        def assign(worker: _Worker, count: int) -> None:
+            given = [waiting.popleft() for _ in range(min(count, len(waiting)))]
+            assigned[worker].update({request.index: request for request in given})
+            if given:  # together, so that a backend that works in batches always makes the same ones
+                worker.send([{"requests": [asdict(request) for request in given]}])
+
+        for worker in self._workers:
+            if waiting:
+                assigned[worker] = {}
+                worker.start(answers)
+                assign(worker, share)
+        ended: set[_Worker] = set()
+        error: EngineError | None = None
+        while assigned:
+            for worker in assigned.keys() - ended:
+                if not waiting and not assigned[worker] and not any(assigned.values()):
+                    worker.send([{"end": True}])  # not before all are finished: another may die
+                    ended.add(worker)
+            worker, answer = answers.get()
             if isinstance(answer, EngineError):
-                error = error or answer
+                error = answer
+                self._running.pop(worker, None)
+                waiting.extendleft(reversed(assigned.pop(worker).values()))
+                self._workers.remove(worker)
+                worker.stop()
+                if assigned and waiting:
+                    LOG.warning("%s (log: %s); the other engines generate its responses", error.problem, worker.log)
+                    for i, other in enumerate(sorted(assigned, key=lambda w: len(assigned[w]))):
+                        assign(other, math.ceil(len(waiting) / (len(assigned) - i)))
             elif "done" in answer:
+                if assigned[worker].pop(answer["done"]["index"], None) is not None:
+                    assign(worker, 1)
                 yield Completion(**answer["done"])
+            elif "running" in answer:
+                self._running[worker] = answer["running"]
             else:
-                running -= 1
-        if error is not None:
+                del assigned[worker]
+                self._running.pop(worker, None)
+        if waiting:
+            assert error is not None
             raise error
+
+    def running(self) -> list[int]:
+        """The tokens of each response in flight, a few seconds ago."""
+        return [tokens for lengths in self._running.values() for tokens in lengths]
 
     def close(self) -> None:
         for worker in self._workers:
@@ -152,20 +196,21 @@ class _Worker:
             raise self._failed(**answer["failed"])
         return answer
 
-    def start(self, share: Sequence[Request], answers: queue.Queue[dict[str, Any] | EngineError]) -> None:
-        """Starts generating `share`. Its answers, or an EngineError, arrive in `answers`."""
+    def start(self, answers: queue.Queue[tuple[_Worker, dict[str, Any] | EngineError]]) -> None:
+        """Starts generating: `send` requests, then the end. Its answers, or an EngineError, arrive in `answers`."""
 
         def listen() -> None:
-            self.send([{"generate": len(share)}, *map(asdict, share)])
             while True:
                 try:
                     answer = self.receive()
                 except EngineError as error:
-                    answers.put(error)
+                    answers.put((self, error))
                     return
-                answers.put(answer)
+                answers.put((self, answer))
                 if "finished" in answer:
                     return
+
+        self.send([{"generate": True}])
 
         self._listener = threading.Thread(target=listen, daemon=True)
         self._listener.start()
@@ -208,7 +253,7 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        if self._listener is not None:
+        if self._listener is not None and self._listener is not threading.current_thread():
             self._listener.join()  # it reads the log when the process ends
         if not keep_log:
             os.unlink(self.log)

@@ -7,10 +7,13 @@ A batch ends when its longest response ends.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import Completion, Request
 from .chat import chat_tokens, hides_thinking
+
+if TYPE_CHECKING:
+    from .worker import Feed
 
 
 class TransformersBackend:
@@ -33,12 +36,12 @@ class TransformersBackend:
         settings = {"dtype": options["dtype"], "device": device, "max_num_seqs": self._batch}
         return {"name": "transformers", "version": transformers.__version__, "settings": settings}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Feed) -> Iterator[Completion]:
         import torch
 
-        for start in range(0, len(requests), self._batch):
+        while batch := requests.take(self._batch, wait=True):
             with torch.inference_mode():
-                yield from self._generate_batch(requests[start : start + self._batch])
+                yield from self._generate_batch(batch)
 
     def _generate_batch(self, requests: Sequence[Request]) -> Iterator[Completion]:
         import torch

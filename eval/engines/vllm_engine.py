@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from . import Completion, Request
 from .chat import chat_tokens, hides_thinking
+
+if TYPE_CHECKING:
+    from .worker import Feed
 
 
 class VllmBackend:
@@ -26,14 +29,24 @@ class VllmBackend:
         self._llm = vllm.LLM(model=model, **settings)
         return {"name": "vllm", "version": vllm.__version__, "settings": settings}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def running(self) -> list[int]:
+        """The tokens of each response that has begun. Empty if this vLLM keeps them elsewhere."""
+        try:
+            states = self._llm.llm_engine.output_processor.request_states.values()
+            return [n for state in states if (n := state.detokenizer.num_output_tokens()) > 0]
+        except AttributeError:
+            return []
+
+    def generate(self, requests: Feed) -> Iterator[Completion]:
         engine, length = self._llm.llm_engine, self._llm.model_config.max_model_len
         tokenizer = self._llm.get_tokenizer()
         skip = not hides_thinking(tokenizer)
-        for request in requests:
-            tokens = chat_tokens(tokenizer, request.prompt, length)
-            engine.add_request(str(request.index), {"prompt_token_ids": tokens}, _parameters(request, skip))
-        while engine.has_unfinished_requests():
+        while True:
+            for request in requests.take(wait=not engine.has_unfinished_requests()):
+                tokens = chat_tokens(tokenizer, request.prompt, length)
+                engine.add_request(str(request.index), {"prompt_token_ids": tokens}, _parameters(request, skip))
+            if not engine.has_unfinished_requests():
+                return
             for output in engine.step():
                 if output.finished:
                     choice = output.outputs[0]

@@ -1,9 +1,11 @@
 """An engine process: `python -m eval.engines.worker MODULE:CLASS`, controlled by JSON lines on stdin.
 
-| command                            | answers on stdout                                              |
-| ---------------------------------- | -------------------------------------------------------------- |
-| {"open": {model, length, options}} | {"opened": {...}}                                              |
-| {"generate": N}, then N requests   | {"done": completion} as each finishes, then {"finished": true} |
+| command                            | answers on stdout                                                        |
+| ---------------------------------- | ------------------------------------------------------------------------ |
+| {"open": {model, length, options}} | {"opened": {...}}                                                        |
+| {"generate": true}, then           | {"done": completion} as each finishes; {"running": [...]} now and then:  |
+| {"requests": [...]} at any time    | the tokens of each unfinished response, where the backend knows them     |
+| {"end": true} after all requests   | {"finished": true} after the last response                               |
 
 or {"failed": {"kind", "text"}}. The process ends when stdin is closed, so it never outlives its parent.
 """
@@ -16,7 +18,9 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
@@ -24,13 +28,42 @@ from ..schema import Sampling
 from . import Completion, Request
 from .diagnosis import failure
 
+_TELL_SECONDS = 5.0
+
 
 class Backend(Protocol):
     """The engine inside the process. Created without arguments; `open` imports its package."""
 
     def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]: ...
+    def generate(self, requests: Feed) -> Iterator[Completion]: ...
+
+
+class Feed:
+    """The requests that the parent sends, until it ends them. Iterate over it, or `take` those that have come."""
+
+    def __init__(self, lines: queue.Queue[str]) -> None:
+        self._lines = lines
+        self._come: deque[Request] = deque()
+        self.ended = False
+
+    def take(self, most: int | None = None, *, wait: bool) -> list[Request]:
+        """Up to `most` requests that have come; if `wait`, at least one, unless `ended`."""
+        while not self.ended and (most is None or len(self._come) < most):
+            try:
+                content = json.loads(self._lines.get(block=wait and not self._come))
+            except queue.Empty:
+                break
+            if "end" in content:
+                self.ended = True
+            else:
+                self._come.extend(map(_request, content["requests"]))
+        count = len(self._come) if most is None else min(most, len(self._come))
+        return [self._come.popleft() for _ in range(count)]
+
+    def __iter__(self) -> Iterator[Request]:
+        while taken := self.take(1, wait=True):
+            yield from taken
 
 
 def serve(backend: Backend, lines: queue.Queue[str], answers: TextIO) -> None:
@@ -44,9 +77,12 @@ def serve(backend: Backend, lines: queue.Queue[str], answers: TextIO) -> None:
             if "open" in command:
                 answer({"opened": backend.open(**command["open"])})
             else:
-                requests = [_request(json.loads(lines.get())) for _ in range(command["generate"])]
-                for completion in backend.generate(requests):
+                told = time.monotonic()
+                for completion in backend.generate(Feed(lines)):
                     answer({"done": asdict(completion)})
+                    if time.monotonic() - told >= _TELL_SECONDS and hasattr(backend, "running"):
+                        told = time.monotonic()
+                        answer({"running": backend.running()})
                 answer({"finished": True})
         except Exception as error:
             import traceback

@@ -17,6 +17,7 @@ from mi_kernels.checkpoint.hub import cached_id
 from mi_kernels.errors import ArgumentError
 
 from .. import benchmarks
+from ..errors import EvalError
 from ..run import files
 from ..run.roles import paper_sampling
 from ..schema import Run, Sampling, Scores, Setting
@@ -141,17 +142,24 @@ def _load(folder: str) -> tuple[list[Entry], list[str]]:
     runs = [path for path in paths if os.path.isfile(os.path.join(path, "run.json"))]
     loaded, notes = [], []
     for path in runs:
-        run = files.load_run(path)
+        try:
+            run = files.load_run(path)
+        except (EvalError, OSError) as error:
+            notes.append(f"{_reason(error, path)}: the run is left out.")
+            continue
         scores = {}
         for name in sorted(run.settings):
-            if os.path.isfile(os.path.join(path, f"{name}.scores.json")):
+            try:
                 scores[name] = files.load_scores(path, name)
-            else:
+            except FileNotFoundError:
                 notes.append(f"{run.name}: {name} is not scored yet.")
+            except (EvalError, OSError) as error:
+                notes.append(f"{run.name}: {_reason(error, path)}: {name} is left out.")
         if scores:
             loaded.append((os.path.basename(os.path.abspath(path)), run, scores))
     if not loaded:
         what = "has no run with scores" if runs else "has no run.json, and no folder with one"
+        what += f" ({notes[0]})" if notes else ""
         raise ArgumentError(f"{folder}: {what}", "Evaluate a model into it first, or finish its runs.")
     often = Counter(run.name for _, run, _ in loaded)
     entries = []
@@ -160,6 +168,12 @@ def _load(folder: str) -> tuple[list[Entry], list[str]]:
         kind, lam = _kind(run)
         entries.append(Entry(name, model_name(run.model), kind, lam, run, scores))
     return sorted(entries, key=_position), notes
+
+
+def _reason(error: Exception, path: str) -> str:
+    """Why a file cannot be used, without the path of the folder of runs."""
+    text = error.problem if isinstance(error, EvalError) else f"{path}: {error}"
+    return text.replace(os.path.join(os.path.dirname(path), ""), "")
 
 
 def _position(entry: Entry) -> tuple[float, ...] | tuple[object, ...]:

@@ -3,8 +3,8 @@
     with engines.create(engines.Options()) as engine:
         driver.run("mi-0.8", ["aime25", "ifeval"], "runs/mi-0.8", engine)
 
-The same command again generates only the responses that are missing; other settings are refused. Each response has its
-own seed, so the result does not depend on where a run was interrupted.
+The same command again generates only the responses that are missing. More samples or problems extend the run; other
+settings are refused. Each response has its own seed, so the result does not depend on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 
 from .. import benchmarks as registry
@@ -20,7 +20,7 @@ from ..engines import Engine, Request
 from ..engines.model_folder import context_length, local_folder
 from ..errors import EngineError, EvalError
 from ..schema import Benchmark, Response, Run
-from .files import load_run, save_run, save_scores, save_verdicts
+from .files import defect, load_run, save_run, save_scores, save_verdicts
 from .journal import Journal, changing_run, locked, read
 from .progress import Progress
 from .roles import identify
@@ -72,14 +72,15 @@ def run(
     with ExitStack() as locks:
         for part in parts:
             locks.enter_context(locked(out, part.benchmark.name))
-        now = _joined(out, now)
+        now = _joined(out, now, parts)
         with ExitStack() as stack:
             journals = {p.benchmark.name: stack.enter_context(closing(Journal(out, p.benchmark.name))) for p in parts}
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
             if missing:
                 now = _opened(now, engine, model if subject.served else folder or model, parts)
             with changing_run(out):  # another process may have changed run.json
-                joined = _joined(out, now)
+                joined = _joined(out, now, parts)
+                _remove_outgrown(out, parts)
                 save_run(out, replace(joined, engine=now.engine) if missing else joined)
             if missing:
                 _generate(out, engine, missing, journals, progress)
@@ -105,7 +106,7 @@ def complete(out: str, benchmarks: Sequence[str | Benchmark], choices: Choices, 
         if setting is None:
             return False
         part = make_part(benchmark, before.role, choices, context)
-        check_same(out, before, replace(before, settings={benchmark.name: part.setting}))
+        check_same(out, before, replace(before, settings={benchmark.name: part.setting}), [part])
         scored = os.path.exists(os.path.join(out, f"{benchmark.name}.scores.json"))
         if not scored or part.missing(read(out, benchmark.name)):
             return False
@@ -139,7 +140,20 @@ def _plan(
     return Run(here, name, found.role, lam, found.merge, {}, settings), parts
 
 
-def _joined(out: str, now: Run) -> Run:
+def _remove_outgrown(out: str, parts: Sequence[Part]) -> None:
+    """Removes the scores and verdicts of fewer samples or problems: run.json will not describe them any more."""
+    if not os.path.exists(os.path.join(out, "run.json")):
+        return
+    before = load_run(out).settings
+    for part in parts:
+        name = part.benchmark.name
+        if name in before and before[name] != part.setting:
+            for kind in ("scores.json", "verdicts.jsonl"):
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(out, f"{name}.{kind}"))
+
+
+def _joined(out: str, now: Run, parts: Sequence[Part]) -> Run:
     """`now` plus the other benchmarks in `out` and the engine that generated them."""
     before = load_run(out) if os.path.exists(os.path.join(out, "run.json")) else None
     for name in now.settings:
@@ -151,7 +165,7 @@ def _joined(out: str, now: Run) -> Run:
             )
     if before is None:
         return now
-    check_same(out, before, now)
+    check_same(out, before, now, parts)
     return replace(now, engine=before.engine, settings={**before.settings, **now.settings})
 
 
@@ -172,17 +186,22 @@ def _generate(
         Request(i, part.prompts[response.problem], response.seed, part.setting.sampling)
         for i, (part, response) in enumerate(missing)
     ]
-    with Progress(len(missing), progress) as bar:
+    defects: list[str] = []
+    limit = max(request.sampling.max_tokens for request in requests)
+    with Progress(len(missing), progress, limit, engine.running) as bar:
         try:
             for done in engine.generate(requests):
                 part, response = missing[done.index]
-                if done.finish_reason not in ("stop", "length"):
-                    raise EngineError(
-                        f"a response has the finish reason {done.finish_reason!r}, not stop or length", ""
-                    )
                 said = replace(response, text=done.text, tokens=done.tokens, finish_reason=done.finish_reason)
+                if (why := defect(said)) is not None:  # the others are still worth their tokens
+                    defects.append(why)
+                    continue
                 journals[part.benchmark.name].append(said)
                 bar.add(done.tokens)
+            if defects:
+                raise EngineError(
+                    f"{len(defects)} of {len(missing)} responses cannot be counted: of the first, {defects[0]}", ""
+                )
         except EngineError as error:
             kept = f"Finished responses are kept in {out}: run the same command again to resume."
             raise EngineError(error.problem, f"{error.remedy} {kept}".strip()) from error

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from mi_kernels.system.atomic import write_file
 
-from ..schema import Interval, ProblemScore, Response, Run, Sampling, Scores, Setting, Verdict
+from ..errors import EvalError
+from ..schema import ROLES, Interval, ProblemScore, Response, Run, Sampling, Scores, Setting, Verdict
+
+FORMAT = 1  # of run.json and of scores; files without one have it, too
+
+T = TypeVar("T")
 
 
 def write_json(path: str, content: Any) -> None:
@@ -19,26 +24,58 @@ def write_json(path: str, content: Any) -> None:
 
 
 def save_run(folder: str, run: Run) -> None:
-    write_json(os.path.join(folder, "run.json"), asdict(run))
+    write_json(os.path.join(folder, "run.json"), {"format": FORMAT, **asdict(run)})
 
 
 def load_run(folder: str) -> Run:
-    with open(os.path.join(folder, "run.json"), encoding="utf-8") as file:
-        content = json.load(file)
+    """Raises:
+    EvalError: run.json is not the record of a run, or that of a newer version.
+    FileNotFoundError: `folder` has none.
+    """
+    remedy = "Restore it from a backup, or choose another folder with --out."
+    return _loaded(os.path.join(folder, "run.json"), _run, remedy)
+
+
+def save_scores(folder: str, scores: Scores) -> None:
+    write_json(os.path.join(folder, f"{scores.benchmark}.scores.json"), {"format": FORMAT, **asdict(scores)})
+
+
+def load_scores(folder: str, benchmark: str) -> Scores:
+    """Raises:
+    EvalError: the file does not hold scores, or those of a newer version.
+    FileNotFoundError: there is none.
+    """
+    remedy = "Remove it and run the same command again: it grades the responses again."
+    return _loaded(os.path.join(folder, f"{benchmark}.scores.json"), _scores, remedy)
+
+
+def _loaded(path: str, make: Callable[[dict[str, Any]], T], remedy: str) -> T:
+    with open(path, encoding="utf-8") as file:
+        try:
+            content = json.load(file)
+            version = content.pop("format", 1)
+            if isinstance(version, int) and version > FORMAT:
+                raise EvalError(
+                    f"{path}: has the format {version}, and this version reads up to {FORMAT}",
+                    "Use the version of eval that wrote it, or a newer one.",
+                )
+            return make(content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise EvalError(f"{path}: cannot be read: {type(error).__name__}: {error}", remedy) from error
+
+
+def _run(content: dict[str, Any]) -> Run:
     settings = {
         name: Setting(**{**setting, "sampling": Sampling(**setting["sampling"])})
         for name, setting in content.pop("settings").items()
     }
-    return Run(**content, settings=settings)
+    run = Run(**content, settings=settings)
+    if run.role not in ROLES or not isinstance(run.name, str) or not isinstance(run.model, str):
+        raise ValueError(f"the role is {run.role!r}, the name {run.name!r}, the model {run.model!r}")
+    return run
 
 
-def save_scores(folder: str, scores: Scores) -> None:
-    write_json(os.path.join(folder, f"{scores.benchmark}.scores.json"), asdict(scores))
-
-
-def load_scores(folder: str, benchmark: str) -> Scores:
-    with open(os.path.join(folder, f"{benchmark}.scores.json"), encoding="utf-8") as file:
-        content = json.load(file)
+def _scores(content: dict[str, Any]) -> Scores:
     for key in ("mean", "think", "tokens"):
         content[key] = Interval(**content[key])
     for key in ("passes", "votes"):
@@ -46,16 +83,45 @@ def load_scores(folder: str, benchmark: str) -> Scores:
     content["others"] = {k: Interval(**v) for k, v in content["others"].items()}
     content["histogram"] = tuple(content["histogram"])
     content["problems"] = [ProblemScore(**p) for p in content["problems"]]
-    return Scores(**content)
+    scores = Scores(**content)
+    numbers = [scores.mean.value, scores.think.value, scores.tokens.value, scores.cut, scores.unparsed]
+    if not scores.problems or not all(isinstance(number, (int, float)) for number in numbers):
+        raise ValueError("a score is not a number, or there are no problems")
+    wrong = [p.id for p in scores.problems if not isinstance(p.n, int) or p.n < 1 or p.n != len(p.tokens)]
+    if wrong:
+        raise ValueError(f"problem {wrong[0]} does not have as many responses as it says")
+    return scores
 
 
 def load_responses(folder: str, benchmark: str) -> list[Response]:
-    """The responses of all complete lines. A last line that a kill cut short is ignored."""
+    """The responses of all complete lines. A last line that a kill cut short is ignored.
+
+    Raises:
+        ValueError: a complete line is not a response; the message starts with its number.
+    """
     path = os.path.join(folder, f"{benchmark}.jsonl")
     if not os.path.exists(path):
         return []
+    found = []
     with open(path, "rb") as file:
-        return [Response(**json.loads(line)) for line in file if line.endswith(b"\n")]
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                try:
+                    found.append(Response(**json.loads(line)))
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"line {number}: {error}") from error
+    return found
+
+
+def defect(response: Response) -> str | None:
+    """Why `response` cannot be counted: what a server sent may not be a response. None if it can."""
+    if not isinstance(response.text, str):
+        return f"its text is {response.text!r}"
+    if not isinstance(response.tokens, int) or isinstance(response.tokens, bool) or response.tokens < 0:
+        return f"its number of tokens is {response.tokens!r}"
+    if response.finish_reason not in ("stop", "length"):
+        return f"its finish reason is {response.finish_reason!r}, not stop or length"
+    return None
 
 
 def save_verdicts(folder: str, benchmark: str, responses: Iterable[Response], verdicts: Iterable[Verdict]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -11,9 +12,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import BinaryIO
 
+from mi_kernels.system.faults import naming
+
 from ..errors import EvalError
 from ..schema import Response
-from .files import load_responses
+from .files import defect, load_responses
+
+LOG = logging.getLogger("eval")
 
 _SYNC_SECONDS = 1.0
 
@@ -26,24 +31,31 @@ class Journal:
 
     Attributes:
         responses: by (problem, sample). If a response is in the file twice, the first one counts. `append` adds to it.
+            Those that cannot be counted (see `files.defect`) are not among them, with a warning: they are missing.
 
     Raises:
         EvalError: a complete line is not a response.
     """
 
     def __init__(self, folder: str, benchmark: str) -> None:
-        path = os.path.join(folder, f"{benchmark}.jsonl")
-        self.responses = read(folder, benchmark)
+        path = self._path = os.path.join(folder, f"{benchmark}.jsonl")
+        self.responses = read(folder, benchmark, warn=True)
         _cut_partial_line(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._synced = time.monotonic()
 
     def append(self, response: Response) -> None:
+        """Raises:
+        ValueError: `response` cannot be counted.
+        """
+        if (why := defect(response)) is not None:
+            raise ValueError(why)
         line = json.dumps(asdict(response), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         # As read from the file: half of a surrogate pair cannot be encoded, and has become a question mark.
         response = Response(**json.loads(line))
-        while line:  # a full disk may accept a part, and raise on the next write
-            line = line[self._file.write(line) :]
+        with naming(self._path):
+            while line:  # a full disk may accept a part, and raise on the next write
+                line = line[self._file.write(line) :]
         self.responses.setdefault((response.problem, response.sample), response)
         if time.monotonic() - self._synced >= _SYNC_SECONDS:
             self._sync()
@@ -53,26 +65,42 @@ class Journal:
         self._file.close()
 
     def _sync(self) -> None:
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
 
-def read(folder: str, benchmark: str) -> dict[tuple[str, int], Response]:
+def read(folder: str, benchmark: str, warn: bool = False) -> dict[tuple[str, int], Response]:
     """The responses in the file by (problem, sample). If one is in the file twice, the first counts.
+
+    Responses that cannot be counted (see `files.defect`) are left out; `warn` names how many.
 
     Raises:
         EvalError: a complete line is not a response.
     """
     try:
         responses = load_responses(folder, benchmark)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise EvalError(
             f"{os.path.join(folder, benchmark)}.jsonl: holds a line that is not a response: {error}",
             "Remove that line and run the same command again: it generates only this response again.",
         ) from error
     found: dict[tuple[str, int], Response] = {}
+    defects = []
     for response in responses:
+        why = defect(response)
+        if why is not None:
+            defects.append(why)
+            continue
         found.setdefault((response.problem, response.sample), response)
+    if warn and defects:
+        LOG.warning(
+            "%s.jsonl: %d of %d responses cannot be counted (%s): they are generated again",
+            os.path.join(folder, benchmark),
+            len(defects),
+            len(responses),
+            defects[0],
+        )
     return found
 
 

@@ -119,17 +119,37 @@ def longest(part: Part) -> int:
     return max(len(p.prompt.encode()) for p in part.problems) + 512 + part.setting.sampling.max_tokens
 
 
-def check_same(folder: str, before: Run, now: Run) -> None:
-    """Raises:
-    EvalError: `folder` holds a run with other settings than `now`. Names all differences.
+def grown(before: Setting, part: Part) -> Setting:
+    """`before` with the samples and problems of `part`, if `part` only adds some; otherwise `before` itself.
+
+    What is added keeps the seeds that it has in a run of this size. Within a problem they differ from all earlier ones:
+    those of problem i end before (i + 1) * n, and the added ones start at i * N + n, where n < N are the samples.
     """
-    old, new = _comparable(before, now), _comparable(now, now)
+    now = part.setting
+    kept = part.problems[: before.problems]
+    if before.samples > now.samples or len(kept) < before.problems or digest(kept) != before.digest:
+        return before
+    return replace(before, samples=now.samples, problems=now.problems, digest=now.digest)
+
+
+def check_same(folder: str, before: Run, now: Run, parts: Sequence[Part]) -> None:
+    """Checks that `now` continues or extends the run in `folder`.
+
+    Args:
+        parts: those of `now`.
+
+    Raises:
+        EvalError: `folder` holds a run with other settings than `now`. Names all differences.
+    """
+    by_name = {part.benchmark.name: part for part in parts}
+    settings = {n: grown(s, by_name[n]) if n in by_name else s for n, s in before.settings.items()}
+    old, new = _comparable(replace(before, settings=settings), now), _comparable(now, now)
     keys = [key for key in new if key in old and old[key] != new[key]]
     differs = [f"{key} {_short(old[key])}, now {_short(new[key])}" for key in keys]
     if keys:
         raise EvalError(
             f"{folder}: holds a run with other settings: {'; '.join(differs)}",
-            "Use the same settings to resume it, or choose another folder with --out.",
+            "Use the same settings (only --samples and --limit may grow), or choose another folder with --out.",
         )
 
 

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mi_kernels import sweep_checkpoint
+from mi_kernels.errors import ArgumentError
+from mi_kernels.merge.api import plan_sweep
 from mi_kernels.recipe.lam import checked_lam
 
 from ..engines import Engine
@@ -20,13 +22,14 @@ from ..errors import EvalError
 from ..run import driver
 from ..run.driver import Subject
 from ..run.files import load_scores, write_json
-from ..run.settings import Choices
+from ..run.settings import Choices, make_part
 from ..schema import Benchmark
 
 if TYPE_CHECKING:
     from .cluster import Point, Workers
 
 BOUNDARY = 0.02
+_SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -82,29 +85,59 @@ def run(
 
     Raises:
         EvalError: `out` holds a sweep of another pair; otherwise see `driver.run`.
-        mi_kernels.MIKernelsError: the pair cannot be merged.
+        mi_kernels.MIKernelsError: the pair cannot be merged, or a benchmark's data cannot be used. Both are checked
+            before `out` is created or the first model is evaluated.
     """
-    lams = list(dict.fromkeys(checked_lam(lam) for lam in schedule.lams))
-    _claim(out, pair)
+    lams = list(dict.fromkeys(map(_checked, schedule.lams)))
     choices = choices or Choices()
+    for benchmark in benchmarks:
+        make_part(driver.named(benchmark), "merged", choices, None)
+    _check_claim(out, pair)
     sweep = _Sweep(pair, schedule, benchmarks, out, engine, choices, progress, workers)
+    sweep.check(lams)
+    _claim(out, pair)
     done = sweep.evaluate(lams)
     if schedule.adaptive:
         done += sweep.refine(lams)
     return done
 
 
+def _checked(lam: float) -> float:
+    """Raises:
+    EvalError: `lam` is not a number from 0 to 1.
+    """
+    try:
+        return checked_lam(lam)
+    except ArgumentError as error:  # its remedy names an option that sweeps do not have
+        raise EvalError(error.problem, "A sweep evaluates lam from 0 to 1: give such numbers.") from error
+
+
 def _claim(out: str, pair: Pair) -> None:
-    """Records the pair in `out`, or checks that `out` belongs to the same pair."""
-    path = os.path.join(out, "sweep.json")
+    """Records the pair in `out`."""
     os.makedirs(out, exist_ok=True)
-    now = {k: os.path.abspath(v) if v and os.path.isdir(v) else v for k, v in asdict(pair).items()}
+    if not os.path.exists(os.path.join(out, _SWEEP)):
+        write_json(os.path.join(out, _SWEEP), _recorded(pair))
+
+
+def _recorded(pair: Pair) -> dict[str, str | None]:
+    return {k: os.path.abspath(v) if v and os.path.isdir(v) else v for k, v in asdict(pair).items()}
+
+
+def _check_claim(out: str, pair: Pair) -> None:
+    """Raises:
+    EvalError: `out` belongs to another pair.
+    """
+    path, now = os.path.join(out, _SWEEP), _recorded(pair)
     if not os.path.exists(path):
-        write_json(path, now)
         return
-    with open(path, encoding="utf-8") as file:
-        before = json.load(file)
-    differs = [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+    try:
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+        differs = [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+    except (ValueError, AttributeError) as error:
+        raise EvalError(
+            f"{path}: is not the record of a sweep", "Remove it to claim the folder for this pair, or choose another."
+        ) from error
     if differs:
         raise EvalError(
             f"{out}: holds a sweep of another pair: {'; '.join(differs)}", "Choose another folder with --out."
@@ -121,6 +154,23 @@ class _Sweep:
     choices: Choices
     progress: bool
     workers: Workers | None
+
+    def check(self, lams: Sequence[float]) -> None:
+        """Plans the merges, so that a pair or a mask that cannot be merged is refused before anything is evaluated."""
+        todo = [lam for lam in lams if not self._complete(lam, self.benchmarks)]
+        absent = [lam for lam in todo if self._end(lam) is None and not os.path.exists(self._merged(lam))]
+        if not todo or (not absent and not self.schedule.adaptive and not self.pair.masked):
+            return
+        if self.schedule.keep == "none" and self.workers is None:
+            absent = absent[:1]  # the disk needs room for one at a time
+        plan_sweep(
+            self.pair.instruct,
+            self.pair.thinking,
+            os.path.join(self.out, "models", "mi-{lam}"),
+            absent or [0.5],
+            layers=self.pair.layers,
+            modules=self.pair.modules,
+        )
 
     def evaluate(self, lams: Sequence[float]) -> list[str]:
         folders = [self._folder(lam) for lam in lams]

@@ -120,6 +120,50 @@ def test_what_the_data_cannot_say(
     assert words in " ".join(stages.sentences(found))
 
 
+@pytest.mark.parametrize(
+    ("shares", "start", "end"),
+    [
+        ({0: 0.0, 0.2: 0.0, 0.4: 0.02, 0.5: 0.545}, (0.4, 0.5), None),  # still rising at the last lam
+        ({0: 0.0, 0.4: 0.0, 0.5: 0.8}, (0.4, 0.5), None),
+        ({0: 0.0, 0.4: 0.0, 0.5: 0.8, 0.52: 0.81}, (0.4, 0.5), None),  # too close to each other for a plateau
+        ({0: 0.0, 0.4: 0.0, 0.5: 0.8, 0.6: 0.8}, (0.4, 0.5), (0.4, 0.5)),  # a plateau: the token limit cuts the rest
+        ({0.4: 0.09, 0.5: 0.5, 0.6: 1.0, 0.7: 1.0}, None, (0.5, 0.6)),  # already rising at the first lam
+        ({0.2: 0.09, 0.4: 0.09, 0.5: 0.5, 0.6: 1.0, 0.7: 1.0}, (0.4, 0.5), (0.5, 0.6)),  # a floor
+    ],
+)
+def test_a_boundary_is_claimed_only_where_the_data_reaches_it(
+    shares: dict[float, float], start: tuple[float, float] | None, end: tuple[float, float] | None
+) -> None:
+    # Exact shares, because the question is what follows from them and not how well they are known.
+    def exactly(lam: float, share: float) -> simulated.Scores:
+        run = simulated.scores(lam, share, samples=1000)
+        return replace(run, problems=[replace(p, thinking=round(share * p.n)) for p in run.problems])
+
+    found = stages.fit([(lam, exactly(lam, share)) for lam, share in shares.items()])
+    for wanted, boundary in ((start, found.start), (end, found.end)):
+        assert (boundary is None) == (wanted is None)
+        assert boundary is None or wanted[0] <= boundary.value <= wanted[1]
+    if end is None:
+        assert "Stage 2 does not end" in " ".join(stages.sentences(found))
+    if start is None:
+        assert "Stage 2 begins before" in " ".join(stages.sentences(found))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.42, 0.56), (0.3, 0.7), (0.38, 0.602)])
+@pytest.mark.parametrize("step", [0.1, 0.05])
+def test_a_part_of_a_sweep_claims_no_boundary_outside_it(start: float, end: float, step: float) -> None:
+    lams = [round(i * step, 6) for i in range(round(1 / step) + 1)]
+    whole = points(lams, start, end, problems=64, samples=8)
+    for first in range(len(lams) - 1):
+        for last in range(first + 2, len(lams) + 1, 3):
+            part = whole[first:last]
+            found = stages.fit(part, resamples=20)
+            low, high = part[0][0], part[-1][0]
+            # A lam at which the true share is within 2 points of the boundary's cannot be told from it.
+            assert found.end is None or simulated.logistic(high, start, end) > 0.93, (low, high)
+            assert found.start is None or simulated.logistic(low, start, end) < 0.07, (low, high)
+
+
 def test_few_problems_and_problems_of_one_run_only_are_told() -> None:
     some = points([0, 0.4, 0.5, 0.6], 0.42, 0.56, problems=6)
     more = points([1], 0.42, 0.56, problems=9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 pytest.importorskip("math_verify")
 
 from eval.benchmarks import aime25
+from eval.errors import DataError
 
 FAR = "This is a long remark about something else that happened on the way to this answer. " * 2
 
@@ -73,3 +75,56 @@ def test_published_problems(published: Path, caplog: pytest.LogCaptureFixture) -
     assert not caplog.text
     for problem in problems:
         assert aime25.grade(problem.reference, f"\\boxed{{{problem.reference}}}").correct
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"question": "q", "answer": "n/a"}, "row 1: the answer is 'n/a', which is not a number"),
+        ({"question": "q", "answer": ""}, "row 1: the answer is ''"),
+        ({"question": "q", "answer": True}, "row 1: the answer is 'True'"),
+        ({"question": ["q"], "answer": 1}, "row 1: question or problem is not text but list"),
+        ({"question": " ", "answer": 1}, "row 1: question or problem is empty"),
+    ],
+)
+def test_rows_that_cannot_be_asked_or_graded_are_refused(data: Path, row: dict[str, object], problem: str) -> None:
+    path = data / "rows.json"
+    path.write_text(json.dumps([row]))
+    with pytest.raises(DataError, match=re.escape(problem)):
+        aime25.load(str(path))
+
+
+@pytest.mark.parametrize("answer", [70, "70", "-70", "70.0", r"\frac{1}{2}", "2^{10}"])
+def test_numbers_are_references(data: Path, answer: object) -> None:
+    path = data / "rows.json"
+    path.write_text(json.dumps([{"question": "q", "answer": answer}]))
+    assert aime25.load(str(path))[0].reference == str(answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "paper", "last_box"),
+    [
+        (r"\boxed{70}", True, True),
+        (r"\boxed{71}", False, False),
+        (r"\boxed{\text{070}}", False, True),
+        (r"\boxed{70°}", False, True),
+        (r"\boxed{70^{\circ}}", True, True),
+        (r"\boxed{71}. No: \boxed{70}.", False, True),
+        (r"\boxed{70}. No: \boxed{71}.", False, False),
+        (r"\boxed{70 = m+n}", False, True),
+        (r"\boxed{m + n = 70}", True, True),
+        (r"\boxed{71 = m+n}", False, False),
+        (r"\boxed{70 \text{ square units}}", True, True),
+        (r"\boxed{70\ \mathrm{cm}^2}", True, True),
+        (r"\boxed{\frac{140}{2}}", True, True),
+        (r"\boxed{70 = 71}", False, False),
+        (r"\boxed{70, 71}", False, False),
+        (r"\boxed{170}", False, False),
+        (r"\boxed{}", False, False),
+        (rf"\boxed{{70}}. {FAR} \boxed{{", True, True),
+        ("70", False, False),
+    ],
+)
+def test_the_last_box_is_graded_beside_the_papers_rule(text: str, paper: bool, last_box: bool) -> None:
+    verdict = aime25.grade("70", text)
+    assert (verdict.correct, verdict.others) == (paper, {"last box": last_box})

@@ -137,3 +137,42 @@ def test_published_responses_of_gpt4(published: Path) -> None:
     assert 415 <= sum(map(all, followed)) <= 417
     assert 695 <= sum(map(sum, followed)) <= 699
     assert sum(map(len, followed)) == 834
+    # lm-eval's own loose check gives 430 prompts and 713 instructions; langdetect and a letter that it draws at random
+    # move either by a few.
+    loose = [ifeval.followed_loosely(p.reference, t, f) for p, t, f in zip(problems, texts, followed, strict=True)]
+    assert 428 <= sum(map(all, loose)) <= 432
+    assert 710 <= sum(map(sum, loose)) <= 716
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            {"instruction_id_list": ["punctuation:no_coma"]},
+            r"(?s)row 1: unknown instruction.*Did you mean punctuation:no_comma",
+        ),
+        ({"instruction_id_list": "punctuation:no_comma"}, "row 1: instruction_id_list is not a list"),
+        ({"kwargs": [7]}, "row 1: instruction_id_list is not a list of names, or kwargs not one of objects"),
+        ({"kwargs": [{"commas": 3}]}, "row 1: punctuation:no_comma cannot be checked with these kwargs"),
+        ({"prompt": 7}, "row 1: prompt is not text but int"),
+    ],
+)
+def test_rows_that_cannot_be_graded_are_refused_when_they_are_loaded(
+    data: Path, change: dict[str, object], problem: str
+) -> None:
+    row = {"key": 7, "prompt": "p", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], **change}
+    path = data / "rows.json"
+    path.write_text(json.dumps([row]))
+    with pytest.raises(DataError, match=problem):
+        ifeval.load(str(path))
+
+
+def test_instructions_and_the_loose_rule_stand_beside_the_strict_one(data: Path) -> None:
+    asked = reference(("startend:quotation", {}), ("punctuation:no_comma", {}), ("punctuation:no_comma", {}))
+    verdict = ifeval.grade(asked, 'Sure:\n"all of it"')
+    assert not verdict.correct
+    assert verdict.others == {"loose": True}
+    assert verdict.counts == {"instructions": (2, 3), "instructions loose": (3, 3)}
+    verdict = ifeval.grade(asked, "")
+    assert (verdict.correct, verdict.others) == (False, {"loose": False})
+    assert verdict.counts == {"instructions": (0, 3), "instructions loose": (0, 3)}

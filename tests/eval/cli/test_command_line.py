@@ -21,7 +21,7 @@ from eval.sweep import sweep
 from mi_kernels.cli.shell import Terminated
 
 from ..support import simulated
-from ..support.fakes import FakeEngine, grade_here, model, sums
+from ..support.fakes import FakeEngine, grade_here, mergeable, model, sums
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,9 @@ def test_the_summary_gives_each_number_under_its_name(fake, tmp_path):
         ("walk m", "unknown command 'walk'"),
         ("sweep m m --lam 0:1 --benchmark sums", "'0:1' is not START:STOP:STEP"),
         ("sweep m m --lam 0.5,2 --benchmark sums --out s", "lam is 2"),
+        ("sweep m m --lam 0.5 --benchmark nothing --out s", "unknown benchmark 'nothing'"),
+        ("sweep m m --lam 0.5 --benchmark sums --limit 0 --out s", "limit is 0"),
+        ("run m --benchmark ,", "--benchmark names no benchmark"),
         ("sweep m m --lam 0.5 --benchmark sums --url http://x", "a sweep makes its models"),
         ("run m --benchmark sums --role merged --out m/config.json", "config.json"),
     ],
@@ -136,6 +139,7 @@ def merged(monkeypatch):
             (folder / "mi_kernels.json").write_text(json.dumps({"method": "lerp", "lam": lam}))
 
     monkeypatch.setattr(sweep, "sweep_checkpoint", merge)
+    monkeypatch.setattr(sweep, "plan_sweep", lambda *pair, **options: None)
     return asked
 
 
@@ -186,3 +190,41 @@ def test_an_adaptive_sweep_goes_on_where_thinking_begins(tmp_path, merged):
     assert lams[:3] == [0.0, 0.5, 1.0]
     assert len(lams) == len(set(lams)) == 7
     assert sum(0.2 <= lam <= 0.8 for lam in lams[3:]) >= 3, lams
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Two models of one layer that can be merged."""
+    folders = []
+    for name in ("tiny-instruct", "tiny-thinking"):
+        folders.append(mergeable(tmp_path / name))
+    return folders
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ("--layers 40:50", "layers"),
+        ("--layers a:b", "layers"),
+        ("--modules fnn", "fnn"),
+        ("--lam 0,1.2", "lam is 1.2"),
+    ],
+)
+def test_a_sweep_that_cannot_be_merged_is_refused_before_the_first_token(fake, pair, capsys, options, problem):
+    command = ["sweep", *pair, "--benchmark", "sums", "--out", "out", "--lam", "0,0.5,1"]
+    assert cli.main([*command, *options.split()]) == 2
+    error = capsys.readouterr().err
+    assert problem in error
+    assert "--extrapolate" not in error
+    assert len(error.splitlines()) <= 2
+    assert not fake.opened, "nothing is evaluated"
+    assert not Path("out").exists(), "the corrected command may use the folder"
+    assert cli.main([*command, "-q"]) == 0
+
+
+def test_models_that_do_not_fit_together_are_refused_before_the_first_token(fake, pair, tmp_path, capsys):
+    other = mergeable(tmp_path / "other-thinking", width=6)
+    assert cli.main(["sweep", pair[0], other, "--benchmark", "sums", "--out", "out", "--lam", "0,0.5"]) == 2
+    assert "shape" in capsys.readouterr().err
+    assert not fake.opened
+    assert not Path("out").exists()

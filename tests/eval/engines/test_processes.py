@@ -73,6 +73,50 @@ def test_a_broken_engine_is_told_in_two_lines_after_all_that_it_finished(folder,
     assert "said to stdout by an engine" in log.read_text()
 
 
+@pytest.mark.parametrize("word", ["KILL", "EXIT", "BUG"])
+def test_the_death_of_one_engine_costs_nothing_while_another_lives(folder, tmp_path, caplog, monkeypatch, word):
+    monkeypatch.setenv("MI_FAKE_ONCE", str(tmp_path / "once"))  # the second engine survives the request
+    wanted = requests(40, _4=word)
+    with processes(engines=2) as engine:
+        engine.open(folder, 128)
+        done = sorted(engine.generate(wanted), key=lambda c: c.index)
+        assert done == [completion(r) for r in wanted]
+        assert "the other engines generate its responses" in caplog.text
+        assert len(engine._workers) == 1
+        engine.open(folder, 128)
+        assert len(engine._workers) == 2
+        assert sorted(engine.generate(requests(3)), key=lambda c: c.index) == [completion(r) for r in requests(3)]
+
+
+def test_a_request_that_kills_every_engine_costs_only_itself(folder):
+    wanted = requests(40, _4="KILL")
+    done = []
+    with processes(engines=3) as engine:
+        engine.open(folder, 128)
+        with pytest.raises(EngineError, match="died"):
+            done.extend(engine.generate(wanted))
+    assert len(done) >= 15, "what the others had finished is kept"
+    assert len({c.index for c in done}) == len(done)
+
+
+def test_a_fast_engine_does_more_than_a_slow_one(folder, tmp_path):
+    options = Options(kind="transformers", engines=2)
+    with Processes(options, backend="tests.eval.support.fakes:UnevenBackend") as engine:
+        engine.open(folder, 128)
+        done = list(engine.generate(requests(60)))
+    assert sorted(c.index for c in done) == list(range(60))
+    by = [c.text for c in done]
+    # The slow engine takes 50 ms for each of its first 15; a fixed half would be 30.
+    assert by.count("slow") < 30
+
+
+def test_the_log_of_an_engine_is_named_while_it_starts(folder, caplog):
+    caplog.set_level("INFO")
+    with processes() as engine:
+        engine.open(folder, 128)
+        assert f"starting transformers with model; log: {engine._workers[0].log}" in caplog.text
+
+
 def test_an_engine_that_stops_in_the_middle_leaves_no_process(folder):
     with processes(engines=2) as engine:
         engine.open(folder, 128)

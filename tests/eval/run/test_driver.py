@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -23,6 +24,7 @@ from eval.run.files import load_responses, load_run, load_scores
 from eval.run.journal import Journal, changing_run, locked
 from eval.run.settings import Choices
 from eval.schema import Response, Sampling
+from mi_kernels.cli.shell import guarded
 
 from ..support.fakes import PROBLEMS, FakeEngine, grade_here, model, sums
 
@@ -188,7 +190,7 @@ def test_a_damaged_line_is_refused_not_skipped(tmp_path):
     evaluate(tmp_path, FakeEngine())
     path = tmp_path / "out" / "sums.jsonl"
     path.write_bytes(path.read_bytes().replace(b'{"problem"', b'\0"problem"', 1))
-    with pytest.raises(EvalError, match=r"sums\.jsonl: holds a line that is not a response"):
+    with pytest.raises(EvalError, match=r"sums\.jsonl: holds a line that is not a response: line 1: "):
         evaluate(tmp_path, FakeEngine())
 
 
@@ -269,7 +271,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_one_before(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"choices": Choices(samples=5)}, "sums samples 4, now 5"),
+        ({"choices": Choices(samples=3)}, "sums samples 4, now 3"),
         ({"choices": Choices(seed=1)}, "sums seed 0, now 1"),
         ({"choices": Choices(temperature=1.0, top_k=5)}, "sums temperature 0.6, now 1.0; sums top_k 20, now 5"),
         ({"choices": Choices(max_tokens=7)}, "sums max_tokens 100, now 7"),
@@ -466,3 +468,99 @@ def test_an_answer_that_is_neither_whole_nor_cut_is_an_error(tmp_path):
     with pytest.raises(EngineError, match="'content_filter'"):
         evaluate(tmp_path, Filtered())
     assert load_responses(str(tmp_path / "out"), "sums") == []
+
+
+@pytest.mark.parametrize(
+    "change", [{"finish_reason": "content_filter"}, {"finish_reason": None}, {"tokens": None}, {"text": None}]
+)
+def test_one_answer_that_cannot_be_counted_costs_only_itself(tmp_path, change):
+    class Once(FakeEngine):
+        def generate(self, requests):
+            for completion in super().generate(requests):
+                yield replace(completion, **change) if completion.index == 3 else completion
+
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    with pytest.raises(EngineError, match=f"1 of {ALL} responses cannot be counted"):
+        evaluate(tmp_path, Once())
+    assert len(load_responses(str(tmp_path / "out"), "sums")) == ALL - 1
+    second = FakeEngine()
+    assert contents(evaluate(tmp_path, second)) == contents(whole)
+    assert len(second.asked) == 1
+
+
+@pytest.mark.parametrize("change", [{"tokens": None}, {"finish_reason": "content_filter"}, {"text": None}])
+def test_a_bad_answer_that_an_older_version_kept_is_made_again(tmp_path, caplog, change):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    path = Path(evaluate(tmp_path, FakeEngine())) / "sums.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([json.dumps({**json.loads(first), **change}) + "\n", *rest]))
+    assert not driver.complete(str(tmp_path / "out"), [sums()], Choices(), 4096)
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine)
+    assert len(engine.asked) == 1
+    assert "1 of 20 responses cannot be counted" in caplog.text
+    for name in ("sums.verdicts.jsonl", "sums.scores.json"):
+        assert contents(out)[name] == contents(whole)[name]
+    assert driver.complete(out, [sums()], Choices(), 4096)
+
+
+def test_more_samples_extend_a_run(tmp_path):
+    first = FakeEngine()
+    evaluate(tmp_path, first, choices=Choices(samples=2))
+    with pytest.raises(SystemExit):
+        evaluate(tmp_path, FakeEngine(3, SystemExit()), choices=Choices(samples=8))
+    out = tmp_path / "out"
+    assert not (out / "sums.scores.json").exists(), "run.json describes other scores by now"
+    second = FakeEngine()
+    evaluate(tmp_path, second, choices=Choices(samples=8))
+    assert len(second.asked) == len(PROBLEMS) * 6 - 3
+    assert load_run(str(out)).settings["sums"].samples == load_scores(str(out), "sums").samples == 8
+    responses = load_responses(str(out), "sums")
+    assert {(r.problem, r.sample) for r in responses} == {(p.id, s) for p in PROBLEMS for s in range(8)}
+    assert {r.seed for r in responses if r.sample < 2} == {r.seed for r in first.asked}
+    for problem in PROBLEMS:
+        assert len({r.seed for r in responses if r.problem == problem.id}) == 8, "no response comes twice"
+    # As if it had not been interrupted.
+    for samples in (2, 8):
+        evaluate(tmp_path, FakeEngine(), choices=Choices(samples=samples), out="other")
+    for name in ("sums.jsonl", "sums.scores.json"):
+        assert contents(str(tmp_path / "other"))[name] == contents(str(out))[name]
+
+
+def test_more_problems_extend_a_run_to_what_it_is_in_one(tmp_path):
+    whole = evaluate(tmp_path, FakeEngine(), out="whole")
+    evaluate(tmp_path, FakeEngine(), choices=Choices(limit=2))
+    engine = FakeEngine()
+    out = evaluate(tmp_path, engine)
+    assert len(engine.asked) == ALL - 8
+    assert contents(out) == contents(whole)
+
+
+def test_a_complete_run_of_fewer_samples_is_not_complete(tmp_path):
+    out = evaluate(tmp_path, FakeEngine(), choices=Choices(limit=2))
+    assert driver.complete(out, [sums()], Choices(limit=2), 4096)
+    assert not driver.complete(out, [sums()], Choices(), 4096)
+    assert not driver.complete(out, [sums()], Choices(samples=8, limit=2), 4096)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": 1}', "{}", '{"format": 2, "what": "else"}'])
+def test_a_broken_or_newer_run_json_is_refused_by_name(tmp_path, content):
+    path = Path(evaluate(tmp_path, FakeEngine())) / "run.json"
+    path.write_text(content)
+    with pytest.raises(EvalError, match=r"run\.json: (cannot be read|has the format 2)"):
+        evaluate(tmp_path, FakeEngine())
+
+
+def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path, monkeypatch, capsys):
+    class Full(io.FileIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    opened = lambda path, mode="r", **options: Full(path, mode) if mode == "ab" else open(path, mode, **options)  # noqa: E731, SIM115
+    monkeypatch.setattr("eval.run.journal.open", opened, raising=False)
+    status = guarded("eval", lambda: int(evaluate(tmp_path, FakeEngine())), "")
+    assert status == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"eval: {tmp_path / 'out' / 'sums.jsonl'}: No space left on device",
+        "  The disk is full: free some space or choose another disk.",
+    ]

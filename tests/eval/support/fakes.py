@@ -39,6 +39,18 @@ def model(folder: Path, **config: Any) -> str:
     return str(folder)
 
 
+def mergeable(folder: Path, width: int = 4) -> str:
+    """A model of two layers that mi_kernels merges."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    model(folder, architectures=["Qwen3ForCausalLM"], model_type="qwen3", num_hidden_layers=2)
+    weight = np.zeros((width, width), np.float32)
+    names = ["embed_tokens.weight", *(f"layers.{i}.mlp.down_proj.weight" for i in range(2))]
+    save_file({f"model.{name}": weight for name in names}, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
 def completion(request: Request) -> Completion:
     """What every fake engine says: it depends on the prompt and the seed alone."""
     number = int(request.prompt.split()[2])
@@ -66,6 +78,9 @@ class FakeEngine:
                 raise self.error
             yield completion(request)
 
+    def running(self) -> Sequence[int]:
+        return []
+
     def close(self) -> None: ...
 
     def __enter__(self) -> FakeEngine:
@@ -84,16 +99,42 @@ class FakeBackend:
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         for request in requests:
             for word, deed in DEEDS.items():
-                if word in request.prompt:
+                if word in request.prompt and _once():
                     deed()
             yield completion(request)
 
 
 class SlowBackend(FakeBackend):
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Any) -> Iterator[Completion]:
         for completion in super().generate(requests):
             time.sleep(0.05)
             yield completion
+
+
+class UnevenBackend(FakeBackend):
+    """One of two is slow. A response says by which of them it was generated."""
+
+    def generate(self, requests: Any) -> Iterator[Completion]:
+        import os
+
+        slow = "engine-0" in os.readlink("/proc/self/fd/2")
+        for request in requests:
+            time.sleep(0.05 * slow)
+            yield Completion(request.index, "slow" if slow else "fast", 1, "stop")
+
+
+def _once() -> bool:
+    """Whether this is the first time, of all processes, if $MI_FAKE_ONCE names a file to remember it; else always."""
+    import os
+
+    path = os.environ.get("MI_FAKE_ONCE")
+    if path is None:
+        return True
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        return True
+    except FileExistsError:
+        return False
 
 
 def _raise(error: Exception, cause: Exception | None = None) -> None:

@@ -18,10 +18,11 @@ class Server:
 
     Attributes:
         answer: from the request's body and how often it came, to (status, content); status 0 drops the connection.
+            Content in bytes is sent as it is, as HTML; "headers" in other content are headers.
     """
 
     url: str = ""
-    answer: Callable[[dict[str, Any], int], tuple[int, dict[str, Any]]] | None = None
+    answer: Callable[[dict[str, Any], int], tuple[int, Any]] | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
     seen: Counter[int] = field(default_factory=Counter)
@@ -29,15 +30,15 @@ class Server:
     running: int = 0
 
 
-def said(text: str, tokens: int, reason: str = "stop", **message: Any) -> dict[str, Any]:
+def said(text: Any, tokens: int | None, reason: str | None = "stop", **message: Any) -> dict[str, Any]:
     content = {"role": "assistant", "content": text, **message}
     choice = {"index": 0, "message": content, "finish_reason": reason}
-    usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + tokens}
+    usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": 1 + (tokens or 0)}
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
 
 
 @contextmanager
-def serving(answer: Callable[[dict[str, Any], int], tuple[int, dict[str, Any]]]) -> Iterator[Server]:
+def serving(answer: Callable[[dict[str, Any], int], tuple[int, Any]]) -> Iterator[Server]:
     state, lock = Server(answer=answer), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -60,16 +61,21 @@ def serving(answer: Callable[[dict[str, Any], int], tuple[int, dict[str, Any]]])
                 state.running -= 1
             self._send(status, content)
 
-        def _send(self, status: int, content: dict[str, Any]) -> None:
+        def _send(self, status: int, content: Any) -> None:
             if not status:
                 self.close_connection = True
                 return
-            data = json.dumps(content).encode()
+            raw = isinstance(content, bytes)
+            headers = {} if raw else content.pop("headers", {})
+            data = content if raw else json.dumps(content).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
+            self.send_header("Content-Type", "text/html" if raw else "application/json")
+            for name, value in {"Content-Length": len(data), **headers}.items():
+                self.send_header(name, str(value))
             self.end_headers()
             self.wfile.write(data)
+            if "Content-Length" in headers:  # that of a longer body: the client waits for the rest
+                self.close_connection = True
 
         def log_message(self, *arguments: object) -> None: ...
 

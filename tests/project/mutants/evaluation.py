@@ -183,8 +183,8 @@ _SCORED = [
     Fault(
         "token-n-counts-the-prompt",
         "eval/engines/openai_server.py",
-        old="answer.usage.completion_tokens, str(",
-        new="answer.usage.total_tokens, str(",
+        old='usage.get("completion_tokens")',
+        new='usage.get("total_tokens")',
         tests=(
             "tests/eval/engines/test_openai_server.py::test_each_request_is_one_response_with_its_seed_and_sampling",
         ),
@@ -247,15 +247,15 @@ _RESUMED = [
     Fault(
         "run-json-not-read-again",
         "eval/run/driver.py",
-        old="                joined = _joined(out, now)\n",
+        old="                joined = _joined(out, now, parts)\n",
         new="                joined = now\n",
         tests=(f"{_DRIVER}test_a_benchmark_that_another_process_adds_meanwhile_is_kept",),
     ),
     Fault(
         "engine-started-meanwhile-not-compared",
         "eval/run/driver.py",
-        old="                joined = _joined(out, now)\n",
-        new="                joined = _joined(out, replace(now, engine={}))\n",
+        old="                joined = _joined(out, now, parts)\n",
+        new="                joined = _joined(out, replace(now, engine={}), parts)\n",
         tests=(f"{_DRIVER}test_an_engine_of_another_kind_that_starts_meanwhile_does_not_mix",),
         ci=True,
     ),
@@ -291,8 +291,8 @@ _RESUMED = [
         "run-json-read-before-its-lock",
         "eval/run/driver.py",
         old="            with changing_run(out):  # another process may have changed run.json\n"
-        "                joined = _joined(out, now)\n",
-        new="            joined = _joined(out, now)\n            with changing_run(out):\n",
+        "                joined = _joined(out, now, parts)\n",
+        new="            joined = _joined(out, now, parts)\n            with changing_run(out):\n",
         tests=(f"{_DRIVER}test_run_json_is_read_and_written_under_one_lock",),
     ),
     Fault(
@@ -333,9 +333,9 @@ _RESUMED = [
     Fault(
         "short-write-taken-for-whole",
         "eval/run/journal.py",
-        old="        while line:  # a full disk may accept a part, and raise on the next write\n"
-        "            line = line[self._file.write(line) :]\n",
-        new="        self._file.write(line)\n",
+        old="            while line:  # a full disk may accept a part, and raise on the next write\n"
+        "                line = line[self._file.write(line) :]\n",
+        new="            self._file.write(line)\n",
         tests=(f"{_DRIVER}test_a_disk_that_takes_a_part_gets_the_rest",),
     ),
     Fault(
@@ -355,8 +355,8 @@ _RESUMED = [
     Fault(
         "line-without-its-end-is-read",
         "eval/run/files.py",
-        old='for line in file if line.endswith(b"\\n")]',
-        new='for line in file if line.rstrip().endswith(b"}")]',
+        old='if line.endswith(b"\\n"):',
+        new='if line.rstrip().endswith(b"}"):',
         tests=(f"{_DRIVER}test_a_line_that_a_kill_cut_is_cut_off_and_made_again",),
     ),
     Fault(
