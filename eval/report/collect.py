@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,7 @@ def families(folder: str) -> tuple[list[Family], list[str]]:
     """Every family in `folder`, the largest first, and notes on scores that are missing.
 
     Args:
-        folder: a folder of runs, or one run.
+        folder: one run, or a folder that holds runs at any depth.
 
     Raises:
         ArgumentError: `folder` does not exist, or has no run with scores.
@@ -137,8 +137,7 @@ def model_name(source: str) -> str:
 def _load(folder: str) -> tuple[list[Entry], list[str]]:
     if not os.path.isdir(folder):
         raise ArgumentError(f"{folder}: is not a folder", "Give the folder that holds the runs.")
-    paths = [folder, *(os.path.join(folder, name) for name in sorted(os.listdir(folder)))]
-    runs = [path for path in paths if os.path.isfile(os.path.join(path, "run.json"))]
+    runs = list(_run_folders(folder))
     loaded, notes = [], []
     for path in runs:
         run = files.load_run(path)
@@ -149,9 +148,10 @@ def _load(folder: str) -> tuple[list[Entry], list[str]]:
             else:
                 notes.append(f"{run.name}: {name} is not scored yet.")
         if scores:
-            loaded.append((os.path.basename(os.path.abspath(path)), run, scores))
+            place = os.path.relpath(path, folder) if path != folder else os.path.basename(os.path.abspath(path))
+            loaded.append((place, run, scores))
     if not loaded:
-        what = "has no run with scores" if runs else "has no run.json, and no folder with one"
+        what = "has no run with scores" if runs else "has no run.json, in it or in a folder below"
         raise ArgumentError(f"{folder}: {what}", "Evaluate a model into it first, or finish its runs.")
     often = Counter(run.name for _, run, _ in loaded)
     entries = []
@@ -160,6 +160,16 @@ def _load(folder: str) -> tuple[list[Entry], list[str]]:
         kind, lam = _kind(run)
         entries.append(Entry(name, model_name(run.model), kind, lam, run, scores))
     return sorted(entries, key=_position), notes
+
+
+def _run_folders(folder: str) -> Iterator[str]:
+    """The runs in `folder` at any depth, in the order of their paths."""
+    if os.path.isfile(os.path.join(folder, "run.json")):
+        yield folder
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        link_to_run = entry.is_symlink() and os.path.isfile(os.path.join(entry.path, "run.json"))
+        if link_to_run or (entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")):
+            yield from _run_folders(entry.path)
 
 
 def _position(entry: Entry) -> tuple[float, ...] | tuple[object, ...]:
