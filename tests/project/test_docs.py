@@ -43,6 +43,7 @@ WITH_LINKS = [
         for page in sorted((ROOT / folder).rglob("*.md"))
     ),
 ]
+REPOSITORY = "https://github.com/mi-kernels/mi_kernels"
 BEGIN, END = "<!-- figures:", "<!-- end of figures -->"
 
 
@@ -147,13 +148,23 @@ def test_what_printed_commands_make_is_ignored_by_git() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     name = page.relative_to(ROOT)
     for link in links(page.read_text()):
-        if re.match(r"[a-z]+:", link):
-            continue
         path, _, anchor = link.partition("#")
-        target = (page.parent / path) if path else page
+        if path.startswith(f"{REPOSITORY}/blob/main/"):
+            target = ROOT / path.removeprefix(f"{REPOSITORY}/blob/main/")
+        elif re.match(r"[a-z]+:", link):
+            continue
+        else:
+            target = (page.parent / path) if path else page
         assert target.exists(), f"{name}: {link}"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target.read_text()), f"{name}: {link}"
+
+
+def test_the_readme_has_absolute_links() -> None:
+    """PyPI shows README.md, where a relative link leads nowhere."""
+    found = links((ROOT / "README.md").read_text())
+    assert len(found) > 10
+    assert [link for link in found if not link.startswith("https://")] == []
 
 
 @EVERY_PAGE
@@ -236,5 +247,5 @@ def test_blocks_are_found(tmp_path: Path) -> None:
     assert arguments_of("mi-kernels serve A B --lam 0.5 -- --port 1 # it's open") == [
         ["serve", "A", "B", "--lam", "0.5", "--", "--port", "1"]
     ]
-    assert links("[a](b.md#c) `[x](y)`") == ["b.md#c"]
+    assert links("[a](b.md#c) `[x](y)`\n\n[d]: https://e.f\n") == ["b.md#c", "https://e.f"]
     assert anchors("# What *is* told?\n## `a_b` and c\n") == {"what-is-told", "a_b-and-c"}

@@ -131,8 +131,9 @@ def arguments_of(line: str) -> list[list[str]]:
 
 def links(text: str) -> list[str]:
     """The targets of all links and images."""
-    found = re.findall(r"\]\(([^()\s]+)\)", _without_code(text))
-    return [*found, *re.findall(r'(?:src|href)="([^"]+)"', text)]
+    plain = _without_code(text)
+    found = re.findall(r"\]\(([^()\s]+)\)|^\[[^]]+\]: (\S+)", plain, re.MULTILINE)
+    return [*(inline or defined for inline, defined in found), *re.findall(r'(?:src|href)="([^"]+)"', text)]
 
 
 def anchors(text: str) -> set[str]:
