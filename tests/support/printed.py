@@ -61,6 +61,14 @@ SMALLER = {
     "python -m bench.files.ray": "--size 0.02 --rounds 1 --folder bench-work",
 }
 
+# For vLLM's CPU build, which otherwise compiles for minutes, takes most of the memory, and binds its threads to cores.
+_VLLM_ON_A_CPU = {
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -134,8 +142,7 @@ def environment(programs: Path, package: Path, beside: Path, *, vllm: bool = Fal
         (programs / name).chmod(0o755)
     return {
         **os.environ,
-        # vLLM's CPU build: what other packages break, how many threads, and not most of the memory.
-        **({"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"} if vllm else {}),
+        **(_VLLM_ON_A_CPU if vllm else {}),
         "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]),
         "HF_HUB_OFFLINE": "1",  # a model that is missing must not be looked for elsewhere
