@@ -21,7 +21,7 @@ PROGRAM = "mi-kernels"
 # The first word of a line of shell that a reader types. Other lines in blocks of code are output, formulas or folders.
 _TYPED = re.compile(
     r"(?:\w+=\S+ +)*"
-    r"(?:mi-kernels(?:-mergekit)?|python3?|pip|pytest|ruff|mypy|curl|hf|gh|git|pre-commit|cd|export|ulimit|for|\.ci/run"
+    r"(?:mi-kernels(?:-mergekit)?|python3?|pip|pytest|ruff|mypy|mkdocs|curl|hf|gh|git|pre-commit|cd|export|ulimit|for|\.ci/run"
     r"|(?:tests|tools)/\S+\.sh)(?:\s|$)"
 )
 _MARKER = re.compile(r"<!-- (not run|file): (.+?) -->")

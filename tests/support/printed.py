@@ -52,7 +52,7 @@ NEEDS = {
 
 # Options that make a command small. The last one counts, so each stands after what the page prints.
 SMALLER = {
-    "python -m bench.all": "--quick --only instructions --results results --folder bench-work",
+    "python -m bench.all": "--quick --only safety --results results --folder bench-work",
     "python -m bench.memory": "-k 4KiB",
     "python -m bench.files.merge": "--most 0.02 --sizes 0.02 --rounds 1 --folder bench-work",
     "python -m bench.files.sweep": "--most 0.02 --rounds 1 --folder bench-work",
@@ -82,6 +82,9 @@ class Outcome:
 
 def make_models(root: Path) -> None:
     """Makes every model that the pages name, and two merges of them."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     for seed, (name, others) in enumerate(MODELS.items()):
         qwen3_model(seed, tied=False, num_hidden_layers=LAYERS, vocab_size=320).save_pretrained(root / name)
         for other in others:
