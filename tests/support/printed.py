@@ -61,13 +61,9 @@ SMALLER = {
     "python -m bench.files.ray": "--size 0.02 --rounds 1 --folder bench-work",
 }
 
-# For vLLM's CPU build, which otherwise compiles for minutes, takes most of the memory, and binds its threads to cores.
-_VLLM_ON_A_CPU = {
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+# For vLLM's CPU build, which otherwise binds its threads to cores, compiles for minutes and takes most of the memory.
+_VLLM_ON_A_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+_LLM = (r"(\bLLM\(\s*\"[^\"]*\",)", r"\1 enforce_eager=True, kv_cache_memory_bytes=1 << 28,")
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,7 @@ def run_page(
                 yield Outcome(block.place, part, _run_line(part, _state(block, part), folder, variables, seconds))
             elif block.is_program:
                 program = folder / f"{page.stem}_{block.line}.py"
-                program.write_text(block.text)
+                program.write_text(re.sub(*_LLM, block.text))
                 line = f"python {program.name}"
                 yield Outcome(block.place, part, _run_line(line, [], folder, variables, seconds))
             else:
