@@ -1,6 +1,6 @@
 """Changes lam on a model that is loaded in transformers, without loading it again.
 
-python -m pip install 'mi_kernels[torch]' transformers
+python -m pip install torch transformers
 python live.py
 """
 

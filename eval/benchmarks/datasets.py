@@ -133,7 +133,9 @@ def need(module: str, package: str) -> None:
         DataError: `module` is not installed.
     """
     if importlib.util.find_spec(module) is None:
-        raise DataError(f"Grading needs the module {module}, which is not installed.", f"pip install '{package}'")
+        raise DataError(
+            f"Grading needs the module {module}, which is not installed.", f"Run `python -m pip install '{package}'`."
+        )
 
 
 def data_folder(name: str) -> str | None:

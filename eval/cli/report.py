@@ -9,7 +9,7 @@ from .arguments import add_quiet
 
 
 def add(p: argparse.ArgumentParser) -> None:
-    p.add_argument("runs", metavar="RUNS", help="a folder of runs, or one run's folder")
+    p.add_argument("runs", metavar="RUNS", help="a folder that holds runs at any depth, or one run")
     p.add_argument("--out", metavar="DIR", help="the report's folder (default: RUNS/report)")
     p.add_argument("--tokens-per-answer", type=float, metavar="N", help="also recommend a model within this mean")
     add_quiet(p)

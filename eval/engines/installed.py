@@ -24,8 +24,8 @@ def check_installed(kind: str) -> None:
     if importlib.util.find_spec(_MODULES[kind]) is None:
         raise EvalError(
             f"{_MODULES[kind]} is not installed in this environment",
-            "On a machine without a GPU: pip install -e '.[eval-cpu]'; with one: pip install -e '.[eval-gpu]'; "
-            "or use a server with --url.",
+            "Without a GPU, run `python -m pip install -e '.[eval-cpu]'`; with one, run it with '.[eval-gpu]'; or use "
+            "a server with --url.",
         )
 
 

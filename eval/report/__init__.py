@@ -40,7 +40,7 @@ def write(
     except ImportError as error:
         raise OutputError(
             f"a report needs matplotlib, which cannot be imported: {error}",
-            "Run `python -m pip install 'mi_kernels[eval]'`.",
+            "Run `python -m pip install matplotlib`.",
         ) from error
     from . import collect, content, markdown, page
 

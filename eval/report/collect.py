@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,7 @@ def families(folder: str) -> tuple[list[Family], list[str]]:
     """Every family in `folder`, the largest first, and notes on scores that are missing.
 
     Args:
-        folder: a folder of runs, or one run.
+        folder: one run, or a folder that holds runs at any depth.
 
     Raises:
         ArgumentError: `folder` does not exist, or has no run with scores.
@@ -138,8 +138,7 @@ def model_name(source: str) -> str:
 def _load(folder: str) -> tuple[list[Entry], list[str]]:
     if not os.path.isdir(folder):
         raise ArgumentError(f"{folder}: is not a folder", "Give the folder that holds the runs.")
-    paths = [folder, *(os.path.join(folder, name) for name in sorted(os.listdir(folder)))]
-    runs = [path for path in paths if os.path.isfile(os.path.join(path, "run.json"))]
+    runs = list(_run_folders(folder))
     loaded, notes = [], []
     for path in runs:
         try:
@@ -156,9 +155,10 @@ def _load(folder: str) -> tuple[list[Entry], list[str]]:
             except (EvalError, OSError) as error:
                 notes.append(f"{run.name}: {_reason(error, path)}: {name} is left out.")
         if scores:
-            loaded.append((os.path.basename(os.path.abspath(path)), run, scores))
+            place = os.path.relpath(path, folder) if path != folder else os.path.basename(os.path.abspath(path))
+            loaded.append((place, run, scores))
     if not loaded:
-        what = "has no run with scores" if runs else "has no run.json, and no folder with one"
+        what = "has no run with scores" if runs else "has no run.json, in it or in a folder below"
         what += f" ({notes[0]})" if notes else ""
         raise ArgumentError(f"{folder}: {what}", "Evaluate a model into it first, or finish its runs.")
     often = Counter(run.name for _, run, _ in loaded)
@@ -174,6 +174,16 @@ def _reason(error: Exception, path: str) -> str:
     """Why a file cannot be used, without the path of the folder of runs."""
     text = error.problem if isinstance(error, EvalError) else f"{path}: {error}"
     return text.replace(os.path.join(os.path.dirname(path), ""), "")
+
+
+def _run_folders(folder: str) -> Iterator[str]:
+    """The runs in `folder` at any depth, in the order of their paths."""
+    if os.path.isfile(os.path.join(folder, "run.json")):
+        yield folder
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        link_to_run = entry.is_symlink() and os.path.isfile(os.path.join(entry.path, "run.json"))
+        if link_to_run or (entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")):
+            yield from _run_folders(entry.path)
 
 
 def _position(entry: Entry) -> tuple[float, ...] | tuple[object, ...]:

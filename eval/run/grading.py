@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import SpawnContext
 from typing import TYPE_CHECKING, Any
 
 from mi_kernels.errors import MIKernelsError
@@ -81,11 +81,12 @@ def _grade_all(benchmark: Benchmark, wanted: dict[Key, Any], workers: int, limit
     datasets.need("pebble", "pebble")
     import pebble
 
+    context = _KeptLocks()
     pool = pebble.ProcessPool(
         max_workers=min(workers, len(wanted)),
         initializer=_warm_up,
         initargs=(benchmark.grade, next(iter(wanted.values()))),
-        context=multiprocessing.get_context("spawn"),
+        context=context,
     )
     try:
         futures = {
@@ -96,6 +97,22 @@ def _grade_all(benchmark: Benchmark, wanted: dict[Key, Any], workers: int, limit
     finally:
         pool.stop()
         pool.join()
+
+
+class _KeptLocks(SpawnContext):
+    """Keeps the locks that a pool creates for as long as this object lives.
+
+    A pool that is stopped drops its locks before it stops its workers, which deletes their names. A worker that is
+    still starting then does not find them, and prints a traceback.
+    """
+
+    def __init__(self) -> None:
+        self._locks: list[Any] = []
+
+    def RLock(self) -> Any:
+        lock = super().RLock()
+        self._locks.append(lock)
+        return lock
 
 
 def _verdict(benchmark: Benchmark, key: Key, future: ProcessFuture[Verdict], limit: float) -> Verdict:

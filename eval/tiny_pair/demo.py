@@ -50,4 +50,6 @@ def installed_engine() -> str:
     if importlib.util.find_spec("transformers"):
         print("vLLM is not installed: transformers is used instead.", file=sys.stderr)
         return "transformers"
-    raise ArgumentError("vLLM and transformers are not installed", "Without a GPU, run `pip install -e '.[eval-cpu]'`.")
+    raise ArgumentError(
+        "vLLM and transformers are not installed", "Without a GPU, run `python -m pip install -e '.[eval-cpu]'`."
+    )

@@ -22,7 +22,7 @@ _SERVE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 _REMEDIES = {
     "cuda": "Install the wheel of mi_kernels for your CUDA version, or use backend=None.",
-    "triton": "Run `pip install 'mi_kernels[gpu]'` on a machine where torch finds a GPU, or use backend=None.",
+    "triton": "Run `python -m pip install triton` on a machine where torch finds a GPU, or use backend=None.",
 }
 
 

@@ -39,7 +39,7 @@ def check(path: str | os.PathLike[str]) -> None:
     except ImportError as error:
         raise OutputError(
             f"{given}: drawing needs matplotlib, which cannot be imported: {error}",
-            "Run `python -m pip install 'mi_kernels[plots]'`, or leave out the plot.",
+            "Run `python -m pip install matplotlib`, or leave out the plot.",
         ) from error
 
 

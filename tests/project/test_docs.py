@@ -1,51 +1,40 @@
-"""README and docs/: their code and commands run, their links exist, and every command and variable is documented.
+"""README, docs/ and the other pages: what they print runs, links exist, commands and variables are documented.
 
-A block of Python, and each line of a block that calls `mi-kernels`, runs. Each page has its own folder, with tiny
-models of the names that the pages use. A block that cannot run here says why in a comment before it:
+Every block of Python and every line of shell that a reader types runs (`tests/support/printed.py`), in a folder with
+tiny models of the names that the pages use. A block that cannot run here says why in a comment before it:
 
     <!-- not run: needs vLLM -->
 
-Its commands are parsed all the same. `<!-- file: NAME -->` before a block writes the block to that file.
+`python tools/printed_commands.py --having vLLM` runs it where vLLM is. The arguments of commands that do not run are
+parsed all the same. `<!-- file: NAME -->` before a block writes the block to that file.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import glob
 import importlib.util
-import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 import yaml
 
-from mi_kernels import lerp_checkpoint
 from mi_kernels.cli.program import COMMANDS, build_parser
 
-from ..support import ROOT
-from ..support.adapters import write_adapter
-from ..support.documents import PAGES, Block, anchors, arguments_of, blocks, links, paths
-from ..support.fp8_models import fp8_model, quantised
-from ..support.models import qwen3_model
+from ..support import ROOT, printed
+from ..support.documents import PAGES, WITH_COMMANDS, anchors, arguments_of, blocks, links, paths
 
 DOCS = ROOT / "docs"
-LAYERS = 36  # as many as Qwen3-4B has: the ranges of the pages, such as 12:36, fit
-MODELS = {  # the names that the pages use, and which model each of them is
-    "base": ("B", "Qwen/Qwen3-4B-Base"),
-    "instruct": ("I", "A", "INSTRUCT", "Qwen/Qwen3-4B-Instruct-2507"),
-    "thinking": ("T", "THINKING", "Qwen/Qwen3-4B-Thinking-2507"),
-    "hybrid": ("H", "Qwen/Qwen3-4B"),
-}
 ALL = {page.relative_to(ROOT).as_posix(): page for page in PAGES}
 EVERY_PAGE = pytest.mark.parametrize("page", ALL.values(), ids=ALL)
+EVERY_PAGE_WITH_COMMANDS = pytest.mark.parametrize(
+    "page", WITH_COMMANDS, ids=[page.relative_to(ROOT).as_posix() for page in WITH_COMMANDS]
+)
 WITH_LINKS = [
     *sorted(ROOT.glob("*.md")),
     *(
@@ -54,123 +43,128 @@ WITH_LINKS = [
         for page in sorted((ROOT / folder).rglob("*.md"))
     ),
 ]
+REPOSITORY = "https://github.com/mi-kernels/mi_kernels"
 BEGIN, END = "<!-- figures:", "<!-- end of figures -->"
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every model that the pages name, and two merges of them."""
     root = tmp_path_factory.mktemp("models")
-    for seed, (name, others) in enumerate(MODELS.items()):
-        qwen3_model(seed, tied=False, num_hidden_layers=LAYERS).save_pretrained(root / name)
-        for other in others:
-            (root / other).parent.mkdir(exist_ok=True)
-            shutil.copytree(root / name, root / other)
-    adapter = {
-        f"model.layers.0.self_attn.q_proj.lora_{side}.weight": torch.randn(shape)
-        for side, shape in (("A", (4, 32)), ("B", (32, 4)))
-    }
-    write_adapter(root / "my-adapter", adapter)
-    for seed, name in enumerate(("instruct-fp8", "thinking-fp8")):
-        quantised(root / name, fp8_model(seed))
-    for name in ("mi-0.8", "OUT"):
-        lerp_checkpoint(root / "instruct", root / "thinking", root / name, 0.8, progress=False)
-    (root / "config.yml").write_text(
-        "merge_method: linear\nmodels: [{model: instruct, parameters: {weight: 1}},"
-        " {model: thinking, parameters: {weight: 3}}]\ndtype: bfloat16\n"
-    )
+    printed.make_models(root)
     return root
 
 
-@pytest.fixture
-def workshop(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with all models, and `mi-kernels` of this checkout on the PATH."""
-    folder = tmp_path / "work"
+@EVERY_PAGE_WITH_COMMANDS
+def test_code_and_commands_run(page: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "clone"
     shutil.copytree(models, folder)
-    program = tmp_path / "bin" / "mi-kernels"
-    program.parent.mkdir()
-    code = "import sys; from mi_kernels.cli import main; sys.exit(main())"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # a model that is missing must not be looked for elsewhere
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    printed.make_clone(folder)
+    variables = printed.environment(tmp_path / "bin", ROOT, tmp_path)
+    for name in ("PATH", "PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME"):  # for Python blocks, which run in this process
+        monkeypatch.setenv(name, variables[name])
     monkeypatch.chdir(folder)
-    return folder
+    for outcome in printed.run_page(page, folder, variables):
+        assert not outcome.problem, f"{outcome.place}: {outcome.text}\n{outcome.problem}"
 
 
-def parsed(words: list[str]) -> argparse.Namespace:
-    """The arguments of a call, as the program parses them."""
-    own = words[: words.index("--")] if words[:1] == ["serve"] and "--" in words else words
-    return build_parser().parse_args(own)
-
-
-def make_room(line: str) -> None:
-    """Removes what an earlier command of the page wrote to the place where this one writes."""
-    for words in arguments_of(line):
-        out = getattr(parsed(words), "out", None)
-        if isinstance(out, str) and "-o" in words and "--overwrite" not in words:
-            for made in glob.glob(re.sub(r"\\?\{lam\}", "*", out)):
-                shutil.rmtree(made)
-
-
-def run_block(block: Block, names: dict[str, Any]) -> None:
-    if block.language == "python":
-        code = compile("\n" * (block.line - 1) + block.text, str(block.page), "exec")
-        exec(code, names)
-    for line in block.commands:
-        make_room(line)
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-        assert done.returncode == 0, f"{block.place}: {line}\n{done.stdout}{done.stderr}"
-
-
-@EVERY_PAGE
-def test_code_and_commands_run(page: Path, workshop: Path) -> None:
-    names: dict[str, Any] = {"__name__": "page"}
-    for block in blocks(page):
-        if block.file:
-            (workshop / block.file).write_text(block.text)
-        if not block.not_run:
-            run_block(block, names)
-
-
-@EVERY_PAGE
+@EVERY_PAGE_WITH_COMMANDS
 def test_commands_are_parsed(page: Path) -> None:
     for block in blocks(page):
         for line in block.commands:
             for words in arguments_of(line):
                 try:
-                    parsed(words)
+                    printed.parsed(words)
                 except SystemExit as error:
                     if error.code:  # --help and --version end with 0
                         pytest.fail(f"{block.place}: {line}")
 
 
-@EVERY_PAGE
+@EVERY_PAGE_WITH_COMMANDS
+def test_commands_of_other_programs_are_parsed(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`python -m eval`, and what is given to pytest and to Python: the files exist."""
+    from eval.cli.program import build_parser as eval_parser
+
+    for block in blocks(page):
+        for line in block.commands:
+            words = shlex.split(line, comments=True)
+            if words[:3] == ["python", "-m", "eval"]:
+                try:
+                    eval_parser().parse_args(words[3:])
+                except SystemExit as error:
+                    pytest.fail(f"{block.place}: {line}: {error}\n{capsys.readouterr().err}")
+            for word in words:
+                if re.fullmatch(r"(tests|tools|examples)/[\w./-]+", word):
+                    assert (ROOT / word).exists(), f"{block.place}: {line}: {word}"
+
+
+@EVERY_PAGE_WITH_COMMANDS
 def test_yaml_is_valid(page: Path) -> None:
     for block in blocks(page):
         if block.language == "yaml":
             assert isinstance(yaml.safe_load(block.text), dict), block.place
 
 
-@EVERY_PAGE
+@EVERY_PAGE_WITH_COMMANDS
 def test_what_does_not_run_says_what_it_needs(page: Path) -> None:
     for block in blocks(page):
-        assert block.not_run is None or block.not_run.startswith("needs "), block.place
+        if block.not_run is not None:
+            assert block.not_run.startswith("needs "), block.place
+            assert printed.needs(block), f"{block.place}: name one of {', '.join(printed.NEEDS)}"
+
+
+@EVERY_PAGE_WITH_COMMANDS
+def test_what_starts_processes_is_a_program(page: Path) -> None:
+    """vLLM and graders start processes that import the main module again: without `__main__` they never end."""
+    for block in blocks(page):
+        if block.language == "python" and re.search(r"(?<!async_)\bLLM\(|driver\.run\(", block.text):
+            assert block.is_program, block.place
+            ast.parse(block.text)
+
+
+@EVERY_PAGE_WITH_COMMANDS
+def test_nothing_installs_a_package_that_is_not_published(page: Path) -> None:
+    """`pip install 'mi_kernels[ray]'` finds nothing before a release is on PyPI: `'.[ray]'` in a clone works."""
+    assert not re.search(r"pip install (-\S+ )*'?mi_kernels[^=]", page.read_text().replace("mi_kernels==X.Y.Z", ""))
+
+
+def test_what_printed_commands_make_is_ignored_by_git() -> None:
+    """Readers of these pages work in a clone, and `git status` stays clean."""
+    outs = {"runs/x", "site/index.html", "base/x", "instruct/x", "thinking/x", ".venv/x", "kit/x", "began"}
+    for name in ("README.md", "CONTRIBUTING.md", "eval/README.md", "bench/README.md", "examples/README.md"):
+        page = ROOT / name
+        for block in blocks(page):
+            for line in block.commands:
+                for words in arguments_of(line):
+                    out = getattr(printed.parsed(words), "out", None)
+                    if isinstance(out, str) and not out.startswith("/"):
+                        outs.add(f"{out.removeprefix('./')}/x")
+    ask = subprocess.run(
+        ["git", "check-ignore", "--stdin"], input="\n".join(outs), cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert outs - set(ask.stdout.split("\n")) == set()
 
 
 @pytest.mark.parametrize("page", WITH_LINKS, ids=[page.relative_to(ROOT).as_posix() for page in WITH_LINKS])
 def test_links_lead_somewhere(page: Path) -> None:
     name = page.relative_to(ROOT)
     for link in links(page.read_text()):
-        if re.match(r"[a-z]+:", link):
-            continue
         path, _, anchor = link.partition("#")
-        target = (page.parent / path) if path else page
+        if path.startswith(f"{REPOSITORY}/blob/main/"):
+            target = ROOT / path.removeprefix(f"{REPOSITORY}/blob/main/")
+        elif re.match(r"[a-z]+:", link):
+            continue
+        else:
+            target = (page.parent / path) if path else page
         assert target.exists(), f"{name}: {link}"
         if anchor and target.suffix == ".md":
             assert anchor in anchors(target.read_text()), f"{name}: {link}"
+
+
+def test_the_readme_has_absolute_links() -> None:
+    """PyPI shows README.md, where a relative link leads nowhere."""
+    found = links((ROOT / "README.md").read_text())
+    assert len(found) > 10
+    assert [link for link in found if not link.startswith("https://")] == []
 
 
 @EVERY_PAGE
@@ -239,6 +233,7 @@ def test_blocks_are_found(tmp_path: Path) -> None:
     page.write_text(
         "# Title\n\ntext\n    continued\n\n"
         "    mi-kernels env   # a comment\n    echo a > b.yml && mi-kernels merge b.yml -o c\n"
+        "    runs/   a folder\n"
         "\n<!-- not run: needs a thing -->\n```python\nx = 1\n```\n<!-- file: f.yml -->\n\n```yaml\na: 1\n```\n"
     )
     first, second, third = blocks(page)
@@ -247,10 +242,10 @@ def test_blocks_are_found(tmp_path: Path) -> None:
     assert (second.language, second.text, second.not_run) == ("python", "x = 1\n", "needs a thing")
     assert (third.text, third.file, third.not_run) == ("a: 1\n", "f.yml", None)
     page.write_text("<!-- not run: needs a thing -->\n\ntext\n")
-    with pytest.raises(ValueError, match="no block"):
+    with pytest.raises(ValueError, match="not followed by a block"):
         blocks(page)
     assert arguments_of("mi-kernels serve A B --lam 0.5 -- --port 1 # it's open") == [
         ["serve", "A", "B", "--lam", "0.5", "--", "--port", "1"]
     ]
-    assert links("[a](b.md#c) `[x](y)`") == ["b.md#c"]
+    assert links("[a](b.md#c) `[x](y)`\n\n[d]: https://e.f\n") == ["b.md#c", "https://e.f"]
     assert anchors("# What *is* told?\n## `a_b` and c\n") == {"what-is-told", "a_b-and-c"}

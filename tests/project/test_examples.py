@@ -1,13 +1,18 @@
-"""Every recipe and script of examples/ runs as it is, in a folder that holds ./base, ./instruct and ./thinking."""
+"""Every recipe, script and notebook of examples/ runs as it is, in a folder with ./base, ./instruct and ./thinking."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +25,15 @@ from ..support import ROOT
 
 EXAMPLES = ROOT / "examples"
 RECIPES = sorted(path.stem for path in (EXAMPLES / "recipes").glob("*.yml"))
-SCRIPTS = ["merge", "verify", "sweep", "tensors", "live"]  # in this order: verify checks what merge made
+SCRIPTS = ["merge", "verify", "sweep", "tensors", "live", "paper"]  # in this order: verify checks what merge made
+NOTEBOOK = json.loads((EXAMPLES / "notebook.ipynb").read_text())
 
 
-def run(script: str, folder: Path, status: int = 0) -> str:
+def run(script: str, folder: Path, *arguments: str, status: int = 0) -> str:
     """What the script prints; it ends with `status`. It imports this mi_kernels, and finds the models in `folder`."""
     package = str(Path(mi_kernels.__file__).parents[1])
     paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, str(EXAMPLES / f"{script}.py")]
+    command = [sys.executable, str(EXAMPLES / f"{script}.py"), *arguments]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
@@ -102,7 +108,119 @@ def test_the_scripts(here: Path) -> None:
             pytest.importorskip("transformers")
         printed = run(name, here)
         assert printed, name
-    assert sorted(path.name for path in (here / "runs").iterdir()) == ["mi-0.2", "mi-0.4", "mi-0.6", "mi-0.8"]
+    assert sorted(path.name for path in (here / "runs").iterdir()) == [
+        *("mi-0.2", "mi-0.4", "mi-0.6", "mi-0.8"),
+        "models",
+    ]
+
+
+def test_the_models_of_the_paper(here: Path) -> None:
+    """Nine lam, five masks of layers and two of modules; each ablation keeps INSTRUCT's bytes elsewhere."""
+    run("paper", here)
+    instruct, made = values("instruct"), here / "runs" / "models"
+    assert len(list(made.iterdir())) == 9 + 5 + 2
+    for name, changed in {
+        "first-third": r"layers\.[01]\.",
+        "last-two-thirds": r"layers\.[2-5]\.",
+        "no-attn": r"embed|mlp|layernorm|model\.norm",
+        "no-ffn": r"embed|self_attn|layernorm|model\.norm",
+    }.items():
+        found = {key for key, bits in values(str(made / name)).items() if not np.array_equal(bits, instruct[key])}
+        assert found == {key for key in instruct if re.search(changed, key)}, name
+
+
+def test_a_tool_of_your_own(here: Path) -> None:
+    """It writes a model that opens, with each tensor's own lam."""
+    run("tool", here)
+    instruct, thinking, merged = values("instruct"), values("thinking"), values("merged")
+    for name, lam in {
+        "model.norm.weight": 0.0,
+        "model.layers.3.self_attn.q_proj.weight": 0.9,
+        "model.layers.3.mlp.up_proj.weight": 0.5,
+    }.items():
+        assert np.array_equal(merged[name], mi_kernels.lerp(instruct[name], thinking[name], lam, backend="reference"))
+
+
+class Server(BaseHTTPRequestHandler):
+    """As `mi-kernels serve` answers, with the lam in place of an answer."""
+
+    served: dict[str, Any]
+    changes: list[Any]
+
+    def do_GET(self) -> None:
+        self.reply(self.served if self.path.endswith("/mi_kernels/lam") else {"data": [{"id": "./instruct"}]})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/v1/mi_kernels/lam":
+            self.changes.append(body)
+            self.served.clear()
+            self.served.update(body)
+            self.reply({**body, "seconds": 0.1})
+            return
+        assert (self.path, body["model"]) == ("/v1/chat/completions", "./instruct")
+        said = f"{body['messages'][0]['content']} at lam {self.served['lam']}"
+        self.reply({"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]})
+
+    def reply(self, content: Any) -> None:
+        text = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    Server.served, Server.changes = {"lam": 0.3}, []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def test_serving_with_efforts(tmp_path: Path, server: ThreadingHTTPServer) -> None:
+    """lam changes only where the effort asks for another one."""
+    pytest.importorskip("openai")
+    url = ("--url", f"http://127.0.0.1:{server.server_port}")
+    assert run("efforts", tmp_path, *url, "--effort", "low", "one") == "one at lam 0.3\n[effort low, lam 0.3]\n"
+    assert Server.changes == []
+    said = run("efforts", tmp_path, *url, "--effort", "high", "two", "three")
+    assert said == "two at lam 0.8\nthree at lam 0.8\n[effort high, lam 0.8]\n"
+    assert Server.changes == [{"lam": 0.8}]
+
+
+def test_the_notebook(tmp_path: Path) -> None:
+    """Its cells run in order, in a folder without models."""
+    cells = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 3
+    (tmp_path / "cells.py").write_text("\n".join(cells))
+    package = str(Path(mi_kernels.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "cells.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": package},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "12 tensors interpolated, 56 copied" in done.stdout
+
+
+def test_the_notebook_has_no_outputs() -> None:
+    assert (NOTEBOOK["nbformat"], NOTEBOOK["nbformat_minor"]) == (4, 5)
+    ids = [cell["id"] for cell in NOTEBOOK["cells"]]
+    assert len(ids) == len(set(ids))
+    for cell in NOTEBOOK["cells"]:
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
 
 
 def test_a_damaged_model(here: Path) -> None:
@@ -115,7 +233,8 @@ def test_a_damaged_model(here: Path) -> None:
 
 def test_the_list() -> None:
     """README.md lists every example, and every script runs above."""
-    listed = set(re.findall(r"\]\(([\w./]+\.(?:py|yml))\)", (EXAMPLES / "README.md").read_text()))
-    there = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*") if path.suffix in (".py", ".yml")}
+    listed = set(re.findall(r"\]\(([\w./]+\.(?:py|yml|ipynb))\)", (EXAMPLES / "README.md").read_text()))
+    kinds = (".py", ".yml", ".ipynb")
+    there = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*") if path.suffix in kinds}
     assert listed == there
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SCRIPTS, "make_models"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*SCRIPTS, "make_models", "tool", "efforts"}

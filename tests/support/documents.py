@@ -1,17 +1,29 @@
-"""README and docs/ as a test reads them: their blocks of code, their commands, their links and their headings."""
+"""The repository's pages as a test reads them: their blocks of code, their commands, their links and their headings."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]  # of the product
+WITH_COMMANDS = [  # every page that tells a reader what to type
+    *PAGES,
+    *(ROOT / name for name in ("CONTRIBUTING.md", "RELEASE.md", "SECURITY.md")),
+    *(ROOT / folder / "README.md" for folder in ("bench", "csrc", "eval", "eval/tiny_pair", "examples")),
+]
 PROGRAM = "mi-kernels"
+# The first word of a line of shell that a reader types. Other lines in blocks of code are output, formulas or folders.
+_TYPED = re.compile(
+    r"(?:\w+=\S+ +)*"
+    r"(?:mi-kernels(?:-mergekit)?|python3?|pip|pytest|ruff|mypy|mkdocs|curl|hf|gh|git|pre-commit|cd|export|ulimit|for|\.ci/run"
+    r"|(?:tests|tools)/\S+\.sh)(?:\s|$)"
+)
 _MARKER = re.compile(r"<!-- (not run|file): (.+?) -->")
 _SHELL = ("", "sh", "bash", "console")
 
@@ -40,11 +52,16 @@ class Block:
 
     @property
     def commands(self) -> list[str]:
-        """The lines that call the program, with continued lines joined."""
+        """The lines that a reader types into a shell, with continued lines joined."""
         if self.language not in _SHELL:
             return []
         lines = re.sub(r"\\\n\s*", " ", self.text).splitlines()
-        return [line for line in lines if arguments_of(line)]
+        return [line for line in lines if _TYPED.match(line) or arguments_of(line)]
+
+    @property
+    def is_program(self) -> bool:
+        """Whether it is a Python program on its own, for a file: vLLM's processes import its main module again."""
+        return self.language == "python" and '__name__ == "__main__"' in self.text
 
 
 def blocks(page: Path) -> list[Block]:
@@ -59,12 +76,14 @@ def blocks(page: Path) -> list[Block]:
     at = 0
     while at < len(lines):
         line = lines[at]
-        if mark := _MARKER.fullmatch(line):
+        if mark := _MARKER.fullmatch(line.strip()):
             marks[mark[1]] = mark[2]
             at += 1
             continue
         fenced = line.startswith("```")
-        indented = line.startswith("    ") and (at == 0 or not lines[at - 1].strip() or _MARKER.match(lines[at - 1]))
+        indented = line.startswith("    ") and (
+            at == 0 or not lines[at - 1].strip() or _MARKER.match(lines[at - 1].strip())
+        )
         if fenced or indented:
             begin = at + fenced
             end = begin
@@ -72,17 +91,18 @@ def blocks(page: Path) -> list[Block]:
                 lines[end] != "```" if fenced else not lines[end].strip() or lines[end].startswith("    ")
             ):
                 end += 1
-            text = "\n".join(each if fenced else each[4:] for each in lines[begin:end]).rstrip() + "\n"
+            text = "\n".join(lines[begin:end]).rstrip() + "\n"
+            text = text if fenced else textwrap.dedent(text)  # in a list, a block is indented twice
             language = line[3:].strip() if fenced else ""
             found.append(Block(page, begin + 1, language, text, marks.get("not run"), marks.get("file")))
             marks = {}
             at = end + fenced
             continue
         if line.strip() and marks:
-            raise ValueError(f"{page}:{at + 1}: a marker stands before something that is no block of code")
+            raise ValueError(f"{page}:{at + 1}: a marker is not followed by a block of code")
         at += 1
     if marks:
-        raise ValueError(f"{page}: a marker stands at the end")
+        raise ValueError(f"{page}: a marker at the end of the page")
     return found
 
 
@@ -111,8 +131,9 @@ def arguments_of(line: str) -> list[list[str]]:
 
 def links(text: str) -> list[str]:
     """The targets of all links and images."""
-    found = re.findall(r"\]\(([^()\s]+)\)", _without_code(text))
-    return [*found, *re.findall(r'(?:src|href)="([^"]+)"', text)]
+    plain = _without_code(text)
+    found = re.findall(r"\]\(([^()\s]+)\)|^\[[^]]+\]: (\S+)", plain, re.MULTILINE)
+    return [*(inline or defined for inline, defined in found), *re.findall(r'(?:src|href)="([^"]+)"', text)]
 
 
 def anchors(text: str) -> set[str]:

@@ -297,6 +297,17 @@ def test_a_sweep_of_some_layers_starts_at_instruct_and_does_not_end_at_thinking(
     assert found == [(0, "Instruct"), (0.4, "l-0.4"), (0.5, "l-0.5"), (1, "l-1")]
 
 
+def test_runs_are_found_in_folders_below(tmp_path: Path) -> None:
+    """`eval report runs/` after `eval demo`, which writes into runs/demo; equal names are told apart by their path."""
+    small(tmp_path / "demo", (0.5,))
+    small(tmp_path / "again", (0.5,))
+    (demo, again) = (next(path.parent for path in tmp_path.glob(f"{n}/**/MI-0.5")) for n in ("demo", "again"))
+    families, _ = collect.families(str(tmp_path))
+    names = {entry.name for family in families for entry in family.entries}
+    assert {f"MI-0.5 ({run.relative_to(tmp_path)}/MI-0.5)" for run in (demo, again)} <= names
+    assert [entry.name for entry in collect.families(str(demo))[0][0].entries] == ["Instruct", "MI-0.5", "Thinking"]
+
+
 def test_two_families_do_not_mix(tmp_path: Path) -> None:
     folder = small(tmp_path)
     other = {"instruct": {"source": "Org/A-Instruct"}, "thinking": {"source": "Org/A-Thinking"}}

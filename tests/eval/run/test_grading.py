@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from eval.errors import DataError
 from eval.run import grading
 from eval.schema import Problem, Response, Verdict
 
+from ...support import ROOT
 from ..support import graders
 
 in_processes = pytest.mark.skipif(not importlib.util.find_spec("pebble"), reason="pebble is not installed")
@@ -83,3 +88,48 @@ def test_nothing_to_grade_and_unknown_problems() -> None:
     assert grading.grade(graders.benchmark(), "merged", [], []) == []
     with pytest.raises(KeyError):
         grading.grade(graders.benchmark(), "merged", [], responses("a"))
+
+
+# The first worker grades everything, and takes 2 seconds to end. The others start after 1 second, when grading is over.
+LATE_WORKERS = """
+import os
+import time
+from multiprocessing import util
+
+from eval.run import grading
+from eval.schema import Benchmark, Problem, Response, Verdict
+
+if __name__ == "__mp_main__":
+    try:
+        os.mkdir("first")
+    except FileExistsError:
+        time.sleep(1)
+
+
+def grade(reference, text):
+    if not util._finalizer_registry:
+        util.Finalize(None, time.sleep, (2,), exitpriority=1)
+    return Verdict(True, text)
+
+
+if __name__ == "__main__":
+    benchmark = Benchmark("right", "Right", 1, 10, list, grade)
+    problems = [Problem(str(i), "", "") for i in range(4)]
+    responses = [Response(problem.id, 0, 0, "", "yes", 1, "stop") for problem in problems]
+    print(len(grading.grade(benchmark, "instruct", problems, responses, workers=4)))
+"""
+
+
+def test_workers_that_start_late_print_nothing(tmp_path: Path) -> None:
+    """They are stopped while they start, and find what they were given: no half of a traceback on the terminal."""
+    (tmp_path / "late.py").write_text(LATE_WORKERS)
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "late.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("4\n", "", 0)

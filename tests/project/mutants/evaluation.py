@@ -153,6 +153,13 @@ _SCORED = [
         tests=(f"{_METRICS}test_scores",),
     ),
     Fault(
+        "workers-lose-their-locks",
+        "eval/run/grading.py",
+        old="context = _KeptLocks()",
+        new="context = SpawnContext()",
+        tests=("tests/eval/run/test_grading.py::test_workers_that_start_late_print_nothing",),
+    ),
+    Fault(
         "instruct-graded-without-its-text",
         "eval/run/grading.py",
         old='text if role == "instruct" else strip_reasoning(text)',
