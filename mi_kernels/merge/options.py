@@ -16,6 +16,8 @@ from ..backends import cpu
 from ..backends.device import Place, place_for
 from ..dtypes import OUTPUTS
 from ..errors import ArgumentError, BackendError
+from ..system.arguments import checks_names
+from ..system.sizes import checked_size
 
 WRITTEN, HOW = "output", "execution"  # the groups in the help of a command
 F = TypeVar("F", bound=Callable[..., Any])
@@ -25,7 +27,7 @@ class MergeOptions(TypedDict, total=False):
     """The keyword arguments of every merge function. They are the fields of `Options`."""
 
     dtype: str | None
-    max_shard_size: int | None
+    max_shard_size: int | str | None
     copy_from: str
     overwrite: bool
     restart: bool
@@ -34,7 +36,7 @@ class MergeOptions(TypedDict, total=False):
     device: str
     backend: str | None
     threads: int | None
-    max_memory: int | None
+    max_memory: int | str | None
     io: str
     progress: bool | Callable[[int, int], None]
 
@@ -60,7 +62,8 @@ class Options:
     Attributes:
         dtype: convert every floating-point tensor to "bfloat16", "float16" or "float32". None: keep the dtypes of the
             first model.
-        max_shard_size: the maximum number of data bytes in a shard. None: keep the shards of the first model.
+        max_shard_size: the maximum number of data bytes in a shard, or text such as "5GB". None: keep the shards of the
+            first model.
         copy_from: the model whose config, tokenizer and chat template are copied to the output: "thinking" (the last
             model), "instruct" (the first model), "base", or the number of a model from "1", the base not counted.
         overwrite: replace an existing model at `out`. It stays in place until the new model is complete.
@@ -77,7 +80,7 @@ class Options:
         backend: "cpu", "cuda" or "triton". None: the best backend of the device. With device "auto", the backend
             decides the device.
         threads: the number of computing threads. None: one for each core.
-        max_memory: the maximum number of bytes for buffers. None: 128 MiB.
+        max_memory: the maximum number of bytes for buffers, or text such as "64MiB". None: 128 MiB.
         io: "direct" (without the page cache), "buffered", or "auto", which is direct if the file system supports it.
         progress: True shows a bar if stderr is a terminal. A function is called with (bytes finished, bytes in total).
 
@@ -94,7 +97,7 @@ class Options:
     dtype: str | None = _option(
         None, "bfloat16, float16 or float32 (default: the dtypes of the first model)", metavar="DTYPE"
     )
-    max_shard_size: int | None = _option(
+    max_shard_size: int | str | None = _option(
         None, "limit for one shard, such as 5GB (default: as the first model)", metavar="SIZE", kind="size"
     )
     copy_from: str = _option(
@@ -113,12 +116,14 @@ class Options:
     device: str = _option("auto", "cpu, cuda, cuda:1, cuda:0,cuda:1 or auto (default: auto)", HOW, "DEVICE")
     backend: str | None = _option(None, "cpu, cuda or triton (default: the best for the device)", HOW, "NAME")
     threads: int | None = _option(None, "computing threads (default: all cores)", HOW, "N", "count")
-    max_memory: int | None = _option(None, "limit for buffers, such as 64MiB (default: 128MiB)", HOW, "SIZE", "size")
+    max_memory: int | str | None = _option(
+        None, "limit for buffers, such as 64MiB (default: 128MiB)", HOW, "SIZE", "size"
+    )
     io: str = _option("auto", "direct, buffered or auto (default: auto)", HOW, "MODE")
     progress: bool | Callable[[int, int], None] = field(default=True, metadata={"help": None})
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in OUTPUTS:
+        if self.dtype is not None and (not isinstance(self.dtype, str) or self.dtype not in OUTPUTS):
             raise ArgumentError(f"unknown dtype {self.dtype!r}", "Use bfloat16, float16 or float32.")
         if self.copy_from not in ("thinking", "instruct", "base") and self.copy_number is None:
             raise ArgumentError(
@@ -126,8 +131,17 @@ class Options:
             )
         if self.io not in ("auto", "direct", "buffered"):
             raise ArgumentError(f"unknown io {self.io!r}", "Use 'auto', 'direct' or 'buffered'.")
-        if self.max_shard_size is not None and self.max_shard_size <= 0:
-            raise ArgumentError(f"max_shard_size is {self.max_shard_size}", "Use a positive number of bytes.")
+        for name in ("max_shard_size", "max_memory"):
+            object.__setattr__(self, name, checked_size(getattr(self, name), name))
+        for name in ("overwrite", "restart", "strict", "sigma"):
+            if getattr(self, name) not in (True, False):
+                raise ArgumentError(f"{name} is {getattr(self, name)!r:.80}", "Give True or False.")
+        if self.progress not in (True, False) and not callable(self.progress):
+            raise ArgumentError(f"progress is {self.progress!r:.80}", "Give True, False or a function.")
+        for name in ("device", "backend"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "backend" and value is None):
+                raise ArgumentError(f"{name} is {value!r:.80}, a {type(value).__name__}", "Give it as text: 'cpu'.")
         cpu.checked_threads(self.threads)
         place_for(self.device, self.backend)
 
@@ -180,6 +194,16 @@ class Options:
         return cpu.checked_threads(self.threads)
 
     @property
+    def shard_bytes(self) -> int | None:
+        """`max_shard_size` as a number."""
+        return checked_size(self.max_shard_size, "max_shard_size")
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """`max_memory` as a number."""
+        return checked_size(self.max_memory, "max_memory")
+
+    @property
     def out_dtype(self) -> str | None:
         """The requested dtype by its name in safetensors, such as "BF16". None: keep the dtypes of the first model."""
         return None if self.dtype is None else OUTPUTS[self.dtype]
@@ -190,10 +214,11 @@ FLAGS: tuple[Field[Any], ...] = tuple(f for f in fields(Options) if f.metadata["
 
 
 def takes_options(function: F) -> F:
-    """Decorates a function that ends with ``**options: Unpack[MergeOptions]``, so that `help()` shows every option."""
+    """Decorates a function that ends with ``**options: Unpack[MergeOptions]``: `help()` shows every option, and names
+    that do not fit are refused by `checks_names`."""
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     kind = inspect.Parameter.KEYWORD_ONLY
     named += [inspect.Parameter(f.name, kind, default=f.default, annotation=f.type) for f in fields(Options)]
     function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return function
+    return checks_names(function)

@@ -94,7 +94,7 @@ def traced(
                 problem, remedy = f"{label} requires grad, and this function has no gradient", f"Pass {label}.detach()."
                 raise ValueError(f"{problem}\n{remedy}") if compiling else ArgumentError(problem, remedy)
     if not compiling:
-        lams = eager.checked_lams(lam, len(a))
+        lams = eager.checked_lams(lam, len(a), single)
     else:  # lam may be symbolic; the op checks its value
         lams = [float(value) for value in lam] if isinstance(lam, (list, tuple)) else [float(lam)] * len(a)  # type: ignore[arg-type]
     if outs is None:

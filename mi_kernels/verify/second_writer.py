@@ -6,7 +6,7 @@ import os
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..checkpoint.files import read_file
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 _MAX_SMALL = 256 << 20  # bytes
+_MAX_COUNTED = 10_000  # differing elements of a tensor: with the wrong models everything differs, and says no more
+_BLOCK = 1 << 16  # bytes compared at a time where something differs
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Difference:
     Attributes:
         file: the name of the file.
         tensor: the name of the tensor, or None for a header or a small file. Their elements are bytes.
-        count: the number of elements that differ.
+        count: the number of elements that differ. At 10,000 counting stops: "at least 10,000".
         elements: the number of elements in total.
         element: the index of the first element that differs.
         begin: the offset of this element in the tensor, in bytes.
@@ -51,11 +53,12 @@ class Difference:
 
     def __str__(self) -> str:
         values = f"is {self.found}, expected {self.expected}"
+        count = f"{'at least ' if self.count == _MAX_COUNTED else ''}{self.count:,} of {self.elements:,}"
         if self.tensor is None:
-            return f"{self.file}: byte {self.begin} {values}; {self.count} bytes differ"
+            return f"{self.file}: byte {self.begin:,} {values}; {count} bytes differ"
         return (
-            f"{self.file}: {self.tensor}: element {self.element} (byte {self.begin}, byte {self.file_offset} of the "
-            f"file) {values}; {self.count} of {self.elements} elements differ"
+            f"{self.file}: {self.tensor}: element {self.element:,} (byte {self.begin:,}, byte {self.file_offset:,} of "
+            f"the file) {values}; {count} elements differ"
         )
 
 
@@ -96,8 +99,13 @@ class Comparison:
             old = self._found.get((new.file, region))
             if old is not None:
                 first = min(old, new, key=lambda d: d.element)
-                new = Difference(**{**first.__dict__, "count": old.count + new.count})
+                new = replace(first, count=min(old.count + new.count, _MAX_COUNTED))
             self._found[new.file, region] = new
+
+    def known(self, file: str, region: int) -> Difference | None:
+        """Returns what was found so far in the region that begins at byte `region` of the file."""
+        with self._lock:
+            return self._found.get((file, region))
 
     def found(self, small: Mapping[str, bytes]) -> list[Damage | Difference]:
         """Returns all differences, including those of the `small` files: missing and extra files, then the contents."""
@@ -116,11 +124,15 @@ class Comparison:
         if len(actual) != len(content):
             kind = "shorter" if len(actual) < len(content) else "longer"
             self._files.append(Damage(name, kind, None, len(content), len(actual), min(len(actual), len(content))))
-        wrong = [i for i, (x, y) in enumerate(zip(content, actual)) if x != y]
-        if wrong:
-            i = wrong[0]
+        import numpy as np
+
+        length = min(len(content), len(actual))
+        x, y = (np.frombuffer(memory, np.uint8, length) for memory in (content, actual))
+        wrong = _differing(x, y, 0, 1, _MAX_COUNTED)
+        if wrong.number:
+            i = wrong.first
             values = f"0x{content[i]:02x}", f"0x{actual[i]:02x}"
-            self.add(Difference(name, None, len(wrong), len(content), i, i, i, *values), 0)
+            self.add(Difference(name, None, wrong.number, len(content), i, i, i, *values), 0)
 
 
 class _ComparedShard:
@@ -149,12 +161,22 @@ class _ComparedShard:
     def _compare_bytes(self, data: memoryview, found: memoryview, offset: int) -> None:
         import numpy as np
 
-        length = len(data)
         computed, actual = (np.frombuffer(memory, np.uint8) for memory in (data, found))
-        if not _same(computed, actual):
-            for region, begin, end in self._overlapping(offset, offset + length):
-                at = slice(begin - offset, end - offset)
-                self._compare(region, begin, computed[at], actual[at])
+        parts = [(*part, left) for part in self._overlapping(offset, offset + len(data)) if (left := self._left(*part))]
+        if not parts or _same(computed, actual):
+            return
+        for region, begin, end, left in parts:
+            at = slice(begin - offset, end - offset)
+            self._compare(region, begin, computed[at], actual[at], left)
+
+    def _left(self, region: _Region, begin: int, end: int) -> int:
+        """Returns how many more differing elements of a region are to be found from byte `begin` of the file."""
+        known = self._comparison.known(self._shard.name, region.begin)
+        if known is None:
+            return _MAX_COUNTED
+        if known.count < _MAX_COUNTED:
+            return _MAX_COUNTED - known.count
+        return int(begin < known.file_offset)  # chunks come in any order: this one may have the first difference
 
     def _overlapping(self, begin: int, end: int) -> Iterator[tuple[_Region, int, int]]:
         """Yields the regions that overlap bytes `begin` to `end` of the file, with the range of the overlap."""
@@ -164,14 +186,12 @@ class _ComparedShard:
             if region.begin < region.end:
                 yield region, max(begin, region.begin), min(end, region.end)
 
-    def _compare(self, region: _Region, begin: int, computed: Bytes, actual: Bytes) -> None:
-        import numpy as np
-
-        wrong = np.flatnonzero(computed != actual)
-        if len(wrong) == 0:
+    def _compare(self, region: _Region, begin: int, computed: Bytes, actual: Bytes, left: int) -> None:
+        """Finds up to `left` differing elements in the part of a region from byte `begin` of the file."""
+        wrong = _differing(computed, actual, begin - region.begin, region.item, left)
+        if wrong.number == 0:
             return
-        elements = np.unique((wrong + (begin - region.begin)) // region.item)
-        first = int(elements[0])
+        first = wrong.first
         start = first * region.item + region.begin - begin
         bits = [int.from_bytes(x[start : start + region.item].tobytes(), "little") for x in (computed, actual)]
         expected, found = (f"0x{value:0{2 * region.item}x}" for value in bits)
@@ -179,7 +199,7 @@ class _ComparedShard:
             Difference(
                 file=self._shard.name,
                 tensor=region.name,
-                count=len(elements),
+                count=wrong.number,
                 elements=(region.end - region.begin) // region.item,
                 element=first,
                 begin=first * region.item,
@@ -195,6 +215,40 @@ class _ComparedShard:
             self._file.__exit__()
 
     abandon = close
+
+
+class _Wrong(NamedTuple):
+    """The number of elements that differ, and the first of them, counted from the begin of the region."""
+
+    number: int
+    first: int
+
+
+def _differing(x: Bytes, y: Bytes, skipped: int, item: int, limit: int) -> _Wrong:
+    """Counts the elements in which two byte arrays differ, block by block until there are `limit` of them.
+
+    Args:
+        skipped: how many bytes of the region are before both arrays.
+        item: the bytes of an element.
+    """
+    count, first, last = 0, -1, -1
+    for at in range(0, len(x), _BLOCK):
+        elements = _unequal(x[at : at + _BLOCK], y[at : at + _BLOCK], skipped + at, item)
+        if not len(elements):
+            continue
+        count += len(elements) - (int(elements[0]) == last)  # an element may lie in two blocks
+        first, last = (int(elements[0]) if first < 0 else first), int(elements[-1])
+        if count >= limit:
+            return _Wrong(limit, first)
+    return _Wrong(count, first)
+
+
+def _unequal(x: Bytes, y: Bytes, skipped: int, item: int) -> npt.NDArray[np.intp]:
+    """Returns the elements of a block that differ, in order. Without np.unique, which sorts what is sorted already."""
+    import numpy as np
+
+    elements: npt.NDArray[np.intp] = (np.flatnonzero(x != y) + skipped) // item
+    return elements[np.flatnonzero(np.diff(elements, prepend=-1))]
 
 
 def _same(x: Bytes, y: Bytes) -> bool:

@@ -206,7 +206,11 @@ def test_dtypes(lines: str, dtype: str | None) -> None:
 def test_references(given: str, reference: str) -> None:
     text = f"merge_method: task_arithmetic\nbase_model: {given}\nmodels: [{{model: b, parameters: {{weight: 1}}}}]"
     assert read(text).base == reference
-    assert read(f"merge_method: linear\nmodels: [{{model: a}}, {{model: {given}}}]").models == ("a", reference)
+    weight = "parameters: {weight: 1}"
+    assert read(f"merge_method: linear\nmodels: [{{model: a}}, {{model: {given}}}]\n{weight}").models == (
+        "a",
+        reference,
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,9 @@ def test_tokenizer_source_of_slerp(source: str, copy_from: str) -> None:
     ],
 )
 def test_parameters_that_change_nothing(method: str, line: str) -> None:
-    text = f"merge_method: {method}\nbase_model: x\nmodels: [{{model: a}}, {{model: b}}]\nparameters: {line}"
+    weight = "" if method == "model_stock" else "parameters: {weight: 1}"
+    models = f"[{{model: a, {weight}}}, {{model: b, {weight}}}]"
+    text = f"merge_method: {method}\nbase_model: x\nmodels: {models}\nparameters: {line}"
     assert read(text).settings == {}
 
 
@@ -257,9 +263,13 @@ def test_the_only_value_may_be_a_gradient_or_conditional(value: str) -> None:
 
 
 def test_a_weight_has_no_default() -> None:
-    recipe = read("merge_method: linear\nmodels: [{model: a}, {model: b, parameters: {weight: 1}}]")
+    with pytest.raises(ArgumentError, match=r"^c\.yml: a: weight is missing, which linear needs\nAdd `parameters"):
+        read("merge_method: linear\nmodels: [{model: a}, {model: b, parameters: {weight: 1}}]")
+    recipe = read(
+        "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: [{filter: m, value: 1}]}"
+    )
     with pytest.raises(ArgumentError, match="weight has no value"):
-        parameters(recipe, Q.format(0))
+        parameters(recipe, "x")
 
 
 def ties(lines: str) -> str:
@@ -352,9 +362,9 @@ REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
     "a_key_that_is_no_text": (ties(f"{PAIR}1: 1"), ("1: the key is unknown",)),
     "a_key_that_is_no_word": (ties(f'{PAIR}"a b": 1'), ("a b: the key is unknown",)),
     "parameters_as_list": (ties(f"{PAIR}parameters: [1]"), ("is not a mapping of parameters",)),
-    "weight_text": (ties("models: [{model: a, parameters: {weight: much}}]"), ("weight: 'much' is not a number",)),
-    "weight_inf": (ties("models: [{model: a, parameters: {weight: .inf}}]"), ("weight: inf is not finite",)),
-    "normalize_text": (ties(f"{PAIR}parameters: {{normalize: 2}}"), ("normalize: 2 is not true or false",)),
+    "weight_text": (ties("models: [{model: a, parameters: {weight: much}}]"), ("a: weight is 'much', which is not",)),
+    "weight_inf": (ties("models: [{model: a, parameters: {weight: .inf}}]"), ("a: weight is inf, which is not",)),
+    "normalize_text": (ties(f"{PAIR}parameters: {{normalize: 2}}"), ("normalize is 2, which is not true or false",)),
     "dtype_list": (ties(f"{PAIR}dtype: [a]"), ("dtype ['a'] is not text",)),
     "stacking": (slices("[0, 3]", "[2, 5]"), ("starts at layer 2, and 3 is next", "Passthrough stacking")),
     "gap": (slices("[0, 2]", "[3, 5]"), ("starts at layer 3, and 2 is next",)),
@@ -406,7 +416,7 @@ def configuration(method: Method) -> dict[str, Any]:
     spelling = method.mergekit
     assert spelling is not None
     models = ["x", "a"] if spelling.base == "first" else ["x", "a", "b"] if method.base != "none" else ["a", "b"]
-    needed = {p.mergekit: 0.5 for p in method.parameters if p.mergekit in ("weight", "t")}
+    needed = {p.mergekit: 0.5 for p in method.parameters if p.mergekit in ("weight", "t", "lam")}
     entries = [{"model": m, "layer_range": [0, 2], "parameters": {}} for m in models]
     return {
         "merge_method": spelling.name,
@@ -621,11 +631,10 @@ parameters: {t: [{filter: mlp, value: 0.5}]}
 """)
     with pytest.raises(ArgumentError, match=rf"^c.yml: {Q.format(0)}: t has no value\nGive t a value"):
         parameters(recipe, Q.format(0))
-    recipe = read("merge_method: slerp\nbase_model: A\nmodels: [{model: A}, {model: B}]\nparameters: {t: 7}")
     with pytest.raises(
-        ArgumentError, match=rf"^c.yml: {Q.format(0)}: t is 7, which slerp cannot use\nGive a t from 0 to 1"
+        ArgumentError, match=r"^c.yml: parameters: t is 7, which slerp cannot use\nGive a t from 0 to 1"
     ):
-        parameters(recipe, Q.format(0))
+        read("merge_method: slerp\nbase_model: A\nmodels: [{model: A}, {model: B}]\nparameters: {t: 7}")
     assert read(SCALED).spelling == Spelling(
         "c.yml", {p: p for p in ("weight", "density", "normalize")} | {"scale": "lambda"}
     )
