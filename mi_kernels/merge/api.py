@@ -15,7 +15,7 @@ from ..recipe.interpolation import Recipe
 from ..recipe.lam import numeric_lam
 from ..recipe.masks import Layers, Modules
 from ..recipe.rules import Rule
-from ..system.arguments import checked_path
+from ..system.arguments import checked_path, items
 from . import job
 from .job import Job, Report
 from .options import MergeOptions, Options, takes_options
@@ -160,7 +160,7 @@ def plan_sweep(
 
 def _listed(lams: Any) -> list[Any]:
     """The items of `lams`: a list, an array with one dimension, or another iterable."""
-    lams = lams.tolist() if hasattr(lams, "tolist") else lams
+    lams = lams if (numbers := items(lams)) is None else numbers
     if isinstance(lams, (list, tuple, set, range)) or (isinstance(lams, Iterator) and not isinstance(lams, Mapping)):
         return list(lams)
     if isinstance(lams, Recipe) or (isinstance(lams, (int, float)) and not isinstance(lams, bool)):

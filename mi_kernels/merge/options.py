@@ -125,6 +125,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.dtype is not None and (not isinstance(self.dtype, str) or self.dtype not in OUTPUTS):
             raise ArgumentError(f"unknown dtype {self.dtype!r}", "Use bfloat16, float16 or float32.")
+        for name in ("copy_from", "io"):
+            if not isinstance(getattr(self, name), str):
+                raise ArgumentError(f"unknown {name} {getattr(self, name)!r:.80}", "Give it as text.")
         if self.copy_from not in ("thinking", "instruct", "base") and self.copy_number is None:
             raise ArgumentError(
                 f"unknown copy_from {self.copy_from!r}", "Use 'thinking', 'instruct', 'base' or the number of a model."
@@ -134,9 +137,9 @@ class Options:
         for name in ("max_shard_size", "max_memory"):
             object.__setattr__(self, name, checked_size(getattr(self, name), name))
         for name in ("overwrite", "restart", "strict", "sigma"):
-            if getattr(self, name) not in (True, False):
+            if not isinstance(getattr(self, name), bool):
                 raise ArgumentError(f"{name} is {getattr(self, name)!r:.80}", "Give True or False.")
-        if self.progress not in (True, False) and not callable(self.progress):
+        if not isinstance(self.progress, bool) and not callable(self.progress):
             raise ArgumentError(f"progress is {self.progress!r:.80}", "Give True, False or a function.")
         for name in ("device", "backend"):
             value = getattr(self, name)

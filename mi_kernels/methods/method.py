@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..dtypes import FLOAT32_MAX
 from ..errors import ArgumentError
+from ..system.arguments import dimensions
 from .statistics import Reader
 
 if TYPE_CHECKING:
@@ -226,8 +227,7 @@ def _number(value: object, text: bool, whole: bool) -> float | None:
     """`value` as a number, inf if it is too large for a float; None if it is none. `whole`: whole numbers are exact."""
     if isinstance(value, (bytes, bytearray)) or (isinstance(value, str) and not text):
         return None
-    shape = getattr(value, "shape", ())
-    if shape != () or str(getattr(value, "dtype", "")).endswith("bool"):
+    if dimensions(value) != 0 or str(getattr(value, "dtype", "")).endswith("bool"):
         return None
     if whole:
         with contextlib.suppress(TypeError):

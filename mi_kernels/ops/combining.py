@@ -12,6 +12,7 @@ from ..backends import cpu, dispatch
 from ..backends.spans import CombineSpan, Operand
 from ..dtypes import CODES, FLOATS, OUTPUTS, TORCH_NAMES
 from ..errors import ArgumentError, DTypeError, with_hint
+from ..system.arguments import items
 from .arrays import Array, as_array, as_list, empty_like, is_torch, is_traced
 from .eager import increment_versions
 from .linear import lerp
@@ -130,7 +131,7 @@ def combine(
 def _method(name: str) -> Method:
     from ..methods.registry import METHODS
 
-    if name == "lerp":
+    if isinstance(name, str) and name == "lerp":
         raise ArgumentError("combine does not run lerp", "Call mi_kernels.lerp(a, b, lam).")
     if not isinstance(name, str) or name not in METHODS:
         methods = f"The methods are {', '.join(METHODS)}."
@@ -161,9 +162,11 @@ def _numbers(value: Any, parameter: Parameter, count: int, checked: Callable[[An
             f"{parameter.name} is a dict, which has no order of the tensors",
             f"Give one number, or a list with a number for each tensor: [*{parameter.name}.values()].",
         )
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or getattr(value, "shape", None) == ():
+    array = items(value)
+    one = isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or hasattr(value, "tolist")
+    if array is None and one:
         return [checked(value)] * count
-    numbers = [checked(item) for item in value]
+    numbers = [checked(item) for item in (value if array is None else array)]
     if len(numbers) != count:
         raise ArgumentError(
             f"{parameter.name} has {len(numbers)} values for {count} tensors",

@@ -14,6 +14,7 @@ from ..backends.spans import Span
 from ..dtypes import CODES
 from ..errors import ArgumentError, BackendError
 from ..recipe.lam import numeric_lam
+from ..system.arguments import items
 from . import tensor_table
 from .arrays import Array, as_array, check_tensor, empty_like, is_torch
 from .overlap import find_overlap
@@ -225,9 +226,9 @@ def checked_lams(lam: float | Sequence[float], count: int, single: bool = False)
     Raises:
         ArgumentError: not one number for each, or one that is not finite.
     """
-    given: Any = lam
-    if len(getattr(lam, "shape", ())) == 1:  # an array with a number for each pair
-        given = lam.tolist()  # type: ignore[union-attr]
+    given: Any = items(lam)  # of an array with a number for each pair
+    if given is None:
+        given = lam
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         return [numeric_lam(given, extrapolate=True, several=_PAIRS)] * count
     if single:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..dtypes import FLOAT32_MAX
 from ..errors import ArgumentError
+from ..system.arguments import dimensions
 
 _ONE = "Give a number from 0 to 1."
 
@@ -54,9 +55,7 @@ def numeric_lam(lam: object, extrapolate: bool = False, several: str = "Give one
 
 
 def _as_float(lam: Any, several: str) -> float:
-    # An attribute of a type can be anything, so only real shapes count.
-    shape = getattr(lam, "shape", ())
-    if isinstance(lam, (list, tuple, set, dict)) or (shape != () and not callable(shape)):
+    if isinstance(lam, (list, tuple, set, dict)) or dimensions(lam) != 0:
         raise ArgumentError(f"lam is {_short(lam)}, which is not one number", several)
     if isinstance(lam, (str, bytes, bytearray)):
         try:

@@ -186,8 +186,8 @@ def parse_modules(modules: Modules, found: Iterable[Place]) -> set[str]:
         modules = modules.split(",")
     elif modules is not None and not isinstance(modules, Iterable):
         raise ArgumentError(f"modules: {modules!r} is not a list of names", f"Use some of {', '.join(MODULES)}.")
-    given = [m.strip() if isinstance(m, str) else m for m in modules or ()]
-    unknown = [str(m) for m in given if m not in MODULES]
+    given = [m.strip() if isinstance(m, str) else m for m in (modules if modules is not None else ())]
+    unknown = [f"{m!s:.80}" for m in given if not isinstance(m, str) or m not in MODULES]
     if unknown or not given:
         raise ArgumentError(f"modules: {shortened(unknown) or 'none'} unknown", f"Use some of {', '.join(MODULES)}.")
     chosen = set(given)

@@ -91,6 +91,10 @@ class MergeRecipe:
     spelling: Spelling | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise ArgumentError(f"method is {self.method!r:.80}", f"Use one of {', '.join(_METHOD_NAMES)}.")
+        if not isinstance(self.settings, Mapping) or not isinstance(self.defaults, Mapping):
+            raise ArgumentError(f"settings is {self.settings!r:.80}", "Give a dict such as {'weight': 0.5}.")
         if self.defaults is _OWN:
             own = METHODS[self.method].defaults if self.method in METHODS else {}
             object.__setattr__(self, "defaults", own)

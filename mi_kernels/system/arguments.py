@@ -81,3 +81,28 @@ def checked_path(value: Any, name: str, what: str = "a model folder, a file or a
     if not text:
         raise ArgumentError(f"{name} is empty", f"Give {what}.")
     return text
+
+
+def dimensions(value: Any) -> int:
+    """Returns the number of dimensions of an array or tensor of any kind; 0 for everything else."""
+    try:
+        shape = getattr(value, "shape", ())
+        return len(shape) if hasattr(shape, "__len__") else 0
+    except RuntimeError:  # a nested tensor has none
+        return -1
+
+
+def items(array: Any) -> list[Any] | None:
+    """Returns the numbers of an array or tensor with one dimension as a list; None if it is none, or has no values.
+
+    >>> import numpy as np
+    >>> items(np.array([0.5, 1])), items(0.5)
+    ([0.5, 1.0], None)
+    """
+    if dimensions(array) != 1 or not hasattr(array, "tolist"):
+        return None
+    try:
+        found = array.tolist()
+    except (RuntimeError, TypeError, ValueError):  # on the meta device, sparse
+        return None
+    return found if isinstance(found, list) else None

@@ -26,6 +26,14 @@ def yielded() -> Iterator[Any]:
     yield object()
 
 
+def refusal(call: Callable[[], Any]) -> MIKernelsError | None:
+    try:
+        call()
+    except MIKernelsError as error:
+        return error
+    return None
+
+
 class Nothing:
     def __repr__(self) -> str:
         return "Nothing()"
@@ -130,12 +138,11 @@ def test_a_wrong_argument_is_an_error_of_ours(
     monkeypatch.chdir(world.root)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     call, given = calls(world)[function]
-    try:
-        call(**{**given, argument: WRONG[wrong]()})
-    except MIKernelsError as error:
-        assert 1 <= len(str(error).splitlines()) <= 2
-        assert error.problem
-        assert error.remedy
+    if argument == "progress" and callable(WRONG[wrong]()):
+        pytest.skip("any function may show the progress, and its errors are its own")
+    error = refusal(lambda: call(**{**given, argument: WRONG[wrong]()}))
+    if error is not None:
+        assert len(str(error).splitlines()) == 2
 
 
 @pytest.mark.parametrize("function", ["lerp_checkpoint", "sweep_checkpoint", "merge_checkpoint", "attach"])
@@ -204,7 +211,7 @@ def test_iterables_but_no_dicts(world: World) -> None:
     for function in (mi_kernels.multi_lerp, lambda a, b, lam: mi_kernels.prepare(a, b)):
         with pytest.raises(mi_kernels.DTypeError, match=r"a is a dict.*\nPass lists in one order"):
             function(*named, 0.5)  # type: ignore[arg-type]
-    with pytest.raises(mi_kernels.DTypeError, match="weight is a dict|a dict"):
+    with pytest.raises(mi_kernels.DTypeError, match=r"tensors is a dict"):
         mi_kernels.combine(named[0], "linear")  # type: ignore[arg-type]
 
 

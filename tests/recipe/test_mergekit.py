@@ -653,3 +653,71 @@ def test_several_configurations_in_one_file(tmp_path: Path) -> None:
     path.write_text(f"{SCALED}---{SCALED}")
     with pytest.raises(ArgumentError, match=r"two\.yml: holds several configurations"):
         load(path)
+
+
+MI_LERP = """
+merge_method: mi_lerp
+models: [{model: I}, {model: T}]
+parameters: {lam: [{filter: mlp, value: [0.2, 0.8]}, {value: 0.5}]}
+"""
+
+
+def test_the_method_of_our_plugin() -> None:
+    recipe = read(MI_LERP)
+    assert (recipe.method, recipe.models, recipe.base, recipe.copy_from) == ("mi_lerp", ("I", "T"), None, "instruct")
+    assert parameters(recipe, Q.format(0)) == {"lam": 0.5}
+    assert parameters(recipe, "model.layers.3.mlp.up_proj.weight") == {"lam": 0.8}
+    for listed in ("[{model: I}, {model: T}]", "[{model: T}, {model: I}]", "[{model: T}]"):  # lam 0 is the base_model
+        based = read(f"merge_method: mi_lerp\nbase_model: I\nmodels: {listed}\nparameters: {{lam: 0.5}}")
+        assert (based.models, based.base) == (("I", "T"), None)
+    with pytest.raises(ArgumentError, match="lam is 2, which mi_lerp cannot use"):
+        read(MI_LERP.replace("0.5", "2"))
+    with pytest.raises(ArgumentError, match="mi_lerp takes 2 models, and 3 are given"):
+        read(MI_LERP.replace("{model: T}", "{model: T}, {model: U}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: [0.2, 0.8]}", 1),
+        ("merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: [0.2, 0.5, 0.8]}", 0),
+        ("merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.2}", 0),
+        ("merge_method: linear\nmodels: [{model: a, parameters: {weight: [0.2, 0.8]}}, {model: b, "
+         "parameters: {weight: 1}}]", 0),
+    ],
+)  # fmt: skip
+def test_one_weight_for_each_model_is_read_as_a_gradient_with_a_note(text: str, notes: int) -> None:
+    found = read(text).notes
+    assert len(found) == notes
+    for note in found:
+        assert "weight [0.2, 0.8] is a gradient over the layers" in note
+        assert "one weight per model is written with the model" in note
+
+
+MISTAKEN: dict[str, tuple[str, str]] = {
+    "mixture": (
+        "base_model: x\ngate_mode: hidden\nexperts: [{source_model: a}]",
+        r"is a configuration of mergekit-moe \(experts, gate_mode\).*\nRun it with mergekit-moe",
+    ),
+    "mixture_without_base": ("experts: [{source_model: a}]", "configuration of mergekit-moe"),
+    "misspelt_method_key": (
+        "merge_methd: ties\nmodels: []",
+        r"'merge_methd' is unknown\)\nDid you mean merge_method\?",
+    ),
+    "no_method": ("base_model: x\nmodels: [{model: a}]", "merge_method is missing\nAdd `merge_method:` with one of"),
+    "two_tools": ("method: ties\nbase_model: x\nmodels: [a]", "has method.* and base_model, as mergekit's"),
+    "misspelt_method": ("merge_method: tise\nmodels: []", r"'tise' is not supported\nDid you mean ties\?"),
+    "documents": (
+        "merge_method: ties\n---\nmerge_method: linear",
+        "several configurations.*\nWrite each one to a file",
+    ),
+    "ours_without_method": ("models: [a, b]\nlam: 0.5", "method is missing\nAdd `method:` with one of lerp"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_each_mistake_has_its_own_message(tmp_path: Path, case: str) -> None:
+    text, message = MISTAKEN[case]
+    (tmp_path / "c.yml").write_text(text)
+    with pytest.raises(ArgumentError, match=message):
+        load(tmp_path / "c.yml")
