@@ -49,7 +49,7 @@ def numeric_lam(lam: object, extrapolate: bool = False, several: str = "Give one
     if not 0.0 <= value <= 1.0 and not extrapolate:
         raise ArgumentError(
             f"lam is {value:g}: 0 is INSTRUCT, 1 is THINKING, and values outside extrapolate",
-            "Give a number from 0 to 1, or pass `extrapolate=True`.",
+            "Give a number from 0 to 1, or allow it with --extrapolate (extrapolate=True).",
         )
     return value
 

@@ -31,7 +31,8 @@ def parse_size(text: str | None, name: str) -> int | None:
     if not match[2] and not match[3] and size < _LEAST_WITHOUT_UNIT:
         raise ArgumentError(
             f"{name} {text!r} is a number of bytes without a unit, and less than 1 MB",
-            f"Did you mean {match[1]}GB? Write the unit, such as {match[1]}GB or {match[1]}MiB; for bytes {match[1]}B.",
+            (f"Did you mean {match[1]}GB? " if float(match[1]) < 1000 else "")
+            + f"Write the unit: {match[1]}MB, or {match[1]}B for bytes.",
         )
     return size
 

@@ -1,4 +1,4 @@
-"""Functions that interpolate take a Recipe for lam, or `rules` beside the masks: the same bits, records and resuming."""
+"""Functions that interpolate take a Recipe for lam, or `rules` beside masks: same bits, records, resuming."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ import torch
 
 import mi_kernels
 from mi_kernels import ArgumentError, Recipe, Rule
+from mi_kernels.checksums.record import ShardSum
+from mi_kernels.errors import ClusterError
 from mi_kernels.live import InterpolatedModel, attach
+from mi_kernels.merge.api import plan_lerp
+from mi_kernels.merge.options import Options
+from mi_kernels.merge.stream import Request, Sink, stream
 
 from ..support.checks import World
 
@@ -51,19 +56,30 @@ def test_a_recipe_and_its_parts_write_the_same(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_merge_with_rules_is_resumed_by_the_same_rules_only(tmp_path: Path) -> None:
-    world = World(tmp_path)
-
-    def stop(done: int, total: int) -> None:
-        if done > total // 2:
-            raise KeyboardInterrupt
-
+    """A failing cluster leaves its finished shards, as a kill does."""
+    world = World(tmp_path, shards=3)
     given: dict[str, Any] = {"lam": 0.7, "rules": RULES}
-    with pytest.raises(KeyboardInterrupt):
-        mi_kernels.lerp_checkpoint(world.instruct, world.thinking, world.out, progress=stop, max_memory=12288, **given)
+    options = Options(progress=False, threads=1)
+    job = plan_lerp(world.instruct, world.thinking, [(world.out, Recipe(**given))], options)
+    finished: list[int] = []
+
+    def failing(request: Request, sink: Sink) -> None:
+        def fail_at_the_second(output: int, shard: int, sums: ShardSum) -> None:
+            if finished:
+                raise ClusterError("node 3 is gone", "Run the same command again.")
+            finished.append(shard)
+            assert sink.on_shard is not None
+            sink.on_shard(output, shard, sums)
+
+        stream(request, sink._replace(on_shard=fail_at_the_second))
+
+    with pytest.raises(ClusterError):
+        job.run(failing)
     with pytest.raises(mi_kernels.OutputError, match="rules"):
         mi_kernels.lerp_checkpoint(world.instruct, world.thinking, world.out, 0.7, rules=RULES[:1], progress=False)
-    mi_kernels.lerp_checkpoint(world.instruct, world.thinking, world.out, Recipe(**given), progress=False)
-    mi_kernels.lerp_checkpoint(world.instruct, world.thinking, tmp_path / "once", progress=False, **given)
+    report = mi_kernels.lerp_checkpoint(world.instruct, world.thinking, world.out, progress=False, **given)
+    assert report.notes[:1] == ["resumed: 1 of 3 shards were finished"]
+    mi_kernels.lerp_checkpoint(world.instruct, world.thinking, tmp_path / "once", Recipe(**given), progress=False)
     assert shards(world.out) == shards(tmp_path / "once")
 
 
