@@ -98,7 +98,8 @@ def attach(
         )
     if not isinstance(other, (str, os.PathLike, torch.nn.Module)):
         raise ArgumentError(
-            f"other is {other!r:.80}, a {type(other).__name__}", "Pass a model folder, a Hub id or a torch module."
+            f"other is {other!r:.80}, of type {type(other).__name__}",
+            "Pass a model folder, a Hub id or a torch module.",
         )
     if base is not None and not isinstance(base, (str, os.PathLike)):
         raise ArgumentError(f"base is {base!r:.80}, a {type(base).__name__}", "Pass a model folder or a Hub id.")

@@ -192,7 +192,8 @@ def test_sigterm_is_handled_while_a_command_runs_and_no_longer(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("1B", 1), ("1000000", 10**6), ("4096B", 4096), ("5GB", 5 * 10**9), ("5G", 5 * 10**9), ("64MiB", 64 << 20), ("64mib", 64 << 20),
+        ("1B", 1), ("1000000", 10**6), ("4096B", 4096),
+        ("5GB", 5 * 10**9), ("5G", 5 * 10**9), ("64MiB", 64 << 20), ("64mib", 64 << 20),
         ("1.5kB", 1500), (" 2 TiB ", 2 << 40), ("10B", 10), ("3Ki", 3072),
     ],
 )  # fmt: skip
