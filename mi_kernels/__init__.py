@@ -103,17 +103,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES and name != "live":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # type checkers would take every misspelt name for an attribute
 
-    if name == "live":  # a module
-        return import_module(".live", __name__)
-    value = globals()[name] = getattr(
-        import_module(f".{_HOMES[name]}", __name__), name
-    )  # so that __getattr__ is not called again
-    return value
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES and name != "live":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        if name == "live":  # a module
+            return import_module(".live", __name__)
+        value = globals()[name] = getattr(
+            import_module(f".{_HOMES[name]}", __name__), name
+        )  # so that __getattr__ is not called again
+        return value
 
 
 def __dir__() -> list[str]:

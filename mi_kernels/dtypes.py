@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, NamedTuple
 
+FLOAT32_MAX = 3.4028234663852886e38  # lam and the parameters of methods are rounded to float32
 BYTES = 3  # the kernels' code for what is copied, one byte an element
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
+_COMPARED = 200  # characters of a word: comparing takes the square of them
 _MAX_CHARACTERS = 1500  # of one line of a message: paths and tensor names can be very long
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`\s]+))?`")
 
@@ -130,10 +131,25 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Returns a sentence for a remedy that names the known word closest to `word`; `otherwise` if none is close.
+def nearest(word: str, known: Iterable[str], limit: int = 1, likeness: float = 0.6) -> list[str]:
+    """Returns up to `limit` of the known words that are like `word`, the closest first.
 
     Capital letters, `-` and `_` do not count, so that `Task-Arithmetic` finds `task_arithmetic`.
+
+    Args:
+        likeness: from 0 (any word) to 1 (only equal ones).
+    """
+    import difflib
+
+    def plain(text: str) -> str:
+        return text[:_COMPARED].lower().replace("-", "_")
+
+    spelled = {plain(name): name for name in known}
+    return [spelled[name] for name in difflib.get_close_matches(plain(word), spelled, n=limit, cutoff=likeness)]
+
+
+def did_you_mean(word: object, known: Iterable[str], otherwise: str = "") -> str:
+    """Returns a sentence for a remedy that names the known word closest to `word`; `otherwise` if none is close.
 
     Example:
         >>> from mi_kernels.errors import did_you_mean
@@ -142,11 +158,16 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
         >>> did_you_mean("xyz", ["ties", "slerp"], otherwise="Use ties or slerp.")
         'Use ties or slerp.'
     """
-    import difflib
+    close = nearest(str(word), known)
+    return f"Did you mean {close[0]}?" if close else otherwise
 
-    def plain(text: str) -> str:
-        return text.lower().replace("-", "_")
 
-    spelled = {plain(name): name for name in known}
-    close = difflib.get_close_matches(plain(word), spelled, n=1)
-    return f"Did you mean {spelled[close[0]]}?" if close else otherwise
+def with_hint(word: object, known: Iterable[str], then: str) -> str:
+    """Returns `then`, after the closest known word if one is close.
+
+    Example:
+        >>> from mi_kernels.errors import with_hint
+        >>> with_hint("tise", ["ties", "slerp"], "Use ties or slerp.")
+        'Did you mean ties? Use ties or slerp.'
+    """
+    return f"{did_you_mean(word, known)} {then}".lstrip()

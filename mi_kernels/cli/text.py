@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from ..errors import ArgumentError
+from ..system.sizes import parse_size as parse_size
 from ..system.sizes import show_bytes as show_bytes
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-def parse_size(text: str | None, name: str) -> int | None:
-    """Parses a size in bytes: "5GB" (10^9), "64MiB" (2^20) or a plain number. Returns None for None.
-
-    Raises:
-        ArgumentError: not a size. The message uses `name` for the option.
-    """
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]I?)?B?", text.strip().upper())
-    if match is None or float(match[1]) == 0:
-        raise ArgumentError(f"{name} {text!r} is not a size", "Use a number with a unit, such as 5GB or 64MiB.")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
 
 
 def parse_count(text: str | None, name: str) -> int | None:

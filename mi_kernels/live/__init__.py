@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 __all__ = ["InterpolatedModel", "Knob", "attach", "unwrapped"]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import knob
+if not TYPE_CHECKING:  # type checkers would take every misspelt name for an attribute
 
-    return getattr(knob, name)
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import knob
+
+        return getattr(knob, name)

@@ -35,6 +35,7 @@ from ..errors import ArgumentError, MIKernelsError
 from ..recipe.interpolation import Recipe
 from ..recipe.masks import Layers, Modules
 from ..recipe.rules import Lam, Rule
+from ..system.arguments import checks_names
 from .match import Part, check_others, match, open_source, parts_of
 from .sides import CheckpointSides, Sides, TensorSides, copies, read_side
 from .watch import Watch
@@ -44,16 +45,16 @@ Model: TypeAlias = torch.nn.Module | str | os.PathLike[str]
 _attached: WeakSet[torch.nn.Module] = WeakSet()
 
 
+@checks_names
 def attach(
     model: torch.nn.Module,
     other: Model,
     *,
+    lam: Lam | Recipe | None = None,
     base: str | os.PathLike[str] | None = None,
     resident: bool | str = True,
 ) -> Knob:
     """Makes `model` an interpolation of itself (lam 0) and `other` (lam 1). `set_lam` of the result changes it.
-
-    The model does not change before the first `set_lam`.
 
     Args:
         model: the live module, with dense parameters of any shape. The knob interpolates all bf16, float16 and float32
@@ -62,6 +63,8 @@ def attach(
         other: a module with the same parameters, or a model folder or Hub id whose tensors have the names of the
             model's parameters. The knob uses the tensors of a module directly, so do not change them while the knob
             is attached.
+        lam: None does not change the model before the first `set_lam`. A number, or a `mi_kernels.Recipe` with masks,
+            rules and schedules, changes it at once, as `set_lam` does.
         resident: True keeps the weights of both models on the device of `model`, which needs two more copies of the
             weights (one if `other` is a module). "host" keeps them in the host's memory, pinned for a GPU. False keeps
             no copy: every change reads both models from their folders, through the page cache.
@@ -86,8 +89,22 @@ def attach(
         >>> knob.set_lam(1)
         >>> torch.equal(a.weight, b.weight)
         True
+        >>> knob.set_lam(mi_kernels.Recipe(0.8, rules=[mi_kernels.Rule(0, pattern="bias")]))
     """
-    if resident not in (True, False, "host"):
+    if not isinstance(model, torch.nn.Module):
+        raise ArgumentError(
+            f"model is {model!r:.80}, a {type(model).__name__}, but attach changes a module that is loaded",
+            "Load it first: AutoModelForCausalLM.from_pretrained(FOLDER), and pass the result.",
+        )
+    if not isinstance(other, (str, os.PathLike, torch.nn.Module)):
+        raise ArgumentError(
+            f"other is {other!r:.80}, of type {type(other).__name__}",
+            "Pass a model folder, a Hub id or a torch module.",
+        )
+    if base is not None and not isinstance(base, (str, os.PathLike)):
+        raise ArgumentError(f"base is {base!r:.80}, a {type(base).__name__}", "Pass a model folder or a Hub id.")
+    recipe = None if lam is None else Recipe.given(lam)  # refuse it before the slow part
+    if not isinstance(resident, (bool, str)) or resident not in (True, False, "host"):
         raise ArgumentError(f"resident is {resident!r}", 'Use True, "host" or False.')
     model = unwrapped(model)
     if model in _attached:
@@ -102,7 +119,14 @@ def attach(
     else:
         sides, parts = _tensor_sides(model, other, host=resident == "host")
     _attached.add(model)
-    return Knob(model, parts, sides)
+    knob = Knob(model, parts, sides)
+    if recipe is not None:
+        try:
+            knob.set_lam(recipe)
+        except BaseException:
+            knob.detach()
+            raise
+    return knob
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
@@ -196,7 +220,7 @@ class Knob:
 
     def set_lam(
         self,
-        lam: Lam,
+        lam: Lam | Recipe,
         layers: Layers = None,
         modules: Modules = None,
         rules: Sequence[Rule] = (),
@@ -208,7 +232,8 @@ class Knob:
         The bits are those of `torch.lerp(a.float(), b.float(), lam).to(dtype)`; see csrc/README.md.
 
         Args:
-            lam: the weight of `other`, from 0 (the original model) to 1.
+            lam: the weight of `other`, from 0 (the original model) to 1; anchors over the layers; or a
+                `mi_kernels.Recipe`, which holds all of the following.
             layers, modules, rules, extrapolate: as for `mi_kernels.Recipe`. Parameters that they do not select keep
                 the original value.
 
@@ -229,7 +254,7 @@ class Knob:
             >>> torch.equal(model.weight, original)
             True
         """
-        recipe = Recipe(lam, layers, modules, rules, extrapolate)
+        recipe = Recipe.given(lam, layers, modules, rules, extrapolate)
         with self.lock:
             live = self._live()
             weights = recipe.weights(self._names)
@@ -297,7 +322,7 @@ class InterpolatedModel(torch.nn.Module):  # type: ignore[misc]
 
     Args:
         model_a, model_b: `model` and `other` of `attach`. The weights of `model_a` change in place.
-        lam: the initial weight of `model_b`, from 0 to 1.
+        lam: the initial weight of `model_b`, from 0 to 1, or a `mi_kernels.Recipe`.
         options: the keyword arguments of `attach`.
 
     Raises:
@@ -314,17 +339,12 @@ class InterpolatedModel(torch.nn.Module):  # type: ignore[misc]
         ['bias', 'weight']
     """
 
-    def __init__(self, model_a: torch.nn.Module, model_b: Model, lam: Lam = 0.0, **options: Any) -> None:
+    def __init__(self, model_a: torch.nn.Module, model_b: Model, lam: Lam | Recipe = 0.0, **options: Any) -> None:
         super().__init__()
-        knob = attach(model_a, model_b, **options)
+        knob = attach(model_a, model_b, lam=lam, **options)
         self.live = model_a
         self.knob = knob
         self.set_lam = knob.set_lam
-        try:
-            self.set_lam(lam)
-        except BaseException:
-            knob.detach()
-            raise
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.live(*args, **kwargs)

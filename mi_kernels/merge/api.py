@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoint.alignment import align
@@ -12,8 +12,10 @@ from ..checkpoint.open import open_checkpoint
 from ..errors import ArgumentError
 from ..output.file import output_at
 from ..recipe.interpolation import Recipe
-from ..recipe.lam import checked_lam
+from ..recipe.lam import numeric_lam
 from ..recipe.masks import Layers, Modules
+from ..recipe.rules import Rule
+from ..system.arguments import checked_path, items
 from ..system.progress import without_functions
 from . import job
 from .forecast import Forecast
@@ -27,16 +29,21 @@ if TYPE_CHECKING:
 
     from ..recipe.models import MergeRecipe
 
+_SEVERAL = (
+    "Give one number. For a model at each lam, call sweep_checkpoint; for a schedule over depth, pass Recipe(lam)."
+)
+
 
 @takes_options
 def lerp_checkpoint(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    lam: float,
+    lam: float | Recipe,
     *,
     layers: Layers = None,
     modules: Modules = None,
+    rules: Sequence[Rule] = (),
     extrapolate: bool = False,
     **options: Unpack[MergeOptions],
 ) -> Report:
@@ -50,8 +57,10 @@ def lerp_checkpoint(
         instruct, thinking: model folders, paths of safetensors files, or Hub ids ORG/NAME[@REVISION].
         out: the folder to create. It has the shard layout of `instruct` and the small files of `copy_from`. A name that
             ends with ".safetensors" is one file to create, with nothing beside it.
-        lam: from 0 (instruct) to 1 (thinking). Other values need `extrapolate`.
+        lam: from 0 (instruct) to 1 (thinking). Other values need `extrapolate`. Or a `mi_kernels.Recipe`, which holds
+            masks, rules and schedules over depth itself.
         layers, modules: masks, see `mi_kernels.recipe.masks.select`. Other tensors keep the bytes of `instruct`.
+        rules: see `mi_kernels.Rule`. lam and the masks apply first, then the rules in order: the last match decides.
         extrapolate: allow lam outside [0, 1].
         options: the fields of `mi_kernels.merge.options.Options`: dtype, device, threads, overwrite, strict, ...
 
@@ -73,8 +82,14 @@ def lerp_checkpoint(
         >>> report = mi_kernels.lerp_checkpoint("instruct", "thinking", "mi-0.8", lam=0.8, progress=False)
         >>> report.out
         'mi-0.8'
+        >>> rules = [mi_kernels.Rule(0, modules="attn")]  # attention keeps the bytes of instruct
+        >>> report = mi_kernels.lerp_checkpoint("instruct", "thinking", "mi-ffn", 0.8, rules=rules, progress=False)
+        >>> recipe = mi_kernels.Recipe([0, 0.8], modules="ffn")  # from 0 to 0.8 over the layers
+        >>> report = mi_kernels.lerp_checkpoint("instruct", "thinking", "mi-depth", recipe, progress=False)
     """
-    recipe = Recipe(checked_lam(lam, extrapolate), layers, modules, extrapolate=extrapolate)
+    if isinstance(lam, (list, tuple)):  # a recipe takes anchors, but here several lam most likely are several models
+        numeric_lam(lam, several=_SEVERAL)
+    recipe = Recipe.given(lam, layers, modules, rules, extrapolate)
     return plan_lerp(instruct, thinking, [(out, recipe)], Options(**options)).run()[0]
 
 
@@ -83,10 +98,11 @@ def sweep_checkpoint(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
     out: str,
-    lams: Sequence[float],
+    lams: Sequence[float | Recipe],
     *,
     layers: Layers = None,
     modules: Modules = None,
+    rules: Sequence[Rule] = (),
     extrapolate: bool = False,
     **options: Unpack[MergeOptions],
 ) -> list[Report]:
@@ -96,8 +112,9 @@ def sweep_checkpoint(
 
     Args:
         out: the folders or files to create, with ``{lam}`` in place of the value, such as "runs/mi-{lam}".
-        lams: distinct values in the range that `lerp_checkpoint` accepts.
-        instruct, thinking, layers, modules, extrapolate, options: see `lerp_checkpoint`.
+        lams: distinct values in the range that `lerp_checkpoint` accepts. An item may be a `mi_kernels.Recipe` whose
+            lam is a number, which stands for it in `out`.
+        instruct, thinking, layers, modules, rules, extrapolate, options: see `lerp_checkpoint`.
 
     Returns:
         A Report for each lam, in the order of `lams`.
@@ -113,7 +130,7 @@ def sweep_checkpoint(
         ['mi-0.4', 'mi-0.6']
     """
     return plan_sweep(
-        instruct, thinking, out, lams, layers=layers, modules=modules, extrapolate=extrapolate, **options
+        instruct, thinking, out, lams, layers=layers, modules=modules, rules=rules, extrapolate=extrapolate, **options
     ).run()
 
 
@@ -121,15 +138,18 @@ def plan_sweep(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
     out: str,
-    lams: Sequence[float],
+    lams: Sequence[float | Recipe],
     *,
     layers: Layers = None,
     modules: Modules = None,
+    rules: Sequence[Rule] = (),
     extrapolate: bool = False,
     **options: Unpack[MergeOptions],
 ) -> Job:
     """Does the checks and the planning of `sweep_checkpoint`. Writes nothing."""
-    values = [checked_lam(lam, extrapolate) for lam in lams]
+    out = checked_path(out, "out", "the name of a folder with {lam}")
+    recipes = [Recipe.given(lam, layers, modules, rules, extrapolate) for lam in _listed(lams)]
+    values = [_named_by(recipe, i) for i, recipe in enumerate(recipes)]
     if not values:
         raise ArgumentError("lams is empty", "Pass at least one value.")
     if len(set(values)) != len(values):
@@ -138,8 +158,31 @@ def plan_sweep(
         raise ArgumentError(
             f"out {out!r} does not contain {{lam}}", "Write {lam} where lam goes: 'runs/mi-{lam}'.", argument="out"
         )
-    outs = [(out.replace("{lam}", f"{v:g}"), Recipe(v, layers, modules, extrapolate=extrapolate)) for v in values]
+    outs = [(out.replace("{lam}", f"{v:g}"), recipe) for v, recipe in zip(values, recipes)]
     return plan_lerp(instruct, thinking, outs, Options(**options))
+
+
+def _listed(lams: Any) -> list[Any]:
+    """The items of `lams`: a list, an array with one dimension, or another iterable."""
+    lams = lams if (numbers := items(lams)) is None else numbers
+    if isinstance(lams, (list, tuple, set, range)) or (isinstance(lams, Iterator) and not isinstance(lams, Mapping)):
+        return list(lams)
+    if isinstance(lams, Recipe) or (isinstance(lams, (int, float)) and not isinstance(lams, bool)):
+        one = "recipe" if isinstance(lams, Recipe) else f"{lams:g}"
+        raise ArgumentError(
+            f"lams is {one}, one value and not a list", f"Pass lams=[{one}], or call lerp_checkpoint(..., lam={one})."
+        )
+    raise ArgumentError(f"lams is {lams!r:.80}, which is not a list of numbers", "Pass a list such as [0.2, 0.5, 0.8].")
+
+
+def _named_by(recipe: Recipe, number: int) -> float:
+    """The number that stands for a recipe of a sweep in the names of its outputs."""
+    if isinstance(recipe.lam, (list, tuple)):
+        raise ArgumentError(
+            f"lams[{number}] is a schedule over depth, {recipe.lam}, which cannot stand for {{lam}} in a name",
+            "Call lerp_checkpoint once for each schedule.",
+        )
+    return numeric_lam(recipe.lam, recipe.extrapolate)
 
 
 @takes_options
@@ -157,7 +200,8 @@ def merge_checkpoint(
 
     Args:
         recipe: a YAML file (a recipe of mi_kernels or an unmodified mergekit configuration), a dict with the same
-            content as a recipe of mi_kernels, or a MergeRecipe.
+            content as a recipe of mi_kernels, or a MergeRecipe. A `mi_kernels.Recipe` names no models: pass it to
+            `lerp_checkpoint` as lam, or as the `pair` of a MergeRecipe.
         out: the folder to create, or one file NAME.safetensors.
         options: see `lerp_checkpoint`. `dtype` and `copy_from` override the recipe.
 
@@ -175,6 +219,9 @@ def merge_checkpoint(
         >>> report = mi_kernels.merge_checkpoint(recipe, "ties-0.5", progress=False)
         >>> report.out
         'ties-0.5'
+        >>> pair = mi_kernels.Recipe(0.8, rules=[mi_kernels.Rule(0, modules="attn")])
+        >>> recipe = mi_kernels.MergeRecipe("lerp", ("instruct", "thinking"), pair=pair)
+        >>> report = mi_kernels.merge_checkpoint(recipe, "lerp-ffn", progress=False)
     """
     return plan_merge(recipe, out, early=Forecast.check, **options).run()[0]
 
@@ -194,14 +241,23 @@ def plan_merge(
     # Imported here because interpolation does not need them, and imports can take a tenth of the time of a merge.
     from ..methods.registry import METHODS
     from ..recipe.load import load
-    from ..recipe.models import MergeRecipe, from_dict
+    from ..recipe.models import MergeRecipe, checked, from_dict
     from .combined import combined_sources
 
     started = time.perf_counter()
+    checked_path(out, "out", "the name of a folder or a file to create")
     if isinstance(recipe, Mapping):
         recipe = from_dict(recipe)
-    elif not isinstance(recipe, MergeRecipe):
-        recipe = load(recipe)
+    elif isinstance(recipe, MergeRecipe):
+        recipe = checked(recipe, recipe.spelling.where if recipe.spelling is not None else "the recipe")
+    elif isinstance(recipe, Recipe):
+        raise ArgumentError(
+            "recipe is a Recipe, which names no models",
+            "Call lerp_checkpoint(instruct, thinking, out, recipe), or pass MergeRecipe('lerp', (instruct, thinking), "
+            "pair=recipe).",
+        )
+    else:
+        recipe = load(checked_path(recipe, "recipe", "a YAML file, a dict or a MergeRecipe"))
     by_recipe: MergeOptions = {"dtype": recipe.dtype, "copy_from": recipe.copy_from}
     by_recipe.update(options)
     chosen = Options(**by_recipe)
@@ -239,7 +295,9 @@ def plan_lerp(
     """Does the checks and the planning of `lerp_checkpoint`, for one or more outputs. Writes nothing."""
     started = time.perf_counter()
     options.refuse_copy_from(2, False, "interpolation")
-    given = [os.fspath(instruct), os.fspath(thinking)]
+    given = [checked_path(instruct, "instruct"), checked_path(thinking, "thinking")]
+    for out, _ in outs:
+        checked_path(out, "out", "the name of a folder or a file to create")
     folders = [output_at(out, given, options.overwrite) for out, _ in outs]
     models = [open_checkpoint(instruct), open_checkpoint(thinking)]
     for folder in folders:

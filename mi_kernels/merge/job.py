@@ -138,7 +138,7 @@ class Job:
                 "describes a model without them",
                 "Add the config.json of the multimodal model.",
             )
-        if self.single_file and self.options.max_shard_size:
+        if self.single_file and self.options.shard_bytes:
             raise ArgumentError(
                 f"{self.outputs[0].folder.given}: is one file, but `max_shard_size` is set",
                 "Give a folder as output, or leave out the size.",
@@ -173,7 +173,7 @@ class Job:
         shards, index = self.layout()
         small = [self.small_files(output, index) for output in outputs]
         plan = Plan(shards, self.sources, [m.files for m in self.models])
-        buffers = plan_buffers(options.thread_count, options.max_memory, len(outputs) + plan.computes)
+        buffers = plan_buffers(options.thread_count, options.buffer_bytes, len(outputs) + plan.computes)
         try:
             with ExitStack() as stack:
                 works = self._begin(stack, shards, small)
@@ -288,7 +288,7 @@ class Job:
         lead = self.models[self.alignment.lead]
         if self.single_file:
             return plan_file(self._tensors, lead, [output.record.metadata() for output in self.outputs]), None
-        return plan_shards(self._tensors, lead, self.options.max_shard_size, self._mistral)
+        return plan_shards(self._tensors, lead, self.options.shard_bytes, self._mistral)
 
     @cached_property
     def _tensors(self) -> list[OutputTensor]:

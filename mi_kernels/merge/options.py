@@ -16,7 +16,9 @@ from ..backends import cpu
 from ..backends.device import Place, place_for
 from ..dtypes import OUTPUTS
 from ..errors import ArgumentError, BackendError
+from ..system.arguments import checks_names
 from ..system.progress import Progress, checked_progress
+from ..system.sizes import checked_size
 
 WRITTEN, HOW = "output", "execution"  # the groups in the help of a command
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,7 +28,7 @@ class MergeOptions(TypedDict, total=False):
     """The keyword arguments of every merge function. They are the fields of `Options`."""
 
     dtype: str | None
-    max_shard_size: int | None
+    max_shard_size: int | str | None
     copy_from: str
     overwrite: bool
     restart: bool
@@ -35,7 +37,7 @@ class MergeOptions(TypedDict, total=False):
     device: str
     backend: str | None
     threads: int | None
-    max_memory: int | None
+    max_memory: int | str | None
     io: str
     progress: Progress
 
@@ -61,7 +63,8 @@ class Options:
     Attributes:
         dtype: convert every floating-point tensor to "bfloat16", "float16" or "float32". None: keep the dtypes of the
             first model.
-        max_shard_size: the maximum number of data bytes in a shard. None: keep the shards of the first model.
+        max_shard_size: the maximum number of data bytes in a shard, or text such as "5GB". None: keep the shards of the
+            first model.
         copy_from: the model whose config, tokenizer and chat template are copied to the output: "thinking" (the last
             model), "instruct" (the first model), "base", or the number of a model from "1", the base not counted.
         overwrite: replace an existing model at `out`. It stays in place until the new model is complete.
@@ -78,7 +81,7 @@ class Options:
         backend: "cpu", "cuda" or "triton". None: the best backend of the device. With device "auto", the backend
             decides the device.
         threads: the number of computing threads. None: one for each core.
-        max_memory: the maximum number of bytes for buffers. None: 128 MiB.
+        max_memory: the maximum number of bytes for buffers, or text such as "64MiB". None: 128 MiB.
         io: "direct" (without the page cache), "buffered", or "auto", which is direct if the file system supports it.
         progress: True shows a bar on a terminal or in a notebook, and nothing in a log. "lines" also writes a line to
             stderr every five seconds there. A function is called with (bytes finished, bytes in total).
@@ -96,7 +99,7 @@ class Options:
     dtype: str | None = _option(
         None, "bfloat16, float16 or float32 (default: the dtypes of the first model)", metavar="DTYPE"
     )
-    max_shard_size: int | None = _option(
+    max_shard_size: int | str | None = _option(
         None, "limit for one shard, such as 5GB (default: as the first model)", metavar="SIZE", kind="size"
     )
     copy_from: str = _option(
@@ -115,15 +118,20 @@ class Options:
     device: str = _option("auto", "cpu, cuda, cuda:1, cuda:0,cuda:1 or auto (default: auto)", HOW, "DEVICE")
     backend: str | None = _option(None, "cpu, cuda or triton (default: the best for the device)", HOW, "NAME")
     threads: int | None = _option(None, "computing threads (default: all cores)", HOW, "N", "count")
-    max_memory: int | None = _option(None, "limit for buffers, such as 64MiB (default: 128MiB)", HOW, "SIZE", "size")
+    max_memory: int | str | None = _option(
+        None, "limit for buffers, such as 64MiB (default: 128MiB)", HOW, "SIZE", "size"
+    )
     io: str = _option("auto", "direct, buffered or auto (default: auto)", HOW, "MODE")
     progress: Progress = field(default=True, metadata={"help": None})
 
     def __post_init__(self) -> None:
-        if self.dtype is not None and self.dtype not in OUTPUTS:
+        if self.dtype is not None and (not isinstance(self.dtype, str) or self.dtype not in OUTPUTS):
             raise ArgumentError(
-                f"dtype {self.dtype!r} is unknown", "Use bfloat16, float16 or float32.", argument="dtype"
+                f"dtype {self.dtype!r:.80} is unknown", "Use bfloat16, float16 or float32.", argument="dtype"
             )
+        for name in ("copy_from", "io"):
+            if not isinstance(getattr(self, name), str):
+                raise ArgumentError(f"{name} {getattr(self, name)!r:.80} is unknown", "Give it as text.", argument=name)
         if self.copy_from not in ("thinking", "instruct", "base") and self.copy_number is None:
             raise ArgumentError(
                 f"copy_from {self.copy_from!r} is unknown",
@@ -132,11 +140,18 @@ class Options:
             )
         if self.io not in ("auto", "direct", "buffered"):
             raise ArgumentError(f"io {self.io!r} is unknown", "Use auto, direct or buffered.", argument="io")
-        if self.max_shard_size is not None and self.max_shard_size <= 0:
-            raise ArgumentError(
-                f"max_shard_size is {self.max_shard_size}", "Use a positive number of bytes.", argument="max_shard_size"
-            )
+        for name in ("max_shard_size", "max_memory"):
+            object.__setattr__(self, name, checked_size(getattr(self, name), name))
+        for name in ("overwrite", "restart", "strict", "sigma"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentError(f"{name} is {getattr(self, name)!r:.80}", "Give True or False.", argument=name)
         checked_progress(self.progress)
+        for name in ("device", "backend"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not (name == "backend" and value is None):
+                raise ArgumentError(
+                    f"{name} is {value!r:.80}, a {type(value).__name__}", "Give it as text: 'cpu'.", argument=name
+                )
         cpu.checked_threads(self.threads)
         place_for(self.device, self.backend)
 
@@ -193,6 +208,16 @@ class Options:
         return cpu.checked_threads(self.threads)
 
     @property
+    def shard_bytes(self) -> int | None:
+        """`max_shard_size` as a number."""
+        return checked_size(self.max_shard_size, "max_shard_size")
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """`max_memory` as a number."""
+        return checked_size(self.max_memory, "max_memory")
+
+    @property
     def out_dtype(self) -> str | None:
         """The requested dtype by its name in safetensors, such as "BF16". None: keep the dtypes of the first model."""
         return None if self.dtype is None else OUTPUTS[self.dtype]
@@ -203,10 +228,11 @@ FLAGS: tuple[Field[Any], ...] = tuple(f for f in fields(Options) if f.metadata["
 
 
 def takes_options(function: F) -> F:
-    """Decorates a function that ends with ``**options: Unpack[MergeOptions]``, so that `help()` shows every option."""
+    """Decorates a function that ends with ``**options: Unpack[MergeOptions]``: `help()` shows every option, and names
+    that do not fit are refused by `checks_names`."""
     signature = inspect.signature(function)
     named = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     kind = inspect.Parameter.KEYWORD_ONLY
     named += [inspect.Parameter(f.name, kind, default=f.default, annotation=f.type) for f in fields(Options)]
     function.__signature__ = signature.replace(parameters=named)  # type: ignore[attr-defined]
-    return function
+    return checks_names(function)

@@ -24,8 +24,8 @@ from dataclasses import replace
 
 from .._cpu import Formula
 from .method import Combine, Mergekit, Method, Tensor
-from .parameters import NORMALIZE, SCALE, SEED, WEIGHT
-from .thinning import THINNED, thinning
+from .parameters import DENSITY, NORMALIZE, SCALE, SEED, WEIGHT
+from .thinning import thinning
 from .weights import divided_by_sum
 
 
@@ -45,7 +45,7 @@ METHOD = Method(
     summary="`task_arithmetic` on task vectors that are thinned at random to `density` and divided by it",
     paper="Yu et al. 2024, https://arxiv.org/abs/2311.03099",
     formula=_formula,
-    parameters=(WEIGHT, THINNED, SCALE, replace(NORMALIZE, default=False), SEED),
+    parameters=(WEIGHT, DENSITY, SCALE, replace(NORMALIZE, default=False), SEED),
     base="required",
     least=1,
     weighted_sum=False,

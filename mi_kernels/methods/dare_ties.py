@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 from .._cpu import Formula
 from .method import Combine, Mergekit, Method, Tensor
-from .parameters import NORMALIZE, SCALE, SEED, WEIGHT
-from .thinning import THINNED, thinning
+from .parameters import DENSITY, NORMALIZE, SCALE, SEED, WEIGHT
+from .thinning import thinning
 
 
 def _formula(
@@ -38,7 +38,7 @@ METHOD = Method(
     summary="`ties` on task vectors that are thinned at random to `density` and divided by it",
     paper="Yu et al. 2024, https://arxiv.org/abs/2311.03099",
     formula=_formula,
-    parameters=(WEIGHT, THINNED, SCALE, NORMALIZE, SEED),
+    parameters=(WEIGHT, DENSITY, SCALE, NORMALIZE, SEED),
     base="required",
     least=1,
     weighted_sum=False,

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 from .method import Combine, Tensor
-from .parameters import DENSITY
-
-THINNED = replace(DENSITY, least=0, most=1, open=True)  # kept elements are divided by it
 
 
 def thinning(tensor: Tensor, density: Sequence[float], seed: int) -> Combine:

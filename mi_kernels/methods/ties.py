@@ -3,7 +3,7 @@
     r = the ties formula of csrc/combine.h. A model's threshold is the magnitude of rank max(1, floor(density * n))
         among the n elements of its task vector, from the largest down. Elements of smaller magnitude are 0. All that
         equal the threshold are kept, as in the authors' code, so that the result does not depend on how equal
-        magnitudes are sorted. The threshold is 0 where density is 1 or more, and infinite where it is 0 or less.
+        magnitudes are sorted. The threshold is 0 where density is 1.
 
 >>> import mi_kernels, numpy as np
 >>> base, a, b = np.float32([0, 0]), np.float32([3, 0.1]), np.float32([1, -0.2])
@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from .._cpu import Formula
@@ -37,10 +36,8 @@ def _formula(
 
 
 def _threshold(x: Reader, base: Reader, elements: int, density: float) -> float:
-    if density >= 1 or elements == 0:
+    if density == 1 or elements == 0:
         return 0.0
-    if density <= 0:
-        return math.inf
     return kth_largest_difference(x, base, elements, max(1, int(density * elements)))
 
 

@@ -6,7 +6,7 @@ CUDA tensors stay tensors, which is what their backends take.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -43,6 +43,44 @@ def is_traced(*lists: Sequence[Any]) -> bool:
     plain: Any = torch.Tensor.__torch_dispatch__
     kinds: set[Any] = {kind for values in lists for kind in map(type, values)}
     return any(issubclass(kind, torch.Tensor) and kind.__torch_dispatch__ is not plain for kind in kinds)
+
+
+def as_list(values: Any, name: str) -> list[Any]:
+    """`values` as a list of arrays: a list, a tuple, or anything else that yields them in order, which is consumed.
+
+    Raises:
+        DTypeError: a dict, one array, text, or what cannot be iterated over; says what to pass.
+    """
+    if isinstance(values, (list, tuple)):
+        return list(values)
+    if isinstance(values, Mapping):
+        raise DTypeError(
+            f"{name} is a {type(values).__name__}, whose order may differ from that of the other tensors",
+            f"Pass lists in one order of the keys: [{name}[key] for key in keys].",
+        )
+    if is_torch(values) or hasattr(values, "__array_interface__"):
+        raise DTypeError(
+            f"{name} is one {type(values).__name__}, not a list of them", f"Pass [{name}], or call lerp for one pair."
+        )
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise DTypeError(f"{name} is a {type(values).__name__}", "Give a list of NumPy arrays or torch tensors.")
+    return list(values)
+
+
+def pair_lists(a: Any, b: Any, outs: Any) -> tuple[list[Any], list[Any], list[Any] | None]:
+    """The three arguments of `multi_lerp` as lists of equal length.
+
+    Raises:
+        DTypeError: as `as_list`.
+        ArgumentError: the lengths differ.
+    """
+    lists = as_list(a, "a"), as_list(b, "b"), None if outs is None else as_list(outs, "outs")
+    for name, given in (("b", lists[1]), ("outs", lists[2])):
+        if given is not None and len(given) != len(lists[0]):
+            raise ArgumentError(
+                f"{name} has {len(given)} tensors, a has {len(lists[0])}", "Give lists of equal length."
+            )
+    return lists
 
 
 def as_array(value: Any, name: str, writable: bool = False) -> Array:
@@ -98,6 +136,13 @@ def check_tensor(tensor: Any, label: Callable[[int], str], i: int = 0) -> str:
     import torch
 
     dtype = FROM_TORCH.get(str(tensor.dtype))
+    if tensor.is_nested:
+        raise DTypeError(f"{label(i)} is a nested tensor", f"Pass the tensors of {label(i)}.unbind() as pairs.")
+    if tensor.is_quantized:
+        raise DTypeError(
+            f"{label(i)} is quantised ({tensor.dtype})",
+            f"Pass {label(i)}.dequantize(), or the tensor before quantising.",
+        )
     if dtype is None or tensor.layout != torch.strided:
         raise DTypeError(
             f"{label(i)} has dtype {tensor.dtype}, layout {tensor.layout}",

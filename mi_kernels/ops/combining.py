@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..backends import cpu, dispatch
 from ..backends.spans import CombineSpan, Operand
 from ..dtypes import CODES, FLOATS, OUTPUTS, TORCH_NAMES
-from ..errors import ArgumentError, DTypeError
-from ..recipe.lam import FLOAT32_MAX
-from .arrays import Array, as_array, empty_like, is_torch, is_traced
+from ..errors import ArgumentError, DTypeError, with_hint
+from ..system.arguments import items
+from .arrays import Array, as_array, as_list, empty_like, is_torch, is_traced
 from .eager import increment_versions
 from .linear import lerp
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from ..methods.statistics import Reader
 
 T = TypeVar("T")
+_UNNAMED = "the tensor"
 
 
 def combine(
@@ -33,7 +33,7 @@ def combine(
     out: T | None = None,
     dtype: Any = None,
     threads: int | None = None,
-    name: str = "the tensor",
+    name: str = _UNNAMED,
     **parameters: Any,
 ) -> T:
     """Merges `tensors` by `method`: the bits that `merge_checkpoint` writes for a tensor of this name.
@@ -82,9 +82,9 @@ def combine(
     from ..methods.statistics import OnDevice
 
     chosen = _method(method)
+    tensors = as_list(tensors, "tensors")
     chosen.check_models(len(tensors), base is not None, "combine")
-    values = _values(chosen, parameters, len(tensors))
-    chosen.check_values(values, name)
+    values = _values(chosen, parameters, len(tensors), "" if name == _UNNAMED else name)
     given: list[Any] = [*([] if base is None else [base]), *tensors]
     labels = [*([] if base is None else ["base"]), *(f"tensors[{i}]" for i in range(len(tensors)))]
     if is_traced(given, [] if out is None else [out]):
@@ -131,59 +131,48 @@ def combine(
 def _method(name: str) -> Method:
     from ..methods.registry import METHODS
 
-    if name == "lerp":
+    if isinstance(name, str) and name == "lerp":
         raise ArgumentError("combine does not run lerp", "Call mi_kernels.lerp(a, b, lam).")
     if not isinstance(name, str) or name not in METHODS:
-        close = difflib.get_close_matches(str(name), METHODS, n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
-        raise ArgumentError(f"method {name!r} is unknown", f"{hint}The methods are {', '.join(METHODS)}.")
+        methods = f"The methods are {', '.join(METHODS)}."
+        raise ArgumentError(f"method {name!r} is unknown", with_hint(name, METHODS, methods))
     return METHODS[name]
 
 
-def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:
+def _values(method: Method, given: Mapping[str, Any], count: int, where: str) -> dict[str, Any]:
     """A value for each parameter of `method`: lists of `count` numbers for those that belong to a model."""
     known = [p.name for p in method.parameters]
     unknown = [key for key in given if key not in known]
     if unknown:
         takes = f"Its parameters are {', '.join(known)}." if known else "It has no parameters."
-        raise ArgumentError(f"{method.name} does not use {unknown[0]}", takes)
+        raise ArgumentError(f"{method.name} does not use {unknown[0]}", with_hint(unknown[0], known, takes))
     values = {}
     for p in method.parameters:
         value = p.default if given.get(p.name) is None else given[p.name]
         if value is None:
             raise ArgumentError(f"{method.name} needs {p.name}", f"Give `{p.name}`: {p.meaning}.")
-        values[p.name] = _numbers(value, p, count) if p.by_model else _number(value, p)
+        one = partial(p.checked, where=where, user=method.name)
+        values[p.name] = _numbers(value, p, count, one) if p.by_model else one(value)
     return values
 
 
-def _numbers(value: Any, parameter: Parameter, count: int) -> list[float]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return [_number(value, parameter)] * count
-    numbers = [_number(item, parameter) for item in value]
+def _numbers(value: Any, parameter: Parameter, count: int, checked: Callable[[Any], float]) -> list[float]:
+    if isinstance(value, Mapping):
+        raise ArgumentError(
+            f"{parameter.name} is a dict, which has no order of the tensors",
+            f"Give one number, or a list with a number for each tensor: [*{parameter.name}.values()].",
+        )
+    array = items(value)
+    one = isinstance(value, (str, bytes)) or not isinstance(value, Iterable) or hasattr(value, "tolist")
+    if array is None and one:
+        return [checked(value)] * count
+    numbers = [checked(item) for item in (value if array is None else array)]
     if len(numbers) != count:
         raise ArgumentError(
             f"{parameter.name} has {len(numbers)} values for {count} tensors",
             "Give one number, or one for each tensor; the base has none.",
         )
     return numbers
-
-
-def _number(value: Any, parameter: Parameter) -> Any:
-    if parameter.kind == "truth":
-        if value not in (0, 1):
-            raise ArgumentError(f"{parameter.name} is {value!r}, which is not true or false", "Give True or False.")
-        return bool(value)
-    if parameter.kind == "whole":
-        if type(value) is not int:
-            raise ArgumentError(f"{parameter.name} is {value!r}, which is not a whole number", "Give an int.")
-        return value
-    try:
-        number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not abs(number) <= FLOAT32_MAX:  # nan too
-        raise ArgumentError(f"{parameter.name} is {value!r}, which is not a finite number", "Give a number.")
-    return number
 
 
 def _made(given: Sequence[Any], arrays: Sequence[Array], dtype: Any) -> Any:

@@ -89,12 +89,14 @@ def traced(
     compiling = torch.compiler.is_compiling()
     for name, tensors in (("a", a), ("b", b), ("out", outs or ())):
         for i, x in enumerate(tensors):
-            if x.requires_grad:
+            if getattr(x, "is_nested", False):
+                check_tensor(x, partial(eager.names(single), name), i)  # refuses it
+            if getattr(x, "requires_grad", False):
                 label = eager.names(single)(name, i)
                 problem, remedy = f"{label} requires grad, and this function has no gradient", f"Pass {label}.detach()."
                 raise ValueError(f"{problem}\n{remedy}") if compiling else ArgumentError(problem, remedy)
     if not compiling:
-        lams = eager.checked_lams(lam, len(a))
+        lams = eager.checked_lams(lam, len(a), single)
     else:  # lam may be symbolic; the op checks its value
         lams = [float(value) for value in lam] if isinstance(lam, (list, tuple)) else [float(lam)] * len(a)  # type: ignore[arg-type]
     if outs is None:

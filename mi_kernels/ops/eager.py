@@ -13,7 +13,8 @@ from ..backends.device_table import Rows
 from ..backends.spans import Span
 from ..dtypes import CODES
 from ..errors import ArgumentError, BackendError
-from ..recipe.lam import checked_lam
+from ..recipe.lam import numeric_lam
+from ..system.arguments import items
 from . import tensor_table
 from .arrays import Array, as_array, check_tensor, empty_like, is_torch
 from .overlap import find_overlap
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from .tensor_table import TensorTable
 
 T = TypeVar("T")
+ONE_PAIR = "Give one number. For several pairs, each with a lam, call multi_lerp."
+_PAIRS = "Give one number, or a list with one for each pair."
 Label = Callable[[str, int], str]  # (argument, index of the pair) -> its name in a message
 
 
@@ -35,7 +38,7 @@ def multi_lerp_now(
     single: bool = False,
 ) -> list[T]:
     """`multi_lerp` of arrays that have memory, lists of equal length; `single`: messages say `a` and not `a[0]`."""
-    results = _computed(a, b, checked_lams(lam, len(a)), outs, backend, threads, names(single))
+    results = _computed(a, b, checked_lams(lam, len(a), single), outs, backend, threads, names(single))
     if outs is not None:
         increment_versions(results)
     return results
@@ -217,18 +220,22 @@ def _run_interpreter(a: Sequence[Any], b: Sequence[Any], outs: Sequence[Any], la
     triton.multi_lerp(outs, a, b, lams)
 
 
-def checked_lams(lam: float | Sequence[float], count: int) -> list[float]:
-    """lam for each of `count` pairs.
+def checked_lams(lam: float | Sequence[float], count: int, single: bool = False) -> list[float]:
+    """lam for each of `count` pairs. `single`: of the one pair of `lerp`, which takes one number.
 
     Raises:
         ArgumentError: not one number for each, or one that is not finite.
     """
-    if isinstance(lam, str) or not isinstance(lam, Sequence):
-        return [checked_lam(lam, extrapolate=True)] * count
-    given = list(lam)
+    given: Any = items(lam)  # of an array with a number for each pair
+    if given is None:
+        given = lam
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        return [numeric_lam(given, extrapolate=True, several=_PAIRS)] * count
+    if single:
+        numeric_lam(lam, several=ONE_PAIR)  # refuses it
     if len(given) != count:
         raise ArgumentError(f"lam has {len(given)} values for {count} pairs", "Give one number, or one for each pair.")
-    return [checked_lam(value, extrapolate=True) for value in given]
+    return [numeric_lam(value, extrapolate=True, several=_PAIRS) for value in given]
 
 
 def _span(a: Array, b: Array, out: Array, w: float) -> Span:

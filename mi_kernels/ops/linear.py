@@ -16,8 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..errors import ArgumentError
-from .arrays import is_traced
+from .arrays import is_traced, pair_lists
 from .eager import multi_lerp_now
 from .pair import quick_lerp
 
@@ -74,7 +73,7 @@ def multi_lerp(
     """`lerp` of many pairs in one call, shared evenly among threads whatever their sizes; on a GPU, one launch.
 
     Args:
-        a, b: lists of equal length; each pair as for `lerp`.
+        a, b: lists of equal length, or other iterables but dicts; each pair as for `lerp`.
         lam: one number for all pairs, or one for each.
         outs: one array a pair, or None to make them. An output may be its own input and overlaps nothing else.
         backend, threads: as for `lerp`.
@@ -91,9 +90,7 @@ def multi_lerp(
     >>> [merged.tolist() for merged in multi_lerp(a, b, [0.25, 0.5])]
     [[0.25], [1.0, 5.0]]
     """
-    for name, given in (("b", b), ("outs", outs)):
-        if given is not None and len(given) != len(a):
-            raise ArgumentError(f"{name} has {len(given)} tensors, a has {len(a)}", "Give lists of equal length.")
+    a, b, outs = pair_lists(a, b, outs)
     if is_traced(a, b, outs or ()):
         from . import custom
 

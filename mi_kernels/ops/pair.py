@@ -7,9 +7,9 @@ from typing import Any
 
 from ..backends import cpu, dispatch
 from ..dtypes import torch_codes
-from ..recipe.lam import checked_lam
+from ..recipe.lam import numeric_lam
 from .arrays import empty_like
-from .eager import increment_versions
+from .eager import ONE_PAIR, increment_versions
 
 
 def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, threads: int | None) -> Any:
@@ -18,12 +18,15 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
     if torch is None or type(a) is not torch.Tensor or torch.compiler.is_compiling():
         return None
     codes = torch_codes()
+    if a.is_nested:  # it has no shape
+        return None
     shape = a.shape
     for x in (a, b) if out is None else (a, b, out):
         if not (
             type(x) is torch.Tensor
             and x.dtype in codes
             and x.is_cpu
+            and not x.is_nested
             and x.shape == shape
             and x.layout is torch.strided
             and x.is_contiguous()
@@ -37,7 +40,7 @@ def quick_lerp(a: Any, b: Any, lam: float, out: Any, backend: str | None, thread
     done = cpu.run_pair(
         (result.data_ptr(), a.data_ptr(), b.data_ptr()),
         a.numel(),
-        checked_lam(lam, extrapolate=True),
+        numeric_lam(lam, extrapolate=True, several=ONE_PAIR),
         (codes[result.dtype], codes[a.dtype], codes[b.dtype]),
         cpu.isa(),
         cpu.checked_threads(threads),

@@ -14,11 +14,10 @@ import numpy.typing as npt
 from ..backends import cpu, dispatch
 from ..backends.device_table import Rows, by_dtypes
 from ..backends.launches import PreparedLaunches
-from ..dtypes import CODES
+from ..dtypes import CODES, FLOAT32_MAX
 from ..errors import ArgumentError, BackendError
-from ..recipe.lam import FLOAT32_MAX
 from . import tensor_table
-from .arrays import Array, as_array, empty_like, is_torch, is_traced
+from .arrays import Array, as_array, empty_like, is_torch, is_traced, pair_lists
 from .eager import (
     Label,
     check_pairs,
@@ -50,7 +49,7 @@ def prepare(
     whose result is already there; see `Prepared.lerp`. The result holds all tensors until it is deleted.
 
     Args:
-        a, b: lists of equal length; each pair as for `mi_kernels.lerp`.
+        a, b: lists of equal length, or other iterables but dicts; each pair as for `mi_kernels.lerp`.
         outs: one array a pair, or None to make them. An output may be its own input and overlaps nothing else.
         backend, threads: as for `mi_kernels.lerp`.
 
@@ -66,9 +65,7 @@ def prepare(
     >>> [merged.tolist() for merged in pairs.lerp([0.5, 1])]
     [[0.5], [2.0, 6.0]]
     """
-    for name, given in (("b", b), ("outs", outs)):
-        if given is not None and len(given) != len(a):
-            raise ArgumentError(f"{name} has {len(given)} tensors, a has {len(a)}", "Give lists of equal length.")
+    a, b, outs = pair_lists(a, b, outs)
     if is_traced(a, b, outs or ()):
         raise ArgumentError(
             "prepare is called while torch is tracing", "Call it outside torch.compile, and not with a FakeTensor."
@@ -274,7 +271,7 @@ def _chooser(rows: npt.NDArray[np.intp], count: int) -> Callable[[list[Any]], Se
 
 def _lams(lam: float | Sequence[float], count: int) -> Weights:
     """lam for each pair, float64 [count]; checked like `eager.checked_lams`, in bulk where it is a plain list."""
-    if isinstance(lam, (int, float)):
+    if type(lam) in (int, float):
         return np.full(count, checked_lams(lam, 1)[0])
     if isinstance(lam, (list, tuple)) and len(lam) == count and set(map(type, lam)) == {float}:
         values = np.array(lam, np.float64)

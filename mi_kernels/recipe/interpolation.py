@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from ..checkpoint.names import OTHER, Place, places
-from ..errors import ArgumentError
-from .lam import checked_lam
+from ..errors import ArgumentError, with_hint
+from .lam import numeric_lam
 from .masks import Layers, Modules, depth
 from .rules import Lam, Rule, checked_schedule
 
@@ -27,6 +26,14 @@ class Recipe:
         rules: see `mi_kernels.recipe.rules.Rule`.
         extrapolate: allows lam outside [0, 1].
 
+    Raises:
+        ArgumentError: lam is not a number or a list of numbers, or rules are not a list of `Rule`.
+
+    Every function that interpolates takes a recipe as `lam`, or its parts:
+
+        mi_kernels.lerp_checkpoint("instruct", "thinking", "out", Recipe(0.8, rules=[Rule(0, modules="attn")]))
+        mi_kernels.lerp_checkpoint("instruct", "thinking", "out", 0.8, rules=[Rule(0, modules="attn")])
+
     >>> from mi_kernels import Recipe
     >>> Recipe(0.8, layers="1:").weights(["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight"])
     {'model.layers.0.mlp.up_proj.weight': 0.0, 'model.layers.1.mlp.up_proj.weight': 0.8}
@@ -38,6 +45,47 @@ class Recipe:
     rules: Sequence[Rule] = ()
     extrapolate: bool = False
 
+    def __post_init__(self) -> None:
+        checked_schedule(self.lam, extrapolate=True)  # the range is checked where weights are made
+        if not isinstance(self.rules, (list, tuple)):
+            raise ArgumentError(f"rules is {_named(self.rules)}", "Give a list of rules: [Rule(0, modules='attn')].")
+        for number, rule in enumerate(self.rules, 1):
+            if not isinstance(rule, Rule):
+                raise ArgumentError(f"rule {number} is {_named(rule)}", "Give a mi_kernels.Rule.")
+        if not isinstance(self.extrapolate, bool):
+            raise ArgumentError(f"extrapolate is {self.extrapolate!r}", "Give True or False.")
+
+    @classmethod
+    def given(
+        cls,
+        lam: Lam | Recipe,
+        layers: Layers = None,
+        modules: Modules = None,
+        rules: Sequence[Rule] = (),
+        extrapolate: bool = False,
+    ) -> Recipe:
+        """The recipe that the arguments of a public function describe: `lam` with masks and rules, or a whole recipe.
+
+        `lam` and the masks apply first, then the rules in order, see `Recipe`.
+
+        Raises:
+            ArgumentError: `lam` is a recipe and another argument is given too, or an argument is invalid.
+
+        >>> from mi_kernels import Recipe, Rule
+        >>> Recipe.given(0.8, rules=[Rule(0, modules="attn")]) == Recipe(0.8, rules=[Rule(0, modules="attn")])
+        True
+        """
+        if not isinstance(lam, Recipe):
+            return cls(lam, layers, modules, rules, extrapolate)
+        beside = {"layers": layers, "modules": modules, "rules": rules or None, "extrapolate": extrapolate or None}
+        extra = [name for name, value in beside.items() if value is not None]
+        if extra:
+            raise ArgumentError(
+                f"lam is a Recipe, and {extra[0]} is given too",
+                f"Put {extra[0]} into the recipe: dataclasses.replace(recipe, {extra[0]}={extra[0]}).",
+            )
+        return lam
+
     def weights(self, names: Sequence[str]) -> dict[str, float]:
         """The weight of THINKING for each tensor, in the order of `names`.
 
@@ -46,7 +94,7 @@ class Recipe:
                 or a lam is out of range. Rules count from 1.
         """
         if names and self.layers is None and self.modules is None and not self.rules and isinstance(self.lam, float):
-            return dict.fromkeys(names, checked_lam(self.lam, self.extrapolate))  # the usual case, and a fast one
+            return dict.fromkeys(names, numeric_lam(self.lam, self.extrapolate))  # the usual case, and a fast one
         found = places(names)
         weights = dict.fromkeys(names, 0.0)
         for selected in self._selections(found, None):
@@ -133,6 +181,8 @@ class Recipe:
 
 def _rule(content: Any, number: int, extrapolate: bool) -> Rule:
     where = f"rule {number}"
+    if isinstance(content, Rule):
+        return content
     values = _checked_keys(Rule, content, where)
     pattern = values.get("pattern")
     if pattern is not None and not isinstance(pattern, str):
@@ -152,12 +202,15 @@ def _checked_keys(kind: type[Recipe] | type[Rule], content: Any, where: str) -> 
         )
     for key in content:
         if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {close[0]}? " if close else ""
-            raise ArgumentError(f"{where}: unknown key {key!r}", f"{hint}The keys are {', '.join(known)}.")
+            keys = f"The keys are {', '.join(known)}."
+            raise ArgumentError(f"{where}: unknown key {key!r}", with_hint(key, known, keys))
     if "lam" not in content:
         raise ArgumentError(f"{where}: lam is missing", "Add lam: a number from 0 to 1, or a list of them.")
     return dict(content)
+
+
+def _named(value: object) -> str:
+    return f"{value!r:.80}, a {type(value).__name__}"
 
 
 def _plain_fields(part: Recipe | Rule) -> dict[str, Any]:

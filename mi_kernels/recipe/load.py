@@ -9,7 +9,7 @@ import yaml
 
 from ..errors import ArgumentError
 from ..system.faults import problem
-from .mergekit import from_mergekit
+from .mergekit import from_mergekit, is_mergekit
 from .models import MergeRecipe, from_dict
 from .yaml_loader import Loader
 
@@ -42,7 +42,7 @@ def load(path: str | os.PathLike[str]) -> MergeRecipe:
         raise ArgumentError(f"{where}: is not valid YAML: {problem}", "Fix the file.") from error
     if not isinstance(content, Mapping):
         raise ArgumentError(f"{where}: does not hold a mapping", "Write `method: ...` and `models: ...`.")
-    if "merge_method" in content:
+    if "merge_method" in content or is_mergekit(content):
         return from_mergekit(content, where)
     return from_dict(content, where)
 

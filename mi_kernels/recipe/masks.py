@@ -205,8 +205,8 @@ def parse_modules(modules: Modules, found: Iterable[Place]) -> set[str]:
         raise ArgumentError(
             f"modules: {modules!r} is not a list of names", f"Use some of {', '.join(MODULES)}.", argument="modules"
         )
-    given = [m.strip() if isinstance(m, str) else m for m in modules or ()]
-    unknown = [str(m) for m in given if m not in MODULES]
+    given = [m.strip() if isinstance(m, str) else m for m in (modules if modules is not None else ())]
+    unknown = [f"{m!s:.80}" for m in given if not isinstance(m, str) or m not in MODULES]
     if unknown or not given:
         raise ArgumentError(
             f"modules: {shortened(unknown) or 'none'} unknown",

@@ -12,16 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
-from ..errors import ArgumentError, shortened
+from ..errors import ArgumentError, did_you_mean, nearest, shortened, with_hint
 from ..methods.method import Method
 from ..methods.registry import METHODS
 from .conditions import TEMPLATES, Conditions
-from .mergekit_names import FORMER_PARAMETERS, KEYS, MIXTURE_KEYS, PARAMETERS, nearest
+from .mergekit_names import FORMER_PARAMETERS, KEYS, MIXTURE_KEYS, PARAMETERS
 from .models import KEYS as OWN_KEYS
-from .models import MergeRecipe, Slice, Spelling, checked
-from .settings import Setting, check
+from .models import MergeRecipe, Slice, Spelling, checked, gradient_notes
+from .settings import Setting, check, plain_setting
 
 _METHODS = {method.mergekit.name: method for method in METHODS.values() if method.mergekit is not None}
 _KNOWN_PARAMETERS = (*PARAMETERS, *FORMER_PARAMETERS)
@@ -41,10 +41,13 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
     >>> from_mergekit({"merge_method": "linear", "models": models, "dtype": "bfloat16"}, "config.yml").dtype
     'bfloat16'
     """
-    name = content["merge_method"]
+    name = content.get("merge_method")
+    methods = ", ".join(_METHODS)
+    if name is None:
+        _refuse_without_method(content, where)
     if not isinstance(name, str) or name not in _METHODS:
         raise ArgumentError(
-            f"{where}: merge_method {name!r} is not supported", f"Supported methods: {', '.join(_METHODS)}."
+            f"{where}: merge_method {name!r} is not supported", with_hint(name, _METHODS, f"Supported: {methods}.")
         )
     method = _METHODS[name]
     spelling = method.mergekit
@@ -73,14 +76,15 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
         _check_stacking(slices, where)
     settings = parameters.read(content.get("parameters"), f"{where}: parameters")
     origin = base  # mergekit takes config and tokenizer of the base, and without one those of any model
-    if spelling.base == "first":  # mergekit starts from the base, wherever it is listed
+    if spelling.base == "first" and (base is not None or not spelling.base_optional):
+        # mergekit starts from the base, wherever it is listed.
         if base is None or len(models) != 1:
             raise ArgumentError(f"{where}: {name} takes a base_model and one other model", "Name these two.")
         models = (base, *models)
         slices = tuple(s._replace(by_model=({}, *s.by_model)) for s in slices)
     if method.base == "required" and base is None:
         raise ArgumentError(f"{where}: {name} needs a base_model", "Add `base_model: FOLDER or Hub id`.")
-    parameters.check_required((settings, *(part.settings for part in slices)))
+    parameters.check_required(models, settings, slices)
     if spelling.base != "base":
         base = None
     tokenizer = _tokenizer(content, ignored, where)
@@ -89,6 +93,7 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
     dtype = content.get("out_dtype") or content.get("dtype")
     if isinstance(dtype, str):
         dtype = dtype.removeprefix("torch.")
+    names = {p.name: p.mergekit for p in method.parameters if p.mergekit is not None}
     recipe = MergeRecipe(
         method.name,
         models,
@@ -99,8 +104,8 @@ def from_mergekit(content: Mapping[str, Any], where: str) -> MergeRecipe:
         dtype=dtype,
         copy_from=copy_from,
         conditions=tokenizer.conditions(_template(content.get("chat_template"), where), origin, where),
-        notes=ignored.notes(where),
-        spelling=Spelling(where, {p.name: p.mergekit for p in method.parameters if p.mergekit is not None}),
+        notes=(*ignored.notes(where), *gradient_notes(settings, method.parameters, len(models), where, names)),
+        spelling=Spelling(where, names),
     )
     return checked(recipe, where)
 
@@ -120,6 +125,40 @@ class _Ignored:
         """One note for all of it, or none."""
         parts = [f"{shortened(names, _MOST_NAMES)} ({reason})" for reason, names in self._names.items()]
         return (f"{where}: ignored, as in mergekit: {'; '.join(parts)}",) if parts else ()
+
+
+def is_mergekit(content: Mapping[str, Any]) -> bool:
+    """Returns whether a file without `merge_method` is meant for mergekit, as keys show that our recipes do not have.
+
+    >>> is_mergekit({"merge_methd": "ties", "models": []}), is_mergekit({"method": "ties", "models": []})
+    (True, False)
+    """
+    keys = [key for key in content if isinstance(key, str)]
+    theirs = {*KEYS, *MIXTURE_KEYS} - {*OWN_KEYS}
+    misspelt = "method" not in keys and any("merge_method" in nearest(key, KEYS, likeness=0.8) for key in keys)
+    return misspelt or any(key in theirs for key in keys)
+
+
+def _refuse_without_method(content: Mapping[str, Any], where: str) -> NoReturn:
+    mixture = [key for key in MIXTURE_KEYS if key in content]
+    if mixture:
+        raise ArgumentError(
+            f"{where}: is a configuration of mergekit-moe ({', '.join(mixture)}), which builds a mixture of experts",
+            "Run it with mergekit-moe. mi_kernels merges models of one architecture.",
+        )
+    if "method" in content:
+        raise ArgumentError(
+            f"{where}: has method, as recipes of mi_kernels, and {_theirs(content)}, as mergekit's configurations",
+            "Write merge_method for a mergekit configuration, or keep to the keys of docs/recipes.md.",
+        )
+    typos = [key for key in content if "merge_method" in nearest(str(key), KEYS, likeness=0.8)]
+    shown = f" ({typos[0]!r} is unknown)" if typos else ""
+    hint = did_you_mean(typos[0], KEYS) if typos else f"Add `merge_method:` with one of {', '.join(_METHODS)}."
+    raise ArgumentError(f"{where}: merge_method is missing{shown}", hint)
+
+
+def _theirs(content: Mapping[str, Any]) -> str:
+    return shortened([key for key in KEYS if key in content and key not in OWN_KEYS])
 
 
 def _check_keys(content: Mapping[str, Any], ignored: _Ignored, where: str) -> None:
@@ -143,8 +182,9 @@ def _check_keys(content: Mapping[str, Any], ignored: _Ignored, where: str) -> No
         if not isinstance(key, str) or not _WORD.fullmatch(key):
             raise ArgumentError(f"{shown}: the key is unknown", f"Remove it. The keys are {', '.join(KEYS)}.")
         close = nearest(key, (*KEYS, *_KNOWN_PARAMETERS), likeness=0.8)
-        if close is not None:
-            raise ArgumentError(f"{shown}: the key is unknown", f"Did you mean {close}? Otherwise rename or remove it.")
+        if close:
+            hint = f"Did you mean {close[0]}? Otherwise rename or remove it."
+            raise ArgumentError(f"{shown}: the key is unknown", hint)
         ignored.add(key, "unknown to mergekit")
 
 
@@ -281,18 +321,34 @@ class _Parameters:
             elif model is not None and model == self.base and spelling.base != "model":
                 self.ignored.add(f"{key} of {model}", "not read for the base_model")
             else:
-                check(value, f"{where}: {key}", truth=used[key].kind == "truth")
-                settings[used[key].name] = value
+                check(value, where, used[key], self.method.name, key)
+                settings[used[key].name] = plain_setting(value)
         return settings
 
-    def check_required(self, given: tuple[Mapping[str, Setting], ...]) -> None:
-        """Refuses a configuration without a parameter that the method needs."""
+    def check_required(
+        self, models: tuple[str, ...], settings: Mapping[str, Setting], slices: tuple[Slice, ...]
+    ) -> None:
+        """Refuses a configuration without a parameter that the method needs in mergekit."""
+        spelling = self.method.mergekit
+        assert spelling is not None
         for p in self.method.parameters:
-            if p.default is None and not p.by_model and not any(p.name in settings for settings in given):
-                raise ArgumentError(
-                    f"{self.where}: {self.method.name} needs {p.name}, which mergekit calls {p.mergekit}",
-                    f"Add `{p.mergekit}` to the parameters: {p.meaning}.",
-                )
+            if spelling.defaults.get(p.name, p.default) is not None or p.name in settings:
+                continue
+            if not p.by_model:
+                if not any(p.name in part.settings for part in slices):
+                    called = "" if p.mergekit == p.name else f", which mergekit calls {p.mergekit}"
+                    raise ArgumentError(
+                        f"{self.where}: {self.method.name} needs {p.name}{called}",
+                        f"Add `{p.mergekit}` to the parameters: {p.meaning}.",
+                    )
+                continue
+            for part in slices:
+                lacking = [m for m, own in zip(models, part.by_model) if p.name not in {**part.settings, **own}]
+                if lacking:
+                    raise ArgumentError(
+                        f"{self.where}: {lacking[0]}: {p.mergekit} is missing, which {self.method.name} needs",
+                        f"Add `parameters: {{{p.mergekit}: ...}}` to the model, or to the file for all models.",
+                    )
 
     def _check_fixed(self, key: str, value: Any, only: bool | None, where: str) -> None:
         if any(v != only for v in _values(value)):
@@ -305,10 +361,9 @@ class _Parameters:
     def _refuse_unknown(self, key: Any, where: str) -> None:
         own = {p.name: p.mergekit for p in self.method.parameters if p.mergekit is not None}
         names = [*own.values()]
-        close = own.get(key) or nearest(str(key), _KNOWN_PARAMETERS)
-        hint = f"Did you mean {close}? " if close else ""
         known = f"{self.method.name} uses {', '.join(names)}." if names else f"{self.method.name} uses no parameter."
-        raise ArgumentError(f"{where}: mergekit has no parameter {key!r}", f"{hint}{known}")
+        hint = with_hint(own.get(key, key), (*names, *_KNOWN_PARAMETERS), known)
+        raise ArgumentError(f"{where}: mergekit has no parameter {key!r}", hint)
 
 
 def _values(setting: Any) -> Iterator[Any]:
@@ -369,9 +424,9 @@ def _tokenizer(content: Mapping[str, Any], ignored: _Ignored, where: str) -> _To
     for key, value in block.items():
         if key not in keys and value is not None:
             close = nearest(str(key), keys)
-            if close is not None or not isinstance(key, str) or not _WORD.fullmatch(key):
-                hint = f"Did you mean {close}? " if close else ""
-                raise ArgumentError(f"{where}: the key {key!r} is unknown", f"{hint}The keys are {', '.join(keys)}.")
+            if close or not isinstance(key, str) or not _WORD.fullmatch(key):
+                hint = with_hint(key, keys, f"The keys are {', '.join(keys)}.")
+                raise ArgumentError(f"{where}: the key {key!r} is unknown", hint)
             ignored.add(f"{key} of tokenizer", "unknown to mergekit")
     multiple = block.get("pad_to_multiple_of") or 1
     if type(multiple) is not int or multiple < 1:
@@ -402,11 +457,10 @@ def _template(given: Any, where: str) -> str | None:
     if not isinstance(given, str):
         raise ArgumentError(f"{where}: chat_template {given!r} is not text", "Write auto, a name or a template.")
     if given != "auto" and given not in TEMPLATES and (len(given) < 20 or "{" not in given):
-        close = nearest(given, ("auto", *TEMPLATES))
-        hint = f"Did you mean {close}? " if close else ""
+        names = ("auto", *TEMPLATES)
         raise ArgumentError(
             f"{where}: chat_template {given[:80]!r} is neither the name of a template nor a template",
-            f"{hint}The names are auto, {', '.join(TEMPLATES)}.",
+            with_hint(given, names, f"The names are {', '.join(names)}."),
         )
     return given
 

@@ -6,9 +6,6 @@ reads is declared beside the method, in `mi_kernels.methods`; tests/integrations
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
 # config.py, MergeConfiguration
 KEYS = (
     "merge_method",
@@ -53,13 +50,3 @@ PARAMETERS = (
 
 # Parameters that only older versions or mergekit-legacy wrote or read. Published configurations have them.
 FORMER_PARAMETERS = ("consensus_method", "embed_slerp")
-
-
-def nearest(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """The name in `known` that is most like `name`, or None.
-
-    >>> nearest("desnity", PARAMETERS)
-    'density'
-    """
-    close = difflib.get_close_matches(name[:200].lower(), list(known), n=1, cutoff=likeness)
-    return close[0] if close else None

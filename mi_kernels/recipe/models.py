@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,19 +9,20 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..checkpoint.names import Place
-from ..errors import ArgumentError
+from ..errors import ArgumentError, with_hint
 from ..methods.method import Parameter
 from ..methods.registry import METHODS, PARAMETERS
 from .conditions import Conditions
 from .interpolation import Recipe
 from .masks import Layers, Modules
-from .settings import Setting, check, evaluate
+from .settings import Setting, check, evaluate, plain_setting
 
 _OWN: Mapping[str, Setting] = {}  # stands for the defaults of the method
 _PAIR_KEYS = ("lam", "layers", "modules", "rules", "extrapolate")  # of "lerp"
 KEYS = tuple(
     dict.fromkeys(("method", "models", "base", "slices", *_PAIR_KEYS, *PARAMETERS, "dtype", "copy_from"))  # in order
 )
+_METHOD_NAMES = ("lerp", *METHODS)
 _MODEL_PARAMETERS = tuple(name for name, parameter in PARAMETERS.items() if parameter.by_model)
 # Names in other tools, and what they are here.
 _RENAMED = {"base_model": "base", "merge_method": "method"} | {
@@ -92,9 +92,18 @@ class MergeRecipe:
     spelling: Spelling | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.method, str):
+            raise ArgumentError(f"method is {self.method!r:.80}", f"Use one of {', '.join(_METHOD_NAMES)}.")
+        if not isinstance(self.settings, Mapping) or not isinstance(self.defaults, Mapping):
+            raise ArgumentError(f"settings is {self.settings!r:.80}", "Give a dict such as {'weight': 0.5}.")
         if self.defaults is _OWN:
             own = METHODS[self.method].defaults if self.method in METHODS else {}
             object.__setattr__(self, "defaults", own)
+        if isinstance(self.models, str) or not isinstance(self.models, Sequence):
+            raise ArgumentError(f"models is {self.models!r}", "Give a tuple of folders or Hub ids.")
+        object.__setattr__(self, "models", tuple(map(_model, self.models)))
+        if self.base is not None:
+            object.__setattr__(self, "base", _model(self.base))
         for model in (*self.models, *([self.base] if self.base is not None else [])):
             try:
                 usable = b"\0" not in os.fsencode(model)
@@ -178,8 +187,13 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
     """
     _check_keys(content, KEYS, where)
     method = content.get("method")
-    if not isinstance(method, str) or (method != "lerp" and method not in METHODS):
-        raise ArgumentError(f"{where}: method {method!r} is unknown", f"Use lerp, {', '.join(METHODS)}.")
+    if method is None:
+        raise ArgumentError(f"{where}: method is missing", f"Add `method:` with one of {', '.join(_METHOD_NAMES)}.")
+    if method not in _METHOD_NAMES:
+        raise ArgumentError(
+            f"{where}: method {method!r} is unknown",
+            with_hint(method, _METHOD_NAMES, f"The methods are {', '.join(_METHOD_NAMES)}."),
+        )
     models, by_model = _models(content.get("models"), where)
     dtype, copy_from = content.get("dtype"), content.get("copy_from", "thinking")
     base = content.get("base")
@@ -193,12 +207,10 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
         _check_text(where, dtype=dtype, copy_from=copy_from)
         return MergeRecipe(method, models, pair=pair, dtype=dtype, copy_from=copy_from)
     known = {p.name: p for p in METHODS[method].parameters}
-    settings = {key: content[key] for key in PARAMETERS if key in content}
+    settings = {key: plain_setting(content[key]) for key in PARAMETERS if key in content}
     _refuse(content, {"rules", "extrapolate", *PARAMETERS} - set(known), method, where)
     for k, given in enumerate(by_model):
         _refuse(given, set(_MODEL_PARAMETERS) - set(known), method, f"{where}: {models[k]}")
-    for key, setting in (*settings.items(), *(item for given in by_model for item in given.items())):
-        _check_setting(known[key], setting, where)
     return checked(
         MergeRecipe(
             method,
@@ -210,9 +222,37 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
             modules=content.get("modules"),
             dtype=dtype,
             copy_from=copy_from,
+            notes=gradient_notes(settings, METHODS[method].parameters, len(models), where),
         ),
         where,
     )
+
+
+def gradient_notes(
+    settings: Mapping[str, Setting],
+    parameters: Sequence[Parameter],
+    models: int,
+    where: str,
+    names: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """A note for each list that has as many numbers as there are models, although it is read as a gradient over depth.
+
+    Args:
+        settings: of all models.
+        names: of the parameters in messages, by ours.
+    """
+    notes = []
+    for p in parameters:
+        given = settings.get(p.name)
+        name = (names or {}).get(p.name, p.name)
+        if not p.by_model or not isinstance(given, list) or any(isinstance(item, Mapping) for item in given):
+            continue
+        if len(given) == models > 1:
+            notes.append(
+                f"{where}: {name} {given} is a gradient over the layers, the same for all {models} models; "
+                f"one {name} per model is written with the model"
+            )
+    return tuple(notes)
 
 
 def from_record(record: Mapping[str, Any], models: Sequence[str], where: str) -> MergeRecipe:
@@ -246,20 +286,57 @@ def from_record(record: Mapping[str, Any], models: Sequence[str], where: str) ->
 
 
 def checked(recipe: MergeRecipe, where: str) -> MergeRecipe:
-    """`recipe`, if its method can take its models.
+    """`recipe`, if its method can take its models, and every value of its parameters is in the range.
+
+    Every way in ends here: our recipes, mergekit's configurations, records of merges, and objects that a caller makes.
 
     Raises:
-        ArgumentError: too few or too many models, a base that is missing or not used, a parameter that is missing, a
-            dtype that is not text.
+        ArgumentError: an unknown method; too few or too many models; a base that is missing or not used; a parameter
+            that is unknown, missing, or has a value out of range; a dtype that is not text.
     """
     _check_text(where, dtype=recipe.dtype, copy_from=recipe.copy_from)
+    if recipe.pair is not None or recipe.method not in METHODS:
+        _check_pair(recipe, where)
+        return recipe
     method = METHODS[recipe.method]
     method.check_models(len(recipe.models), recipe.base is not None, where)
-    given = {*recipe.settings, *recipe.defaults, *(key for part in recipe.slices for key in part.settings)}
+    known = {p.name: p for p in method.parameters}
+    names = recipe.spelling.names if recipe.spelling is not None else {}
+    shared = [recipe.settings, *(part.settings for part in recipe.slices), recipe.defaults]
+    own = [(f"{where}: {m}", by) for part in recipe.slices for m, by in zip(recipe.models, part.by_model)]
+    for place, settings in (*((where, settings) for settings in shared), *own):
+        for key, setting in settings.items():
+            if key not in known:
+                takes = f"Its parameters are {', '.join(known)}." if known else "It has no parameters."
+                raise ArgumentError(f"{place}: {method.name} does not use {key}", with_hint(key, known, takes))
+            check(setting, place, known[key], method.name, names.get(key))
+    given = {key for settings in shared for key in settings}
     for p in method.parameters:
         if p.default is None and not p.by_model and p.name not in given:
             raise ArgumentError(f"{where}: {recipe.method} needs {p.name}", f"Add `{p.name}`: {p.meaning}.")
     return recipe
+
+
+def _check_pair(recipe: MergeRecipe, where: str) -> None:
+    """Checks a recipe of interpolation that was made as an object."""
+    if recipe.method not in _METHOD_NAMES:
+        raise ArgumentError(
+            f"{where}: method {recipe.method!r} is unknown",
+            with_hint(recipe.method, _METHOD_NAMES, f"The methods are {', '.join(_METHOD_NAMES)}."),
+        )
+    if recipe.method != "lerp" or recipe.pair is None:
+        raise ArgumentError(
+            f"{where}: method is {recipe.method!r}, and pair is {recipe.pair!r}",
+            "Give method 'lerp' a pair, a mi_kernels.Recipe, and no other method one.",
+        )
+    if len(recipe.models) != 2 or recipe.base is not None:
+        raise ArgumentError(f"{where}: lerp takes two models, INSTRUCT and THINKING", "Name two, and no base.")
+
+
+def _model(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(text := os.fspath(value), str):
+        raise ArgumentError(f"{value!r} is not a model", "Give a folder or a Hub id.")
+    return text
 
 
 def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str, Setting], ...]]:
@@ -276,7 +353,7 @@ def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str,
         if not isinstance(entry.get("model"), str):
             raise ArgumentError(f"{where}: {dict(entry)!r} does not name a model", "Add `model: FOLDER or Hub id`.")
         names.append(entry["model"])
-        by_model.append({key: value for key, value in entry.items() if key != "model"})
+        by_model.append({key: plain_setting(value) for key, value in entry.items() if key != "model"})
     return tuple(names), tuple(by_model)
 
 
@@ -323,20 +400,9 @@ def _slices(
                     f"{where}: slices: a slice has the models {', '.join(names)}, not {', '.join(models)}",
                     "List all models in every slice, in the same order.",
                 )
-        settings = {key: part[key] for key in known if key in part}
-        for key, setting in (*settings.items(), *(item for given in own for item in given.items())):
-            if key not in known:
-                raise ArgumentError(f"{where}: slices: {key} is not used", f"Use {', '.join(known)}.")
-            _check_setting(known[key], setting, where)
+        settings = {key: plain_setting(part[key]) for key in known if key in part}
         found.append(Slice(start, stop, tuple({**all_, **own_} for all_, own_ in zip(by_model, own)), settings))
     return tuple(found)
-
-
-def _check_setting(parameter: Parameter, setting: Any, where: str) -> None:
-    if parameter.kind != "whole":
-        check(setting, f"{where}: {parameter.name}", truth=parameter.kind == "truth")
-    elif type(setting) is not int:
-        raise ArgumentError(f"{where}: {parameter.name} {setting!r} is not a whole number", "Give one, such as 42.")
 
 
 def _check_text(where: str, **values: Any) -> None:
@@ -348,9 +414,9 @@ def _check_text(where: str, **values: Any) -> None:
 def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in content:
         if key not in known:
-            close = [_RENAMED[key]] if key in _RENAMED else difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {close[0]}? " if close else ""
-            raise ArgumentError(f"{where}: unknown key {key!r}", f"{hint}The keys are {', '.join(known)}.")
+            word = _RENAMED.get(key, key) if isinstance(key, str) else key
+            keys = f"The keys are {', '.join(known)}."
+            raise ArgumentError(f"{where}: unknown key {key!r}", with_hint(word, known, keys))
 
 
 def _refuse(content: Mapping[str, Any], keys: set[str], method: str, where: str) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..checkpoint.names import Place
 from ..checkpoint.patterns import PatternError, compiled
-from ..errors import ArgumentError, shortened
-from .lam import checked_lam
+from ..errors import ArgumentError, nearest, shortened
+from .lam import numeric_lam
 from .masks import Layers, Masks, Modules, depth, parse_masks, show_layers, show_masks
 
 Lam = float | Sequence[float]
@@ -26,6 +25,9 @@ class Rule:
         layers, modules: masks, see `mi_kernels.recipe.masks.select`.
         pattern: a regular expression, searched anywhere in a tensor's name.
 
+    Raises:
+        ArgumentError: lam is not a number or a list of numbers, or the pattern is not text.
+
     >>> from mi_kernels import Recipe, Rule
     >>> names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)]
     >>> list(Recipe(0.5, rules=[Rule([0, 1], layers="0:2")]).weights(names).values())
@@ -36,6 +38,11 @@ class Rule:
     layers: Layers = None
     modules: Modules = None
     pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        checked_schedule(self.lam, extrapolate=True)  # whether it may be outside [0, 1], the recipe knows
+        if self.pattern is not None and not isinstance(self.pattern, str):
+            raise ArgumentError(f"pattern {self.pattern!r} is not text", "Give a regular expression as text.")
 
     def weights(
         self, found: Mapping[str, Place], extrapolate: bool = False, whole: Mapping[str, Place] | None = None
@@ -80,12 +87,12 @@ class Rule:
 
 
 def checked_schedule(lam: object, extrapolate: bool = False) -> float | list[float]:
-    """`lam` as a number or as a list of at least one anchor, each checked by `mi_kernels.recipe.lam.checked_lam`."""
+    """`lam` as a number or as a list of at least one anchor, each checked by `mi_kernels.recipe.lam.numeric_lam`."""
     if not isinstance(lam, (list, tuple)):
-        return checked_lam(lam, extrapolate)
+        return numeric_lam(lam, extrapolate, "Give a number, or lam.tolist() for anchors over the layers.")
     if not lam:
         raise ArgumentError("lam is an empty list", "Give a number, or anchors such as [0, 0.8].")
-    return [checked_lam(anchor, extrapolate) for anchor in lam]
+    return [numeric_lam(anchor, extrapolate, "Each anchor is one number.") for anchor in lam]
 
 
 def schedule(anchors: Sequence[float], layers: Sequence[int]) -> dict[int, float]:
@@ -148,4 +155,4 @@ def near_misses(pattern: str, names: Iterable[str], limit: int = 3) -> list[str]
         words = kind.split(".")
         for i in range(max(1, len(words) - length + 1)):
             runs.setdefault(".".join(words[i : i + length]), name)
-    return list(dict.fromkeys(runs[run] for run in difflib.get_close_matches(plain, runs, n=limit)))
+    return list(dict.fromkeys(runs[run] for run in nearest(plain, runs, limit)))

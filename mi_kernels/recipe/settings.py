@@ -7,12 +7,11 @@ mergekit's rules (0.1.5, config.py, evaluate_setting), so that its configuration
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ArgumentError
-from .lam import FLOAT32_MAX
+from ..methods.method import Parameter
 
 Setting = Any  # a number, a list of numbers, or conditions: as YAML reads it
 
@@ -53,48 +52,55 @@ def evaluate(setting: Setting, name: str, t: float, truth: bool = False) -> floa
     return (1 - fraction) * anchors[low] + fraction * anchors[min(low + 1, len(anchors) - 1)]
 
 
-def check(setting: Setting, where: str, truth: bool = False) -> None:
-    """Refuses settings that `evaluate` cannot evaluate, and numbers that float32 cannot hold.
+def check(setting: Setting, where: str, parameter: Parameter, user: str, name: str | None = None) -> None:
+    """Refuses settings that `evaluate` cannot evaluate, and values outside the range of `parameter`.
+
+    A gradient stays between its anchors, so that anchors in the range give values in the range.
+
+    Args:
+        where: the start of the message, such as the file.
+        user: the name of the method.
+        name: of the parameter in messages, where it is not ours.
 
     Raises:
         ArgumentError: names the parameter and what is wrong with it.
     """
+    shown = f"{where}: {name or parameter.name}"
     if isinstance(setting, Mapping):
         setting = [setting]
     if not isinstance(setting, list):
-        number = _number(setting)
-        if number is None:
-            raise ArgumentError(f"{where}: {setting!r} is not a number", "Give a number, a list, or conditions.")
-        if truth and number not in (0, 1):
-            raise ArgumentError(f"{where}: {setting!r} is not true or false", "Write true or false.")
-        if not abs(number) <= FLOAT32_MAX:  # nan too
-            raise ArgumentError(f"{where}: {setting!r} is not finite in float32", "Give a smaller number.")
+        parameter.checked(setting, where, user, name, text=True)
         return
+    if parameter.kind == "whole":
+        raise ArgumentError(f"{shown} is a list, which is not a whole number", "Give one number for all tensors.")
     if not setting:
-        raise ArgumentError(f"{where}: the list is empty", "Give at least one anchor or condition.")
+        raise ArgumentError(f"{shown}: the list is empty", "Give at least one anchor or condition.")
     conditions = [item for item in setting if isinstance(item, Mapping)]
     if conditions and len(conditions) < len(setting):
-        raise ArgumentError(f"{where}: one list has numbers and conditions", "Write the numbers as `- value: NUMBER`.")
+        raise ArgumentError(f"{shown}: one list has numbers and conditions", "Write the numbers as `- value: NUMBER`.")
     for item in setting:
         if not isinstance(item, Mapping):
             if isinstance(item, list):
-                raise ArgumentError(f"{where}: a list is in a list", "Give a list of numbers.")
-            check(item, where, truth)
+                raise ArgumentError(f"{shown}: a list is in a list", "Give a list of numbers.")
+            check(item, where, parameter, user, name)
         elif "value" not in item or set(item) - {"value", "filter"}:
             raise ArgumentError(
-                f"{where}: {dict(item)!r} is not a condition", "Give it `value`, and `filter` if you need one."
+                f"{shown}: {dict(item)!r} is not a condition", "Give it `value`, and `filter` if you need one."
             )
         elif item.get("filter") is not None and not isinstance(item["filter"], str):
-            raise ArgumentError(f"{where}: filter {item['filter']!r} is not text", "Give a part of a tensor's name.")
+            raise ArgumentError(f"{shown}: filter {item['filter']!r} is not text", "Give a part of a tensor's name.")
         else:
-            check(item["value"], where, truth)
+            check(item["value"], where, parameter, user, name)
 
 
-def _number(value: object) -> float | None:
-    # mergekit takes numbers in quotes too.
-    try:
-        return float(value) if isinstance(value, (int, float, str)) else None
-    except OverflowError:  # a whole number of hundreds of digits
-        return math.inf
-    except ValueError:
-        return None
+def plain_setting(setting: Setting) -> Setting:
+    """`setting` with lists for tuples and Python's numbers for NumPy's, as a file would hold it.
+
+    >>> plain_setting(({"value": (0, 1)},))
+    [{'value': [0, 1]}]
+    """
+    if isinstance(setting, Mapping):
+        return {key: plain_setting(value) for key, value in setting.items()}
+    if isinstance(setting, (list, tuple)):
+        return [plain_setting(item) for item in setting]
+    return setting.tolist() if hasattr(setting, "tolist") else setting

@@ -52,10 +52,10 @@ class Difference:
     def __str__(self) -> str:
         values = f"is {self.found}, expected {self.expected}"
         if self.tensor is None:
-            return f"{self.file}: byte {self.begin} {values}; {self.count:,} bytes differ"
+            return f"{self.file}: byte {self.begin:,} {values}; {self.count:,} of {self.elements:,} bytes differ"
         return (
-            f"{self.file}: {self.tensor}: element {self.element} (byte {self.begin}, byte {self.file_offset} of the "
-            f"file) {values}; {self.count:,} of {self.elements:,} elements differ"
+            f"{self.file}: {self.tensor}: element {self.element:,} (byte {self.begin:,}, byte {self.file_offset:,} of "
+            f"the file) {values}; {self.count:,} of {self.elements:,} elements differ"
         )
 
 
@@ -116,11 +116,15 @@ class Comparison:
         if len(actual) != len(content):
             kind = "shorter" if len(actual) < len(content) else "longer"
             self._files.append(Damage(name, kind, None, len(content), len(actual), min(len(actual), len(content))))
-        wrong = [i for i, (x, y) in enumerate(zip(content, actual)) if x != y]
-        if wrong:
-            i = wrong[0]
+        import numpy as np
+
+        length = min(len(content), len(actual))
+        computed, found = (np.frombuffer(memory, np.uint8, length) for memory in (content, actual))
+        wrong = computed != found
+        if count := int(np.count_nonzero(wrong)):
+            i = int(wrong.argmax())
             values = f"0x{content[i]:02x}", f"0x{actual[i]:02x}"
-            self.add(Difference(name, None, len(wrong), len(content), i, i, i, *values), 0)
+            self.add(Difference(name, None, count, len(content), i, i, i, *values), 0)
 
 
 class _ComparedShard:

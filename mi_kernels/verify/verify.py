@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,8 @@ from ..checkpoint.files import read_file
 from ..checksums.damage import Damage, differences, layout_within
 from ..checksums.folder import file_sizes, measure, record_folder
 from ..checksums.record import NAME, Record, ShardSum, repaired
-from ..errors import CheckpointError, MIKernelsError, OutputError
+from ..errors import ArgumentError, CheckpointError, MIKernelsError, OutputError
+from ..system.arguments import checked_path, checks_names
 from ..system.atomic import write_file
 from ..system.faults import problem, remedy
 from ..system.progress import Progress, progress_bar
@@ -71,6 +72,7 @@ class Verification:
         return found
 
 
+@checks_names
 def verify_checkpoint(
     out: str | os.PathLike[str],
     recompute: Sequence[str | os.PathLike[str]] | None = None,
@@ -108,7 +110,9 @@ def verify_checkpoint(
         >>> mi_kernels.verify_checkpoint("proved", ["instruct", "thinking"], progress=False).recomputed.differences
         []
     """
-    root = os.fspath(out)
+    root = checked_path(out, "out", "the path of a model folder")
+    if recompute is not None:
+        recompute = _models(recompute)
     _refuse_file(root)
     if not os.path.isdir(root):
         raise CheckpointError(f"{root}: no such folder", "Pass the path of a model folder.")
@@ -135,6 +139,16 @@ def verify_checkpoint(
     return found
 
 
+def _models(given: Any) -> list[str]:
+    if isinstance(given, (str, bytes, os.PathLike, Mapping)) or not isinstance(given, Iterable):
+        raise ArgumentError(
+            f"recompute is {given!r:.80}, which is not a list of models",
+            "Give a list of folders or Hub ids, or [] for the models that mi_kernels.json names.",
+        )
+    return [checked_path(model, f"recompute[{i}]") for i, model in enumerate(given)]
+
+
+@checks_names
 def record_checksums(
     out: str | os.PathLike[str], *, overwrite: bool = False, threads: int | None = None, progress: Progress = True
 ) -> Verification:
@@ -161,7 +175,7 @@ def record_checksums(
         True
     """
     started = time.perf_counter()
-    root = os.fspath(out)
+    root = checked_path(out, "out", "the path of a model folder")
     _refuse_file(root)
     path = os.path.join(root, NAME)
     if os.path.lexists(path) and not overwrite:

@@ -196,12 +196,19 @@ def test_sigterm_is_handled_while_a_command_runs_and_no_longer(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "size"),
     [
-        ("1", 1), ("4096", 4096), ("5GB", 5 * 10**9), ("5G", 5 * 10**9), ("64MiB", 64 << 20), ("64mib", 64 << 20),
+        ("1B", 1), ("1000000", 10**6), ("4096B", 4096),
+        ("5GB", 5 * 10**9), ("5G", 5 * 10**9), ("64MiB", 64 << 20), ("64mib", 64 << 20),
         ("1.5kB", 1500), (" 2 TiB ", 2 << 40), ("10B", 10), ("3Ki", 3072),
     ],
 )  # fmt: skip
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text, "--x") == size
+
+
+@pytest.mark.parametrize("text", ["5", "1", "999999", "0.5"])
+def test_a_small_number_needs_a_unit(text: str) -> None:
+    with pytest.raises(ArgumentError, match=f"--x '{text}' is a number of bytes without a unit"):
+        parse_size(text, "--x")
 
 
 @pytest.mark.parametrize("text", ["", "0", "0GB", "-1", "1e6", "five", "5 apples", "GB", "1.2.3", "5GBB", "inf"])

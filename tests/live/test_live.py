@@ -206,7 +206,7 @@ REFUSALS: dict[str, tuple[Callable[[Plain], Any], list[str]]] = {
     "memory": (lambda m: with_shared_weight(Plain(2), m), ["norm.weight", "shares memory"]),
     "itself": (lambda m: m, ["scale", "shares memory"]),
     "meta": (lambda m: Plain(2).to("meta"), ["scale", "no memory", "offloaded"]),
-    "kind": (lambda m: 3, ["a model of type int is not supported"]),
+    "kind": (lambda m: 3, ["other is 3, of type int", "Pass a model folder"]),
     "folder": (lambda m: "/no/such/folder", ["no such folder"]),
 }
 

@@ -69,7 +69,6 @@ CASES: dict[str, Case] = {
     "ties": ("ties", True, 2, {"density": 0.2, "scale": 0.5}),
     "ties_of_4": ("ties", True, 4, {"density": 0.4, "weight": 0.3}),
     "ties_sum": ("ties", True, 3, {"density": 0.5, "normalize": False}),
-    "ties_density_0": ("ties", True, 2, {"density": 0}),
     "ties_density_1": ("ties", True, 2, {"density": 1}),
     "ties_density_tiny": ("ties", True, 2, {"density": 1e-9}),
     "dare_ties": ("dare_ties", True, 2, {"density": 0.3, "seed": 7}),
@@ -313,6 +312,16 @@ REFUSALS: dict[str, tuple[dict[str, Any], bool, int, tuple[str, ...]]] = {
     "weights_that_sum_to_0": ({"method": "linear", "weight": 0}, False, 2, ("the weights sum to 0", "normalize")),
     "density_0_of_dare": ({"method": "dare_ties", "density": 0}, True, 2, ("density is 0", "dare_ties", "more than 0")),
     "density_above_1_of_dare": ({"method": "dare_ties", "density": 1.1}, True, 2, ("density is 1.1", "at most 1")),
+    "density_in_percent": (
+        {"method": "ties", "density": 20}, True, 2, ("density is 20, which ties cannot use", "at most 1. 20 % is 0.2."),
+    ),
+    "density_above_1_of_ties": ({"method": "ties", "density": 1.5}, True, 2, ("density is 1.5", "more than 0")),
+    "density_0_of_ties": ({"method": "ties", "density": 0}, True, 2, ("density is 0", "more than 0")),
+    "negative_density": ({"method": "ties", "density": -1}, True, 2, ("density is -1", "more than 0")),
+    "seed_of_hundreds_of_digits": (
+        {"method": "dare_ties", "seed": 10**400}, True, 2, ("seed is 1000", "from -9223372036854775808 to 18446744"),
+    ),
+    "weight_that_is_true": ({"method": "ties", "weight": True}, True, 2, ("weight is True, which is not a number",)),
     "mask_that_selects_nothing": (
         {"method": "average", "modules": "router"}, False, 2, ("no router",),
     ),
@@ -323,7 +332,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], bool, int, tuple[str, ...]]] = {
     "copy_from_absent_base": ({"method": "average", "copy_from": "base"}, False, 2, ("no base", "thinking")),
     "copy_from_base_of_lerp": ({"method": "lerp", "lam": 1, "copy_from": "base"}, False, 2, ("no base",)),
     "weight_without_value": (
-        {"method": "linear", "weight": [{"filter": "mlp", "value": "x"}]}, False, 2, ("'x' is not a number",),
+        {"method": "linear", "weight": [{"filter": "mlp", "value": "x"}]}, False, 2, ("'x', which is not a number",),
     ),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
+import mi_kernels
 from mi_kernels import ArgumentError
 from mi_kernels._cpu import Formula
 from mi_kernels.backends.reference import methods as reference
@@ -21,7 +22,7 @@ from mi_kernels.dtypes import CODES
 from mi_kernels.methods.method import Method, Tensor
 from mi_kernels.methods.registry import METHODS, PARAMETERS
 from mi_kernels.recipe.mergekit import from_mergekit
-from mi_kernels.recipe.models import from_dict
+from mi_kernels.recipe.models import MergeRecipe, from_dict
 
 from ..support import ROOT
 from ..support.methods import Case, drawn, drawn_cases, recipe
@@ -67,12 +68,8 @@ def test_parameters_of_one_name_are_one_thing() -> None:
     for method in METHODS.values():
         for p in method.parameters:
             known = PARAMETERS[p.name]
-            assert (p.kind, p.by_model, p.mergekit, p.aliases) == (
-                known.kind,
-                known.by_model,
-                known.mergekit,
-                known.aliases,
-            )
+            assert (p.kind, p.by_model, p.aliases) == (known.kind, known.by_model, known.aliases)
+            assert p.mergekit in (known.mergekit, p.name)  # our plug-in for mergekit spells it as we do
             assert p.default is None or p.allows(p.default)
 
 
@@ -134,6 +131,90 @@ def row(method: Method) -> str:
 def test_the_documentation_has_a_line_for_each(method: Method) -> None:
     lines = (ROOT / "docs" / "recipes.md").read_text().splitlines()
     assert row(method) in lines, f"docs/recipes.md lacks this line: {row(method)}"
+
+
+def parameter_row(name: str) -> str:
+    """The line of docs/recipes.md: default and range as the methods declare them."""
+    found = {method.name: p for method in METHODS.values() for p in method.parameters if p.name == name}
+    (span,) = {p.range for p in found.values()}
+    usual = PARAMETERS[name] if name != "normalize" else found["ties"]
+    by_default: dict[Any, list[str]] = {}
+    for method, p in found.items():
+        by_default.setdefault(p.default, []).append(f"`{method}`")
+
+    def shown(default: Any) -> str:
+        return "" if default is None else str(default).lower() if usual.kind == "truth" else f"{default:g}"
+
+    parts = [shown(usual.default)]
+    parts += [f"{shown(d)} for {', '.join(methods)}" for d, methods in by_default.items() if d != usual.default]
+    means = usual.meaning + ("; each model may have its own" if usual.by_model else "")
+    means += f" (mergekit's `{found['slerp'].mergekit if name == 'lam' else usual.mergekit}`)" * (
+        usual.mergekit not in (None, name) or name == "lam"
+    )
+    return re.sub(" +", " ", f"| `{name}` | {'; '.join(parts)} | {span} | {means} |")
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_documentation_has_the_range_of_each_parameter(name: str) -> None:
+    lines = (ROOT / "docs" / "recipes.md").read_text().splitlines()
+    assert parameter_row(name) in lines, f"docs/recipes.md lacks this line: {parameter_row(name)}"
+
+
+# One value below, one above and one of another type, by the kind of a parameter.
+OUTSIDE: dict[str, list[Any]] = {
+    "weight": [float("inf"), float("nan"), 1e39, "heavy", [1, "x"]],
+    "density": [0, -1, 1.5, 20, float("nan"), 1e-320, "half"],
+    "scale": [float("inf"), "big"],
+    "normalize": [2, 0.5, "yes"],
+    "lam": [-0.1, 1.1, float("nan"), "high"],
+    "seed": [1.5, -(2**63) - 1, 2**64, 10**400, "one"],
+}
+
+
+def ways_in(method: Method, name: str, value: Any) -> dict[str, Any]:
+    """Every function that a value of a parameter can be given to, without arguments."""
+    count = method.least if method.most is None else method.most
+    base = {"base": "x"} if method.base == "required" else {}
+    given = {**{p.name: 0.5 for p in method.parameters if p.default is None}, name: value}
+    tensors = [np.ones(4, np.float32) for _ in range(count)]
+    start = {"base": np.zeros(4, np.float32)} if base else {}
+    own = {"method": method.name, "models": list("abcd"[:count]), **base}
+    ways: dict[str, Any] = {
+        "combine": lambda: mi_kernels.combine(tensors, method.name, **start, **given),
+        "recipe": lambda: from_dict({**own, **given}),
+        "condition": lambda: from_dict({**own, **given, name: [{"filter": "mlp", "value": value}, {"value": 1}]}),
+        "object": lambda: mi_kernels.merge_checkpoint(
+            MergeRecipe(method.name, tuple("abcd"[:count]), base.get("base"), settings=given), "never"
+        ),
+    }
+    p = next(p for p in method.parameters if p.name == name)
+    if p.kind != "whole":
+        ways["gradient"] = lambda: from_dict({**own, **given, name: [1, value] if value != [1, "x"] else value})
+    else:
+        del ways["condition"]
+    if method.mergekit is not None and p.mergekit is not None:
+        spelled = {q.mergekit: given.get(q.name, 1) for q in method.parameters if q.mergekit is not None}
+        config = {
+            "merge_method": method.mergekit.name,
+            "base_model": "x",
+            "models": [{"model": m} for m in ("ab" if method.mergekit.base != "first" else "a")],
+            "parameters": spelled,
+        }
+        ways["mergekit"] = lambda: from_mergekit(config, "c.yml")
+    return ways
+
+
+CASES = [(m.name, p.name, value) for m in METHODS.values() for p in m.parameters for value in OUTSIDE[p.name]]
+
+
+@pytest.mark.parametrize(("method", "name", "value"), CASES)
+def test_values_outside_the_range_are_refused_wherever_they_are_given(method: str, name: str, value: Any) -> None:
+    for way, call in ways_in(METHODS[method], name, value).items():
+        with pytest.raises(ArgumentError) as error:
+            call()
+        assert len(str(error.value).splitlines()) == 2, way
+        spelled = {p.name: p.mergekit for p in METHODS[method].parameters}[name] if way == "mergekit" else name
+        assert f"{spelled} is " in str(error.value), way
 
 
 def test_the_documentation_has_no_line_for_others() -> None:

@@ -206,7 +206,11 @@ def test_dtypes(lines: str, dtype: str | None) -> None:
 def test_references(given: str, reference: str) -> None:
     text = f"merge_method: task_arithmetic\nbase_model: {given}\nmodels: [{{model: b, parameters: {{weight: 1}}}}]"
     assert read(text).base == reference
-    assert read(f"merge_method: linear\nmodels: [{{model: a}}, {{model: {given}}}]").models == ("a", reference)
+    weight = "parameters: {weight: 1}"
+    assert read(f"merge_method: linear\nmodels: [{{model: a}}, {{model: {given}}}]\n{weight}").models == (
+        "a",
+        reference,
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,7 +251,9 @@ def test_tokenizer_source_of_slerp(source: str, copy_from: str) -> None:
     ],
 )
 def test_parameters_that_change_nothing(method: str, line: str) -> None:
-    text = f"merge_method: {method}\nbase_model: x\nmodels: [{{model: a}}, {{model: b}}]\nparameters: {line}"
+    weight = "" if method == "model_stock" else "parameters: {weight: 1}"
+    models = f"[{{model: a, {weight}}}, {{model: b, {weight}}}]"
+    text = f"merge_method: {method}\nbase_model: x\nmodels: {models}\nparameters: {line}"
     assert read(text).settings == {}
 
 
@@ -257,9 +263,13 @@ def test_the_only_value_may_be_a_gradient_or_conditional(value: str) -> None:
 
 
 def test_a_weight_has_no_default() -> None:
-    recipe = read("merge_method: linear\nmodels: [{model: a}, {model: b, parameters: {weight: 1}}]")
+    with pytest.raises(ArgumentError, match=r"^c\.yml: a: weight is missing, which linear needs\nAdd `parameters"):
+        read("merge_method: linear\nmodels: [{model: a}, {model: b, parameters: {weight: 1}}]")
+    recipe = read(
+        "merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: [{filter: m, value: 1}]}"
+    )
     with pytest.raises(ArgumentError, match="weight has no value"):
-        parameters(recipe, Q.format(0))
+        parameters(recipe, "x")
 
 
 def ties(lines: str) -> str:
@@ -352,9 +362,9 @@ REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
     "a_key_that_is_no_text": (ties(f"{PAIR}1: 1"), ("1: the key is unknown",)),
     "a_key_that_is_no_word": (ties(f'{PAIR}"a b": 1'), ("a b: the key is unknown",)),
     "parameters_as_list": (ties(f"{PAIR}parameters: [1]"), ("is not a mapping of parameters",)),
-    "weight_text": (ties("models: [{model: a, parameters: {weight: much}}]"), ("weight: 'much' is not a number",)),
-    "weight_inf": (ties("models: [{model: a, parameters: {weight: .inf}}]"), ("weight: inf is not finite",)),
-    "normalize_text": (ties(f"{PAIR}parameters: {{normalize: 2}}"), ("normalize: 2 is not true or false",)),
+    "weight_text": (ties("models: [{model: a, parameters: {weight: much}}]"), ("a: weight is 'much', which is not",)),
+    "weight_inf": (ties("models: [{model: a, parameters: {weight: .inf}}]"), ("a: weight is inf, which is not",)),
+    "normalize_text": (ties(f"{PAIR}parameters: {{normalize: 2}}"), ("normalize is 2, which is not true or false",)),
     "dtype_list": (ties(f"{PAIR}dtype: [a]"), ("dtype ['a'] is not text",)),
     "stacking": (slices("[0, 3]", "[2, 5]"), ("starts at layer 2, and 3 is next", "Passthrough stacking")),
     "gap": (slices("[0, 2]", "[3, 5]"), ("starts at layer 3, and 2 is next",)),
@@ -406,7 +416,7 @@ def configuration(method: Method) -> dict[str, Any]:
     spelling = method.mergekit
     assert spelling is not None
     models = ["x", "a"] if spelling.base == "first" else ["x", "a", "b"] if method.base != "none" else ["a", "b"]
-    needed = {p.mergekit: 0.5 for p in method.parameters if p.mergekit in ("weight", "t")}
+    needed = {p.mergekit: 0.5 for p in method.parameters if p.mergekit in ("weight", "t", "lam")}
     entries = [{"model": m, "layer_range": [0, 2], "parameters": {}} for m in models]
     return {
         "merge_method": spelling.name,
@@ -621,11 +631,10 @@ parameters: {t: [{filter: mlp, value: 0.5}]}
 """)
     with pytest.raises(ArgumentError, match=rf"^c.yml: {Q.format(0)}: t has no value\nGive t a value"):
         parameters(recipe, Q.format(0))
-    recipe = read("merge_method: slerp\nbase_model: A\nmodels: [{model: A}, {model: B}]\nparameters: {t: 7}")
     with pytest.raises(
-        ArgumentError, match=rf"^c.yml: {Q.format(0)}: t is 7, which slerp cannot use\nGive a t from 0 to 1"
+        ArgumentError, match=r"^c.yml: parameters: t is 7, which slerp cannot use\nGive a t from 0 to 1"
     ):
-        parameters(recipe, Q.format(0))
+        read("merge_method: slerp\nbase_model: A\nmodels: [{model: A}, {model: B}]\nparameters: {t: 7}")
     assert read(SCALED).spelling == Spelling(
         "c.yml", {p: p for p in ("weight", "density", "normalize")} | {"scale": "lambda"}
     )
@@ -644,3 +653,71 @@ def test_several_configurations_in_one_file(tmp_path: Path) -> None:
     path.write_text(f"{SCALED}---{SCALED}")
     with pytest.raises(ArgumentError, match=r"two\.yml: holds several configurations"):
         load(path)
+
+
+MI_LERP = """
+merge_method: mi_lerp
+models: [{model: I}, {model: T}]
+parameters: {lam: [{filter: mlp, value: [0.2, 0.8]}, {value: 0.5}]}
+"""
+
+
+def test_the_method_of_our_plugin() -> None:
+    recipe = read(MI_LERP)
+    assert (recipe.method, recipe.models, recipe.base, recipe.copy_from) == ("mi_lerp", ("I", "T"), None, "instruct")
+    assert parameters(recipe, Q.format(0)) == {"lam": 0.5}
+    assert parameters(recipe, "model.layers.3.mlp.up_proj.weight") == {"lam": 0.8}
+    for listed in ("[{model: I}, {model: T}]", "[{model: T}, {model: I}]", "[{model: T}]"):  # lam 0 is the base_model
+        based = read(f"merge_method: mi_lerp\nbase_model: I\nmodels: {listed}\nparameters: {{lam: 0.5}}")
+        assert (based.models, based.base) == (("I", "T"), None)
+    with pytest.raises(ArgumentError, match="lam is 2, which mi_lerp cannot use"):
+        read(MI_LERP.replace("0.5", "2"))
+    with pytest.raises(ArgumentError, match="mi_lerp takes 2 models, and 3 are given"):
+        read(MI_LERP.replace("{model: T}", "{model: T}, {model: U}"))
+
+
+@pytest.mark.parametrize(
+    ("text", "notes"),
+    [
+        ("merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: [0.2, 0.8]}", 1),
+        ("merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: [0.2, 0.5, 0.8]}", 0),
+        ("merge_method: linear\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 0.2}", 0),
+        ("merge_method: linear\nmodels: [{model: a, parameters: {weight: [0.2, 0.8]}}, {model: b, "
+         "parameters: {weight: 1}}]", 0),
+    ],
+)  # fmt: skip
+def test_one_weight_for_each_model_is_read_as_a_gradient_with_a_note(text: str, notes: int) -> None:
+    found = read(text).notes
+    assert len(found) == notes
+    for note in found:
+        assert "weight [0.2, 0.8] is a gradient over the layers" in note
+        assert "one weight per model is written with the model" in note
+
+
+MISTAKEN: dict[str, tuple[str, str]] = {
+    "mixture": (
+        "base_model: x\ngate_mode: hidden\nexperts: [{source_model: a}]",
+        r"is a configuration of mergekit-moe \(experts, gate_mode\).*\nRun it with mergekit-moe",
+    ),
+    "mixture_without_base": ("experts: [{source_model: a}]", "configuration of mergekit-moe"),
+    "misspelt_method_key": (
+        "merge_methd: ties\nmodels: []",
+        r"'merge_methd' is unknown\)\nDid you mean merge_method\?",
+    ),
+    "no_method": ("base_model: x\nmodels: [{model: a}]", "merge_method is missing\nAdd `merge_method:` with one of"),
+    "two_tools": ("method: ties\nbase_model: x\nmodels: [a]", "has method.* and base_model, as mergekit's"),
+    "misspelt_method": ("merge_method: tise\nmodels: []", r"'tise' is not supported\nDid you mean ties\?"),
+    "documents": (
+        "merge_method: ties\n---\nmerge_method: linear",
+        "several configurations.*\nWrite each one to a file",
+    ),
+    "ours_without_method": ("models: [a, b]\nlam: 0.5", "method is missing\nAdd `method:` with one of lerp"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_each_mistake_has_its_own_message(tmp_path: Path, case: str) -> None:
+    text, message = MISTAKEN[case]
+    (tmp_path / "c.yml").write_text(text)
+    with pytest.raises(ArgumentError, match=message):
+        load(tmp_path / "c.yml")

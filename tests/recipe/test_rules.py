@@ -129,14 +129,41 @@ class TestRules:
             (Rule(1, modules="router"), "rule 2: modules: this model has no router\nIt has attn, embed, ffn, norm"),
             (Rule(1, layers="36"), "rule 2: layers: this model has no layer 36"),
             (Rule(1.5, modules="ffn"), "rule 2: lam is 1.5"),
-            (Rule([0, float("nan")], modules="ffn"), "rule 2: lam is nan"),
-            (Rule([], modules="ffn"), "rule 2: lam is an empty list"),
-            (Rule("high", modules="ffn"), "rule 2: lam is 'high'"),  # type: ignore[arg-type]
         ],
     )
     def test_a_rule_that_does_nothing_is_refused(self, rule: Rule, message: str) -> None:
         with pytest.raises(ArgumentError, match=message):
             Recipe(0.8, rules=[Rule(0, modules="norm"), rule]).weights(DENSE)
+
+    @pytest.mark.parametrize(
+        ("lam", "message"),
+        [
+            ([0, float("nan")], "lam is nan"),
+            ([], "lam is an empty list"),
+            ("high", "lam is 'high', which is text"),
+            ("0.8", "lam is '0.8', which is text and not a number\\nGive a number from 0 to 1. Remove the quotes: 0.8"),
+            (True, "lam is True"),
+            ([0, True], "lam is True"),
+            (np.array([0.2, 0.8]), "not one number\\n.*tolist"),
+            (None, "lam is None"),
+        ],
+    )
+    @pytest.mark.parametrize("kind", [Recipe, Rule])
+    def test_lam_is_checked_where_it_is_given(self, kind: Any, lam: Any, message: str) -> None:
+        with pytest.raises(ArgumentError, match=message):
+            kind(lam)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"rules": Rule(0)}, "rules is Rule.*\\nGive a list of rules"),
+            ({"rules": [{"lam": 0}]}, "rule 1 is {'lam': 0}, a dict\\nGive a mi_kernels.Rule"),
+            ({"extrapolate": "no"}, "extrapolate is 'no'"),
+        ],
+    )
+    def test_a_recipe_refuses_other_types(self, given: dict[str, Any], message: str) -> None:
+        with pytest.raises(ArgumentError, match=message):
+            Recipe(0.5, **given)
 
     def test_near_misses_come_one_for_each_kind(self) -> None:
         close = near_misses(r"experts\.\d+\.dwn_proj", EXPERTS)

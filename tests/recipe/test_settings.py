@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mi_kernels.errors import ArgumentError
+from mi_kernels.methods.parameters import NORMALIZE, WEIGHT
 from mi_kernels.recipe.settings import check, evaluate
 
 from ..support.setting_cases import CASES, DEPTHS, NAMES, NORM, UP, Q
@@ -35,7 +36,7 @@ from ..support.setting_cases import CASES, DEPTHS, NAMES, NORM, UP, Q
     ],
 )
 def test_values(setting: Any, name: str, t: float, value: float | None) -> None:
-    check(setting, "here")
+    check(setting, "here", WEIGHT, "linear")
     assert evaluate(setting, name, t) == value
 
 
@@ -47,7 +48,7 @@ def test_true_and_false_step(t: float, value: float) -> None:
 
 @pytest.mark.parametrize(("setting", "truth"), CASES)
 def test_every_case_passes_the_check(setting: Any, truth: bool) -> None:
-    check(setting, "here", truth)
+    check(setting, "here", NORMALIZE if truth else WEIGHT, "linear")
     values = [evaluate(setting, name, t, truth) for name in NAMES for t in DEPTHS]
     assert all(v is None or math.isfinite(v) for v in values)
     if truth:
@@ -55,8 +56,8 @@ def test_every_case_passes_the_check(setting: Any, truth: bool) -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "text": ("abc", "'abc' is not a number"),
-    "nothing": (None, "None is not a number"),
+    "text": ("abc", "'abc', which is not a number"),
+    "nothing": (None, "None, which is not a number"),
     "empty_list": ([], "list is empty"),
     "nan": (math.nan, "not finite"),
     "inf": (math.inf, "not finite"),
@@ -66,11 +67,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "hundreds_of_digits": (10**400, "not finite"),
     "mixed": ([0.5, {"value": 1}], "numbers and conditions"),
     "nested": ([[0, 1], 1], "list is in a list"),
-    "text_in_a_gradient": ([0, "x"], "'x' is not a number"),
+    "text_in_a_gradient": ([0, "x"], "'x', which is not a number"),
     "condition_without_value": ([{"filter": "mlp"}], "is not a condition"),
     "condition_with_more": ([{"filter": "mlp", "value": 1, "weight": 2}], "is not a condition"),
     "filter_that_is_no_text": ([{"filter": 3, "value": 1}], "filter 3 is not text"),
-    "value_of_a_condition": ([{"value": "x"}], "'x' is not a number"),
+    "value_of_a_condition": ([{"value": "x"}], "'x', which is not a number"),
     "empty_gradient_of_a_condition": ([{"value": []}], "list is empty"),
     "date": (datetime.date(2020, 1, 1), "not a number"),
 }
@@ -80,13 +81,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
 def test_refusals(case: str) -> None:
     setting, words = REFUSED[case]
     with pytest.raises(ArgumentError) as error:
-        check(setting, "file.yml: weight")
+        check(setting, "file.yml", WEIGHT, "linear")
     assert words in error.value.problem
-    assert error.value.problem.startswith("file.yml: weight: ")
+    assert error.value.problem.startswith("file.yml: weight")
     assert error.value.remedy
 
 
 @pytest.mark.parametrize("setting", [0.5, "x", [True, 2], [{"value": 0.3}]])
 def test_what_is_neither_true_nor_false(setting: Any) -> None:
     with pytest.raises(ArgumentError, match=r"not true or false|not a number"):
-        check(setting, "normalize", truth=True)
+        check(setting, "here", NORMALIZE, "linear")

@@ -77,6 +77,11 @@ MERGES: dict[str, Merge] = {
     "float32": lerp(dtype="float32", copy_from="instruct"),
     "new shards": lerp(max_shard_size=4000),
     "rules": rules,
+    "rules by keyword": lerp(rules=[Rule(0.1, modules="ffn")], layers="1:"),
+    "a recipe": lerp(lam=Recipe([0, 0.8], layers="1:", rules=[Rule(1.2, pattern="q_proj")], extrapolate=True)),
+    "a recipe object": lambda a, b, out: mi_kernels.merge_checkpoint(
+        mi_kernels.MergeRecipe("lerp", (str(a), str(b)), pair=Recipe(0.8, modules="ffn")), out, progress=False
+    ),
     "sweep": sweep,
     "lerp recipe": recipe({"method": "lerp", "models": ["A", "B"], "lam": [0, 1], "layers": "1:"}),
     "ties": recipe(
@@ -291,7 +296,7 @@ def test_checksums_made_to_match_do_not_hide_a_change(merged: Merged, capsys: py
     argv = ["verify", str(merged.out), "--recompute", str(merged.world.instruct), str(merged.world.thinking)]
     assert run_cli(argv) == 1
     out = capsys.readouterr().out
-    assert f"{right.tensor}: element {right.element} (byte {right.begin}," in out
+    assert f"{right.tensor}: element {right.element:,} (byte {right.begin:,}," in out
     assert f"is {right.found}, expected {right.expected}; 1 of {right.elements:,} elements differ" in out
     assert run_cli([*argv, "--json"]) == 1
     found_again = json.loads(capsys.readouterr().out)
@@ -348,6 +353,20 @@ def test_missing_and_shortened_shards(merged: Merged) -> None:
         Damage(first.name, "missing"),
         Damage(second.name, "shorter", None, size, size - 100, size - 100),
     ]
+
+
+def test_few_differences_are_counted_exactly(tmp_path: Path) -> None:
+    pair = [save(tmp_path / name, {"w": random_bits((3_000_000,), torch.bfloat16, i)}) for i, name in enumerate("ab")]
+    lerp()(*pair, tmp_path / "out")
+    path = tmp_path / "out" / "model.safetensors"
+    tensor = read_header(str(path), 0).tensors[0]
+    content = bytearray(path.read_bytes())
+    for element in range(123, 3_000_000, 301):
+        content[tensor.begin + 2 * element + element % 2] ^= 0x55
+    path.write_bytes(content)
+    [found] = recompute_merge(str(tmp_path / "out"), pair, progress=False).differences
+    assert isinstance(found, Difference)
+    assert (found.count, found.element) == (len(range(123, 3_000_000, 301)), 123)
 
 
 def test_models_in_the_wrong_order_add_a_note(merged: Merged) -> None:

@@ -256,6 +256,10 @@ def merge_dare_linear(
     return dare_linear([base, *x], [0, *divided(weight, normalize)], [1, *density], [0, *keys], scale)
 
 
+def merge_mi_lerp(name: str, base: None, x: Sequence[Float32], lam: float) -> Float32:
+    return interpolated(x[0], x[1], lam)
+
+
 def merge_slerp(name: str, base: None, x: Sequence[Float32], lam: float) -> Float32:
     """The arc; a line where |cos| > 0.9995."""
     a, b = x

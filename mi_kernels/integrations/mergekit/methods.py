@@ -21,8 +21,8 @@ from typing import Annotated
 from ...dtypes import FROM_TORCH
 from ...errors import BackendError
 from ...methods.method import MAX_MODELS
+from ...methods.registry import METHODS
 from ...ops import combine, lerp
-from ...recipe.lam import checked_lam
 
 try:
     import torch
@@ -36,13 +36,20 @@ except ImportError as error:
 NAME = "mi_lerp"
 
 
+def _checked_lam(lam: float) -> float:
+    """The range of the same method outside mergekit."""
+    method = METHODS[NAME]
+    (parameter,) = method.parameters
+    return float(parameter.checked(lam, "", NAME))
+
+
 @merge_method(  # type: ignore[untyped-decorator]
     name=NAME,
     pretty_name="Linear interpolation (mi_kernels)",
     reference_url="https://arxiv.org/abs/2510.10977",
     contract=InputContract(base="optional", min_inputs=2, max_inputs=2),
 )
-def mi_lerp(group: TensorGroup, lam: Annotated[float, AfterValidator(checked_lam)]) -> torch.Tensor:
+def mi_lerp(group: TensorGroup, lam: Annotated[float, AfterValidator(_checked_lam)]) -> torch.Tensor:
     """``torch.lerp(a.float(), b.float(), lam)``, rounded once to the dtype mergekit brings."""
     first, second = group.entries
     a, b = (second, first) if second.is_base else (first, second)

@@ -43,7 +43,7 @@ def split(job: Job, nodes: Sequence[Node], threads: int, speed: float) -> list[S
     """
     shards, _ = job.layout()
     slots = len(job.outputs) + Plan(shards, job.sources, []).computes
-    buffers = plan_buffers(threads, job.options.max_memory, slots)
+    buffers = plan_buffers(threads, job.options.buffer_bytes, slots)
     memory = buffers.chunk * buffers.workers * slots
     workers = [node.cpus // threads for node in nodes]
     shares = [Share(node.name, 0, 0, 0, memory * count, 0.0) for node, count in zip(nodes, workers)]

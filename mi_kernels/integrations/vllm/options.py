@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import ArgumentError
+from ...errors import ArgumentError, with_hint
 from ...recipe.interpolation import Recipe
 
 _RECIPE = ("lam", "layers", "modules", "rules", "extrapolate")
@@ -20,7 +19,8 @@ class LoaderOptions:
 
     Attributes:
         other: the model at lam 1. vLLM's `model` is the one at lam 0.
-        recipe: lam, masks and rules.
+        recipe: lam, masks and rules, from the keys "lam", "layers", "modules", "rules" and "extrapolate", as
+            `mi_kernels.Recipe.from_dict` reads them. Rules with a pattern exclude `live` on a GPU.
         file: instead of `other` and `recipe`, a recipe file of any method (see `mi_kernels.merge_checkpoint`). The
             merge uses the models of the file, and vLLM's `model` provides only config and tokenizer.
         live: keep both models available, so that lam can change.
@@ -33,6 +33,9 @@ class LoaderOptions:
         >>> options = LoaderOptions.read({"other": "thinking", "lam": 0.8, "live": True})
         >>> options.other, options.recipe.lam, options.live, options.resident
         ('thinking', 0.8, True, 'device')
+        >>> rules = [{"lam": 0, "modules": "attn"}, {"lam": [0, 1], "layers": "1/2:"}]
+        >>> LoaderOptions.read({"other": "thinking", "lam": 0.8, "rules": rules}).recipe.rules[0].modules
+        'attn'
     """
 
     other: str | None
@@ -51,15 +54,15 @@ class LoaderOptions:
         """
         for key in config:
             if key not in _KEYS:
-                close = difflib.get_close_matches(str(key), _KEYS, n=1)
-                hint = f"Did you mean {close[0]}? " if close else ""
-                raise ArgumentError(
-                    f"model_loader_extra_config: unknown key {key!r}", f"{hint}Use only the keys {', '.join(_KEYS)}."
-                )
+                keys = f"Use only the keys {', '.join(_KEYS)}."
+                raise ArgumentError(f"model_loader_extra_config: unknown key {key!r}", with_hint(key, _KEYS, keys))
+        for key in ("live", "check"):  # the text "false" would count as true
+            if not isinstance(config.get(key, False), bool):
+                raise ArgumentError(f"model_loader_extra_config: {key} is {config[key]!r:.80}", "Use true or false.")
         resident = config.get("resident", "device")
         if resident not in ("device", "host"):
             raise ArgumentError(f"model_loader_extra_config: resident is {resident!r}", "Use device or host.")
-        live = bool(config.get("live", False))
+        live = config.get("live", False)
         if "recipe" in config:
             return cls(None, None, _file(config, live), live, resident)
         other = config.get("other")
@@ -70,7 +73,7 @@ class LoaderOptions:
                 'Use {"other": MODEL, "lam": NUMBER}, or {"recipe": FILE}.',
             )
         given = {key: config[key] for key in _RECIPE if config.get(key) is not None}
-        return cls(other, Recipe.from_dict(given), None, live, resident, bool(config.get("check", False)))
+        return cls(other, Recipe.from_dict(given), None, live, resident, config.get("check", False))
 
 
 def _file(config: Mapping[str, Any], live: bool) -> str:
@@ -85,4 +88,8 @@ def _file(config: Mapping[str, Any], live: bool) -> str:
             "model_loader_extra_config: live does not work with a recipe file",
             "Use other and lam instead of recipe, or leave out live.",
         )
-    return str(config["recipe"])
+    if not isinstance(config["recipe"], str):
+        raise ArgumentError(
+            f"model_loader_extra_config: recipe is {config['recipe']!r:.80}", "Give the path of a file."
+        )
+    return config["recipe"]
