@@ -9,6 +9,7 @@ With `--check`, test that lam of this pair can be changed, and serve nothing.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
@@ -54,6 +55,9 @@ def add(p: Parser) -> None:
         help="do not serve: test that changing lam of this pair gives the same tensors as loading it afresh",
     )
     how.add_argument("-q", "--quiet", action="store_true", help="print neither notes nor the address of the server")
+
+
+_THRESHOLDS = (700, 10, 10)  # Python's own: `shell.guarded` raises them for merges, and a server creates other objects
 
 
 class Server(NamedTuple):
@@ -109,6 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _check(options)
     from ..integrations.vllm.server import run_server
 
+    gc.set_threshold(*_THRESHOLDS)
     run_server(options, lambda: None if arguments.quiet else _announce(options, server.config["lam"]))
     return 0
 
@@ -162,7 +167,8 @@ def checked(arguments: argparse.Namespace) -> Server:
         config["other"] = thinking.root  # the commit that was checked, whatever the Hub has when the engine loads
     # As in merged folders: THINKING's template opens the thinking block, and the paper uses its sampling settings.
     small, other = (thinking, "instruct") if arguments.copy_from == "thinking" else (instruct, "thinking")
-    if not has_tokenizer(small) and "tokenizer" not in found and "skip_tokenizer_init" not in found:
+    elsewhere = {"tokenizer", "skip_tokenizer_init"} & set(found) or "--config" in arguments.others
+    if not has_tokenizer(small) and not elsewhere:
         raise CheckpointError(
             f"{small.source}: has no tokenizer", f"Use --copy-from {other}, or give vLLM's --tokenizer FOLDER after --."
         )

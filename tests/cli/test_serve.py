@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from mi_kernels.checkpoint import hub
 from mi_kernels.checkpoint.open import open_checkpoint
 from mi_kernels.cli import main, serve
 from mi_kernels.cli.program import _split, build_parser
@@ -127,9 +128,9 @@ def test_models_that_vllm_cannot_serve(pair: Path, no_vllm: None, capsys: pytest
     save(pair / "mute", tiny(4))
     refused("instruct", "mute", "mute: has no tokenizer", "Use --copy-from instruct")
     refused("mute", "thinking", "mute: has no tokenizer", "Use --copy-from thinking", "--copy-from", "instruct")
-    tokenizer = ("--", "--tokenizer", "instruct")
-    with pytest.raises(AssertionError, match="vLLM was imported"):  # all checks before that have passed
-        refused("instruct", "mute", "", "", *tokenizer)
+    for words in (["--tokenizer", "instruct"], ["--config", "c.yaml"]):
+        with pytest.raises(AssertionError, match="vLLM was imported"):  # all checks before that have passed
+            refused("instruct", "mute", "", "", "--", *words)
 
 
 def test_memory(pair: Path, no_vllm: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,6 +224,19 @@ def test_the_command_line_for_vllm(pair: Path) -> None:
     assert "--generation-config" in own
     arguments = parsed("--copy-from", "instruct")
     assert after(serve.command(arguments, serve.checked(arguments), {}), "--tokenizer") == "instruct"
+
+
+def test_models_of_the_hub_are_served_from_the_snapshots_that_were_checked(
+    pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM does not read ORG/NAME@REVISION, and the Hub may have another commit a minute later."""
+    monkeypatch.setattr(hub, "download", lambda text, files: (str(pair / text[4:].split("@")[0]), "1234"))
+    arguments = parsed()
+    arguments.instruct, arguments.thinking = "ORG/instruct@v2", "ORG/thinking"
+    argv = serve.command(arguments, serve.checked(arguments), {})
+    assert (after(argv, "--model"), after(argv, "--served-model-name")) == (str(pair / "instruct"), "ORG/instruct@v2")
+    assert json.loads(after(argv, "--model-loader-extra-config"))["other"] == str(pair / "thinking")
+    assert after(argv, "--tokenizer") == str(pair / "thinking")
 
 
 def test_what_vllms_parser_finds_decides(pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
