@@ -85,14 +85,16 @@ def run(arguments: argparse.Namespace) -> int:
         from ..integrations.vllm.import_failure import INSTALL
 
         raise BackendError("vLLM is not installed", INSTALL)
+    from ..integrations.vllm.server import Stopped
+
     try:
         return _run(arguments)
-    except KeyboardInterrupt as error:
-        if arguments.check or str(error) != "terminated":  # vLLM turns SIGTERM into this
-            return _stopped(130)
-        return _stopped(143)
+    except KeyboardInterrupt:
+        return _stopped(130)
     except Terminated:
         return _stopped(143)
+    except Stopped as signal:
+        return _stopped(128 + signal.number)
 
 
 def _run(arguments: argparse.Namespace) -> int:

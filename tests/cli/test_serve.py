@@ -331,14 +331,14 @@ def test_what_it_says_while_it_starts(
     assert main(words("--quiet")) == 0
     assert said[2:] == ["", ""]
 
-    def stopping(*reason: str) -> Any:
+    def stopping(reason: BaseException) -> Any:
         def run(options: Namespace, answers: Any) -> None:
-            raise KeyboardInterrupt(*reason)
+            raise reason
 
         return run
 
-    for run, status in ((stopping(), 130), (stopping("terminated"), 143)):
-        monkeypatch.setattr(server, "run_server", run)
+    for reason, status in ((KeyboardInterrupt(), 130), (server.Stopped(2), 130), (server.Stopped(15), 143)):
+        monkeypatch.setattr(server, "run_server", stopping(reason))
         assert main(words("--quiet")) == status
         assert capfd.readouterr().err == "mi-kernels: stopped before the server answered\n"
 

@@ -6,8 +6,10 @@ vLLM is imported in the functions, because that takes seconds.
 from __future__ import annotations
 
 import asyncio
+import signal
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from ...errors import ArgumentError, BackendError, MIKernelsError
@@ -15,6 +17,18 @@ from .import_failure import import_failure
 from .listening import wait_until_healthy
 
 _NOT_GIVEN: Any = object()
+
+
+class Stopped(BaseException):
+    """A signal has stopped the server before it answered.
+
+    Attributes:
+        number: the number of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class ServerOptions:
@@ -82,17 +96,21 @@ def run_server(options: Namespace, answers: Callable[[], None]) -> None:
     Raises:
         ArgumentError: vLLM rejects a combination of options.
         BackendError: vLLM cannot start the engine.
+        Stopped: a signal came before the server answered.
     """
     import uvloop
-    from vllm.entrypoints.launchers.api_server.entry import run_server as run
+    from vllm.entrypoints.launchers.api_server.entry import run_server_worker
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
+    from vllm.entrypoints.launchers.launcher import setup_server
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
     from vllm.logger import configure_logging_from_args
+    from vllm.utils.system_utils import decorate_logs
 
     async def serve() -> None:
         waiting = asyncio.create_task(wait_until_healthy(options, answers))
         try:
-            await run(options)
+            address, sock = setup_server(options, reuse_port=False)
+            await run_server_worker(address, sock, options)
         finally:
             waiting.cancel()
 
@@ -102,12 +120,27 @@ def run_server(options: Namespace, answers: Callable[[], None]) -> None:
         validate_parsed_serve_args(options)
     except (ValueError, TypeError) as error:
         raise ArgumentError(f"vLLM's options: {error}", "Correct the options after --.") from error
+    stopped: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        raise Stopped(number)
+
+    # vLLM ignores a KeyboardInterrupt while it waits for its engine, and its own handler of SIGTERM raises one. It
+    # replaces both handlers when it serves.
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    decorate_logs("APIServer", skip_if_decorated=True)
     try:
         uvloop.run(serve())
     except MIKernelsError:
         raise
     except Exception as error:
+        if stopped:  # the signal has stopped the engine, too
+            raise Stopped(stopped[0]) from error
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BackendError(
             f"vLLM cannot serve: {first}", "The first error in vLLM's messages above is the cause."
         ) from error
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -172,10 +172,16 @@ def test_a_server_is_changed_and_stopped(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 0
 
 
-def test_ctrl_c_while_vllm_starts(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stage", "number", "status"),
+    [("import", signal.SIGINT, 130), ("engine", signal.SIGINT, 130), ("engine", signal.SIGTERM, 143)],
+)
+def test_stopped_while_vllm_starts(tmp_path: Path, stage: str, number: signal.Signals, status: int) -> None:
     with serving(tmp_path, "--lam", "0.5", "--port", str(free_port()), "--", *ENGINE) as (process, said):
         wait_for(process, said, "mi-kernels: starting vLLM")
+        if stage == "engine":
+            wait_for(process, tmp_path / "stdout", "Initializing a V1 LLM engine")
         time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        assert process.wait(timeout=60) == 130
-    assert said.read_text().splitlines()[-1] == "mi-kernels: stopped before the server answered"
+        os.killpg(process.pid, number)  # to all processes, as a terminal and systemd do
+        assert process.wait(timeout=60) == status
+    assert "mi-kernels: stopped before the server answered" in said.read_text().splitlines()
