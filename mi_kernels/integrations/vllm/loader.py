@@ -6,20 +6,19 @@ import copy
 import gc
 import logging
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from vllm.config import CompilationMode, ModelConfig, VllmConfig
 from vllm.config.load import LoadConfig
 from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
-from ...errors import ArgumentError, printable
+from ...errors import printable
 from ...live.resident import Resident
 from ...recipe.interpolation import Recipe
 from ...recipe.load import load
 from .live import Live
-from .options import LoaderOptions
 from .packed import packed
+from .preflight import options_of, refuse_quantization, sources
 from .self_check import Fingerprints, checked_lam, fingerprints
 
 _LOGGER = logging.getLogger(__name__)
@@ -30,10 +29,7 @@ class MergeLoader(BaseModelLoader):
 
     def __init__(self, load_config: LoadConfig) -> None:
         super().__init__(load_config)
-        config = load_config.model_loader_extra_config
-        if not isinstance(config, dict):
-            raise ArgumentError(f"model_loader_extra_config is {config!r}", 'Use {"other": MODEL, "lam": NUMBER}.')
-        self._options = LoaderOptions.read(config)
+        self._options = options_of(load_config.model_loader_extra_config)
         self._recipe = self._options.recipe  # what is loaded now: the self-check loads another lam first
         self._resident: Resident | None = None
 
@@ -55,10 +51,7 @@ class MergeLoader(BaseModelLoader):
 
     def load_model(self, vllm_config: VllmConfig, model_config: ModelConfig, prefix: str = "") -> torch.nn.Module:
         if model_config.quantization is not None:
-            raise ArgumentError(
-                f"quantization is {model_config.quantization}, but load_format mi_kernels cannot quantise a merge",
-                "Leave out quantization, or merge into a folder with `mi-kernels lerp` and serve that folder.",
-            )
+            refuse_quantization(model_config.quantization)
         recipe = self._options.recipe
         if recipe is None:
             model = super().load_model(vllm_config=vllm_config, model_config=model_config, prefix=prefix)
@@ -108,12 +101,7 @@ class MergeLoader(BaseModelLoader):
     def _open(self, model_config: ModelConfig) -> Resident:
         if self._resident is None:
             revision = f"@{model_config.revision}" if model_config.revision else ""
-            if self._options.file is None:
-                sources: list[Any] = [f"{model_config.model}{revision}", self._options.other]
-            else:
-                recipe = load(self._options.file)
-                sources = [*([recipe.base] if recipe.base is not None else []), *recipe.models]
-            self._resident = Resident(sources)
+            self._resident = Resident(sources(f"{model_config.model}{revision}", self._options))
             self._resident.check_tied(self._options.recipe)
             for note in self._resident.notes:
                 _LOGGER.warning("%s", printable(note))

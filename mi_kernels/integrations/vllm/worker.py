@@ -13,6 +13,7 @@ from ...errors import MIKernelsError
 from ...recipe.interpolation import Recipe
 
 Answer = dict[str, Any]
+_EXTRAPOLATE = "Use a number from 0 to 1, or start the engine with extrapolate (`mi-kernels serve --extrapolate`)."
 
 
 class LiveWorker:
@@ -23,7 +24,8 @@ class LiveWorker:
 
         Returns:
             {"selected": how many tensors of this worker lam and then each rule select}; {"refused": (problem, remedy)};
-            or {"broken": reason} if this worker answers no more requests.
+            {"fixed": (problem, remedy)} if this engine cannot change lam at all; or {"broken": reason} if this worker
+            answers no more requests.
         """
         answer, _ = self._mi_kernels_checked(wanted)
         return answer
@@ -73,18 +75,33 @@ class LiveWorker:
         if live is None or not live.changeable:
             problem = "this engine cannot change lam"
             remedy = 'Start it with load_format="mi_kernels" and "live": true in model_loader_extra_config.'
-            return {"refused": (problem, remedy)}, None
+            return {"fixed": (problem, remedy)}, None
         if live.broken:
             return {"broken": live.broken}, None
+        content = {key: value for key, value in wanted.items() if value not in (None, [], ())}
         try:
-            recipe = Recipe.from_dict({key: value for key, value in wanted.items() if value not in (None, [], ())})
+            recipe = Recipe.from_dict({**content, "extrapolate": live.extrapolate})
             return {"selected": live.check(recipe)}, recipe
         except MIKernelsError as error:
-            return {"refused": (error.problem, error.remedy)}, None
+            remedy = _EXTRAPOLATE if not live.extrapolate and _extrapolates(content) else error.remedy
+            return {"refused": (error.problem, remedy)}, None
 
     def _mi_kernels_live(self) -> Any:
         model = self.get_model()  # type: ignore[attr-defined]  # a method of the worker
         return getattr(model, "mi_kernels_live", None)
+
+
+def _extrapolates(content: dict[str, Any]) -> bool:
+    """Returns whether a refused recipe would be valid if lam could be outside [0, 1]."""
+    try:
+        Recipe.from_dict({**content, "extrapolate": True})
+    except MIKernelsError:
+        return False
+    try:
+        Recipe.from_dict(content)
+    except MIKernelsError:
+        return True
+    return False
 
 
 def _refuse(why: str) -> Any:

@@ -80,10 +80,10 @@ def engine_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     shapes = {name: tuple(t.shape) for name, t in tensors[0].items()}
     monkeypatch.setattr(Live, "reload", lambda self, weights: self._model.load_weights(weights))
 
-    def made(stages: int, kind: type[Engine] = Engine) -> Engine:
+    def made(stages: int, kind: type[Engine] = Engine, **config: Any) -> Engine:
         workers = []
         for stage in range(stages):
-            options = LoaderOptions.read({"other": str(pair[1]), "lam": 0.8, "live": True})
+            options = LoaderOptions.read({"other": str(pair[1]), "lam": 0.8, "live": True, **config})
             model = FusedModel(shapes, stage, stages)
             resident = Resident(pair)
             model.load_weights(resident.lerp(options.recipe))
@@ -124,6 +124,30 @@ def test_layers_on_several_workers_get_the_weights_of_one(
     assert said[0]["lam"] == said[1]["lam"] == wanted["lam"]
     models.assert_same_tensors(split.tensors(), whole.tensors())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in split.tensors().items())
+
+
+@pytest.mark.parametrize("wanted", [{"lam": 1.5}, {"lam": [-0.5, 1.5]}, {"lam": 0, "rules": [{"lam": 2, "layers": 1}]}])
+def test_lam_outside_the_range_as_the_engine_was_started(engine_of: Callable[..., Any], wanted: dict[str, Any]) -> None:
+    engine = engine_of(2)
+    before = engine.tensors()
+    with pytest.raises(ArgumentError) as caught:
+        set_lam(engine, **wanted)
+    assert "start the engine with extrapolate (`mi-kernels serve --extrapolate`)" in caught.value.remedy
+    models.assert_same_tensors(engine.tensors(), before)
+
+    engine = engine_of(2, extrapolate=True)
+    assert set_lam(engine, **wanted)["lam"] == wanted["lam"]
+    assert engine.workers[0].mi_kernels_get()["extrapolate"] is True
+    single = engine_of(1, extrapolate=True)
+    set_lam(single, **wanted)
+    models.assert_same_tensors(engine.tensors(), single.tensors())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in engine.tensors().items())
+
+
+def test_the_remedy_for_what_extrapolation_does_not_allow(engine_of: Callable[..., Any]) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        set_lam(engine_of(1), 0.5, layers="9:")
+    assert "extrapolate" not in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -279,6 +303,7 @@ class TestSynchronising:
         model = torch.nn.Linear(2, 2, device="meta")
         live = Live.__new__(Live)
         live._model, live.copies, live.broken, live.changeable = model, None, "", True
+        live.extrapolate = False
         live._resident = type("Resident", (), {"lerp": lambda self, recipe: "weights"})()
         live.check = lambda recipe: [1]  # type: ignore[method-assign]
         live.reload = lambda weights: calls.append("queue")  # type: ignore[method-assign]
