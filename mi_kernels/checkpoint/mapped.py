@@ -79,7 +79,7 @@ class MappedFile:
         now = Stamp.of(os.fstat(self._map.fileno()))
         if now.size < self._stamp.size:
             raise CheckpointError(
-                f"{self.path}: has become shorter while it was read, from {self._stamp.size} to {now.size} bytes; "
+                f"{self.path}: has become shorter while it was read, from {self._stamp.size:,} to {now.size:,} bytes; "
                 f"reading {where}failed at byte {at}",
                 f"Wait until the write is finished or download the model again, {_AGAIN}",
             )

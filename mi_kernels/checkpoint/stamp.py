@@ -60,5 +60,5 @@ def _difference(then: Stamp, now: Stamp) -> str:
     if (now.inode, now.device) != (then.inode, then.device):
         return "has been replaced by another file"
     if now.size != then.size:
-        return f"has changed from {then.size} to {now.size} bytes"
+        return f"has changed from {then.size:,} to {now.size:,} bytes"
     return f"has been written (last at {datetime.fromtimestamp(now.mtime_ns / 1e9):%Y-%m-%d %H:%M:%S})"

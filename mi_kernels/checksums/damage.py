@@ -39,11 +39,11 @@ class Damage:
             return f"{where}: {'missing' if self.kind == 'missing' else 'not in the record of checksums'}"
         if self.kind in ("shorter", "longer"):
             last = f", cut off in {self.tensor}" if self.tensor is not None else ""
-            return f"{self.file}: has {self.end} bytes, but {self.begin} are recorded{last}"
-        place = f" (byte {self.file_offset} of the file)" if self.tensor is not None else ""
+            return f"{self.file}: has {self.end:,} bytes, but {self.begin:,} are recorded{last}"
+        place = f" (byte {self.file_offset:,} of the file)" if self.tensor is not None else ""
         if self.kind == "bit":
-            return f"{where}: byte {self.begin}{place}: bit {self.bit} is flipped"
-        return f"{where}: several bits are wrong in bytes {self.begin} to {self.end - 1}{place}"
+            return f"{where}: byte {self.begin:,}{place}: bit {self.bit} is flipped"
+        return f"{where}: several bits are wrong in bytes {self.begin:,} to {self.end - 1:,}{place}"
 
 
 def layout_within(name: str, recorded: ShardSum, size: int) -> Layout:

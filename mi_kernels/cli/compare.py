@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ..checkpoint.names import MODULES, OTHER
 from ..errors import counted, printable, shortened
 from ..system.sizes import show_bytes
 from .arguments import silence_downloads
+from .colour import coloured_notes
 from .early import progress_of
 from .shell import Parser
 from .text import parse_count
@@ -52,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
             content[side] = {**content[side], "made": line}
         print(json.dumps(content, indent=2, allow_nan=False))
     else:
-        print(describe(found, lines))
+        print(coloured_notes(describe(found, lines), sys.stdout))
     if arguments.plot is not None and not arguments.json:
         print(f"\nheat map: {printable(arguments.plot)}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from ..checksums.record import Record
 from ..errors import MIKernelsError, counted, printable, shortened
 from ..system.sizes import show_bytes, show_count
 from .arguments import silence_downloads
+from .colour import coloured_notes
 from .shell import Parser
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoint.open import open_checkpoint
 
     summary = summarize(open_checkpoint(arguments.model))
-    print(json.dumps(summary, indent=2) if arguments.json else describe(summary))
+    print(json.dumps(summary, indent=2) if arguments.json else coloured_notes(describe(summary), sys.stdout))
     return 0
 
 
@@ -54,7 +56,11 @@ def _preview(model: str, other: str, as_json: bool) -> int:
             raise
         print(json.dumps({"mergeable": False, "problem": error.problem, "remedy": error.remedy}, indent=2))
         return 2
-    print(json.dumps({"mergeable": True, **found.as_dict()}, indent=2) if as_json else describe_preview(found))
+    print(
+        json.dumps({"mergeable": True, **found.as_dict()}, indent=2)
+        if as_json
+        else coloured_notes(describe_preview(found), sys.stdout)
+    )
     return 0
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-from ..errors import ArgumentError, printable
+from ..errors import ArgumentError, counted, printable
 from ..merge.forecast import Forecast
 from ..merge.job import Job, Report
 from ..merge.options import FLAGS, MergeOptions
 from ..output import upload
 from ..system.progress import say
 from .arguments import silence_downloads
+from .colour import coloured_notes
 from .early import Announcer, progress_of
 from .recipe_table import format_table, recipe_table
 from .text import parse_count, parse_size, show_bytes
@@ -74,7 +76,7 @@ def finish(job: Job, arguments: argparse.Namespace, announcer: Announcer | None 
         announce()
         reports = job.run()
     if not (arguments.json or arguments.quiet):
-        print(describe(reports), flush=True)
+        print(coloured_notes(describe(reports), sys.stdout), flush=True)
     addresses = []
     for report, repo in zip(reports, repos):
         if not (arguments.json or arguments.quiet):
@@ -99,10 +101,16 @@ def _describe(job: Job, arguments: argparse.Namespace, forecast: Forecast) -> No
         split = [ray.describe_split(job, arguments)]
     if arguments.json:
         outputs = [{"out": o.folder.given, "summary": o.record.summary} for o in job.outputs]
-        plan = {"dry_run": True, "outputs": outputs, "notes": job.notes(), "forecast": forecast.as_dict()}
-        print(json.dumps(plan, indent=2), flush=True)
+        content = {"dry_run": True, "outputs": outputs, "notes": job.notes(), "forecast": forecast.as_dict()}
+        print(json.dumps(content, indent=2), flush=True)
     else:
-        print(describe_plan(job), *split, "nothing was written (--dry-run)", sep="\n", flush=True)
+        print(
+            coloured_notes(describe_plan(job), sys.stdout),
+            *split,
+            "nothing was written (--dry-run)",
+            sep="\n",
+            flush=True,
+        )
 
 
 def _repos(job: Job, arguments: argparse.Namespace) -> list[str]:
@@ -132,15 +140,15 @@ def describe(reports: list[Report]) -> str:
     lines = [printable(f"note: {note}") for note in first.notes]
     for r in reports:
         lines.append(
-            f"{printable(r.out)}: {show_bytes(r.bytes_written)} in {r.shards} shard{'s' if r.shards != 1 else ''}, "
-            f"{r.tensors_interpolated} tensors interpolated, {r.tensors_copied} copied"
+            f"{printable(r.out)}: {show_bytes(r.bytes_written)} in {counted(r.shards, 'shard')}, "
+            f"{counted(r.tensors_interpolated, 'tensor')} interpolated, {r.tensors_copied:,} copied"
         )
     moved = first.bytes_read + sum(r.bytes_written for r in reports)
     seconds = max(r.seconds for r in reports)
-    how = f"{first.isa}, {first.threads} thread{'s' if first.threads != 1 else ''}"
+    how = f"{first.isa}, {counted(first.threads, 'thread')}"
     if first.device != "cpu":
         how = f"{first.backend} on {first.device}, {how}"
-    lines.append(f"{seconds:.2f} s, {moved / seconds / 1e9:.1f} GB/s read and written ({how})")
+    lines.append(f"{seconds:.2f} s, {show_bytes(moved / seconds)}/s read and written ({how})")
     return "\n".join(lines)
 
 
@@ -157,8 +165,9 @@ def describe_plan(job: Job) -> str:
         else:
             merged = [name for name in sizes if not job.sources[name].copied]
             total = sum(sizes[name] for name in merged)
-            copied = f"{len(sizes) - len(merged)} copied from the first model"
-            lines.append(f"{len(merged)} tensors, {show_bytes(total)}, merged; {copied}")
+            copied = f"{len(sizes) - len(merged):,} copied from the first model"
+            lines.append(f"{counted(len(merged), 'tensor')}, {show_bytes(total)}, merged; {copied}")
         if kept:
-            lines.append(f"{len(kept)} tensors, {show_bytes(sum(kept))}, that only one model has, kept as they are")
+            what = counted(len(kept), "tensor"), "it is" if len(kept) == 1 else "they are"
+            lines.append(f"{what[0]}, {show_bytes(sum(kept))}, that only one model has, kept as {what[1]}")
     return "\n".join(lines)

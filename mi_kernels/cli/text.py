@@ -40,18 +40,24 @@ def parse_lams(text: str) -> list[float]:
                 raise InvalidOperation
         except InvalidOperation:
             raise ArgumentError(
-                f"lam: {part!r} is not a number or a range", "Use a number such as 0.8, or a range such as 0:1:0.1."
+                f"lam: {part!r} is not a number or a range",
+                "Use a number such as 0.8, or a range such as 0:1:0.1.",
+                argument="lam",
             ) from None
         if len(numbers) == 1:
             values.append(float(numbers[0]))
             continue
         if len(numbers) != 3 or numbers[2] <= 0 or numbers[0] > numbers[1]:
             raise ArgumentError(
-                f"lam: {part!r} is not START:STOP:STEP with START <= STOP and STEP > 0", "Use a range such as 0:1:0.1."
+                f"lam: {part!r} is not START:STOP:STEP with START <= STOP and STEP > 0",
+                "Use a range such as 0:1:0.1.",
+                argument="lam",
             )
         start, stop, step = numbers
         count = int((stop - start) / step) + 1
         if count > 1000:
-            raise ArgumentError(f"lam: {part!r} has {count} values, more than 1000", "Use a larger step.")
+            raise ArgumentError(
+                f"lam: {part!r} has {count:,} values, more than 1,000", "Use a larger step.", argument="lam"
+            )
         values += [float(start + i * step) for i in range(count)]
     return values

@@ -148,7 +148,8 @@ def test_missing_extra_shorter_and_longer_files_are_named(model: Path, capsys: p
     assert out[0] == f"{SHARDS[0]}: missing"
     assert out[1] == "stray.py: not in the record of checksums"
     assert (
-        out[2] == f"{SHARDS[1]}: has {cut.begin + 10} bytes, but {sizes[SHARDS[1]]} are recorded, cut off in {cut.name}"
+        out[2]
+        == f"{SHARDS[1]}: has {cut.begin + 10:,} bytes, but {sizes[SHARDS[1]]:,} are recorded, cut off in {cut.name}"
     )
     assert "4 damaged" in out[-1]
 

@@ -30,7 +30,8 @@ try:
     from pydantic import AfterValidator
 except ImportError as error:
     raise BackendError(
-        f"mergekit cannot be extended: {error}", "Install the supported version: pip install mergekit==0.1.5."
+        f"mergekit cannot be extended: {error}",
+        "Install the supported version: `python -m pip install mergekit==0.1.5`.",
     ) from error
 
 NAME = "mi_lerp"

@@ -80,7 +80,7 @@ class Cluster:
             import ray
         except ImportError as error:
             raise ArgumentError(
-                f"--ray needs Ray, which cannot be imported: {error}", "Run `pip install 'mi_kernels[ray]'`."
+                f"--ray needs Ray, which cannot be imported: {error}", "Run `python -m pip install ray`."
             ) from error
         if not ray.is_initialized():
             if self._address in _HERE:

@@ -154,9 +154,9 @@ class _Shards:
         except FileNotFoundError:
             size = -1
         if size != shard.size:
-            seen = f"{size} bytes" if size >= 0 else "no file"
+            seen = f"{size:,} bytes" if size >= 0 else "no file"
             raise ClusterError(
-                f"{path}: {node} wrote {shard.size} bytes, but this node sees {seen}",
+                f"{path}: {node} wrote {shard.size:,} bytes, but this node sees {seen}",
                 "Put OUT and the inputs on storage that all nodes share, under the same paths.",
             )
         os.rename(path, os.path.join(folder, shard.name))

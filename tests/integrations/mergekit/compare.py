@@ -130,9 +130,12 @@ def _written(method: Method, with_base: bool) -> str:
     return "\n".join([*lines, f"parameters: {{{{{shared}}}}}", ""])
 
 
-# Methods without a configuration above, with a base and without where both can be.
-for _method in METHODS.values():
-    if _method.mergekit is not None and not any(name.startswith(_method.name) for name in CONFIGS):
+# mergekit's own methods: mi_lerp is that of our plug-in.
+THEIRS = {name: method for name, method in METHODS.items() if method.mergekit is not None and name != "mi_lerp"}
+
+# Those without a configuration above, with a base and without where both can be.
+for _method in THEIRS.values():
+    if not any(name.startswith(_method.name) for name in CONFIGS):
         for _base in {"none": [False], "required": [True], "optional": [False, True]}[_method.base]:
             CONFIGS[_method.name + (", task vectors" if _method.base == "optional" and _base else "")] = _written(
                 _method, _base

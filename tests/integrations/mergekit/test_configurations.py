@@ -14,17 +14,15 @@ import yaml
 
 from mi_kernels import merge_checkpoint
 from mi_kernels.methods.method import Method
-from mi_kernels.methods.registry import METHODS
 from mi_kernels.recipe.conditions import TEMPLATES
 from mi_kernels.recipe.mergekit_names import FORMER_PARAMETERS, KEYS, PARAMETERS
 
 from ...support.models import assert_same_tensors, load
-from .compare import LAYERS, VARIABLE, make_models, mergekit
+from .compare import LAYERS, THEIRS, VARIABLE, make_models, mergekit
 
 pytestmark = pytest.mark.skipif(mergekit() is None, reason=f"{VARIABLE} names no environment with mergekit")
 
-SUPPORTED = {name: method for name, method in METHODS.items() if method.mergekit is not None}
-EXACT = [name for name, method in SUPPORTED.items() if all(p.name != "seed" for p in method.parameters)]
+EXACT = [name for name, method in THEIRS.items() if all(p.name != "seed" for p in method.parameters)]
 
 ASK = """
 import hashlib, importlib.resources, json
@@ -72,9 +70,9 @@ def test_names(known: Any) -> None:
     assert known["tokenizer"] == {"source": "union", "tokens": None, "pad_to_multiple_of": None}
 
 
-@pytest.mark.parametrize("name", SUPPORTED)
+@pytest.mark.parametrize("name", THEIRS)
 def test_each_method_declares_its_parameters_and_where_they_are_read(known: Any, name: str) -> None:
-    method = SUPPORTED[name]
+    method = THEIRS[name]
     assert method.mergekit is not None
     base_counts = method.mergekit.base == "model"
     ours = {p.mergekit: p.by_model for p in method.parameters if p.mergekit is not None}
@@ -155,9 +153,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def merges(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The merges by mergekit, each in a folder with its config.yml."""
     root = tmp_path_factory.mktemp("merges")
-    configs = {f"{kind.__name__}-{name}": kind(SUPPORTED[name], models) for name in EXACT for kind in (plain, wild)}
+    configs = {f"{kind.__name__}-{name}": kind(THEIRS[name], models) for name in EXACT for kind in (plain, wild)}
     for name, settings in TOKENIZERS.items():
-        configs[name] = {**plain(SUPPORTED[EXACT[0]], models), "base_model": str(models["a"]), **settings}
+        configs[name] = {**plain(THEIRS[EXACT[0]], models), "base_model": str(models["a"]), **settings}
     jobs = []
     for name, config in configs.items():
         (root / name).mkdir()
