@@ -96,14 +96,19 @@ def choose(request: Request, machine: Machine) -> str:
     )
 
 
+_AGAIN = (
+    "Install mi_kernels again with a C++17 compiler: `python -m pip install --force-reinstall .` in its source folder."
+)
+
+
 def _cpu_remedy() -> str:
     try:
         from .. import _cpu  # noqa: F401
     except BackendError as error:  # names the cause
         return f"{error.problem}. {error.remedy}"
     except ImportError as error:
-        return f"The compiled extension cannot be imported ({error}): install mi_kernels again with a C++17 compiler."
-    return "Install mi_kernels again with a C++17 compiler."
+        return f"The compiled extension cannot be imported ({error}). {_AGAIN}"
+    return _AGAIN
 
 
 def _unavailable(name: str, kind: str, machine: Machine) -> str | None:

@@ -44,8 +44,10 @@ class _Display(Protocol):
 
 def checked_progress(progress: Progress) -> None:
     """Raises ArgumentError if `progress` is not one of the values of `Progress`."""
-    if progress is not True and progress is not False and progress != "lines" and not callable(progress):
-        raise ArgumentError(f"unknown progress {progress!r}", "Use True, False, 'lines' or a function.")
+    if not (isinstance(progress, bool) or callable(progress) or (isinstance(progress, str) and progress == "lines")):
+        raise ArgumentError(
+            f"progress is {progress!r:.80}", "Use True, False, 'lines' or a function.", argument="progress"
+        )
 
 
 def without_functions(progress: Progress) -> Progress:

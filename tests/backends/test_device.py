@@ -187,7 +187,7 @@ def test_a_device_that_fails_leaves_nothing_behind(
     gpus.fail_at = 1
     world = World(tmp_path)
     assert_refused(
-        capsys, tmp_path, world.argv("--device", "cuda", "--max-memory", "4096", "-q"), "cuda:0 failed: CUDA error"
+        capsys, tmp_path, world.argv("--device", "cuda", "--max-memory", "4096B", "-q"), "cuda:0 failed: CUDA error"
     )
     assert gpus.made[0].pinning.pinned == {}
 

@@ -176,7 +176,7 @@ def test_findings_of_the_workers_are_reported_as_on_one_machine(
 def test_a_sweep_resumes_outputs_with_missing_shards(stage: Stage) -> None:
     def words(folder: str) -> list[str]:
         out = ["-o", str(stage.root / folder / "mi-{lam}"), "--lam", "0.25,0.5"]
-        return ["sweep", *stage.argv("--max-memory", 8192, *out)[1:]]
+        return ["sweep", *stage.argv("--max-memory", "8192B", *out)[1:]]
 
     assert run_cli([*words("alone"), "--quiet"]) == 0
     with runner() as run:
@@ -235,7 +235,7 @@ def test_one_machine_resumes_after_workers_died_too_often(stage: Stage, capsys: 
 
 def test_one_machine_resumes_after_a_killed_driver(stage: Stage) -> None:
     stage.deed(5, "slowly")
-    driver = stage.process("--max-memory", 8192)
+    driver = stage.process("--max-memory", "8192B")
     try:
         wait_for(lambda: (stage.root / "deed-5").read_text() == "begun" and len(stage.journal) >= 2)
     finally:
@@ -253,7 +253,7 @@ def test_the_cluster_resumes_after_a_killed_merge_on_one_machine(
     stage: Stage, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with runner() as run:
-        small = ["--max-memory", 4096]
+        small = ["--max-memory", "4096B"]
         events = len(run(Run(stage.argv(*small, "-o", stage.root / "elsewhere"))).events)
         shutil.rmtree(stage.root / "elsewhere")
         assert run(Run(stage.argv(*small), event=events // 2)).status == -signal.SIGKILL
@@ -266,7 +266,7 @@ def test_the_cluster_resumes_after_a_killed_merge_on_one_machine(
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_ends_the_workers_and_leaves_nothing(stage: Stage, number: int, status: int) -> None:
     deeds = [stage.deed(shard, "slowly") for shard in range(1, SHARDS + 1)]
-    driver = stage.process("--max-memory", 8192)
+    driver = stage.process("--max-memory", "8192B")
     wait_for(lambda: any(deed.read_text() == "begun" for deed in deeds))
     driver.send_signal(number)
     _, err = driver.communicate(timeout=60)

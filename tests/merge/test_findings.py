@@ -134,7 +134,7 @@ def test_every_method_sees_every_nan(tmp_path: Path, method: str) -> None:
     dropped = uniform(stream_key(0, DOWN, 1), 0, 16 * 24) >= 0.2
     places = np.flatnonzero(dropped)[:64].tolist() if thinned else range(64)
     world = World(tmp_path, put(finite(1), UP, (1, NAN)), put(finite(2), DOWN, *((i, NAN) for i in places)))
-    values = {"density": 0.2, "weight": 0.5}
+    values = {"density": 0.2, "weight": 0.5, "lam": 0.5}
     recipe = {"method": method, **{key: value for key, value in values.items() if key in parameters}}
     if METHODS[method].base == "required":
         recipe |= {"base": str(world.instruct), "models": [str(world.thinking)]}

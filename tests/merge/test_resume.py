@@ -52,7 +52,7 @@ class Killed(World):
         return set(read(str(self.work / "journal")).shards)
 
     def again(self, *extra: object) -> list[str]:
-        return self.argv("--max-memory", "4096", *extra)
+        return self.argv("--max-memory", "4096B", *extra)
 
     def report(self, capsys: pytest.CaptureFixture[str], *extra: object) -> dict[str, object]:
         capsys.readouterr()
@@ -432,7 +432,7 @@ def test_a_sweep_resumes_each_output(tmp_path: Path, run: Runner) -> None:
     lams = [0.25, 0.5, 1.0]
     outs = [world.root / f"mi-{lam:g}" for lam in lams]
     argv = [str(word) for word in ["sweep", world.instruct, world.thinking, "-o", world.root / "mi-{lam}"]]
-    argv += ["--lam", "0.25,0.5,1", "--max-memory", "12288", "--threads", "1"]
+    argv += ["--lam", "0.25,0.5,1", "--max-memory", "12288B", "--threads", "1"]
     events = run(Run(argv)).events
     for out in outs:
         os.rename(out, tmp_path / f"whole-{out.name}")

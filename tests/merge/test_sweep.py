@@ -178,7 +178,8 @@ def refused(world: World, lams: Any, out: str | None = None, **options: Any) -> 
 def test_refusals(world: World) -> None:
     assert "lams is empty" in refused(world, [])
     assert "a value twice: 0.5, 0.5" in refused(world, [0.5, 0.5])
-    assert "a value twice" in refused(world, [0, 0.3, False])
+    assert "a value twice" in refused(world, [0, 0.3, 0.0])
+    assert "lam is False" in refused(world, [0.3, False])
     assert "the same name" in refused(world, [0.3, 0.30000000001])
     assert "lam is 1.5" in refused(world, [0.5, 1.5])
     assert "not a number" in refused(world, [0.5, "x"])

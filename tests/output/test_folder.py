@@ -439,7 +439,7 @@ def slow(world_of_a_minute: World) -> Iterator[Callable[..., subprocess.Popen[st
     started: list[subprocess.Popen[str]] = []
 
     def start(*extra: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", SLOW, *world.argv("--max-memory", "4096", "--io", "buffered", *extra)]
+        command = [sys.executable, "-c", SLOW, *world.argv("--max-memory", "4096B", "--io", "buffered", *extra)]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
         assert started[-1].stdout is not None

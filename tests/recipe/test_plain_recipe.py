@@ -135,7 +135,7 @@ def test_slices_that_are_wrong_are_refused() -> None:
     assert "layers '3:4' is not 2:STOP" in refused({"layers": "0:2"}, {"layers": "3:4"})
     assert "without an end" in refused({"layers": "0:"}, {"layers": "2:4"})
     assert "has the models b, a, not a, b" in refused({"layers": "0:", "models": ["b", "a"]})
-    assert "density is not used" in refused({"layers": "0:", "models": [{"model": "a", "density": 1}, "b"]})
+    assert "linear does not use density" in refused({"layers": "0:", "models": [{"model": "a", "density": 1}, "b"]})
     assert "not a number" in refused({"layers": "0:", "weight": "x"})
     with pytest.raises(ArgumentError, match="slices end at layer 4, and the models have 6 layers"):
         parameters(from_dict({"method": "linear", "models": ["a", "b"], "slices": [{"layers": "0:4"}]}))

@@ -75,7 +75,7 @@ class Stage:
         command = "sweep" if len(self.outs) > 1 else "lerp"
         out = self.runs / (f"mi-{{lam}}{self.scenario.suffix}" if len(self.outs) > 1 else self.outs[0].name)
         words = [command, self.world.instruct, self.world.thinking, "-o", out, "--lam", ",".join(self.scenario.lams)]
-        size = 8192 * len(self.outs)
+        size = f"{8192 * len(self.outs)}B"
         fixed = ["--threads", "1", "--max-memory", size, "--io", "buffered", "--quiet", *self.scenario.options]
         argv = [str(word) for word in words + fixed]
         return self._run(Run(argv, exchange=self.scenario.exchange, **where))  # type: ignore[arg-type]

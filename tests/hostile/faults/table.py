@@ -104,7 +104,7 @@ class Disk:
             f"  - model: {self.world.thinking}\n    parameters: {{weight: 1.0, density: 0.5}}\ndtype: bfloat16\n"
         )
         # One worker and the smallest chunk, so that every run makes the same calls in the same order.
-        common = ["--quiet", "--threads", "1", "--max-memory", "4096", "--overwrite"]
+        common = ["--quiet", "--threads", "1", "--max-memory", "4096B", "--overwrite"]
         out = ["--out", str(self.world.out)]
         return {
             "overwrite": Command(self.world.argv(*common), True),
@@ -112,7 +112,7 @@ class Disk:
             "sweep": Command(
                 [
                     *("sweep", str(self.world.instruct), str(self.world.thinking), "--lam", "0.25,0.75"),
-                    *("--out", str(self.root / "mi-{lam}"), *common, "--max-memory", "8192"),
+                    *("--out", str(self.root / "mi-{lam}"), *common, "--max-memory", "8192B"),
                 ],
                 False,
             ),
