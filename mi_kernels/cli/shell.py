@@ -39,16 +39,23 @@ _OTHER_NAMES = {
 
 # Commands of other tools, in the same way.
 _OTHER_COMMANDS = {
-    **dict.fromkeys(("interpolate", "blend", "average", "mix"), "lerp"),
+    **dict.fromkeys(("interpolate", "blend", "mix"), "lerp"),
     **dict.fromkeys(("diff", "distance", "similarity", "sigma"), "compare"),
     **dict.fromkeys(("info", "show", "ls", "preview"), "inspect"),
     **dict.fromkeys(("check", "checksum", "validate"), "verify"),
     **dict.fromkeys(("scan", "grid"), "sweep"),
-    **dict.fromkeys(("ties", "dare", "dare_ties", "slerp", "recipe", "mergekit"), "merge"),
+    **dict.fromkeys(("dare", "recipe", "mergekit"), "merge"),
     **dict.fromkeys(("doctor", "version", "environment"), "env"),
     **dict.fromkeys(("vllm", "server"), "serve"),
     **dict.fromkeys(("evaluate", "eval"), "run"),
 }
+
+
+def _meant_command(word: str) -> str:
+    """Returns what an unknown command may be called here; the word itself if nothing is known of it."""
+    from ..methods.registry import METHODS  # imports NumPy, so only after a mistake
+
+    return "merge" if word in METHODS else _OTHER_COMMANDS.get(word, word)
 
 
 class Terminated(BaseException):
@@ -180,7 +187,7 @@ class Parser(argparse.ArgumentParser):
             return
         names = [str(choice) for choice in action.choices]
         if isinstance(action, argparse._SubParsersAction):
-            self.refuse(f"unknown command {value!r}", did_you_mean(_OTHER_COMMANDS.get(value, value), names))
+            self.refuse(f"unknown command {value!r}", did_you_mean(_meant_command(value), names))
         name = "/".join(action.option_strings) or action.metavar or action.dest
         self.refuse(f"{name}: {value!r} is not one of {', '.join(names)}", did_you_mean(str(value), names))
 

@@ -146,7 +146,7 @@ def _loading(here: str, files: Mapping[str, bytes]) -> list[str]:
 
 
 def _recipe(facts: Facts, name: str) -> list[str]:
-    size = "" if facts.max_shard_size is None else f" --max-shard-size {facts.max_shard_size}"
+    size = "" if facts.max_shard_size is None else f" --max-shard-size {facts.max_shard_size}B"
     return [
         "## Recipe",
         "Save this as `recipe.yml`. The command below it makes the same bytes again.",

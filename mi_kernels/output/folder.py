@@ -143,6 +143,8 @@ class OutputFolder:
 
     def used_space(self) -> int:
         """Returns the bytes on disk in the work folder of a killed process. They will be reused or freed."""
+        if os.path.islink(self.work):
+            return 0  # refused when it is opened, and what it leads to is none of ours
         files = (os.path.join(at, name) for at, _, names in os.walk(self.work) for name in names)
         return sum(os.lstat(path).st_blocks * 512 for path in files)
 

@@ -265,7 +265,7 @@ def test_transformers_loads_what_the_command_line_makes(tmp_path: Path, capsys: 
     assert record["instruct"]["adapter"] == {"source": str(tmp_path / "adapter"), "revision": None}
     card = (tmp_path / "o" / "README.md").read_text()
     assert '- "0"\n- "adapter"\n- "1"\n' in card
-    assert "Models: 0+adapter, 1." in card
+    assert "A merge of `0+adapter` and `1`:" in card
 
 
 def test_a_different_base_gives_a_note(tmp_path: Path) -> None:

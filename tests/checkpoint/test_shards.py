@@ -554,7 +554,7 @@ def test_files_without_a_folder_of_their_own(loose: Pair) -> None:
     }
     assert_same_tensors(load(out), merge_reference(loose.a, loose.b, 0.3))
     card = (out / "README.md").read_text()
-    assert "Models: a.safetensors, b.safetensors." in card
+    assert "A merge of `a.safetensors` and `b.safetensors`:" in card
     record = json.loads((out / "mi_kernels.json").read_text())
     assert [record[side]["source"] for side in ("instruct", "thinking")] == [str(a), str(b)]
 

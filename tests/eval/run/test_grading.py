@@ -120,6 +120,7 @@ if __name__ == "__main__":
 """
 
 
+@in_processes
 def test_workers_that_start_late_print_nothing(tmp_path: Path) -> None:
     """They are stopped while they start, and find what they were given: no half of a traceback on the terminal."""
     (tmp_path / "late.py").write_text(LATE_WORKERS)

@@ -249,6 +249,7 @@ def _harm_in_card(text: str) -> Iterable[str]:
     import yaml
 
     _, front, body = text.split("---\n", 2)
+    body = re.sub(r"\[paper\]\(https://arxiv\.org/abs/[0-9.]+\)", "", body)  # our own link
     try:
         content = yaml.safe_load(front)
     except yaml.YAMLError as error:

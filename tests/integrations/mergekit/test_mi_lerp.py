@@ -33,7 +33,7 @@ OURS = {
 }
 LINEAR = [name for name in CONFIGS if name.startswith("linear")]
 REFUSED = {
-    "out of range": (HEAD + "parameters: {lam: 1.5}\n", "values outside extrapolate"),
+    "out of range": (HEAD + "parameters: {lam: 1.5}\n", "Give a lam from 0 to 1"),
     "no lam": (HEAD, "lam"),
     "three models": (HEAD.replace("[{", "[{model: @base}, {") + "parameters: {lam: 1}\n", "exactly 2"),
 }

@@ -26,7 +26,7 @@ FAULTS = [
     Fault(
         "card-without-max-shard-size",
         "mi_kernels/output/card.py",
-        old='size = "" if facts.max_shard_size is None else f" --max-shard-size {facts.max_shard_size}"',
+        old='size = "" if facts.max_shard_size is None else f" --max-shard-size {facts.max_shard_size}B"',
         new='size = ""',
         tests=(f"{CARD}::test_the_recipe_of_an_interpolation_makes_the_same_bytes",),
     ),
