@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import ArgumentError
@@ -104,12 +104,19 @@ def _display(progress: bool | str, total: int, label: str, done: int) -> _Displa
 
 
 def say(text: str) -> None:
-    """Prints a line for the user on stderr. If a bar is shown, the line appears above it."""
+    """Prints a line for the user on stderr. If a bar is shown, the line appears above it.
+
+    Where stderr is closed, or nobody reads it, the line is lost: that must not end the work it tells of.
+    """
+    if sys.stderr is None:
+        return
     shown = sys.modules.get("tqdm")  # without tqdm there is no bar
-    if shown is None:
-        print(text, file=sys.stderr, flush=True)
-    else:
-        shown.tqdm.write(text, file=sys.stderr)
+    with suppress(OSError, ValueError):
+        if shown is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            shown.tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
 
 
 def _bar_class() -> type[tqdm[Any]] | None:

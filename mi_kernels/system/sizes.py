@@ -24,10 +24,10 @@ def parse_size(text: str | None, name: str) -> int | None:
     """
     if text is None:
         return None
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]I?)?(B?)", text.strip().upper())
-    if match is None or float(match[1]) == 0:
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT]I?)?(B?)", text.strip().upper())
+    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if match is None or float(match[1]) == 0 or (match[3] and size == 0):
         raise ArgumentError(f"{name} {text!r} is not a size", "Use a number with a unit, such as 5GB or 64MiB.")
-    size = int(float(match[1]) * _UNITS[match[2] or ""])
     if not match[2] and not match[3] and size < _LEAST_WITHOUT_UNIT:
         raise ArgumentError(
             f"{name} {text!r} is a number of bytes without a unit, and less than 1 MB",

@@ -211,7 +211,9 @@ def test_a_small_number_needs_a_unit(text: str) -> None:
         parse_size(text, "--x")
 
 
-@pytest.mark.parametrize("text", ["", "0", "0GB", "-1", "1e6", "five", "5 apples", "GB", "1.2.3", "5GBB", "inf"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "0GB", "-1", "1e6", "five", "5 apples", "GB", "1.2.3", "5GBB", "inf", "0.0001B", "٣GB"]
+)
 def test_invalid_sizes(text: str) -> None:
     with pytest.raises(ArgumentError, match=r"--x .* is not a size"):
         parse_size(text, "--x")

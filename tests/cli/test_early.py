@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -134,6 +135,17 @@ def test_an_upload_is_announced(
     for extra in ("--quiet", "--json"):
         assert run_cli(world.argv("--push", "org/mi", "--overwrite", extra)) == 0
         assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2> >(exit)"])
+def test_a_stderr_that_nobody_reads_does_not_end_a_merge(world: World, stderr: str) -> None:
+    words = shlex.join([*PROGRAM, *map(str, world.argv())])
+    done = subprocess.run(
+        ["bash", "-c", f"sleep 0.3; exec {words} {stderr}"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert (world.out / "config.json").exists()
+    assert "mi-kernels: reads" not in done.stdout
 
 
 def test_verify_says_what_it_reads(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import urllib.error
@@ -77,18 +78,17 @@ def change_lam(
 
 def _send(url: str, body: bytes | None, api_key: str | None, timeout: float) -> Answer:
     base = url.rstrip("/").removesuffix(PATH).removesuffix("/v1")
-    parts = urllib.parse.urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    host = _host(base)
+    if not host:
         raise ArgumentError(f"url is {url!r}", "Use one such as http://127.0.0.1:8000.")
     key = os.environ.get("VLLM_API_KEY") if api_key is None else api_key
+    if key and not (key.isascii() and key.isprintable()):
+        raise ArgumentError("the API key has characters that HTTP cannot send", "Check it for line breaks and letters.")
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(base + PATH, body, headers)
-    proxies = [urllib.request.ProxyHandler({})] if is_loopback(parts.hostname) else []
+    proxies = [urllib.request.ProxyHandler({})] if is_loopback(host) else []
     try:
-        with urllib.request.build_opener(*proxies).open(request, timeout=timeout) as response:
-            answer = json.load(response)
-    except urllib.error.HTTPError as error:
-        raise _refusal(base, error.code, error.read()) from None
+        status, content = _answer(urllib.request.build_opener(_Direct(), *proxies), request, timeout)
     except TimeoutError:
         raise _slow(base, timeout) from None
     except urllib.error.URLError as error:
@@ -98,13 +98,49 @@ def _send(url: str, body: bytes | None, api_key: str | None, timeout: float) -> 
             f"{base}: no server answers ({error.reason})",
             "Start one with `mi-kernels serve`, and wait until it prints its address.",
         ) from None
-    except ValueError:
-        answer = None
+    except http.client.HTTPException as error:
+        what = f"the answer is cut off or is not HTTP ({type(error).__name__})"
+        raise ServerError(f"{base}: {what}", "Check the URL, and see the server's messages.") from None
     except OSError as error:
         raise ServerError(f"{base}: the connection broke ({error})", "See the server's messages.") from None
+    if status != 200:
+        raise _refusal(base, status, content)
+    try:
+        answer = json.loads(content)
+    except ValueError:
+        answer = None
     if not isinstance(answer, dict) or "lam" not in answer:
         raise _stranger(base)
     return answer
+
+
+class _Direct(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the key to another server, and turn a change into a question."""
+
+    def redirect_request(self, *given: Any) -> None:
+        return None
+
+
+def _host(url: str) -> str | None:
+    """Returns the host of an http or https URL; None if it is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in ("http", "https") and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts.hostname if usable and url.isascii() and url.isprintable() and " " not in url else None
+
+
+def _answer(
+    opener: urllib.request.OpenerDirector, request: urllib.request.Request, timeout: float
+) -> tuple[int, bytes]:
+    """Returns the status and the body of the server's answer."""
+    try:
+        with opener.open(request, timeout=timeout) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
 
 
 def _refusal(base: str, status: int, content: bytes) -> MIKernelsError:

@@ -44,7 +44,9 @@ def error_body(status: int, problem: str, remedy: str = "", param: str | None = 
         'lam is missing. Send {"lam": 0.55}.'
     """
     message = printable(f"{problem}. {remedy}" if remedy else problem)
-    return {"error": {"message": message, "type": _TYPES[status], "param": param, "code": status}}
+    return {
+        "error": {"message": message, "type": _TYPES[status], "param": param and printable(param, 100), "code": status}
+    }
 
 
 def read_request(content: bytes) -> dict[str, Any]:

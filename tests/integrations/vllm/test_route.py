@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import pytest
 from mi_kernels.errors import ArgumentError
 from mi_kernels.integrations.vllm.client import EngineError, NotLiveError
 from mi_kernels.integrations.vllm.http_client import ServerError, change_lam, get_lam
-from mi_kernels.integrations.vllm.lam_request import RequestError, read_request
+from mi_kernels.integrations.vllm.lam_request import RequestError, error_body, read_request
 
 from ...support.engines import DONE, AsyncEngine, Engine
 
@@ -154,7 +155,7 @@ class TestRoute:
 
 
 @contextmanager
-def answering(status: int, body: bytes) -> Iterator[tuple[str, list[Any]]]:
+def answering(status: int, body: bytes, **headers: str) -> Iterator[tuple[str, list[Any]]]:
     """A server that gives one answer to everything. Yields its URL, and a list of what it was asked."""
     asked: list[Any] = []
 
@@ -163,6 +164,8 @@ def answering(status: int, body: bytes) -> Iterator[tuple[str, list[Any]]]:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             asked.append((self.path, json.loads(content or b"null"), self.headers.get("Authorization")))
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(body)
 
@@ -215,12 +218,55 @@ def test_what_the_client_says(status: int, body: bytes, kind: type[Exception], w
     assert str(caught.value).startswith(f"{url}: {words}")
 
 
+def test_the_client_follows_nobody_with_the_key() -> None:
+    with answering(200, b'{"lam": 0.3}') as (other, asked), answering(302, b"", Location=f"{other}/x") as (url, _):
+        for call in (lambda: get_lam(url, api_key="SECRET"), lambda: change_lam(url, 0.3, api_key="SECRET")):
+            with pytest.raises(ServerError, match="answered with status 302"):
+                call()
+    assert asked == []
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_an_answer_that_is_cut_off(status: int) -> None:
+    with answering(status, b'{"lam": 0.3}', Content_Length="100") as (url, _):
+        with pytest.raises(ServerError, match="cut off"):
+            get_lam(url)
+
+
+def test_a_server_of_another_kind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with server.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH_9\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        with pytest.raises(ServerError, match="is not HTTP"):
+            get_lam(f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+
+def test_a_key_that_http_cannot_send() -> None:
+    for key in ("a\nb", "\u20ac"):
+        with pytest.raises(ArgumentError, match="the API key"):
+            get_lam("http://127.0.0.1:1", api_key=key)
+
+
+def test_a_key_of_the_body_that_is_no_text_for_json() -> None:
+    with pytest.raises(RequestError) as caught:
+        read_request(b'{"lam": 0.5, "\\ud800": 1}')
+    error = caught.value
+    json.dumps(error_body(400, error.problem, error.remedy, error.param), ensure_ascii=False).encode()
+
+
 def test_the_client_without_a_server() -> None:
     with answering(200, b"") as (url, _):
         pass
     with pytest.raises(ServerError, match=r"no server answers .*refused.*\n.*mi-kernels serve"):
         get_lam(url)
-    for wrong in ("127.0.0.1:8000", "ftp://host", "http://"):
+    for wrong in ("127.0.0.1:8000", "ftp://host", "http://", "http://[::1", "http://127.0.0.1:abc", "http://a b"):
         with pytest.raises(ArgumentError, match="url is"):
             get_lam(wrong)
     with pytest.raises(ArgumentError, match="cannot be sent as JSON"):
