@@ -74,7 +74,7 @@ def test_graders_of_a_benchmark_start_in_their_processes() -> None:
     pytest.importorskip("math_verify")
     asked = responses(r"\boxed{7}</think>\boxed{70}", r"\boxed{71}")
     verdicts = grading.grade(aime25.BENCHMARK, "merged", [Problem("1", "", "70")], asked, workers=1)
-    assert verdicts == [Verdict(True, "70"), Verdict(False, "71")]
+    assert verdicts == [Verdict(True, "70", {"last box": True}), Verdict(False, "71", {"last box": False})]
 
 
 @in_processes
