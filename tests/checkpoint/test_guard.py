@@ -72,7 +72,7 @@ def test_a_shard_that_shrinks(
     at_operand(monkeypatch, 0, lambda: os.truncate(shard, size))
     with pytest.raises(CheckpointError) as refusal:
         reader(world)
-    words = (str(shard), "shorter while it was read", f"from {before} to {size} bytes", "in model.layers.0.mlp.")
+    words = (str(shard), "shorter while it was read", f"from {before:,} to {size:,} bytes", "in model.layers.0.mlp.")
     assert [word for word in words if word not in refusal.value.problem] == []
     assert {p.name for p in tmp_path.iterdir()} == {"instruct", "thinking"}
 
