@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -157,9 +158,14 @@ def test_a_node_that_is_missing_is_named_at_once(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_cluster_that_others_use_is_named(free: dict[str, float], told: list[str]) -> None:
     cluster = FakeCluster()
+    cluster.settling = 0.0
     cluster.alive, cluster.free = [Node("a", 4, 0), Node("b", 4, 0), Node("small", 1, 0)], free
     cluster.tell_what_is_missing(cluster, 3, 4, 0)
     assert cluster.told == told
+    cluster.settling = 60.0
+    late = iter([{}, {"CPU": 1.0}, {"CPU": 4.0}])  # Ray reports late what a task has freed: nothing is said
+    cluster.tell_what_is_missing(SimpleNamespace(available_resources=lambda: next(late)), 3, 4, 0)
+    cluster.settling = 0.0
     cluster.tell_what_is_missing(cluster, 0, 4, 0)  # nothing to do
     cluster.tell_what_is_missing(cluster, 3, 64, 0)  # no node fits: `_Watch` says so
     assert cluster.told == told

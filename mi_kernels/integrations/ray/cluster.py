@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from ...errors import ArgumentError, ClusterError
+from ...errors import ArgumentError, ClusterError, counted
 from ...system import interrupts
 from ...system.progress import say
 
@@ -66,6 +66,7 @@ class Cluster:
     """
 
     patience = 60.0  # seconds to wait if no node can run a task
+    settling = 3.0  # seconds until Ray reports what a finished task has freed: our own, of the step before, too
 
     def __init__(self, address: str, tell: Callable[[str], None] | None = None) -> None:
         self._address = address
@@ -197,10 +198,13 @@ class Cluster:
         fitting = [node for node in self.nodes() if node.cpus >= cpus and node.gpus >= gpus]
         if not calls or not fitting:  # `_Watch` reports that no node fits
             return
-        free = ray.available_resources()
-        if free.get("CPU", 0) < cpus or free.get("GPU", 0) < gpus:
-            nodes = f"{len(fitting)} node{'s' if len(fitting) > 1 else ''}"
-            self.tell(f"waiting until other programs free {_wanted(cpus, gpus)} on one of {nodes}")
+        settled = time.monotonic() + self.settling
+        while (free := ray.available_resources()).get("CPU", 0) < cpus or free.get("GPU", 0) < gpus:
+            if time.monotonic() >= settled:
+                nodes = counted(len(fitting), "node")
+                self.tell(f"waiting until other programs free {_wanted(cpus, gpus)} on one of {nodes}")
+                return
+            time.sleep(0.1)
 
     def _lost(self, key: str, error: Exception, attempt: int, tasks: Tasks) -> None:
         tasks.lost(key)
