@@ -175,6 +175,10 @@ def test_two_hundred_merges_and_refusals_leave_nothing(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_thousands_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """The same bounds as for two hundred runs, to distinguish a leak from late allocations."""
+    if "slow" not in request.config.getoption("-m"):
+        pytest.skip("minutes: asked for with -m slow; two hundred runs are its slice")
     soak(tmp_path, monkeypatch, 48, 3000)
