@@ -11,7 +11,7 @@ import numpy as np
 
 import mi_kernels
 
-INSTRUCT, THINKING, OUT = "./instruct", "./thinking", "./merged"
+INSTRUCT, THINKING, OUT = "./instruct", "./thinking", "./merged-by-tool"
 DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}  # NumPy has no bf16: uint16 holds its bits
 
 

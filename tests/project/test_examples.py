@@ -132,7 +132,7 @@ def test_the_models_of_the_paper(here: Path) -> None:
 def test_a_tool_of_your_own(here: Path) -> None:
     """It writes a model that opens, with each tensor's own lam."""
     run("tool", here)
-    instruct, thinking, merged = values("instruct"), values("thinking"), values("merged")
+    instruct, thinking, merged = values("instruct"), values("thinking"), values("merged-by-tool")
     for name, lam in {
         "model.norm.weight": 0.0,
         "model.layers.3.self_attn.q_proj.weight": 0.9,
