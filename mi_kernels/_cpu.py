@@ -26,7 +26,7 @@ def _reason(folder: str) -> ExtensionError:
     if others:
         return ExtensionError(
             f"{others[0]}: was built for another Python, and this is {platform.python_version()}",
-            "Use that Python, or install mi_kernels with this one: `python -m pip install mi_kernels`",
+            "Use that Python, or install mi_kernels with this one: `python -m pip install .` in its source folder.",
         )
     return ExtensionError(
         f"{folder}: mi_kernels is installed without its compiled kernels",

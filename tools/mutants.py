@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.project.mutants import Fault, all_faults  # noqa: E402
+from tests.support.clones import copy_repository  # noqa: E402
 
 _SECONDS = 600  # a fault that lets the tests hang is noticed after so long
 
@@ -54,19 +55,8 @@ class Workspace:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        names = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.split("\0")
-        for name in filter(None, names):
-            if (ROOT / name).exists():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, root / name)
+        copy_repository(root)
         self._extensions = list((ROOT / "mi_kernels").glob("*.so"))
-        self._restore_extensions()
 
     def _restore_extensions(self) -> None:
         for built in (self.root / "mi_kernels").glob("*.so"):

@@ -28,6 +28,7 @@ from eval.engines.imports import hide_cuda_extras  # noqa: E402
 hide_cuda_extras()  # beside vLLM's CPU build, they break transformers' models
 
 from tests.support import printed  # noqa: E402
+from tests.support.clones import copy_repository  # noqa: E402
 from tests.support.documents import WITH_COMMANDS, blocks  # noqa: E402
 
 
@@ -61,14 +62,14 @@ def _list(pages: Sequence[Path], having: set[str]) -> None:
 def _run(pages: Sequence[Path], having: set[str], seconds: float, scratch: Path) -> int:
     counts: Counter[str] = Counter()
     package = scratch / "package"  # each page's copy may be changed by its commands; this one is imported
-    printed.make_clone(package)
+    copy_repository(package)
     variables = printed.environment(scratch / "bin", package, scratch, vllm="vLLM" in having)
     for name in ("PATH", "PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME"):
         os.environ[name] = variables[name]  # for Python blocks, which run in this process
     for page in pages:
         folder = scratch / page.relative_to(ROOT).as_posix().replace("/", "-")
         folder.mkdir()
-        printed.make_clone(folder)
+        copy_repository(folder)
         printed.make_models(folder)
         if "vLLM" in having:
             printed.add_tokenizers(folder)

@@ -137,7 +137,8 @@ def choose(
     if chosen not in _GPU_BACKENDS:
         raise BackendError(
             f"{request}; found: {', '.join(gpus)}; available: cpu; cuda: {machine.cuda} triton: {machine.triton}",
-            "Install the wheel for your CUDA version, or mi_kernels[gpu]. Otherwise, use `device='cpu'`.",
+            "Install the wheel for your CUDA version, or run `python -m pip install triton`. "
+            "Otherwise, use `device='cpu'`.",
             argument=subject,
         )
     return Place(chosen, tuple(devices))

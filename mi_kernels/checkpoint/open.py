@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ..errors import CheckpointError, shortened
+from ..system.arguments import checked_path, checks_names
 from . import fp8, hub, lora, shards
 from .files import read_json
 from .header import read_header, refuse_too_many
@@ -15,6 +16,7 @@ from .tensor import TensorInfo, refuse_empty
 from .virtual import Tensor
 
 
+@checks_names
 def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Opens a checkpoint and validates its config, its index and the headers of all shards. Reads no weights.
 
@@ -39,7 +41,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         ...     print(name, tensor.dtype, tensor.shape)
         model.norm.weight F16 (3,)
     """
-    given = os.fspath(source)
+    given = checked_path(source, "source")
     if os.path.exists(given) or "+" not in given:
         return _open(given)
     base, addition = _split(given)

@@ -17,11 +17,9 @@ _FILES = ("RECIPE", "FILE")
 _FOLDERS = ("INSTRUCT", "THINKING", "MODEL", "OTHER", "OUT", "PATTERN", "DIR")
 _VALUES = {  # by metavar; the commands check the values themselves, with better messages
     "DEVICE": ("auto", "cpu", "cuda"),
-    "DTYPE": ("bfloat16", "float16", "float32"),
     "MODE": ("auto", "direct", "buffered"),
     "SIDE": ("thinking", "instruct"),
     "NAME": ("cpu", "cuda", "triton"),
-    "NAMES": ("attn", "ffn", "router", "norm", "embed", "head"),
     "ADDRESS": ("auto", "local"),
 }
 
@@ -59,15 +57,18 @@ def script(shell: str) -> str:
             f"shtab {shtab.__version__} does not support {shell}",
             "Run `python -m pip install --upgrade shtab`, or use one of: " + ", ".join(shtab.SUPPORTED_SHELLS),
         )
+    from ..checkpoint.names import MODULES
+    from ..dtypes import CODE_TORCH
     from .program import build_parser
 
+    values = {**_VALUES, "DTYPE": CODE_TORCH, "NAMES": MODULES}
     parser = build_parser()
     for action in _actions(parser):
         metavar = action.metavar
         if metavar in _FILES or metavar in _FOLDERS:
             setattr(action, "complete", shtab.FILE if metavar in _FILES else shtab.DIRECTORY)  # noqa: B010
         elif action.choices is None and isinstance(metavar, str):
-            action.choices = _VALUES.get(metavar)
+            action.choices = values.get(metavar)
     return str(shtab.complete(parser, shell))
 
 

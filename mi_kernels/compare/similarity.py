@@ -37,6 +37,7 @@ from ..checkpoint.record import Checkpoint
 from ..checkpoint.virtual import Tensor
 from ..errors import MismatchError
 from ..methods.statistics import pieces
+from ..system.arguments import checked_path, checks_names
 from ..system.progress import Progress, progress_bar
 
 _AHEAD = 4  # pieces per thread that are read ahead or waiting
@@ -145,6 +146,7 @@ class Similarity:
         }
 
 
+@checks_names
 def similarity(
     instruct: str | os.PathLike[str],
     thinking: str | os.PathLike[str],
@@ -186,7 +188,8 @@ def similarity(
         >>> mi_kernels.similarity("instruct", "instruct", progress=False).overall.sigma
         0.0
     """
-    return similarity_of((open_checkpoint(instruct), open_checkpoint(thinking)), threads=threads, progress=progress)
+    models = [checked_path(instruct, "instruct"), checked_path(thinking, "thinking")]
+    return similarity_of([open_checkpoint(model) for model in models], threads=threads, progress=progress)
 
 
 def similarity_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -16,7 +17,7 @@ from ..checkpoint.alignment import Alignment, Row
 from ..checkpoint.differences import Difference
 from ..checkpoint.record import Checkpoint
 from ..checksums.record import ShardSum
-from ..dtypes import item_size
+from ..dtypes import TORCH_NAMES, item_size
 from ..errors import ArgumentError, MismatchError, OutputError
 from ..output import card, copied_files, sidefiles
 from ..output.folder import OutputFolder
@@ -241,8 +242,8 @@ class Job:
     def forecast(self) -> Forecast:
         """Returns what `run` will read and write, and the free space.
 
-        Reads no tensor, writes nothing and takes no lock. Shards of a
-        killed merge count as finished if their files have the right size.
+        Reads no tensor, writes nothing and takes no lock. Shards of a killed merge count as finished if their files
+        have the right size.
 
         Raises:
             OutputError: a file system does not answer.
@@ -289,6 +290,10 @@ class Job:
         if self.single_file:
             return plan_file(self._tensors, lead, [output.record.metadata() for output in self.outputs]), None
         return plan_shards(self._tensors, lead, self.options.shard_bytes, self._mistral)
+
+    def _dtypes(self) -> list[str]:
+        """Returns the dtypes of the output, by torch's names, the most frequent one first."""
+        return [TORCH_NAMES.get(dtype, dtype) for dtype, _ in Counter(t.dtype for t in self._tensors).most_common()]
 
     @cached_property
     def _tensors(self) -> list[OutputTensor]:
@@ -453,7 +458,7 @@ class Job:
             written = Written(self._tensors, self._untied(i), self.alignment.vocabulary)
             files[_CONFIG] = adjusted(files[_CONFIG], path, written)
         files[sidefiles.RECORD] = output.record.encode()
-        facts = output.record.facts(self.models, **output.card)
+        facts = output.record.facts(self.models, dtypes=self._dtypes(), **output.card)
         files[card.NAME] = card.model_card(self.models, facts, os.path.basename(output.folder.path), files)
         files.update(encode_index(index, self._mistral))
         return files

@@ -199,7 +199,7 @@ class MergeRecord:
         """Returns what the model card says about the merge of `models`.
 
         Args:
-            known: further facts: "command", "sigma", "repo". See `output.card.Facts`.
+            known: further facts: "dtypes", "command", "sigma", "repo". See `output.card.Facts`.
         """
         names = [reference(model) for model in models]
         if self.method == LERP:
@@ -218,7 +218,6 @@ class MergeRecord:
             method=method,
             recipe=yaml_block(self.recipe(names)),
             inputs=list(zip(roles, names)),
-            dtype=None if self.dtype is None else TORCH_NAMES[self.dtype],
             max_shard_size=self.max_shard_size,
             merged=self.tensors_interpolated,
             copied=self.tensors_copied,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..dtypes import FLOAT32_MAX
 from ..errors import ArgumentError
-from ..system.arguments import dimensions
+from ..system.arguments import dimensions, short_repr
 from .statistics import Reader
 
 if TYPE_CHECKING:
@@ -100,14 +100,14 @@ class Parameter:
             return bool(number)
         if number is None or isinstance(value, bool):
             what = "whole number" if self.kind == "whole" else "number"
-            raise ArgumentError(f"{shown} is {_short(value)}, which is not a {what}", f"Give {self._wanted}.")
+            raise ArgumentError(f"{shown} is {short_repr(value)}, which is not a {what}", f"Give {self._wanted}.")
         if self.kind == "whole" and isinstance(number, float) and not number.is_integer():
-            raise ArgumentError(f"{shown} is {_short(value)}, which is not a whole number", f"Give {self._wanted}.")
+            raise ArgumentError(f"{shown} is {short_repr(value)}, which is not a whole number", f"Give {self._wanted}.")
         if not self.allows(number):
             if not abs(number) <= FLOAT32_MAX and self.kind == "number":
                 raise ArgumentError(f"{shown} is {number:g}, which is not finite in float32", f"Give {self._wanted}.")
             percent = f" {number:g} % is {number / 100:g}." if self.open and self.most == 1 < number <= 100 else ""
-            found = f"{number:g}" if self.kind == "number" else _short(value)
+            found = f"{number:g}" if self.kind == "number" else short_repr(value)
             raise ArgumentError(
                 f"{shown} is {found}, which {user} cannot use", f"Give a {name or self.name} {self._span}.{percent}"
             )
@@ -238,11 +238,6 @@ def _number(value: object, text: bool, whole: bool) -> float | None:
         return math.inf
     except (TypeError, ValueError, RuntimeError):
         return None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]} ..."
 
 
 def as_lerp(combine: Combine, tensors: int) -> float | None:

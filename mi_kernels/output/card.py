@@ -39,7 +39,7 @@ class Facts(NamedTuple):
         method: the name of the method, what it computes and its paper, in Markdown.
         recipe: the recipe as YAML, which `mi-kernels merge` reads.
         inputs: (role, name) of each model, the base first. The names are those to merge or verify again with.
-        dtype: the dtype that was asked for; None if the output has the dtypes of the first model.
+        dtypes: those of the output's tensors, by torch's names.
         max_shard_size: in bytes; None if the output has the shards of the first model.
         merged, copied: the numbers of computed and of copied tensors.
         command: the shell command of the merge, if it is known.
@@ -53,7 +53,7 @@ class Facts(NamedTuple):
     method: str
     recipe: str
     inputs: Sequence[tuple[str, str]]
-    dtype: str | None
+    dtypes: Sequence[str]
     max_shard_size: int | None
     merged: int
     copied: int
@@ -156,12 +156,11 @@ def _recipe(facts: Facts, name: str) -> list[str]:
 
 
 def _making(facts: Facts) -> list[str]:
-    dtype = "those of the first model" if facts.dtype is None else f"`{facts.dtype}`"
     points = [
         f"Method: {facts.method}",
         *(f"Model {role}: {_code(printable(name))}" for role, name in facts.inputs),
         f"Tensors: {facts.merged:,} merged, {facts.copied:,} copied",
-        f"Dtypes: {dtype}",
+        f"Dtypes: {', '.join(map(_code, facts.dtypes)) or 'none'}",
         *([_sigma(facts.sigma)] if facts.sigma is not None else []),
         f"Precision: {facts.numerics}",
         f"Version: mi_kernels {facts.version}. `{RECORD}` has all details.",

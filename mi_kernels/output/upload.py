@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .._version import __version__
 from ..checkpoint.hub import first_line
 from ..errors import ArgumentError, OutputError
+from ..system.arguments import checked_path, checks_names
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -47,6 +48,7 @@ def size(folder: str | os.PathLike[str]) -> int:
     return sum(os.path.getsize(os.path.join(at, name)) for at, _, names in os.walk(folder) for name in names)
 
 
+@checks_names
 def push(folder: str | os.PathLike[str], repo: str, *, private: bool = False) -> str:
     """Uploads the model in `folder` to the repository `repo` on the Hub. Creates the repository if it does not exist.
 
@@ -70,8 +72,10 @@ def push(folder: str | os.PathLike[str], repo: str, *, private: bool = False) ->
         >>> mi_kernels.push("merged", "my-org/merged-model", private=True)  # doctest: +SKIP
         'https://huggingface.co/my-org/merged-model'
     """
-    path = os.fspath(folder)
-    checked_repo(repo)
+    path = checked_path(folder, "folder", "the folder of a finished merge")
+    checked_repo(checked_path(repo, "repo", "the id of a repository, ORG/NAME"))
+    if not isinstance(private, bool):
+        raise ArgumentError(f"private is {private!r:.80}", "Give True or False.")
     if not glob.glob(os.path.join(glob.escape(path), "*.safetensors")):
         raise OutputError(f"{path}: has no safetensors weights", "Give the folder of a finished merge.")
     api = _api()

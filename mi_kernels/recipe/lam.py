@@ -6,7 +6,7 @@ from typing import Any
 
 from ..dtypes import FLOAT32_MAX
 from ..errors import ArgumentError
-from ..system.arguments import dimensions
+from ..system.arguments import dimensions, short_repr
 
 _ONE = "Give a number from 0 to 1."
 
@@ -57,13 +57,13 @@ def numeric_lam(lam: object, extrapolate: bool = False, several: str = "Give one
 
 def _as_float(lam: Any, several: str) -> float:
     if isinstance(lam, (list, tuple, set, dict)) or dimensions(lam) != 0:
-        raise ArgumentError(f"lam is {_short(lam)}, which is not one number", several, argument="lam")
+        raise ArgumentError(f"lam is {short_repr(lam)}, which is not one number", several, argument="lam")
     if isinstance(lam, (str, bytes, bytearray)):
         try:
             number = f" Remove the quotes: {float(lam):g}."
         except ValueError:
             number = ""
-        raise ArgumentError(f"lam is {_short(lam)}, which is text and not a number", _ONE + number, argument="lam")
+        raise ArgumentError(f"lam is {short_repr(lam)}, which is text and not a number", _ONE + number, argument="lam")
     if isinstance(lam, bool) or str(getattr(lam, "dtype", "")).endswith("bool"):
         raise ArgumentError(
             f"lam is {lam!r}, which is not a number", f"{_ONE} For true and false, write 1 and 0.", argument="lam"
@@ -71,9 +71,4 @@ def _as_float(lam: Any, several: str) -> float:
     try:
         return float(lam)
     except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise ArgumentError(f"lam is {_short(lam)}, which is not a number", _ONE, argument="lam") from None
-
-
-def _short(value: object) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:80]} ..."
+        raise ArgumentError(f"lam is {short_repr(lam)}, which is not a number", _ONE, argument="lam") from None

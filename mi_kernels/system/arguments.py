@@ -83,6 +83,12 @@ def checked_path(value: Any, name: str, what: str = "a model folder, a file or a
     return text
 
 
+def short_repr(value: object) -> str:
+    """Returns the `repr` of a value for a message: on one line, and cut after 80 characters."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
 def dimensions(value: Any) -> int:
     """Returns the number of dimensions of an array or tensor of any kind; 0 for everything else."""
     try:

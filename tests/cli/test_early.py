@@ -207,13 +207,19 @@ class Recorder:
         self.steps.append((self._label, self._left == 0))
 
 
-def test_every_slow_step_has_a_label(
-    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each step counts up to its last byte. stderr is no terminal here, so the command line asks for lines."""
-    steps: list[tuple[str, bool]] = []
-    monkeypatch.setattr(Recorder, "steps", steps, raising=False)
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The steps that are shown from now on, and whether each counted up to its last byte."""
+    found: list[tuple[str, bool]] = []
+    monkeypatch.setattr(Recorder, "steps", found, raising=False)
     monkeypatch.setattr(progress, "Lines", Recorder)
+    return found
+
+
+def test_every_slow_step_has_a_label(
+    world: World, capsys: pytest.CaptureFixture[str], steps: list[tuple[str, bool]]
+) -> None:
+    """stderr is no terminal here, so the command line asks for lines."""
 
     def taken(*words: object) -> list[str]:
         steps.clear()
@@ -237,11 +243,8 @@ def test_every_slow_step_has_a_label(
 
 
 def test_the_demo_shows_its_steps(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: list[tuple[str, bool]]
 ) -> None:
-    steps: list[tuple[str, bool]] = []
-    monkeypatch.setattr(Recorder, "steps", steps, raising=False)
-    monkeypatch.setattr(progress, "Lines", Recorder)
     assert run_cli(["demo", "--size", "34MB", "--folder", str(tmp_path)]) == 0
     rounds = [
         f"{what} {i} of 3{then}" for i in (1, 2, 3) for what, then in (("merge", ", syncing to disk"), ("copy", ""))

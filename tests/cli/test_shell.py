@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -264,10 +265,14 @@ def test_completion_offers_values_that_exist() -> None:
     assert set(completion._VALUES) <= seen
     assert {*completion._FILES, *completion._FOLDERS} <= seen
     from mi_kernels.checkpoint.names import MODULES
-    from mi_kernels.dtypes import OUTPUTS
+    from mi_kernels.dtypes import CODE_TORCH, OUTPUTS
 
-    assert completion._VALUES["NAMES"] == MODULES
-    assert set(completion._VALUES["DTYPE"]) <= set(OUTPUTS)
+    script = completion.script("bash")
+    for option, values in (("modules", MODULES), ("dtype", CODE_TORCH)):
+        offered = re.search(rf"lerp___{option}_choices=\(([^)]*)\)", script)
+        assert offered
+        assert offered[1].replace("'", "").split() == list(values)
+    assert set(CODE_TORCH) <= set(OUTPUTS)
 
 
 def _tree(root: Path) -> Path:

@@ -18,6 +18,7 @@ from mi_kernels.checksums.record import Record, weights_digest
 
 from ..support import adapters
 from ..support.checks import World, run_cli
+from ..support.fp8_models import fp8_model, quantised
 from ..support.methods import drawn_cases, recipe
 from ..support.models import CONFIG, Tensors, as_hub_cache, save, tiny
 
@@ -222,6 +223,15 @@ def test_hub_models_are_named_with_their_commit(three: list[str], tmp_path: Path
     assert front["base_model"] == ["Org/A", "thinking"]
     assert yaml.safe_load(blocks(text, "yaml")[0])["models"] == ["Org/A@c0ffee", "thinking"]
     assert "mi-kernels verify out --recompute Org/A@c0ffee thinking" in text
+
+
+def test_the_dtypes_are_those_of_the_output(tmp_path: Path) -> None:
+    """FP8 models hold another dtype than what is merged and written."""
+    names = [str(quantised(tmp_path / name, fp8_model(seed))) for seed, name in enumerate("ab")]
+    for dtype, shown in ((None, "`bfloat16`"), ("float16", "`float16`")):
+        out = tmp_path / f"out-{dtype}"
+        lerp_checkpoint(*names, out, 0.5, dtype=dtype, progress=False)
+        assert f"- Dtypes: {shown}\n" in (out / "README.md").read_text()
 
 
 def test_the_digest_is_of_the_weights(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:

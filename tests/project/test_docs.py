@@ -27,6 +27,7 @@ import yaml
 from mi_kernels.cli.program import COMMANDS, build_parser
 
 from ..support import ROOT, printed
+from ..support.clones import copy_repository
 from ..support.documents import PAGES, WITH_COMMANDS, anchors, arguments_of, blocks, links, paths
 
 DOCS = ROOT / "docs"
@@ -58,7 +59,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_code_and_commands_run(page: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "clone"
     shutil.copytree(models, folder)
-    printed.make_clone(folder)
+    copy_repository(folder)
     variables = printed.environment(tmp_path / "bin", ROOT, tmp_path)
     for name in ("PATH", "PYTHONPATH", "HF_HUB_OFFLINE", "HF_HOME"):  # for Python blocks, which run in this process
         monkeypatch.setenv(name, variables[name])

@@ -112,6 +112,9 @@ def calls(world: World) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
             {"model": torch.nn.Linear(2, 2), "other": linear, "lam": 0.5, "resident": True, "base": None},
         ),
         "InterpolatedModel": (InterpolatedModel, {"model_b": linear, "lam": 0.5, "model_a": torch.nn.Linear(2, 2)}),
+        "open_checkpoint": (mi_kernels.open_checkpoint, {"source": str(world.instruct)}),
+        "similarity": (mi_kernels.similarity, {**pair, **quiet}),
+        "push": (mi_kernels.push, {"folder": str(world.root), "repo": "org/name", "private": False}),
         "verify_checkpoint": (
             mi_kernels.verify_checkpoint,
             {"out": str(world.instruct), "recompute": None, **quiet},

@@ -109,22 +109,6 @@ def add_tokenizers(root: Path) -> None:
                 shutil.copy(ROOT / "eval" / "tiny_pair" / "instruct" / file, root / model / file)
 
 
-def make_clone(folder: Path) -> None:
-    """Copies the repository's files, and the extension, so that commands of a clone run and leave ROOT as it is."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    extensions = [path.relative_to(ROOT).as_posix() for path in (ROOT / "mi_kernels").glob("*.so")]
-    for name in [*filter(None, listed.split("\0")), *extensions]:
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-
-
 def environment(programs: Path, package: Path, beside: Path, *, vllm: bool = False) -> dict[str, str]:
     """The variables for the commands: `mi-kernels` and `python` are in `programs` and use `package`; nothing is online.
 

@@ -101,6 +101,15 @@ def test_no_more_requests_are_in_flight_than_asked_for():
     assert 1 < server.most_at_once <= 3
 
 
+def breaking(status, content, times=1000):
+    """Answers as a server does that breaks the first `times` answers to one of the requests."""
+
+    def breaks(body, asked):
+        return (status, copy.copy(content)) if body["seed"] == 55 and asked <= times else answer(body, asked)
+
+    return breaks
+
+
 CUT = json.dumps(said("4", 1)).encode()[:-20]
 BROKEN = [
     (200, CUT, "not JSON"),
@@ -123,10 +132,7 @@ KINDS += ["null-tokens", "negative-tokens", "no-usage"]
 
 @pytest.mark.parametrize(("status", "content", "problem"), BROKEN, ids=KINDS)
 def test_a_body_that_is_not_a_response_is_asked_for_again(status, content, problem):
-    def breaks(body, times):
-        return (status, copy.copy(content)) if body["seed"] == 55 and times == 1 else answer(body, times)
-
-    with serving(breaks) as server:
+    with serving(breaking(status, content, times=1)) as server:
         assert generate(server.url, concurrency=2) == WANTED
     assert server.seen[55] == 2
 
@@ -139,11 +145,11 @@ def test_a_body_that_is_not_a_response_is_asked_for_again(status, content, probl
     ],
 )
 def test_a_response_that_stays_wrong_does_not_stop_the_others(status, content, problem):
-    def breaks(body, times):
-        return (status, copy.copy(content)) if body["seed"] == 55 else answer(body, times)
-
     done = []
-    with serving(breaks) as server, OpenAIServer(Options(url=server.url, concurrency=2), NONE) as engine:
+    with (
+        serving(breaking(status, content)) as server,
+        OpenAIServer(Options(url=server.url, concurrency=2), NONE) as engine,
+    ):
         engine.open("mi", 100)
         with pytest.raises(EngineError) as caught:
             done.extend(engine.generate(REQUESTS))
@@ -173,11 +179,11 @@ def test_a_server_that_answers_nothing_usable_is_not_asked_for_everything():
     ],
 )
 def test_a_server_that_fails_is_told_after_what_was_finished(status, content, problem):
-    def breaks(body, times):
-        return (status, copy.copy(content)) if body["seed"] == 55 else answer(body, times)
-
     done = []
-    with serving(breaks) as server, OpenAIServer(Options(url=server.url, concurrency=1), NONE) as engine:
+    with (
+        serving(breaking(status, content)) as server,
+        OpenAIServer(Options(url=server.url, concurrency=1), NONE) as engine,
+    ):
         engine.open("mi", 100)
         with pytest.raises(EngineError) as caught:
             done.extend(engine.generate(REQUESTS))
