@@ -88,7 +88,7 @@ FAULTS: list[Fault] = [
         old="elif model is not None and not (key in used and used[key].by_model):",
         new="elif model is not None and key not in used:",
         tests=(
-            "tests/recipe/test_mergekit.py::test_parameters_without_an_effect_are_ignored_with_one_note[model-linear]",
+            "tests/recipe/test_mergekit_ignored.py::test_parameters_without_an_effect_are_ignored_with_one_note[model-linear]",
         ),
     ),
     Fault(
