@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mi_kernels import CheckpointError, open_checkpoint
+from mi_kernels import ArgumentError, CheckpointError, open_checkpoint
 from mi_kernels.checkpoint.names import layer_count
 from mi_kernels.checkpoint.record import Checkpoint
 from mi_kernels.output.synthetic import qwen3_shapes
@@ -246,7 +246,12 @@ def test_the_offline_error_has_two_lines(hub: ModuleType, monkeypatch: pytest.Mo
     assert len(str(caught.value).splitlines()) == 2
 
 
-@pytest.mark.parametrize("text", ["", "name", "a/b/c", "org/na me", "/no/such", "org/name@", "\0"])
+def test_an_empty_name_is_a_wrong_argument(hub: ModuleType) -> None:
+    with pytest.raises(ArgumentError, match="source is empty"):
+        open_checkpoint("")
+
+
+@pytest.mark.parametrize("text", ["name", "a/b/c", "org/na me", "/no/such", "org/name@", "\0"])
 def test_neither_a_folder_nor_a_hub_id(hub: ModuleType, text: str) -> None:
     with pytest.raises(CheckpointError, match="no such folder") as caught:
         open_checkpoint(text)
