@@ -16,7 +16,8 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError, BackendError, CheckpointError, printable, shortened
 from ..recipe.lam import checked_lam
@@ -25,11 +26,30 @@ from .arguments import add_masks, add_pair
 from .shell import Parser, Terminated
 from .vllm_options import REFUSED, REPLACED, may_have_key, refuse_clashes, require_key, written
 
+if TYPE_CHECKING:
+    from ..integrations.vllm.efforts import Efforts
+    from ..integrations.vllm.options import LoaderOptions
+
 
 def add(p: Parser) -> None:
     add_pair(p, files=False)  # vLLM loads folders
     p.add_argument("--lam", required=True, help="initial weight of THINKING, from 0 to 1")
     add_masks(p)
+    each = p.add_argument_group("lam per request")
+    each.add_argument(
+        "--effort",
+        action="append",
+        default=[],
+        metavar="NAME=LAM",
+        help="let requests choose lam by reasoning_effort, by the model's name (NAME@high, NAME@0.6) or by a "
+        "field lam: low=0.2,high=0.9, and masks and rules as max=recipe.yml",
+    )
+    each.add_argument(
+        "--max-wait",
+        type=float,
+        metavar="SECONDS",
+        help="with --effort: a request that has waited this long goes before new ones of the current lam (default: 10)",
+    )
     how = p.add_argument_group("server")
     how.add_argument(
         "--host",
@@ -69,6 +89,7 @@ class Server(NamedTuple):
         small: the folder whose tokenizer and sampling settings are used.
         config: model_loader_extra_config.
         nbytes: the size of both models.
+        efforts: what requests may choose; None if they cannot choose.
         notes: one line for each irregularity of the models that is handled.
     """
 
@@ -78,6 +99,7 @@ class Server(NamedTuple):
     config: dict[str, Any]
     nbytes: int
     notes: list[str]
+    efforts: Efforts | None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -116,6 +138,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..integrations.vllm.server import run_server
 
     gc.set_threshold(*_THRESHOLDS)
+    if server.efforts is not None:
+        options.mi_kernels_efforts = replace(server.efforts, models=tuple(options.served_model_name))
     run_server(options, lambda: None if arguments.quiet else _announce(options, server.config["lam"]))
     return 0
 
@@ -163,7 +187,9 @@ def checked(arguments: argparse.Namespace) -> Server:
         config["extrapolate"] = True
     if arguments.check:
         config["check"] = True
-    models, notes = check_models(arguments.instruct, LoaderOptions.read(config))
+    loader = LoaderOptions.read(config)
+    efforts = _efforts(arguments, loader)
+    models, notes = check_models(arguments.instruct, loader, list(efforts.named.values()) if efforts else [])
     instruct, thinking = models
     if thinking.revision is not None and thinking.adapter is None:
         config["other"] = thinking.root  # the commit that was checked, whatever the Hub has when the engine loads
@@ -182,7 +208,29 @@ def checked(arguments: argparse.Namespace) -> Server:
         config=config,
         nbytes=sum(model.nbytes for model in models),
         notes=notes,
+        efforts=efforts,
     )
+
+
+def _efforts(arguments: argparse.Namespace, loader: LoaderOptions) -> Efforts | None:
+    """Raises:
+    ArgumentError: an effort is invalid, or --max-wait has no effect.
+    """
+    if not arguments.effort:
+        if arguments.max_wait is not None:
+            raise ArgumentError(
+                "--max-wait has no effect without --effort",
+                "Name the efforts that requests may choose, as in --effort low=0.2,high=0.9, or leave it out.",
+            )
+        return None
+    from ..integrations.vllm.efforts import Efforts, read_efforts
+
+    assert loader.recipe is not None
+    named = read_efforts(arguments.effort, loader.recipe, (arguments.instruct, arguments.thinking))
+    max_wait = 10.0 if arguments.max_wait is None else arguments.max_wait
+    if not 0 <= max_wait < float("inf"):
+        raise ArgumentError(f"--max-wait is {max_wait:g}", "Give a number of seconds from 0.")
+    return Efforts((arguments.instruct,), named, loader.recipe, max_wait)
 
 
 def _check_memory(resident: str, nbytes: int) -> None:
@@ -253,6 +301,9 @@ def _announce(options: Namespace, lam: float) -> None:
 
     where = f"unix:{options.uds}" if options.uds else f"{url(options.host, options.port, has_tls(options))}/v1"
     _say(f"lam {lam:g} at {where}")
+    efforts: Efforts | None = getattr(options, "mi_kernels_efforts", None)
+    if efforts is not None:
+        _say(f"requests choose reasoning_effort {', '.join(efforts.named)}, or a model: {', '.join(efforts.listed())}")
     _say(f"to change it: {example(options, lam, has_key(options, os.environ))}")
 
 

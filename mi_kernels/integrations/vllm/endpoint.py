@@ -7,6 +7,9 @@ rejects those that a web page sends.
     GET   {"lam": 0.55}
     POST  {"lam": 0.8, "layers": "12:36", "modules": "ffn", "drain": true}
 
+With `--effort`, requests choose their own lam (`effort_route`). The route then shows and changes the default: what a
+request gets that chooses nothing.
+
 docs/serve.md lists the errors.
 """
 
@@ -22,9 +25,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
 from ...errors import MIKernelsError
+from ...recipe.interpolation import Recipe
 from .client import EngineError, NotLiveError, set_lam_async
+from .efforts import Efforts, Wanted, shown
 from .lam_request import PATH, RequestError, error_body, param_of, read_request
 from .server import has_key
+from .turns import Turns
 
 
 class LamEndpoint:
@@ -37,16 +43,36 @@ class LamEndpoint:
         app.add_api_route(PATH, _get, methods=["GET"])
         app.add_api_route(PATH, _post, methods=["POST"])
         app.add_api_route(PATH, _other_method, methods=["PUT", "PATCH", "DELETE"], include_in_schema=False)
+        if _efforts(getattr(app.state, "args", None)) is not None:
+            from .effort_route import EffortLayer
+
+            app.add_middleware(EffortLayer, state=app.state)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         state.mi_kernels_engine = engine_client
         state.mi_kernels_turn = asyncio.Lock()
+        state.mi_kernels_turns = None
+        if (efforts := _efforts(args)) is not None:
+            from .effort_metrics import count
+
+            async def change(wanted: Wanted) -> None:
+                await set_lam_async(engine_client, **shown(wanted.recipe))
+
+            state.mi_kernels_efforts = efforts
+            state.mi_kernels_turns = Turns(change, Wanted.of(efforts.default), efforts.max_wait, count)
         state.mi_kernels_guarded = has_key(args, os.environ)
+
+
+def _efforts(options: Any) -> Efforts | None:
+    """The efforts that `mi-kernels serve` has put beside vLLM's options."""
+    return getattr(options, "mi_kernels_efforts", None)
 
 
 async def _get(request: Request) -> JSONResponse:
     if (refusal := _stranger(request)) is not None:
         return refusal
+    if request.app.state.mi_kernels_turns is not None:
+        return JSONResponse(_shown(request.app.state))
     answers = await request.app.state.mi_kernels_engine.collective_rpc("mi_kernels_get")
     for answer in answers:
         if "broken" in answer:
@@ -64,6 +90,8 @@ async def _post(request: Request) -> JSONResponse:
     state = request.app.state
     try:
         wanted = read_request(await request.body())
+        if state.mi_kernels_turns is not None:
+            return JSONResponse(await _set_default(state, wanted))
         async with state.mi_kernels_turn:  # one change at a time
             answer = await set_lam_async(state.mi_kernels_engine, **wanted)
     except EngineError as error:
@@ -75,6 +103,27 @@ async def _post(request: Request) -> JSONResponse:
     except MIKernelsError as error:
         return _error(400, error.problem, error.remedy, param_of(error.problem))
     return JSONResponse(answer)
+
+
+async def _set_default(state: Any, wanted: dict[str, Any]) -> dict[str, Any]:
+    """Changes what requests get that choose nothing. Takes a turn, so that the engine checks the recipe.
+
+    Raises:
+        MIKernelsError: as `set_lam_async`.
+    """
+    efforts: Efforts = state.mi_kernels_efforts
+    content = {key: value for key, value in wanted.items() if key != "drain"}  # every turn waits for running requests
+    recipe = Recipe.from_dict({**content, "extrapolate": efforts.default.extrapolate})
+    async with state.mi_kernels_turns.turn(Wanted.of(recipe)):
+        efforts.default = recipe
+    return _shown(state)
+
+
+def _shown(state: Any) -> dict[str, Any]:
+    """The default, the current merge of the engine, and all efforts."""
+    efforts: Efforts = state.mi_kernels_efforts
+    named = {name: shown(recipe) for name, recipe in efforts.named.items()}
+    return {**shown(efforts.default), "current": shown(state.mi_kernels_turns.current.recipe), "efforts": named}
 
 
 async def _other_method(request: Request) -> JSONResponse:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...checkpoint.record import Checkpoint
 from ...errors import ArgumentError, CheckpointError
 from ...live.resident import Resident
 from ...merge.sources import lerp_sources
+from ...recipe.interpolation import Recipe
 from ...recipe.load import load
 from .options import LoaderOptions
 
@@ -31,12 +32,12 @@ class Checked(NamedTuple):
     notes: list[str]
 
 
-def check_models(model: str, options: LoaderOptions) -> Checked:
+def check_models(model: str, options: LoaderOptions, others: Sequence[Recipe] = ()) -> Checked:
     """Checks what the loader will check, so that a refusal comes at once. Reads headers only.
 
     Args:
         model: vLLM's model, with @REVISION if a revision was given.
-        options: the options of the loader.
+        options: the options of the loader. others: further recipes that the engine will change to.
 
     Raises:
         MIKernelsError: the loader would refuse the pair or the recipe, with the same message.
@@ -52,7 +53,9 @@ def check_models(model: str, options: LoaderOptions) -> Checked:
     try:
         if options.recipe is not None:
             refuse_unloadable(resident.models[0])
-            lerp_sources(resident.alignment, [options.recipe])
+            for recipe in (options.recipe, *others):
+                lerp_sources(resident.alignment, [recipe])
+                resident.check_tied(recipe)
         resident.check_tied(options.recipe)
         return Checked(resident.models, resident.notes)
     finally:
