@@ -85,7 +85,7 @@ class Server(NamedTuple):
 
     Attributes:
         model: INSTRUCT for vLLM: the folder, or a snapshot if the user gave a Hub id.
-        name: INSTRUCT as the user gave it.
+        names: of the model that is served: the pair's, and INSTRUCT as the user gave it.
         small: the folder whose tokenizer and sampling settings are used.
         config: model_loader_extra_config.
         nbytes: the size of both models.
@@ -94,7 +94,7 @@ class Server(NamedTuple):
     """
 
     model: str
-    name: str
+    names: tuple[str, str]
     small: str
     config: dict[str, Any]
     nbytes: int
@@ -203,7 +203,7 @@ def checked(arguments: argparse.Namespace) -> Server:
     _check_memory(arguments.resident, sum(model.nbytes for model in models))
     return Server(
         model=instruct.root,
-        name=arguments.instruct,
+        names=(pair_name(arguments.instruct, arguments.thinking), arguments.instruct),
         small=small.root,
         config=config,
         nbytes=sum(model.nbytes for model in models),
@@ -230,7 +230,22 @@ def _efforts(arguments: argparse.Namespace, loader: LoaderOptions) -> Efforts | 
     max_wait = 10.0 if arguments.max_wait is None else arguments.max_wait
     if not 0 <= max_wait < float("inf"):
         raise ArgumentError(f"--max-wait is {max_wait:g}", "Give a number of seconds from 0.")
-    return Efforts((arguments.instruct,), named, loader.recipe, max_wait)
+    return Efforts((), named, loader.recipe, max_wait)  # the names are known when vLLM has read its options
+
+
+def pair_name(instruct: str, thinking: str) -> str:
+    """Returns the name of a pair: the last parts of both names, with the words that they share once.
+
+    >>> pair_name("Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4B-Thinking-2507")
+    'Qwen3-4B-Instruct+Thinking-2507'
+    """
+    a, b = ([*os.path.basename(os.path.abspath(name.split("@")[0])).split("-")] for name in (instruct, thinking))
+    if a == b:
+        return "-".join(a)
+    start = len(os.path.commonprefix([a, b]))
+    end = min(len(os.path.commonprefix([a[::-1], b[::-1]])), len(a) - start, len(b) - start)
+    middle = ["-".join(words[start : len(words) - end]) for words in (a, b)]
+    return "-".join(part for part in [*a[:start], "+".join(filter(None, middle)), *a[len(a) - end :]] if part)
 
 
 def _check_memory(resident: str, nbytes: int) -> None:
@@ -274,7 +289,7 @@ def command(arguments: argparse.Namespace, server: Server, given: Mapping[str, A
     defaults = [("tokenizer", server.small), ("generation_config", server.small)]
     replaceable = [(f"--{name.replace('_', '-')}", value) for name, value in defaults if name not in given]
     return [
-        *("--model", server.model, "--served-model-name", server.name, "--load-format", "mi_kernels"),
+        *("--model", server.model, "--served-model-name", *server.names, "--load-format", "mi_kernels"),
         *("--model-loader-extra-config", json.dumps(server.config)),
         *("--worker-extension-cls", "mi_kernels.integrations.vllm.worker.LiveWorker"),
         *(word for pair in replaceable for word in pair),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from mi_kernels import Recipe
 from mi_kernels.checkpoint import hub
 from mi_kernels.checkpoint.open import open_checkpoint
 from mi_kernels.cli import main, serve
@@ -215,7 +216,9 @@ def test_the_command_line_for_vllm(pair: Path) -> None:
         "resident": "device",
         "extrapolate": True,
     }
-    assert (after(argv, "--model"), after(argv, "--served-model-name")) == ("instruct", "instruct")
+    assert after(argv, "--model") == "instruct"
+    names = argv.index("--served-model-name") + 1
+    assert argv[names : names + 3] == ["instruct+thinking", "instruct", "--load-format"]
     assert (after(argv, "--tokenizer"), after(argv, "--generation-config")) == ("thinking", "thinking")
     assert after(argv, "--host") == "127.0.0.1"
     assert argv[-2:] == ["--max-model-len", "100"]
@@ -226,6 +229,39 @@ def test_the_command_line_for_vllm(pair: Path) -> None:
     assert after(serve.command(arguments, serve.checked(arguments), {}), "--tokenizer") == "instruct"
 
 
+@pytest.mark.parametrize(
+    ("instruct", "thinking", "name"),
+    [
+        ("./instruct", "/models/thinking/", "instruct+thinking"),
+        ("Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4B-Thinking-2507@main", "Qwen3-4B-Instruct+Thinking-2507"),
+        ("a/x", "b/x", "x"),
+        ("q", "q-thinking", "q-thinking"),
+        ("q-x-x", "q-x", "q-x-x"),
+    ],
+)
+def test_the_name_of_a_pair(instruct: str, thinking: str, name: str) -> None:
+    assert serve.pair_name(instruct, thinking) == name
+
+
+def test_efforts_are_checked_with_the_models(pair: Path, tmp_path: Path) -> None:
+    found = serve.checked(parsed("--effort", "low=0.2,high=0.9", "--layers", "1:", "--max-wait", "3"))
+    assert found.efforts is not None
+    assert found.efforts.named == {"low": Recipe(0.2, layers="1:"), "high": Recipe(0.9, layers="1:")}
+    assert found.efforts.max_wait == 3
+    assert serve.checked(parsed()).efforts is None
+    recipe = tmp_path / "max.yml"
+    recipe.write_text("method: lerp\nmodels: [instruct, thinking]\nlam: 1\nlayers: '77:'\n")
+    for words, problem in (
+        (["--effort", f"max={recipe}"], "77"),
+        (["--effort", "low=2"], "--effort low: lam is 2"),
+        (["--max-wait", "3"], "--max-wait has no effect without --effort"),
+        (["--effort", "low=0.2", "--max-wait", "-1"], "--max-wait is -1"),
+    ):
+        with pytest.raises(ArgumentError) as caught:
+            serve.checked(parsed(*words))
+        assert problem in caught.value.problem
+
+
 def test_models_of_the_hub_are_served_from_the_snapshots_that_were_checked(
     pair: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,7 +270,9 @@ def test_models_of_the_hub_are_served_from_the_snapshots_that_were_checked(
     arguments = parsed()
     arguments.instruct, arguments.thinking = "ORG/instruct@v2", "ORG/thinking"
     argv = serve.command(arguments, serve.checked(arguments), {})
-    assert (after(argv, "--model"), after(argv, "--served-model-name")) == (str(pair / "instruct"), "ORG/instruct@v2")
+    assert after(argv, "--model") == str(pair / "instruct")
+    names = argv.index("--served-model-name") + 1
+    assert argv[names : names + 2] == ["instruct+thinking", "ORG/instruct@v2"]
     assert json.loads(after(argv, "--model-loader-extra-config"))["other"] == str(pair / "thinking")
     assert after(argv, "--tokenizer") == str(pair / "thinking")
 

@@ -142,25 +142,17 @@ def test_a_tool_of_your_own(here: Path) -> None:
 
 
 class Server(BaseHTTPRequestHandler):
-    """As `mi-kernels serve` answers, with the lam in place of an answer."""
-
-    served: dict[str, Any]
-    changes: list[Any]
+    """As `mi-kernels serve --effort low=0.3,high=0.8` answers, with the lam in place of an answer."""
 
     def do_GET(self) -> None:
-        self.reply(self.served if self.path.endswith("/mi_kernels/lam") else {"data": [{"id": "./instruct"}]})
+        self.reply({"data": [{"id": "instruct+thinking"}, {"id": "instruct+thinking@low"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path == "/v1/mi_kernels/lam":
-            self.changes.append(body)
-            self.served.clear()
-            self.served.update(body)
-            self.reply({**body, "seconds": 0.1})
-            return
-        assert (self.path, body["model"]) == ("/v1/chat/completions", "./instruct")
-        said = f"{body['messages'][0]['content']} at lam {self.served['lam']}"
-        self.reply({"choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]})
+        assert (self.path, body["model"]) == ("/v1/chat/completions", "instruct+thinking")
+        merge = {"lam": {"low": 0.3, "high": 0.8}[body["reasoning_effort"]], "effort": body["reasoning_effort"]}
+        said = f"{body['messages'][0]['content']} at lam {merge['lam']}"
+        self.reply({"mi_kernels": merge, "choices": [{"index": 0, "message": {"role": "assistant", "content": said}}]})
 
     def reply(self, content: Any) -> None:
         text = json.dumps(content).encode()
@@ -176,7 +168,6 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
-    Server.served, Server.changes = {"lam": 0.3}, []
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
@@ -186,14 +177,11 @@ def server() -> Iterator[ThreadingHTTPServer]:
 
 
 def test_serving_with_efforts(tmp_path: Path, server: ThreadingHTTPServer) -> None:
-    """lam changes only where the effort asks for another one."""
     pytest.importorskip("openai")
     url = ("--url", f"http://127.0.0.1:{server.server_port}")
     assert run("efforts", tmp_path, *url, "--effort", "low", "one") == "one at lam 0.3\n[effort low, lam 0.3]\n"
-    assert Server.changes == []
     said = run("efforts", tmp_path, *url, "--effort", "high", "two", "three")
-    assert said == "two at lam 0.8\nthree at lam 0.8\n[effort high, lam 0.8]\n"
-    assert Server.changes == [{"lam": 0.8}]
+    assert said == "two at lam 0.8\n[effort high, lam 0.8]\nthree at lam 0.8\n[effort high, lam 0.8]\n"
 
 
 def test_the_notebook(tmp_path: Path) -> None:
