@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import itertools
 import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -242,10 +243,15 @@ def pair_name(instruct: str, thinking: str) -> str:
     a, b = ([*os.path.basename(os.path.abspath(name.split("@")[0])).split("-")] for name in (instruct, thinking))
     if a == b:
         return "-".join(a)
-    start = len(os.path.commonprefix([a, b]))
-    end = min(len(os.path.commonprefix([a[::-1], b[::-1]])), len(a) - start, len(b) - start)
+    start = _equal(a, b)
+    end = min(_equal(a[::-1], b[::-1]), len(a) - start, len(b) - start)
     middle = ["-".join(words[start : len(words) - end]) for words in (a, b)]
     return "-".join(part for part in [*a[:start], "+".join(filter(None, middle)), *a[len(a) - end :]] if part)
+
+
+def _equal(a: Sequence[str], b: Sequence[str]) -> int:
+    """Returns how many of the first words are equal."""
+    return len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b))))
 
 
 def _check_memory(resident: str, nbytes: int) -> None:
