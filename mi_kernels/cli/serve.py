@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, BackendError, CheckpointError, printable, shortened
-from ..recipe.lam import checked_lam
 from ..system.sizes import show_bytes
 from .arguments import add_masks, add_pair
 from .shell import Parser, Terminated
@@ -143,6 +142,8 @@ def checked(arguments: argparse.Namespace) -> Server:
     Raises:
         MIKernelsError: the server would not start, or other machines could reach it without an API key.
     """
+    from ..recipe.lam import checked_lam
+
     lam = checked_lam(arguments.lam, arguments.extrapolate)
     found = written(arguments.others)
     refuse_clashes(found)
