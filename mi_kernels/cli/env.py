@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
-import platform
 import shutil
-from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
 from .._version import __version__
-from ..backends import cpu
 from ..errors import BackendError, counted, printable
 from ..system.sizes import show_bytes
 from .shell import Parser
@@ -51,6 +47,10 @@ def gather() -> dict[str, Any]:
 
     Imports torch only if there is a driver, because torch is slow to load. Never imports Triton.
     """
+    import platform
+
+    from ..backends import cpu
+
     torch = _version("torch")
     facts: dict[str, Any] = {
         "mi_kernels": __version__,
@@ -73,6 +73,8 @@ def gather() -> dict[str, Any]:
 
 
 def _isa_facts() -> dict[str, Any]:
+    from ..backends import cpu
+
     try:
         from .. import _cpu
     except BackendError:  # names the cause
@@ -85,6 +87,8 @@ def _isa_facts() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -118,6 +122,8 @@ def _hub() -> dict[str, Any]:
 
 def _torch_cuda() -> str | None:
     """Returns the CUDA version that torch was built for. Reads it from a file, because importing torch is slow."""
+    from importlib import metadata
+
     for file in metadata.files("torch") or ():
         if str(file) == "torch/version.py":
             for line in file.read_text().splitlines():
@@ -129,6 +135,8 @@ def _torch_cuda() -> str | None:
 
 def _driver() -> str | None:
     """Returns the CUDA version that the NVIDIA driver reports, or None without a driver."""
+    import ctypes
+
     try:
         driver = ctypes.CDLL("libcuda.so.1")
         version = ctypes.c_int()
@@ -154,6 +162,8 @@ def _gpu_backends(driver: str | None) -> dict[str, str]:
 
 def describe(facts: dict[str, Any]) -> str:
     """Returns the result of `gather` as text."""
+    from ..backends import cpu
+
     f = facts
     forced = f" (forced by {cpu.ISA_VARIABLE})" if os.environ.get(cpu.ISA_VARIABLE) else ""
     hub = f["hub"]

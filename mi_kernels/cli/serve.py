@@ -21,7 +21,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ArgumentError, BackendError, CheckpointError, printable, shortened
-from ..recipe.lam import checked_lam
 from ..system.sizes import show_bytes
 from .arguments import add_masks, add_pair
 from .shell import Parser, Terminated
@@ -168,6 +167,8 @@ def checked(arguments: argparse.Namespace) -> Server:
     Raises:
         MIKernelsError: the server would not start, or other machines could reach it without an API key.
     """
+    from ..recipe.lam import checked_lam
+
     lam = checked_lam(arguments.lam, arguments.extrapolate)
     found = written(arguments.others)
     refuse_clashes(found)

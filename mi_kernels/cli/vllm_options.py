@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from ..errors import ArgumentError
-from ..integrations.vllm.listening import is_loopback
+from ..integrations.vllm.addresses import is_loopback
 
 # vLLM's options that `serve` sets itself, and what to use instead.
 REFUSED = {

@@ -17,15 +17,24 @@ Example:
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .client import set_lam, set_lam_async
+if TYPE_CHECKING:
+    from .client import set_lam, set_lam_async
 
 LIVE = "mi_kernels.integrations.vllm.worker.LiveWorker"
 LOAD_FORMAT = "mi_kernels"
 
 __all__ = ["LIVE", "LOAD_FORMAT", "register", "set_lam", "set_lam_async"]
+
+if not TYPE_CHECKING:  # with it, type checkers would accept any name
+
+    def __getattr__(name: str) -> Any:  # `mi-kernels serve --help` must not wait for asyncio
+        if name not in ("set_lam", "set_lam_async"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from . import client
+
+        return getattr(client, name)
 
 
 def register() -> None:
@@ -48,6 +57,8 @@ def _check_early(arguments: Any) -> None:
     Args:
         arguments: vLLM's class EngineArgs.
     """
+    import functools
+
     create = arguments.create_engine_config
     if getattr(create, "checks_mi_kernels", False):
         return

@@ -16,7 +16,6 @@ docs/serve.md lists the errors.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 from argparse import Namespace
 from typing import Any
@@ -26,6 +25,7 @@ from fastapi.responses import JSONResponse
 
 from ...errors import MIKernelsError
 from ...recipe.interpolation import Recipe
+from .addresses import is_loopback
 from .client import EngineError, NotLiveError, set_lam_async
 from .efforts import Efforts, Wanted, shown
 from .lam_request import PATH, RequestError, error_body, param_of, read_request
@@ -141,10 +141,7 @@ def _stranger(request: Request) -> JSONResponse | None:
     if request.app.state.mi_kernels_guarded:
         return None  # the server has already checked the key
     host = request.client.host if request.client else ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = not host  # a Unix socket has no address
+    local = not host or is_loopback(host)  # a Unix socket has no address
     if local and "origin" not in request.headers:  # a browser sends the origin of the page, which may be any web site
         return None
     return _error(

@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import ArgumentError, MIKernelsError
 from .client import Answer, EngineError, NotLiveError
 from .lam_request import PATH
-from .listening import is_loopback
+from .addresses import is_loopback
 
 
 class ServerError(MIKernelsError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import shlex
 import socket
@@ -16,14 +15,6 @@ from ...errors import ArgumentError
 from .lam_request import PATH
 
 _PAUSE = 0.2  # seconds between two attempts
-
-
-def is_loopback(host: str) -> bool:
-    """Returns whether only programs on this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def check_free(host: str, port: int) -> None:
