@@ -1,4 +1,4 @@
-"""Answers with the effort that the caller asks for: an OpenAI client, and a server that serves two models as a continuum.
+"""Asks a server that serves two models as a continuum, with an OpenAI client and the effort that the caller wants.
 
 mi-kernels serve ./instruct ./thinking --lam 0.5 --effort low=0.3,medium=0.5,high=0.8
 python -m pip install openai

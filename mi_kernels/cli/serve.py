@@ -50,6 +50,13 @@ def add(p: Parser) -> None:
         metavar="SECONDS",
         help="with --effort: a request that has waited this long goes before new ones of the current lam (default: 10)",
     )
+    each.add_argument(
+        "--ui",
+        nargs="?",
+        const="",
+        metavar="REPORT",
+        help="serve a page at /ui: chat with a slider for lam; with the report of a sweep, it shows where lam stands",
+    )
     how = p.add_argument_group("server")
     how.add_argument(
         "--host",
@@ -90,6 +97,7 @@ class Server(NamedTuple):
         config: model_loader_extra_config.
         nbytes: the size of both models.
         efforts: what requests may choose; None if they cannot choose.
+        page: the sweeps of the page, see `report_sweep.read_stages`; None without a page.
         notes: one line for each irregularity of the models that is handled.
     """
 
@@ -100,6 +108,7 @@ class Server(NamedTuple):
     nbytes: int
     notes: list[str]
     efforts: Efforts | None
+    page: list[dict[str, Any]] | None
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -138,6 +147,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from ..integrations.vllm.server import run_server
 
     gc.set_threshold(*_THRESHOLDS)
+    if server.page is not None:
+        options.mi_kernels_page = server.page
     if server.efforts is not None:
         options.mi_kernels_efforts = replace(server.efforts, models=tuple(options.served_model_name))
     run_server(options, lambda: None if arguments.quiet else _announce(options, server.config["lam"]))
@@ -190,7 +201,7 @@ def checked(arguments: argparse.Namespace) -> Server:
     if arguments.check:
         config["check"] = True
     loader = LoaderOptions.read(config)
-    efforts = _efforts(arguments, loader)
+    efforts, page = _efforts(arguments, loader), _page(arguments.ui)
     models, notes = check_models(arguments.instruct, loader, list(efforts.named.values()) if efforts else [])
     instruct, thinking = models
     if thinking.revision is not None and thinking.adapter is None:
@@ -211,6 +222,7 @@ def checked(arguments: argparse.Namespace) -> Server:
         nbytes=sum(model.nbytes for model in models),
         notes=notes,
         efforts=efforts,
+        page=page,
     )
 
 
@@ -218,7 +230,7 @@ def _efforts(arguments: argparse.Namespace, loader: LoaderOptions) -> Efforts | 
     """Raises:
     ArgumentError: an effort is invalid, or --max-wait has no effect.
     """
-    if not arguments.effort:
+    if not arguments.effort and arguments.ui is None:
         if arguments.max_wait is not None:
             raise ArgumentError(
                 "--max-wait has no effect without --effort",
@@ -233,6 +245,17 @@ def _efforts(arguments: argparse.Namespace, loader: LoaderOptions) -> Efforts | 
     if not 0 <= max_wait < float("inf"):
         raise ArgumentError(f"--max-wait is {max_wait:g}", "Give a number of seconds from 0.")
     return Efforts((), named, loader.recipe, max_wait)  # the names are known when vLLM has read its options
+
+
+def _page(report: str | None) -> list[dict[str, Any]] | None:
+    """Raises:
+    ArgumentError: there is no report of a sweep.
+    """
+    if report is None:
+        return None
+    from ..integrations.vllm.report_sweep import read_stages
+
+    return read_stages(report) if report else []
 
 
 def pair_name(instruct: str, thinking: str) -> str:
@@ -324,8 +347,10 @@ def _announce(options: Namespace, lam: float) -> None:
     where = f"unix:{options.uds}" if options.uds else f"{url(options.host, options.port, has_tls(options))}/v1"
     _say(f"lam {lam:g} at {where}")
     efforts: Efforts | None = getattr(options, "mi_kernels_efforts", None)
-    if efforts is not None:
+    if efforts is not None and efforts.named:
         _say(f"requests choose reasoning_effort {', '.join(efforts.named)}, or a model: {', '.join(efforts.listed())}")
+    if getattr(options, "mi_kernels_page", None) is not None and not options.uds:
+        _say(f"the page is at {url(options.host, options.port, has_tls(options))}/ui/")
     _say(f"to change it: {example(options, lam, has_key(options, os.environ))}")
 
 

@@ -3,6 +3,7 @@
     {"lam": 0.6}                        extra_body of OpenAI's client
     {"reasoning_effort": "high"}        the standard field of chat completions
     {"model": "NAME@high"}              also "NAME@0.6": for clients that can only choose a model
+    {"mi_kernels": {"lam": 0.6, "layers": "12:"}}   a recipe with masks and rules, as responses show it
 
 Needs neither vLLM nor torch.
 """
@@ -21,7 +22,7 @@ from ...errors import ArgumentError, MIKernelsError, did_you_mean
 from ...recipe.interpolation import Recipe
 from ...recipe.lam import checked_lam, numeric_lam
 from ...recipe.load import load
-from .lam_request import RequestError
+from .lam_request import RequestError, read_recipe
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 # Where each route has the standard field for an effort.
@@ -110,6 +111,9 @@ class Efforts:
         if left.get("lam") is not None:
             found.append(("lam", self._number(left["lam"], "lam")))
         left.pop("lam", None)
+        if left.get("mi_kernels") is not None:
+            found.append(("mi_kernels", self._whole(left["mi_kernels"])))
+        left.pop("mi_kernels", None)
         name, at, suffix = str(left.get("model")).rpartition("@")
         if at and name in self.models and left["model"] not in self.models:
             found.append(("model", self._suffix(suffix, left["model"])))
@@ -136,6 +140,13 @@ class Efforts:
             remedy = "Send a number from 0 to 1." if not self.default.extrapolate else "Send a number."
             raise RequestError(error.problem.split(":")[0], remedy, param) from error
         return Chosen(replace(self.default, lam=lam))
+
+    def _whole(self, content: Any) -> Chosen:
+        try:
+            recipe = {**read_recipe(content), "extrapolate": self.default.extrapolate}
+            return Chosen(Recipe.from_dict(recipe))
+        except ArgumentError as error:
+            raise RequestError(f"mi_kernels: {error.problem}", error.remedy, "mi_kernels") from error
 
     def _suffix(self, suffix: str, model: str) -> Chosen:
         if suffix in self.named:

@@ -43,10 +43,15 @@ class LamEndpoint:
         app.add_api_route(PATH, _get, methods=["GET"])
         app.add_api_route(PATH, _post, methods=["POST"])
         app.add_api_route(PATH, _other_method, methods=["PUT", "PATCH", "DELETE"], include_in_schema=False)
-        if _efforts(getattr(app.state, "args", None)) is not None:
+        options = getattr(app.state, "args", None)
+        if _efforts(options) is not None:
             from .effort_route import EffortLayer
 
             app.add_middleware(EffortLayer, state=app.state)
+        if (stages := getattr(options, "mi_kernels_page", None)) is not None:
+            from .page_route import attach_page
+
+            attach_page(app, stages)
 
     async def init_state(self, engine_client: Any, state: Any, args: Namespace) -> None:
         state.mi_kernels_engine = engine_client

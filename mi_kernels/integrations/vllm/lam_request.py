@@ -70,10 +70,28 @@ def read_request(content: bytes) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise RequestError(f"the body is {_shown(body)}, not an object", 'Send {"lam": 0.55}.')
     _check_keys(body, _KEYS, "")
-    _check_values(body, "")
     drain = body.get("drain", True)
     if not isinstance(drain, bool):
         raise RequestError(f"drain is {_shown(drain)}", "Send true or false.", "drain")
+    _check_recipe(body)
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def read_recipe(content: Any) -> dict[str, Any]:
+    """Returns lam, masks and rules from a part of a request.
+
+    Raises:
+        RequestError: a key or the type of a value is wrong.
+    """
+    if not isinstance(content, dict):
+        raise RequestError(f"{_shown(content)} is not an object", 'Send {"lam": 0.55}.')
+    _check_keys(content, [key for key in _KEYS if key != "drain"], "")
+    _check_recipe(content)
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _check_recipe(body: dict[str, Any]) -> None:
+    _check_values(body, "")
     rules = body.get("rules")
     if not isinstance(rules, list | None):
         raise RequestError(
@@ -87,7 +105,6 @@ def read_request(content: bytes) -> dict[str, Any]:
             )
         _check_keys(rule, _RULE, where)
         _check_values(rule, where)
-    return {key: value for key, value in body.items() if value is not None}
 
 
 def param_of(problem: str) -> str | None:

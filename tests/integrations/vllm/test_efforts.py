@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from argparse import Namespace
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,8 @@ from mi_kernels.errors import ArgumentError
 from mi_kernels.integrations.vllm.efforts import Efforts, NoSuchEffort, Wanted, read_efforts
 from mi_kernels.integrations.vllm.lam_request import RequestError
 
-from ...support.engines import AsyncEngine
+from ...support.effort_server import CHAT, Weights, application
 
-CHAT = "/v1/chat/completions"
 NAMED = {"low": Recipe(0.2), "high": Recipe(0.9, rules=(Rule(0.0, modules="attn"),))}
 PAIR = ("instruct", "thinking")
 
@@ -153,68 +150,6 @@ def test_recipes_of_other_models(tmp_path: Path, content: str, problem: str) -> 
     assert problem in caught.value.problem
 
 
-class Weights(AsyncEngine):
-    """An engine that knows its weights, and how many responses it generates."""
-
-    def __init__(self) -> None:
-        super().__init__({"lam": 0.5, "seconds": 0.0})
-        self.lam, self.running, self.bodies = 0.5, 0, []
-        self.bodies: list[Any]
-
-    async def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
-        if method == "mi_kernels_set":
-            assert not self.running
-            self.lam = args[0]["lam"]
-        if method == "mi_kernels_check" and args[0].get("layers"):
-            return [{"refused": ["layers: 9 is beyond the 4 layers of this model", "Use 0 to 4."]}]
-        return await super().collective_rpc(method, args)
-
-
-def application(engine: Weights, efforts: Efforts | None) -> Any:
-    """A server with vLLM's routes in small: they answer with the weights that they begin and end with."""
-    fastapi = pytest.importorskip("fastapi")
-    pytest.importorskip("httpx")
-    pytest.importorskip("prometheus_client")
-    from fastapi.responses import JSONResponse, StreamingResponse
-
-    from mi_kernels.integrations.vllm.endpoint import LamEndpoint
-
-    app = fastapi.FastAPI()
-    options = Namespace(api_key=None)
-    if efforts is not None:
-        options.mi_kernels_efforts = efforts
-    app.state.args = options
-
-    @app.post(CHAT)
-    async def chat(body: dict[str, Any]) -> Any:
-        engine.bodies.append(body)
-        engine.running += 1
-        begun = engine.lam
-        if not body.get("stream"):
-            for _ in range(body.get("steps", 3)):
-                await asyncio.sleep(0)
-            engine.running -= 1
-            return JSONResponse({"id": "x", "began": begun, "ended": engine.lam})
-
-        async def events() -> AsyncIterator[str]:
-            for i in range(3):
-                await asyncio.sleep(0)
-                yield f"data: {json.dumps({'part': i, 'text': 'data: {', 'began': begun, 'lam': engine.lam})}\n\n"
-            engine.running -= 1
-            yield "data: [DONE]\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    @app.get("/v1/models")
-    async def models() -> Any:
-        return {"object": "list", "data": [{"id": "qwen", "owned_by": "vllm"}]}
-
-    endpoint = LamEndpoint()
-    endpoint.attach_router(app)
-    asyncio.run(endpoint.init_state(engine, app.state, options))
-    return app
-
-
 async def asked(app: Any, *bodies: dict[str, Any], path: str = CHAT) -> list[Any]:
     import httpx
 
@@ -251,13 +186,9 @@ def test_streams_say_their_merge_in_each_event() -> None:
         assert last == "data: [DONE]"
         for i, event in enumerate(events):
             content = json.loads(event.removeprefix("data: "))
-            assert content == {
-                "mi_kernels": shown,
-                "part": i,
-                "text": "data: {",
-                "began": shown["lam"],
-                "lam": shown["lam"],
-            }
+            assert content["mi_kernels"] == shown
+            assert (content["part"], content["began"], content["ended"]) == (i, shown["lam"], shown["lam"])
+        assert len(events) == 6
 
 
 def test_a_client_that_goes_gives_up_its_place() -> None:

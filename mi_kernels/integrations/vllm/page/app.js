@@ -131,7 +131,9 @@ function draw() {
   $("plot").hidden = !chosen;
   if (!chosen) return;
   const picture = $("plot").querySelector("svg");
-  const [left, right, top, bottom] = [36, 590, 10, 155];
+  const width = Math.max(280, Math.round(picture.getBoundingClientRect().width) || 600); // so that text keeps its size
+  picture.setAttribute("viewBox", `0 0 ${width} 180`);
+  const [left, right, top, bottom] = [46, width - 10, 10, 155];
   const x = (lam) => left + lam * (right - left);
   const y = (share) => bottom - share * (bottom - top);
   const most = Math.max(...chosen.points.map((point) => point.tokens), 1);
@@ -153,12 +155,18 @@ function draw() {
   for (const [name, words] of [["mean", "accuracy"], ["think", "Think #R"], ["tokens", `tokens (top: ${Math.round(most)})`]]) {
     const key = shape("svg", { class: `key ${name}`, viewBox: "0 0 24 8", "aria-hidden": "true" });
     key.append(shape("line", { x1: 0, x2: 24, y1: 4, y2: 4 }));
-    caption.append(key, ` ${words}  `);
+    caption.append(key, ` ${words}${name === "tokens" ? ". " : ", "}`);
   }
-  caption.append(`. The dashed line is lam ${lam}.`);
+  caption.append(`The dashed line is lam ${lam}.`);
 }
 
+addEventListener("resize", draw);
+
 // ------------------------------------------------------------------------------------------------------------- answers
+
+function count(tokens) {
+  return `${tokens.toLocaleString("en")} ${tokens === 1 ? "token" : "tokens"}`;
+}
 
 // Shows an answer in `box` while it comes: the thinking part folded, and what the answer cost.
 class Answer {
@@ -184,7 +192,7 @@ class Answer {
     const thinking = end < 0 ? "" : this.text.slice(0, end).replace(/^\s*<think>/, "").trim();
     this.said = end < 0 ? this.text : this.text.slice(end + "</think>".length).trim();
     this.fold.hidden = end < 0;
-    this.fold.querySelector("summary").textContent = `Thinking, ${this.thought.toLocaleString()} tokens`;
+    this.fold.querySelector("summary").textContent = `Thinking, ${count(this.thought)}`;
     this.fold.querySelector(".text").textContent = thinking;
     this.answer.textContent = this.said;
     this.show();
@@ -197,7 +205,7 @@ class Answer {
     const { lam, effort, layers, modules } = this.made ?? {};
     const masks = [layers && `layers ${layers}`, modules && `modules ${modules}`].filter(Boolean).join(", ");
     const merged = this.made ? `lam ${lam}${effort ? ` (${effort})` : ""}${masks && `, ${masks}`}: ` : "";
-    this.cost.textContent = `${merged}${this.tokens.toLocaleString()} tokens${rate}${this.first ? waited : ""}${end}`;
+    this.cost.textContent = `${merged}${count(this.tokens)}${rate}${this.first ? waited : ""}${end}`;
   }
 
   fail(message) {
