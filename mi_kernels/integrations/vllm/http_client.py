@@ -11,9 +11,9 @@ import urllib.request
 from typing import Any
 
 from ...errors import ArgumentError, MIKernelsError
+from .addresses import is_loopback
 from .client import Answer, EngineError, NotLiveError
 from .lam_request import PATH
-from .addresses import is_loopback
 
 
 class ServerError(MIKernelsError):
