@@ -126,7 +126,9 @@ def download(text: str, files: Selection | list[str], kind: str = "model") -> tu
         raise
     except Exception as error:  # many classes: network, gated, unknown id, offline
         close = _model_meant(text) if match["revision"] is None else ""
-        otherwise = "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used."
+        otherwise = (
+            "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used."
+        )
         raise CheckpointError(
             f"{text}: no such folder, and the download from the Hub failed: {first_line(error)}",
             f"{close} {otherwise}".lstrip(),

@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse
 
 from ...errors import MIKernelsError
 from .addresses import is_loopback
-from .client import EngineError, NotLiveError, set_lam_async
+from .client import EngineError, FilesChangedError, NotLiveError, set_lam_async
 from .lam_request import PATH, RequestError, error_body, param_of, read_request
 from .server import has_key
 
@@ -68,6 +68,8 @@ async def _post(request: Request) -> JSONResponse:
             answer = await set_lam_async(state.mi_kernels_engine, **wanted)
     except EngineError as error:
         return _error(503, error.problem, "Restart the server.")
+    except FilesChangedError as error:
+        return _error(409, error.problem, "The weights in use stay as they are. Restart the server to change lam.")
     except NotLiveError as error:
         return _error(409, error.problem, "Start the server with `mi-kernels serve`.")
     except RequestError as error:

@@ -27,6 +27,7 @@ vllm = pytest.importorskip("vllm", reason="needs vLLM: pip install -e '.[eval-cp
 from mi_kernels.cli.vllm_options import REFUSED, REPLACED  # noqa: E402
 from mi_kernels.errors import ArgumentError  # noqa: E402
 from mi_kernels.integrations.vllm import register  # noqa: E402
+from mi_kernels.integrations.vllm.client import NotLiveError  # noqa: E402
 from mi_kernels.integrations.vllm.http_client import ServerError, change_lam, get_lam  # noqa: E402
 from mi_kernels.integrations.vllm.server import ServerOptions, has_key  # noqa: E402
 
@@ -202,7 +203,7 @@ def engine_of(process: subprocess.Popen[bytes]) -> int:
 
 
 def test_an_engine_that_dies_ends_the_server_with_an_error(tmp_path: Path) -> None:
-    """vLLM's own server ends with 0 then. The models' folder is not needed before that: the files are mapped."""
+    """vLLM's own server ends with 0 then. Before that, THINKING's folder is removed, which is no fatal error."""
     thinking = tmp_path / "thinking"
     shutil.copytree(PAIR[1], thinking)
     port = free_port()
@@ -210,7 +211,9 @@ def test_an_engine_that_dies_ends_the_server_with_an_error(tmp_path: Path) -> No
     with serving(tmp_path, *words, pair=(PAIR[0], str(thinking))) as (process, said):
         wait_for(process, said, "mi-kernels: to change it")
         shutil.rmtree(thinking)
-        assert change_lam(f"http://127.0.0.1:{port}", 0.8)["lam"] == 0.8
+        with pytest.raises(NotLiveError, match="is no longer readable"):
+            change_lam(f"http://127.0.0.1:{port}", 0.8)
+        assert get_lam(f"http://127.0.0.1:{port}")["lam"] == 0.5
         os.kill(engine_of(process), signal.SIGKILL)
         assert process.wait(timeout=120) == 2
     problem, remedy = said.read_text().splitlines()[-2:]
