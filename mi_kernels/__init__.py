@@ -107,7 +107,9 @@ if not TYPE_CHECKING:  # type checkers would take every misspelt name for an att
 
     def __getattr__(name: str) -> Any:
         if name not in _HOMES and name != "live":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from .system.names import no_such_name
+
+            raise no_such_name(__name__, name, __all__)
         from importlib import import_module
 
         if name == "live":  # a module
@@ -120,3 +122,6 @@ if not TYPE_CHECKING:  # type checkers would take every misspelt name for an att
 
 def __dir__() -> list[str]:
     return __all__
+
+    def __dir__() -> list[str]:  # Python's own hints and completion know only these names
+        return sorted({*globals(), *__all__})

@@ -12,11 +12,31 @@ Recipes and other files have keys of the same names, which stay as they are: the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 _COMPARED = 200  # characters of a word: comparing takes the square of them
+_RANKED = 12  # known words that are like a word, and that are compared letter by letter
+_ERROR, _WRONG_LETTER = 2, 3  # what a typing error counts
 _MAX_CHARACTERS = 1500  # of one line of a message: paths and tensor names can be very long
 _ARGUMENT = re.compile(r"`([a-z_]+)(?:=([^`\s]+))?`")
+
+# What other tools call our arguments, options and keys. A hint uses an entry only where our name is a known one.
+OTHER_NAMES: Mapping[str, str] = {
+    **dict.fromkeys(("alpha", "lambda", "lambda_", "lmbda", "weight", "weights", "w", "t", "l"), "lam"),
+    **dict.fromkeys(("ratio", "merge_ratio", "interpolation", "interpolation_weight", "lerp_weight", "mix"), "lam"),
+    **dict.fromkeys(("output", "output_dir", "output_path", "out_dir", "out_path", "dest", "save"), "out"),
+    **dict.fromkeys(("layer", "blocks", "layer_range"), "layers"),
+    **dict.fromkeys(("module", "mask", "masks"), "modules"),
+    **dict.fromkeys(("force", "clobber", "f", "y"), "overwrite"),
+    **dict.fromkeys(("precision", "out_dtype", "torch_dtype"), "dtype"),
+    **dict.fromkeys(("jobs", "workers", "num_threads", "j"), "threads"),
+    **dict.fromkeys(("cuda", "gpu", "gpus"), "device"),
+    **dict.fromkeys(("shard_size", "out_shard_size"), "max_shard_size"),
+    **dict.fromkeys(("dryrun", "plan", "n"), "dry_run"),
+    **dict.fromkeys(("silent",), "quiet"),
+    **dict.fromkeys(("copy_tokenizer", "tokenizer", "tokenizer_source"), "copy_from"),
+    **dict.fromkeys(("upload", "push_to_hub"), "push"),
+}
 
 
 class MIKernelsError(Exception):
@@ -134,22 +154,68 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 def nearest(word: str, known: Iterable[str], limit: int = 1, likeness: float = 0.6) -> list[str]:
     """Returns up to `limit` of the known words that are like `word`, the closest first.
 
-    Capital letters, `-` and `_` do not count, so that `Task-Arithmetic` finds `task_arithmetic`.
+    Closest is the word that the fewest typing errors turn into `word`: a letter that is missing or added, or two
+    neighbours that changed places; a wrong letter is less likely. Among equally close words, the first known one is
+    first, so give the most frequent names first. Capital letters, `-` and `_` do not count, so that `Task-Arithmetic`
+    finds `task_arithmetic`.
 
     Args:
         likeness: from 0 (any word) to 1 (only equal ones).
+
+    Example:
+        >>> from mi_kernels.errors import nearest
+        >>> nearest("modles", ["models", "modules"], limit=2)
+        ['models', 'modules']
     """
     import difflib
 
-    def plain(text: str) -> str:
-        return text[:_COMPARED].lower().replace("-", "_")
+    plain = _plain(word)
+    spelled = {_plain(name): name for name in known}
+    like = difflib.get_close_matches(plain, spelled, n=max(limit, _RANKED), cutoff=likeness)
+    places = {name: i for i, name in enumerate(spelled)}
+    like.sort(key=lambda name: (_typing_errors(plain, name), places[name]))
+    return [spelled[name] for name in like[:limit]]
 
-    spelled = {plain(name): name for name in known}
-    return [spelled[name] for name in difflib.get_close_matches(plain(word), spelled, n=limit, cutoff=likeness)]
+
+def _plain(word: str) -> str:
+    return word[:_COMPARED].lower().replace("-", "_")
+
+
+def _typing_errors(one: str, other: str) -> int:
+    """Returns the cost of the letters to insert, drop, replace or swap that turn one word into the other.
+
+    This is the distance of Damerau and Levenshtein in which no letter is edited twice.
+    """
+    above: list[int] = []
+    row = [_ERROR * j for j in range(len(other) + 1)]
+    for i, a in enumerate(one):
+        above, before, row = row, above, [_ERROR * (i + 1)]
+        for j, b in enumerate(other):
+            cost = min(row[j] + _ERROR, above[j + 1] + _ERROR, above[j] + (a != b) * _WRONG_LETTER)
+            if i and j and a == other[j - 1] and b == one[i - 1]:
+                cost = min(cost, before[j - 1] + _ERROR)
+            row.append(cost)
+    return row[-1]
+
+
+def meant(word: object, known: Iterable[str]) -> str | None:
+    """Returns the known word that `word` most likely means: what other tools call by that name, or the closest one.
+
+    Example:
+        >>> from mi_kernels.errors import meant
+        >>> meant("alpha", ["scale", "lam"]), meant("tise", ["ties", "slerp"]), meant("xyz", ["ties", "slerp"])
+        ('lam', 'ties', None)
+    """
+    names = list(known)
+    close = nearest(str(word), names)
+    if close and _typing_errors(_plain(str(word)), _plain(close[0])) <= _WRONG_LETTER:
+        return close[0]
+    ours = OTHER_NAMES.get(_plain(str(word)))
+    return next((name for name in (ours, f"{ours}s") if name in names), close[0] if close else None)
 
 
 def did_you_mean(word: object, known: Iterable[str], otherwise: str = "") -> str:
-    """Returns a sentence for a remedy that names the known word closest to `word`; `otherwise` if none is close.
+    """Returns a sentence for a remedy that names the known word that is `meant`; `otherwise` if there is none.
 
     Example:
         >>> from mi_kernels.errors import did_you_mean
@@ -158,12 +224,12 @@ def did_you_mean(word: object, known: Iterable[str], otherwise: str = "") -> str
         >>> did_you_mean("xyz", ["ties", "slerp"], otherwise="Use ties or slerp.")
         'Use ties or slerp.'
     """
-    close = nearest(str(word), known)
-    return f"Did you mean {close[0]}?" if close else otherwise
+    name = meant(word, known)
+    return f"Did you mean {name}?" if name else otherwise
 
 
 def with_hint(word: object, known: Iterable[str], then: str) -> str:
-    """Returns `then`, after the closest known word if one is close.
+    """Returns `then`, after the known word that is `meant` if there is one.
 
     Example:
         >>> from mi_kernels.errors import with_hint

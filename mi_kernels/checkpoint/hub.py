@@ -16,7 +16,7 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from ..errors import CheckpointError, counted, did_you_mean
+from ..errors import CheckpointError, counted, nearest
 from ..system.sizes import show_bytes
 from .needed_files import ADAPTER_FILES as ADAPTER_FILES
 from .needed_files import MODEL_FILES as MODEL_FILES
@@ -28,6 +28,8 @@ _NEVER = re.compile(r"--|\.\.|[.-]$|\.(git|safetensors|bin|pth?|json|ya?ml)$")  
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:(?P<org>[\w.-]+?)--)?(?P<name>[\w.-]+)/snapshots/")
 _SPARE = 16 << 20  # bytes that stay free for the file system itself
 _MOST_NAMES = 1000
+_MOST_TRIED = 3  # folders with a name like that of a missing one
+_LIKENESS = 0.8  # of such names: one wrong letter in six, two in eleven
 _left_out: dict[str, list[str]] = {}  # by the folder of the snapshot
 
 
@@ -47,28 +49,47 @@ def no_such_folder(given: str) -> CheckpointError:
     """Returns the error for a path that does not exist and is not an id: its first part that is missing, a remedy."""
     if given.startswith("~"):
         return CheckpointError(f"{given}: no such folder", "The shell did not replace ~: write $HOME instead.")
-    path = missing = given.rstrip("/")
-    while (above := os.path.dirname(missing)) and not os.path.isdir(above):
-        missing = above
+    path = given.rstrip("/")
+    missing = _first_missing(path)
     why = "" if missing == path else f", because {missing} does not exist"
     match = _ID.fullmatch(given)
     if match is not None and os.path.isdir(match["org"]):
         otherwise = f"{match['org']} is a folder here, so this is a path. For the model on the Hub, write {given}@main."
     else:
         otherwise = "Check the path, or give a Hub id such as ORG/NAME."
-    close = did_you_mean(missing, _folders_beside(missing))
-    return CheckpointError(f"{given}: no such folder{why}", f"{close} {otherwise}".lstrip())
+    return CheckpointError(f"{given}: no such folder{why}", f"{_model_meant(path)} {otherwise}".lstrip())
 
 
-def _folders_beside(path: str) -> list[str]:
-    above = os.path.dirname(path)
+def _first_missing(path: str) -> str:
+    """Returns the part of `path` up to the first folder that does not exist."""
+    while (above := os.path.dirname(path)) and not os.path.isdir(above):
+        path = above
+    return path
+
+
+def _model_meant(path: str) -> str:
+    """Returns a sentence with the path of a model that is spelled almost like `path`; empty if there is none.
+
+    Only the name that is wrong is compared: paths with a long common beginning are always alike.
+    """
+    missing = _first_missing(path)
+    above, name = os.path.split(missing)
     try:
         with os.scandir(above or ".") as entries:  # of a folder with a million entries, the first ones
-            names = [entry.name for _, entry in zip(range(_MOST_NAMES), entries) if entry.is_dir()]
+            names = sorted(entry.name for _, entry in zip(range(_MOST_NAMES), entries) if entry.is_dir())
     except OSError:
-        return []
-    prefix = path[: len(path) - len(os.path.basename(path))]  # as it is written
-    return [prefix + name for name in names]
+        return ""
+    prefix, rest = missing[: len(missing) - len(name)], path[len(missing) :]  # as they are written
+    paths = [f"{prefix}{other}{rest}" for other in nearest(name, names, _MOST_TRIED, _LIKENESS)]
+    return next((f"Did you mean {other}?" for other in paths if _has_weights(other)), "")
+
+
+def _has_weights(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.endswith(".safetensors") for _, entry in zip(range(_MOST_NAMES), entries))
+    except OSError:
+        return False
 
 
 def download(text: str, files: Selection | list[str], kind: str = "model") -> tuple[str, str]:
@@ -104,9 +125,13 @@ def download(text: str, files: Selection | list[str], kind: str = "model") -> tu
     except CheckpointError:
         raise
     except Exception as error:  # many classes: network, gated, unknown id, offline
+        close = _model_meant(text) if match["revision"] is None else ""
+        otherwise = (
+            "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used."
+        )
         raise CheckpointError(
             f"{text}: no such folder, and the download from the Hub failed: {first_line(error)}",
-            "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used.",
+            f"{close} {otherwise}".lstrip(),
         ) from error
     return folder, _commit(folder)
 

@@ -6,6 +6,7 @@ The script is static: the Tab key does not start Python. shtab writes it from th
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,20 @@ def script(shell: str) -> str:
             setattr(action, "complete", shtab.FILE if metavar in _FILES else shtab.DIRECTORY)  # noqa: B010
         elif action.choices is None and isinstance(metavar, str):
             action.choices = values.get(metavar)
-    return str(shtab.complete(parser, shell))
+    return _completed(str(shtab.complete(parser, shell)), shell)
+
+
+def _completed(text: str, shell: str) -> str:
+    """Adds what shtab leaves out: `--dtype=VALUE` in zsh, and in tcsh every model after the first one."""
+    if shell == "zsh":  # an option with a value, such as "--dtype[help]:DTYPE:(...)" or {-o,--out}"[help]:OUT:..."
+        return re.sub(r'(--[\w-]+)(\}")?(\[(?:[^\]\\]|\\.)*\]:)', _with_equals, text)
+    if shell == "tcsh":
+        return text.replace("'p/*/()/'", "'p/*/d/'")
+    return text
+
+
+def _with_equals(match: re.Match[str]) -> str:
+    return f"{match[1]}={match[2] or ''}{match[3]}"
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[Any]:

@@ -27,6 +27,7 @@ from .shell import Parser, Terminated
 from .vllm_options import REFUSED, REPLACED, may_have_key, refuse_clashes, require_key, written
 
 if TYPE_CHECKING:
+    from ..checkpoint.record import Checkpoint
     from ..integrations.vllm.efforts import Efforts
     from ..integrations.vllm.options import LoaderOptions
 
@@ -96,6 +97,7 @@ class Server(NamedTuple):
         small: the folder whose tokenizer and sampling settings are used.
         config: model_loader_extra_config.
         nbytes: the size of both models.
+        parameters: of INSTRUCT.
         efforts: what requests may choose; None if they cannot choose.
         page: the sweeps of the page, see `report_sweep.read_stages`; None without a page.
         notes: one line for each irregularity of the models that is handled.
@@ -106,6 +108,7 @@ class Server(NamedTuple):
     small: str
     config: dict[str, Any]
     nbytes: int
+    parameters: int
     notes: list[str]
     efforts: Efforts | None
     page: list[dict[str, Any]] | None
@@ -130,6 +133,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     server = checked(arguments)
+    os.environ.update(environment(os.environ))
+    if arguments.check:
+        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a refusal stays an exception of its own type
+    options = vllm_options(arguments, server)
+    _check_gpus(arguments.resident, server.parameters, options)
     if not (arguments.check or arguments.quiet):
         for note in server.notes:
             _say(f"note: {note}")
@@ -137,11 +146,6 @@ def _run(arguments: argparse.Namespace) -> int:
             f"starting vLLM with {show_bytes(server.nbytes)} of models; "
             "that takes half a minute and the time to read them. The address follows when the server answers."
         )
-    os.environ.update(environment(os.environ))
-    if arguments.check:
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")  # stdout is for the result
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a refusal stays an exception of its own type
-    options = vllm_options(arguments, server)
     if arguments.check:
         return _check(options)
     from ..integrations.vllm.server import run_server
@@ -220,6 +224,7 @@ def checked(arguments: argparse.Namespace) -> Server:
         small=small.root,
         config=config,
         nbytes=sum(model.nbytes for model in models),
+        parameters=_parameters(instruct),
         notes=notes,
         efforts=efforts,
         page=page,
@@ -289,6 +294,22 @@ def _check_memory(resident: str, nbytes: int) -> None:
             f"{show_bytes(memory)}",
             "Leave out --resident host, or use a machine with more memory.",
         )
+
+
+def _parameters(model: Checkpoint) -> int:
+    tied = model.config.get("tie_word_embeddings", False)
+    return sum(t.elements for t in model.tensors.values() if not (tied and t.name == "lm_head.weight"))
+
+
+def _check_gpus(resident: str, parameters: int, options: Namespace) -> None:
+    """Raises:
+    ArgumentError: the GPUs are too small. With vLLM's CPU build, it does not matter what they are.
+    """
+    from ..integrations.vllm.gpu_memory import check_gpus, gpus, need_of
+    from ..integrations.vllm.import_failure import version
+
+    if not version("torch").endswith("+cpu"):
+        check_gpus(need_of(parameters, options, resident), gpus())
 
 
 def vllm_options(arguments: argparse.Namespace, server: Server) -> Namespace:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, ClassVar, NoReturn
 
-from ..errors import MIKernelsError, did_you_mean, printable, spelled
+from ..errors import OTHER_NAMES, MIKernelsError, did_you_mean, printable, spelled
 from ..system.faults import problem, remedy
 from .colour import BOLD_RED, coloured
 
@@ -20,24 +20,7 @@ from .colour import BOLD_RED, coloured
 # objects that stay in use, and collections took a quarter of the time of a merge.
 _OBJECTS = 200_000
 
-# Options of other tools, and what they are called here. A parser uses those whose second part is one of its options.
-_OTHER_NAMES = {
-    **dict.fromkeys(("alpha", "lambda", "weight", "weights", "ratio", "t", "l"), "lam"),
-    **dict.fromkeys(("output", "output-dir", "output-path", "out-dir", "out-path", "dest", "save"), "out"),
-    **dict.fromkeys(("layer", "blocks", "layer-range"), "layers"),
-    **dict.fromkeys(("module", "mask", "masks"), "modules"),
-    **dict.fromkeys(("force", "clobber", "f", "y"), "overwrite"),
-    **dict.fromkeys(("precision", "out-dtype", "torch-dtype"), "dtype"),
-    **dict.fromkeys(("jobs", "workers", "num-threads", "j"), "threads"),
-    **dict.fromkeys(("cuda", "gpu", "gpus"), "device"),
-    **dict.fromkeys(("shard-size", "out-shard-size"), "max-shard-size"),
-    **dict.fromkeys(("dryrun", "plan", "n"), "dry-run"),
-    **dict.fromkeys(("silent",), "quiet"),
-    **dict.fromkeys(("copy-tokenizer", "tokenizer", "tokenizer-source"), "copy-from"),
-    **dict.fromkeys(("upload", "push-to-hub"), "push"),
-}
-
-# Commands of other tools, in the same way.
+# Commands of other tools, and what they are called here.
 _OTHER_COMMANDS = {
     **dict.fromkeys(("interpolate", "blend", "mix"), "lerp"),
     **dict.fromkeys(("diff", "distance", "similarity", "sigma"), "compare"),
@@ -176,7 +159,7 @@ class Parser(argparse.ArgumentParser):
         if bare in self.elsewhere:
             return self.elsewhere[bare]
         options = {text.lstrip("-"): text for text in self._option_string_actions if text.startswith("--")}
-        same = _OTHER_NAMES.get(bare.lower(), bare)
+        same = OTHER_NAMES.get(bare.lower().replace("-", "_"), bare).replace("_", "-")
         started = [text for plain, text in options.items() if len(bare) > 1 and plain.startswith(bare)]
         close = did_you_mean(f"--{bare}", options.values()) if len(bare) > 2 else ""
         meant = f"Did you mean {(options.get(same) or started[0])}?" if same in options or len(started) == 1 else close

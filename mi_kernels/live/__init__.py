@@ -30,7 +30,12 @@ if not TYPE_CHECKING:  # type checkers would take every misspelt name for an att
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from ..system.names import no_such_name
+
+            raise no_such_name(__name__, name, __all__)
         from . import knob
 
         return getattr(knob, name)
+
+    def __dir__() -> list[str]:  # Python's own hints and completion know only these names
+        return sorted({*globals(), *__all__})

@@ -35,7 +35,7 @@ from ..errors import ArgumentError, MIKernelsError
 from ..recipe.interpolation import Recipe
 from ..recipe.masks import Layers, Modules
 from ..recipe.rules import Lam, Rule
-from ..system.arguments import checks_names
+from ..system.arguments import checks_names, checks_names_after
 from .match import Part, check_others, match, open_source, parts_of
 from .sides import CheckpointSides, Sides, TensorSides, copies, read_side
 from .watch import Watch
@@ -45,7 +45,15 @@ Model: TypeAlias = torch.nn.Module | str | os.PathLike[str]
 _attached: WeakSet[torch.nn.Module] = WeakSet()
 
 
-@checks_names
+def _refuse_unloaded(model: object) -> None:
+    if not isinstance(model, torch.nn.Module):
+        raise ArgumentError(
+            f"model is {model!r:.80}, a {type(model).__name__}, but attach changes a module that is loaded",
+            "Load it first: AutoModelForCausalLM.from_pretrained(FOLDER), and pass the result.",
+        )
+
+
+@checks_names_after(_refuse_unloaded)
 def attach(
     model: torch.nn.Module,
     other: Model,
@@ -91,11 +99,7 @@ def attach(
         True
         >>> knob.set_lam(mi_kernels.Recipe(0.8, rules=[mi_kernels.Rule(0, pattern="bias")]))
     """
-    if not isinstance(model, torch.nn.Module):
-        raise ArgumentError(
-            f"model is {model!r:.80}, a {type(model).__name__}, but attach changes a module that is loaded",
-            "Load it first: AutoModelForCausalLM.from_pretrained(FOLDER), and pass the result.",
-        )
+    _refuse_unloaded(model)
     if not isinstance(other, (str, os.PathLike, torch.nn.Module)):
         raise ArgumentError(
             f"other is {other!r:.80}, of type {type(other).__name__}",
@@ -218,6 +222,7 @@ class Knob:
         self._refusal: torch.utils.hooks.RemovableHandle | None = None
         self._watch: Watch | None = None
 
+    @checks_names
     def set_lam(
         self,
         lam: Lam | Recipe,
@@ -339,6 +344,7 @@ class InterpolatedModel(torch.nn.Module):  # type: ignore[misc]
         ['bias', 'weight']
     """
 
+    @checks_names
     def __init__(self, model_a: torch.nn.Module, model_b: Model, lam: Lam | Recipe = 0.0, **options: Any) -> None:
         super().__init__()
         knob = attach(model_a, model_b, lam=lam, **options)

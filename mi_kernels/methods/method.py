@@ -52,6 +52,11 @@ class Parameter:
     mergekit: str | None = None
     aliases: tuple[str, ...] = ()
 
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """The names of this parameter in other tools, where they are not ours."""
+        return tuple(name for name in (self.mergekit, *self.aliases) if name not in (None, self.name))
+
     def allows(self, value: float) -> bool:
         """Whether `value` is in the range: the only check of it, for every way in which a value is given."""
         if self.kind == "truth":

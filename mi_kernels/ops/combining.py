@@ -12,7 +12,7 @@ from ..backends import cpu, dispatch
 from ..backends.spans import CombineSpan, Operand
 from ..dtypes import CODES, FLOATS, OUTPUTS, TORCH_NAMES
 from ..errors import ArgumentError, DTypeError, with_hint
-from ..system.arguments import items
+from ..system.arguments import checks_names, items
 from .arrays import Array, as_array, as_list, empty_like, is_torch, is_traced
 from .eager import increment_versions
 from .linear import lerp
@@ -25,6 +25,7 @@ T = TypeVar("T")
 _UNNAMED = "the tensor"
 
 
+@checks_names
 def combine(
     tensors: Sequence[T],
     method: str,
@@ -145,7 +146,9 @@ def _values(method: Method, given: Mapping[str, Any], count: int, where: str) ->
     unknown = [key for key in given if key not in known]
     if unknown:
         takes = f"Its parameters are {', '.join(known)}." if known else "It has no parameters."
-        raise ArgumentError(f"{method.name} does not use {unknown[0]}", with_hint(unknown[0], known, takes))
+        names = {other: p.name for p in method.parameters for other in p.elsewhere}
+        word = names.get(unknown[0], unknown[0])
+        raise ArgumentError(f"{method.name} does not use {unknown[0]}", with_hint(word, known, takes))
     values = {}
     for p in method.parameters:
         value = p.default if given.get(p.name) is None else given[p.name]

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+from ..system.arguments import checks_names
 from .arrays import is_traced, pair_lists
 from .eager import multi_lerp_now
 from .pair import quick_lerp
@@ -23,6 +24,7 @@ from .pair import quick_lerp
 T = TypeVar("T")
 
 
+@checks_names
 def lerp(a: T, b: T, lam: float, out: T | None = None, *, backend: str | None = None, threads: int | None = None) -> T:
     """(1 - lam) * a + lam * b, rounded once at the end; see the module's contract.
 
@@ -60,6 +62,7 @@ def lerp(a: T, b: T, lam: float, out: T | None = None, *, backend: str | None = 
     return multi_lerp([a], [b], lam, None if out is None else [out], backend=backend, threads=threads, _single=True)[0]
 
 
+@checks_names
 def multi_lerp(
     a: Sequence[T],
     b: Sequence[T],

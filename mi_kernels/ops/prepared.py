@@ -16,6 +16,7 @@ from ..backends.device_table import Rows, by_dtypes
 from ..backends.launches import PreparedLaunches
 from ..dtypes import CODES, FLOAT32_MAX
 from ..errors import ArgumentError, BackendError
+from ..system.arguments import checks_names
 from . import tensor_table
 from .arrays import Array, as_array, empty_like, is_torch, is_traced, pair_lists
 from .eager import (
@@ -35,6 +36,7 @@ T = TypeVar("T")
 Weights = npt.NDArray[np.float64]  # [T], NaN for a pair to skip
 
 
+@checks_names
 def prepare(
     a: Sequence[T],
     b: Sequence[T],
@@ -135,6 +137,7 @@ class Prepared(Generic[T]):
         written = self._table.sizes[:, 0].sum() if len(self) else 0
         return f"<Prepared: {len(self):,} pairs, {written / 1e9:.2f} GB of outputs, {self._table.device}>"
 
+    @checks_names
     def lerp(self, lam: float | Sequence[float], *, every: bool = False) -> list[T]:
         """Sets each output to (1 - lam) * a + lam * b. The bits are those of `mi_kernels.multi_lerp`.
 

@@ -8,11 +8,13 @@ from typing import Any
 
 from ..checkpoint.names import OTHER, Place, places
 from ..errors import ArgumentError, with_hint
+from ..system.arguments import checks_fields
 from .lam import numeric_lam
 from .masks import Layers, Modules, depth
 from .rules import Lam, Rule, checked_schedule
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Recipe:
     """Interpolation with masks and rules.

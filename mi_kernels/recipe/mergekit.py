@@ -26,6 +26,7 @@ from .settings import Setting, check, plain_setting
 _METHODS = {method.mergekit.name: method for method in METHODS.values() if method.mergekit is not None}
 _KNOWN_PARAMETERS = (*PARAMETERS, *FORMER_PARAMETERS)
 _OURS = {"base": "base_model", "method": "merge_method", "lam": "t"}  # keys of our recipes, and mergekit's names
+_ENTRY_KEYS = ("model", "parameters", "layer_range")  # of a list of models or sources
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _RUN = "Run this configuration with mergekit."
 _MOST_NAMES = 12  # that a note lists for one reason
@@ -214,7 +215,17 @@ def _models_of(parts: list[Mapping[str, Any]], base: str | None, where: str) -> 
     found: list[str] = []
     for part in parts:
         sources = _list(part.get("sources"), f"{where}: sources")
-        found += [m for m in (_reference(s.get("model"), where) for s in sources) if m not in found]
+        for source in sources:
+            if source.get("model") is None:
+                typo = next((key for key in source if "model" in nearest(str(key), _ENTRY_KEYS)), None)
+                raise ArgumentError(
+                    f"{where}: {dict(source)!r:.80} does not name a model",
+                    "Add `model: FOLDER or Hub id`."
+                    if typo is None
+                    else f"Did you mean `model:` instead of `{typo}:`?",
+                )
+            name = _reference(source["model"], where)
+            found += [name] if name not in found else []
     return tuple(m for m in found if m != base)
 
 
@@ -224,7 +235,9 @@ def _slice(part: Mapping[str, Any], models: tuple[str, ...], sliced: bool, param
         if value is None or key in ("sources", "parameters"):
             continue
         if key != "base_model" or parameters.base is None or _reference(value, where) != parameters.base:
-            remedy = "Remove it: mergekit does not read it." if key == "residual_weight" else _RUN
+            known = ("sources", "parameters", "base_model")
+            remedy = did_you_mean(key, known, _RUN) if key not in known else _RUN
+            remedy = "Remove it: mergekit does not read it." if key == "residual_weight" else remedy
             raise ArgumentError(f"{where}: slices: {key} is not supported", remedy)
     ranges: set[tuple[int, int]] = set()
     by_model: dict[str, Mapping[str, Setting]] = {}
@@ -252,7 +265,7 @@ def _slice(part: Mapping[str, Any], models: tuple[str, ...], sliced: bool, param
 
 
 def _refuse_entry(key: Any, place: str, where: str) -> None:
-    remedy = "Remove it: mergekit ignores it here."
+    remedy = with_hint(key, _ENTRY_KEYS, "Remove it: mergekit ignores it here.")
     if key in _KNOWN_PARAMETERS:
         remedy = f"Move it to the model's `parameters`, or remove it: mergekit ignores {key} here."
     raise ArgumentError(f"{where}: {place}: {key} is not supported", remedy)

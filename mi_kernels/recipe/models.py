@@ -12,6 +12,7 @@ from ..checkpoint.names import Place
 from ..errors import ArgumentError, with_hint
 from ..methods.method import Parameter
 from ..methods.registry import METHODS, PARAMETERS
+from ..system.arguments import checks_fields
 from .conditions import Conditions
 from .interpolation import Recipe
 from .masks import Layers, Modules
@@ -24,10 +25,7 @@ KEYS = tuple(
 )
 _METHOD_NAMES = ("lerp", *METHODS)
 _MODEL_PARAMETERS = tuple(name for name, parameter in PARAMETERS.items() if parameter.by_model)
-# Names in other tools, and what they are here.
-_RENAMED = {"base_model": "base", "merge_method": "method"} | {
-    other: name for name, p in PARAMETERS.items() for other in (p.mergekit, *p.aliases) if other not in (None, name)
-}
+_RENAMED = {"base_model": "base", "merge_method": "method"}  # names in other tools, and what they are here
 
 
 class Slice(NamedTuple):
@@ -51,6 +49,7 @@ class Spelling(NamedTuple):
     names: Mapping[str, str]
 
 
+@checks_fields
 @dataclass(frozen=True)
 class MergeRecipe:
     """What `merge_checkpoint` does.
@@ -185,8 +184,9 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
     >>> from_dict({"method": "linear", "models": ["A", {"model": "B", "weight": 3}]}).models
     ('A', 'B')
     """
-    _check_keys(content, KEYS, where)
     method = content.get("method")
+    parameters = _parameters_of(method)
+    _check_keys(content, KEYS, where, parameters, _used_keys(method))
     if method is None:
         raise ArgumentError(f"{where}: method is missing", f"Add `method:` with one of {', '.join(_METHOD_NAMES)}.")
     if method not in _METHOD_NAMES:
@@ -194,7 +194,7 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
             f"{where}: method {method!r} is unknown",
             with_hint(method, _METHOD_NAMES, f"The methods are {', '.join(_METHOD_NAMES)}."),
         )
-    models, by_model = _models(content.get("models"), where)
+    models, by_model = _models(content.get("models"), where, parameters)
     dtype, copy_from = content.get("dtype"), content.get("copy_from", "thinking")
     base = content.get("base")
     if base is not None and not isinstance(base, str):
@@ -226,6 +226,25 @@ def from_dict(content: Mapping[str, Any], where: str = "the recipe") -> MergeRec
         ),
         where,
     )
+
+
+def _parameters_of(method: Any) -> Sequence[Parameter]:
+    """The parameters of a method of recipes; those of all methods for an unknown one."""
+    if method == "lerp":
+        return ()
+    return METHODS[method].parameters if isinstance(method, str) and method in METHODS else [*PARAMETERS.values()]
+
+
+def _used_keys(method: Any) -> tuple[str, ...]:
+    """The keys that a recipe with this method uses; all of them for an unknown one."""
+    if method == "lerp":
+        others = {*PARAMETERS, "base", "slices"} - {*_PAIR_KEYS}
+    elif isinstance(method, str) and method in METHODS:
+        others = ({*PARAMETERS} - {p.name for p in METHODS[method].parameters}) | {"rules", "extrapolate"}
+        others |= {"base"} if METHODS[method].base == "none" else set()
+    else:
+        return KEYS
+    return tuple(key for key in KEYS if key not in others)
 
 
 def gradient_notes(
@@ -339,7 +358,9 @@ def _model(value: Any) -> str:
     return text
 
 
-def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str, Setting], ...]]:
+def _models(
+    given: Any, where: str, parameters: Sequence[Parameter]
+) -> tuple[tuple[str, ...], tuple[Mapping[str, Setting], ...]]:
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise ArgumentError(f"{where}: models {given!r} is not a list of models", "Give a list of folders or Hub ids.")
     names, by_model = [], []
@@ -349,7 +370,7 @@ def _models(given: Any, where: str) -> tuple[tuple[str, ...], tuple[Mapping[str,
             raise ArgumentError(
                 f"{where}: {item!r} is not a model", "Give a folder, a Hub id, or `model:` with parameters."
             )
-        _check_keys(entry, ("model", *_MODEL_PARAMETERS), f"{where}: models")
+        _check_keys(entry, ("model", *_MODEL_PARAMETERS), f"{where}: models", parameters)
         if not isinstance(entry.get("model"), str):
             raise ArgumentError(f"{where}: {dict(entry)!r} does not name a model", "Add `model: FOLDER or Hub id`.")
         names.append(entry["model"])
@@ -377,7 +398,7 @@ def _slices(
     for part in given:
         if not isinstance(part, Mapping):
             raise ArgumentError(f"{where}: slices: {part!r} is not a slice", "Write its `layers` and its parameters.")
-        _check_keys(part, ("layers", "models", *known), f"{where}: slices")
+        _check_keys(part, ("layers", "models", *known), f"{where}: slices", [*known.values()])
         start = found[-1].stop if found else 0
         if start is None:
             raise ArgumentError(
@@ -394,7 +415,7 @@ def _slices(
             )
         own: tuple[Mapping[str, Setting], ...] = tuple({} for _ in models)
         if "models" in part:
-            names, own = _models(part["models"], f"{where}: slices")
+            names, own = _models(part["models"], f"{where}: slices", [*known.values()])
             if names != models:
                 raise ArgumentError(
                     f"{where}: slices: a slice has the models {', '.join(names)}, not {', '.join(models)}",
@@ -411,17 +432,35 @@ def _check_text(where: str, **values: Any) -> None:
             raise ArgumentError(f"{where}: {key} {value!r} is not text", "Give text.")
 
 
-def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+def _check_keys(
+    content: Mapping[str, Any],
+    known: Sequence[str],
+    where: str,
+    parameters: Sequence[Parameter],
+    used: Sequence[str] | None = None,
+) -> None:
+    """Refuses unknown keys.
+
+    Args:
+        parameters: those of the method, which other tools may call by other names.
+        used: the keys that a hint can name. None: all that are known.
+    """
+    names = _RENAMED | {other: p.name for p in parameters for other in p.elsewhere}
     for key in content:
         if key not in known:
-            word = _RENAMED.get(key, key) if isinstance(key, str) else key
+            word = names.get(key, key) if isinstance(key, str) else key
             keys = f"The keys are {', '.join(known)}."
-            raise ArgumentError(f"{where}: unknown key {key!r}", with_hint(word, known, keys))
+            raise ArgumentError(f"{where}: unknown key {key!r}", with_hint(word, used or known, keys))
 
 
 def _refuse(content: Mapping[str, Any], keys: set[str], method: str, where: str) -> None:
     given = sorted(keys & set(content))
     if given:
         raise ArgumentError(
-            f"{where}: {method} does not use {', '.join(given)}", "Remove it, or choose another method."
+            f"{where}: {method} does not use {', '.join(given)}",
+            with_hint(
+                given[0],
+                [key for key in _used_keys(method) if key not in content],
+                "Remove it, or choose another method.",
+            ),
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ..checkpoint.names import Place
 from ..checkpoint.patterns import PatternError, compiled
 from ..errors import ArgumentError, nearest, shortened
+from ..system.arguments import checks_fields
 from .lam import numeric_lam
 from .masks import Layers, Masks, Modules, depth, parse_masks, show_layers, show_masks
 
@@ -16,6 +17,7 @@ Lam = float | Sequence[float]
 _COMPARED = 200  # characters: comparing takes the square of them
 
 
+@checks_fields
 @dataclass(frozen=True)
 class Rule:
     """`lam` for the tensors that `layers`, `modules` and `pattern` all select; for all tensors if all three are None.

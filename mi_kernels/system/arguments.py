@@ -8,15 +8,18 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import ArgumentError, DTypeError, with_hint
+from ..errors import ArgumentError, DTypeError, counted, meant, with_hint
 
 F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K", bound=type)
 
 
 def checks_names(function: F) -> F:
-    """Decorates a public function: a missing, an unknown or a repeated argument is a DTypeError with a remedy.
+    """Decorates a public function or method: a missing, unknown or repeated argument is a DTypeError with a remedy.
 
-    It is a TypeError too, as Python's own. For functions that run for a while: binding takes a few microseconds.
+    It is a TypeError too, as Python's own. Names cost nothing to check while they fit: Python refuses them itself, and
+    only its error is replaced. But a function with another `__signature__` than its code, such as one that collects
+    options, takes a few microseconds, because its arguments are bound first.
 
     >>> @checks_names
     ... def sweep(out, lams): ...
@@ -27,42 +30,89 @@ def checks_names(function: F) -> F:
     sweep has no argument lam
     Did you mean lams? Its arguments are out, lams.
     """
+    return _checking(function, lambda value: None)
+
+
+def checks_names_after(first: Callable[[Any], object]) -> Callable[[F], F]:
+    """Decorates a function as `checks_names` does. Before any other error, `first` checks the first argument.
+
+    For a function that users mistake for another one: that another argument is missing would not help them.
+    """
+    return lambda function: _checking(function, first)
+
+
+def _checking(function: F, first: Callable[[Any], object]) -> F:
     signature = inspect.signature(function)
-    name = getattr(function, "__name__", "the function")
+    binds = hasattr(function, "__signature__")
+    name = getattr(function, "__qualname__", "the function").split("<locals>.")[-1].removesuffix(".__init__")
+
+    def refusal(args: tuple[Any, ...], kwargs: dict[str, Any], error: TypeError) -> DTypeError:
+        if args:
+            first(args[0])
+        return _refusal(name, signature, args, kwargs, error)
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        if binds:
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise refusal(args, kwargs, error) from None
         try:
-            signature.bind(*args, **kwargs)
+            return function(*args, **kwargs)
         except TypeError as error:
-            raise _refusal(name, signature, args, kwargs, error) from None
-        return function(*args, **kwargs)
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:  # raised by the function's code
+                raise
+            raise refusal(args, kwargs, error) from None
 
     return checked  # type: ignore[return-value]
+
+
+def checks_fields(kind: K) -> K:
+    """Decorates a class whose objects users make: its arguments are checked as by `checks_names`.
+
+    >>> @checks_fields
+    ... class Rule:
+    ...     def __init__(self, lam, layers=None): ...
+    >>> try:
+    ...     Rule(0.5, layer="3")
+    ... except DTypeError as error:
+    ...     print(error)
+    Rule has no argument layer
+    Did you mean layers? Its arguments are lam, layers.
+    """
+    kind.__init__ = checks_names(kind.__init__)  # type: ignore[misc]
+    return kind
 
 
 def _refusal(
     name: str, signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any], error: TypeError
 ) -> DTypeError:
-    known = list(signature.parameters)
-    takes = f"Its arguments are {', '.join(known)}."
-    unknown = [key for key in kwargs if key not in known]
-    if unknown:
-        return DTypeError(f"{name} has no argument {unknown[0]}", with_hint(unknown[0], known, takes))
-    positional = [p.name for p in signature.parameters.values() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    if len(args) > len(positional):
-        by_name = [key for key in known if key not in positional]
-        return DTypeError(
-            f"{name} takes {len(positional)} positional arguments ({', '.join(positional)}), and {len(args)} are given",
-            f"Give the others by name: {', '.join(by_name)}." if by_name else takes,
-        )
+    parameters = list(signature.parameters.values())
+    if parameters and parameters[0].name == "self":
+        parameters, args = parameters[1:], args[1:]
+    any_name = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    parameters = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD and not p.name.startswith("_")]
+    known = [p.name for p in parameters]
+    takes = f"Its arguments are {', '.join(known)}." if known else "It takes no arguments."
     missing = [
         p.name
-        for i, p in enumerate(signature.parameters.values())
+        for i, p in enumerate(parameters)
         if p.default is inspect.Parameter.empty and p.name not in kwargs and i >= len(args)
     ]
+    unknown = [key for key in kwargs if key not in known and (not any_name or meant(key, missing))]
+    if unknown:
+        return DTypeError(f"{name} has no argument {unknown[0]}", with_hint(unknown[0], known, takes))
+    positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    if len(args) > len(positional):
+        by_name = [key for key in known if key not in positional]
+        each = f"{counted(len(positional), 'positional argument')} ({', '.join(positional)})"
+        return DTypeError(
+            f"{name} takes {each}, and {len(args)} are given",
+            f"Give the others by name: {', '.join(by_name)}." if by_name else takes,
+        )
     if missing:
-        return DTypeError(f"{name}: {', '.join(missing)} is missing", takes)
+        return DTypeError(f"{name}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", takes)
     return DTypeError(f"{name}: {error}", takes)
 
 

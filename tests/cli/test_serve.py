@@ -11,7 +11,9 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,14 +26,17 @@ from mi_kernels.cli import main, serve
 from mi_kernels.cli.program import _split, build_parser
 from mi_kernels.cli.vllm_options import REFUSED, may_have_key, refuse_clashes, require_key, written
 from mi_kernels.errors import ArgumentError, BackendError
-from mi_kernels.integrations.vllm import import_failure, server
-from mi_kernels.integrations.vllm.listening import check_free, example, url, wait_until_healthy
+from mi_kernels.integrations.vllm import gpu_memory, import_failure, server, uncaught
+from mi_kernels.integrations.vllm.addresses import is_loopback
+from mi_kernels.integrations.vllm.gpu_memory import Gpu, Need, check_gpus, need_of
+from mi_kernels.integrations.vllm.listening import check_free, example, refuse_taken, url, wait_until_healthy
 from mi_kernels.integrations.vllm.preflight import refuse_unloadable
 from mi_kernels.integrations.vllm.self_check import SelfCheck
 
 from ..support.checks import assert_message
 from ..support.models import save, tiny
 
+H100 = Gpu(total=80 * 10**9, free=79 * 10**9)  # about one
 TOKENIZER = {"tokenizer.json": "{}"}
 
 
@@ -164,8 +169,7 @@ def test_vllm_that_cannot_be_imported(pair: Path) -> None:
         [sys.executable, "-c", code, *words()], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path}
     )
     assert done.returncode == 2
-    first, problem, remedy = done.stderr.splitlines()
-    assert first.startswith("mi-kernels: starting vLLM with ")
+    problem, remedy = done.stderr.splitlines()  # the start is announced when nothing can keep vLLM from starting
     assert problem == "mi-kernels: vLLM cannot be imported: RuntimeError: operator torchvision::nms does not exist"
     assert "pip" in remedy
 
@@ -434,3 +438,139 @@ def test_an_installed_vllm_without_its_server_is_reported(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(BackendError, match="vLLM cannot be imported"):
         server.ServerOptions()
+
+
+@pytest.mark.parametrize(
+    ("need", "gpus", "problem", "remedy"),
+    [
+        # 180 GB on one GPU; with the copies in host memory, 60 GB.
+        (Need(30 * 10**9, share=0.9), [H100], "needs 180 GB on the GPU (the weights and 2 copies)", "--resident host"),
+        (Need(30 * 10**9, workers=2, share=0.9), [H100] * 2, "needs 90 GB on each GPU", "--tensor-parallel-size"),
+        (
+            Need(30 * 10**9, copies=0, itemsize=4),
+            [H100],
+            "needs 120 GB on the GPU (the weights alone)",
+            "Use more GPUs",
+        ),
+        (Need(10**10, share=0.5), [H100], "vLLM may use 40 GB of its 80 GB", "--resident host"),
+        (Need(10**10), [Gpu(80 * 10**9, 50 * 10**9)], "other programs leave 50 GB of its 80 GB", "Stop the other"),
+        (Need(10**10), [Gpu(80 * 10**9, 10**9)], "other programs leave 1 GB of its 80 GB", "Stop the other"),
+    ],
+)
+def test_gpus_that_are_too_small(need: Need, gpus: list[Gpu], problem: str, remedy: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        check_gpus(need, gpus)
+    assert problem in caught.value.problem
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("need", "gpus"),
+    [
+        (Need(10**10, share=0.9), [H100]),
+        (Need(30 * 10**9, share=0.9, workers=4), [H100] * 4),
+        (Need(30 * 10**9, share=0.9, copies=0), [H100]),
+        (Need(10**15), []),  # no GPU, or none that can be asked
+        (Need(10**10), [Gpu(8 * 10**9, 0), H100]),  # the best one counts: which of them vLLM takes is not known
+    ],
+)
+def test_gpus_that_may_be_large_enough(need: Need, gpus: list[Gpu]) -> None:
+    check_gpus(need, gpus)
+
+
+def test_what_a_server_needs() -> None:
+    """The numbers come from vLLM's options; its defaults where an option is missing."""
+    assert need_of(100, Namespace(), "device") == Need(100)
+    assert need_of(100, Namespace(gpu_memory_utilization=0.9, dtype="float32"), "host") == Need(100, 4, 0, 1, 0.9)
+    options = Namespace(tensor_parallel_size=4, pipeline_parallel_size=2, data_parallel_size=1)
+    assert need_of(100, options, "device").workers == 8
+    assert need_of(100, Namespace(gpu_memory_utilization=0.5, kv_cache_memory_bytes=1), "device").share == 1
+    check_gpus(need_of(10**15, Namespace(cpu_offload_gb=100), "device"), [H100])
+
+
+NVML = """
+typedef struct { unsigned long long total, free, used; } Memory;
+int nvmlInit_v2() { return INIT; }
+int nvmlShutdown() { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 3; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
+    *handle = (void *)(index + 1ull);
+    return index == 1;
+}
+int nvmlDeviceGetMemoryInfo(void *handle, Memory *memory) {
+    memory->total = (unsigned long long)handle << 40;
+    memory->free = 5;
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+def test_the_memory_of_gpus_comes_from_nvml(tmp_path: Path) -> None:
+    """From a library with NVML's functions and structures, in which the second of three GPUs cannot be asked."""
+    for name, status in (("nvml", "0"), ("broken", "1")):
+        (tmp_path / f"{name}.c").write_text(NVML)
+        command = ["cc", "-shared", "-fPIC", f"-DINIT={status}", "-o", f"{name}.so", f"{name}.c"]
+        subprocess.run(command, cwd=tmp_path, check=True)
+    library = str(tmp_path / "nvml.so")
+    assert gpu_memory.gpus({}, library) == [Gpu(1 << 40, 5), Gpu(3 << 40, 5)]
+    assert gpu_memory.gpus({"CUDA_VISIBLE_DEVICES": "0"}, library) != []
+    assert gpu_memory.gpus({"CUDA_VISIBLE_DEVICES": ""}, library) == []
+    assert gpu_memory.gpus({}, str(tmp_path / "broken.so")) == []
+    assert gpu_memory.gpus({}, str(tmp_path / "none.so")) == []
+
+
+def test_serve_refuses_gpus_that_are_too_small(
+    pair: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the start is announced; and not with a CPU build, whatever GPUs there are."""
+    monkeypatch.setattr(server, "ServerOptions", Recorded({}, tensor_parallel_size=1))
+    monkeypatch.setattr(server, "run_server", lambda options, answers: None)
+    monkeypatch.setattr(gpu_memory, "gpus", lambda: [Gpu(1000, 900)])
+    monkeypatch.setattr(import_failure, "version", lambda name: "2.13.0")
+    assert main(words()) == 2
+    assert_message(capsys.readouterr().err, "changing lam needs", "--tensor-parallel-size")
+    monkeypatch.setattr(import_failure, "version", lambda name: "2.13.0+cpu")
+    assert main(words("--quiet")) == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        ({"__spec__": "vllm.entrypoints.openai.api_server"}, True),
+        ({"__file__": "/usr/bin/vllm"}, True),
+        ({"__file__": "/home/me/vllm.py"}, False),
+        ({"__spec__": "vllm_like.main"}, False),
+        ({"__spec__": "pytest.__main__"}, False),
+        ({}, False),
+    ],
+)
+def test_only_vllms_own_programs_print_our_refusals_in_two_lines(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], module: dict[str, str], expected: bool
+) -> None:
+    made = ModuleType("__main__")
+    vars(made).update(module)
+    if "__spec__" in module:
+        made.__spec__ = ModuleSpec(module["__spec__"], None)
+    seen: list[BaseException] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, traceback: seen.append(error))
+    assert uncaught.print_in_two_lines(made, {}) is expected
+    assert uncaught.print_in_two_lines(made, {"VLLM_LOGGING_LEVEL": "debug"}) is False
+    ours, other = ArgumentError("lam is 2", "Use 1."), ValueError("lam")
+    for error in (ours, other):
+        sys.excepthook(type(error), error, None)
+    assert seen == ([other] if expected else [ours, other])
+    assert capfd.readouterr().err == ("mi_kernels: lam is 2\n  Use 1.\n" if expected else "")
+
+
+def test_a_port_that_is_taken_meanwhile() -> None:
+    """Between our check and vLLM's own attempt, which is minutes later if a model must be downloaded."""
+    with pytest.raises(ArgumentError, match=r"port 80 of 127\.0\.0\.1 is in use"):
+        refuse_taken(Namespace(uds=None, host="127.0.0.1", port=80))
+    with pytest.raises(ArgumentError, match="--uds /run/s: exists already"):
+        refuse_taken(Namespace(uds="/run/s", host="127.0.0.1", port=80))
+
+
+def test_which_addresses_are_local() -> None:
+    assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "localhost")))
+    assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "::ffff:10.0.0.1", "example.org", "")))

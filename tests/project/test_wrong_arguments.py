@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 import mi_kernels
 from mi_kernels import MergeRecipe, MIKernelsError, Recipe, Rule
 from mi_kernels.live import InterpolatedModel, attach
+from mi_kernels.system.arguments import checks_names
 
 from ..support.checks import World
 
@@ -154,10 +156,11 @@ def test_names_that_do_not_fit(world: World, function: str) -> None:
     call = attach if function == "attach" else call
     with pytest.raises(mi_kernels.DTypeError, match=f"{function} has no argument treads"):
         call(**given, treads=2)
-    with pytest.raises(mi_kernels.DTypeError, match=r"is missing\nIts arguments are"):
+    with pytest.raises(mi_kernels.DTypeError, match=r"(is|are) missing\nIts arguments are"):
         call(next(iter(given.values())))
+    first = torch.nn.Linear(2, 2) if function == "attach" else 0
     with pytest.raises(mi_kernels.DTypeError, match="positional arguments"):
-        call(*range(20))
+        call(first, *range(20))
 
 
 def test_lam_of_a_sweep_is_called_lams(world: World) -> None:
@@ -239,5 +242,87 @@ def test_sizes_as_the_command_line_writes_them(world: World, tmp_path: Path) -> 
 def test_a_folder_is_no_loaded_model(world: World) -> None:
     with pytest.raises(mi_kernels.ArgumentError, match=r"loaded\nLoad it first: AutoModelForCausalLM"):
         attach(str(world.instruct), str(world.thinking))  # type: ignore[arg-type]
+    for call in (lambda: attach(str(world.instruct)), lambda: attach(str(world.instruct), lamb=0.5)):  # type: ignore[call-arg, arg-type]
+        with pytest.raises(mi_kernels.ArgumentError, match=r"loaded\nLoad it first"):
+            call()
     with pytest.raises(mi_kernels.DTypeError, match="attach: other is missing"):
-        attach(str(world.instruct))  # type: ignore[call-arg, arg-type]
+        attach(torch.nn.Linear(2, 2))  # type: ignore[call-arg]
+
+
+CONSTRUCTORS = {"Recipe": mi_kernels.Recipe, "Rule": mi_kernels.Rule, "MergeRecipe": mi_kernels.MergeRecipe}
+TYPOS = [
+    ("lerp", "lamb", "lam"),
+    ("lerp of torch", "alpha", "lam"),
+    ("multi_lerp", "weight", "lam"),
+    ("prepare", "thread", "threads"),
+    ("Prepared.lerp", "lerp_weight", "lam"),
+    ("combine", "thraeds", None),  # a parameter of the method, for all that the function knows
+    ("lerp_checkpoint", "alpha", "lam"),
+    ("lerp_checkpoint", "output", "out"),
+    ("sweep_checkpoint", "t", "lams"),
+    ("merge_checkpoint", "force", "overwrite"),
+    ("Recipe", "module", "modules"),
+    ("Rule", "regex", None),
+    ("MergeRecipe", "model", "models"),
+    ("InterpolatedModel", "model", "model_a"),
+    ("open_checkpoint", "sourec", "source"),
+    ("similarity", "thinkng", "thinking"),
+    ("push", "folders", "folder"),
+    ("verify_checkpoint", "recompte", "recompute"),
+]
+
+
+@pytest.mark.parametrize(("function", "typo", "meant"), TYPOS)
+def test_a_misspelt_argument_of_any_function(world: World, function: str, typo: str, meant: str | None) -> None:
+    call, given = calls(world)[function]
+    call = CONSTRUCTORS.get(function, call)
+    given = {key: value for key, value in given.items() if key not in (typo, meant)}
+    with pytest.raises(MIKernelsError, match=typo) as error:
+        call(**given, **{typo: next(iter(given.values()), 0.5)})
+    assert len(str(error.value).splitlines()) == 2
+    assert isinstance(error.value, TypeError) or function == "combine"
+    if meant is not None:
+        assert error.value.remedy.startswith(f"Did you mean {meant}?")
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(mi_kernels.DTypeError, match=r"^multi_lerp: lam is missing\n"):
+        mi_kernels.multi_lerp([one(2)], [one(2)])  # type: ignore[call-arg]
+    with pytest.raises(mi_kernels.DTypeError, match=r"^lerp: b and lam are missing\n"):
+        mi_kernels.lerp(one(2))  # type: ignore[call-arg]
+    with pytest.raises(mi_kernels.DTypeError, match=r"^combine has no argument metod\nDid you mean method"):
+        mi_kernels.combine([one(2), one(2)], metod="average")  # type: ignore[call-arg]
+    with pytest.raises(mi_kernels.DTypeError, match=r"^Prepared.lerp takes 1 positional argument \(lam\)"):
+        mi_kernels.prepare([one(2)], [one(2)]).lerp(0.5, True)  # type: ignore[misc]
+
+
+def test_errors_of_the_code_inside_stay_what_they_are() -> None:
+    """Only a call that does not fit the signature is ours to explain."""
+
+    def progress(done: int, total: int) -> None:
+        raise TypeError("progress() missing 1 required positional argument: 'other'")
+
+    @checks_names
+    def calls_it(count: int) -> None:
+        progress(count, count)
+
+    with pytest.raises(TypeError, match="progress\\(\\) missing 1 required") as error:
+        calls_it(2)
+    assert not isinstance(error.value, MIKernelsError)
+
+
+@pytest.mark.parametrize(
+    ("module", "typo", "meant"),
+    [("mi_kernels", "lerp_checkpont", "lerp_checkpoint"), ("mi_kernels", "Receipe", "Recipe"),
+     ("mi_kernels.live", "atach", "attach")],
+)  # fmt: skip
+def test_a_misspelt_name_of_a_module(module: str, typo: str, meant: str) -> None:
+    found = import_module(module)
+    with pytest.raises(AttributeError, match=f"^module '{module}' has no attribute '{typo}'. Did you mean {meant}\\?$"):
+        getattr(found, typo)
+    with pytest.raises(ImportError, match=f"^cannot import name '{typo}' from '{module}'. Did you mean {meant}\\?$"):
+        exec(f"from {module} import {typo}", {})
+    assert meant in dir(found)
+    assert typo not in dir(found)
+    assert not hasattr(found, typo)
+    assert not hasattr(found, "__wrapped__")

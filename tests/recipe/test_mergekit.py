@@ -310,7 +310,17 @@ REFUSED: dict[str, tuple[str, tuple[str, ...]]] = {
     "no_base": (f"merge_method: ties\n{PAIR}", ("ties needs a base",)),
     "base_alone": (ties("models: [{model: x}]"), ("not name a model besides the base_model",)),
     "twice": (ties("models: [{model: a}, {model: a}]"), ("a is named twice",)),
-    "model_missing": (ties("models: [{parameters: {weight: 1}}]"), ("None is not a model",)),
+    "model_missing": (ties("models: [{parameters: {weight: 1}}]"), ("does not name a model",)),
+    "misspelt_model": (ties("models: [{modle: a}, {model: b}]"), ("not name a model", "Did you mean `model:`")),
+    "misspelt_key_of_an_entry": (
+        ties("models: [{model: a, paramters: {weight: 1}}]"), ("paramters is not supported", "mean parameters?"),
+    ),
+    "misspelt_layer_range": (
+        "merge_method: linear\nslices: [{sources: [{model: a, layer_rnage: [0, 2]}]}]", ("Did you mean layer_range?",),
+    ),
+    "misspelt_sources": (
+        "merge_method: linear\nslices: [{sources: [{model: a}], paramters: {}}]", ("Did you mean parameters?",),
+    ),
     "model_that_is_a_number": (ties("models: [{model: 3}]"), ("3 is not a model",)),
     "override_architecture": (
         ties("models: [{model: {model: a, override_architecture: B}}]"), ("override_architecture is not supported",),

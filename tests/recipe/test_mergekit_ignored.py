@@ -160,7 +160,8 @@ def test_misspelt_keys_are_refused_with_the_nearest_name(key: str) -> None:
         with pytest.raises(ArgumentError) as error:
             read(f"merge_method: linear\n{PAIR}{wrong}: 1")
         assert error.value.problem == f"c.yml: {wrong}: the key is unknown"
-        assert f"Did you mean {key}?" in error.value.remedy
+        # One letter is missing in `modules`, or two are swapped in `models`, the key that every configuration has.
+        assert f"Did you mean {'models' if wrong == 'modles' else key}?" in error.value.remedy
 
 
 def test_one_note_names_all_that_is_ignored_and_why() -> None:

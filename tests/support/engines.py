@@ -14,7 +14,7 @@ class Engine:
     def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
         if method == "mi_kernels_check":
             self.calls.append("check")
-            return [a if "refused" in a or "fixed" in a else {"selected": [1]} for a in self.answers]
+            return [a if {"refused", "fixed", "changed"} & set(a) else {"selected": [1]} for a in self.answers]
         if method == "mi_kernels_get":
             return self.answers
         self.calls.append("stop" if method == "mi_kernels_stop" else args[0]["lam"])

@@ -58,6 +58,7 @@ def _check_early(arguments: Any) -> None:
         arguments: vLLM's class EngineArgs.
     """
     import functools
+    import sys
 
     create = arguments.create_engine_config
     if getattr(create, "checks_mi_kernels", False):
@@ -66,10 +67,16 @@ def _check_early(arguments: Any) -> None:
     @functools.wraps(create)
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.load_format == LOAD_FORMAT:
+            from ...errors import MIKernelsError
             from .preflight import check_models, options_of
+            from .uncaught import print_in_two_lines
 
             revision = f"@{self.revision}" if self.revision else ""
-            check_models(f"{self.model}{revision}", options_of(self.model_loader_extra_config))
+            try:
+                check_models(f"{self.model}{revision}", options_of(self.model_loader_extra_config))
+            except MIKernelsError:
+                print_in_two_lines(sys.modules["__main__"])
+                raise
         return create(self, *args, **kwargs)
 
     checked.checks_mi_kernels = True  # type: ignore[attr-defined]

@@ -24,6 +24,10 @@ class NotLiveError(ArgumentError):
     """The engine was not started in a way that lets lam change."""
 
 
+class FilesChangedError(NotLiveError):
+    """The engine cannot change lam any more, because files of its models were removed, written or replaced."""
+
+
 def set_lam(llm: Any, lam: Any, *, layers: Any = None, modules: Any = None, rules: Any = ()) -> Answer:
     """Changes the weights of a `vllm.LLM` to another merge of its two models. The next request uses them.
 
@@ -118,12 +122,15 @@ def _require_accepted(answers: list[Answer], wanted: Answer) -> None:
     Raises:
         EngineError: a worker is broken.
         NotLiveError: the engine cannot change lam at all.
+        FilesChangedError: the engine cannot change lam any more.
         ArgumentError: a worker rejected the change, or a mask selects no tensor of any worker.
     """
     for answer in answers:
         if "broken" in answer:
             raise EngineError(answer["broken"], "Restart the engine.")
     for answer in answers:
+        if "changed" in answer:
+            raise FilesChangedError(*answer["changed"])
         if "fixed" in answer:
             raise NotLiveError(*answer["fixed"])
         if "refused" in answer:

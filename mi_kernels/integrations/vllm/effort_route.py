@@ -15,10 +15,10 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from ...errors import MIKernelsError, printable
-from .client import EngineError
-from .efforts import Chosen, Efforts, NoSuchEffort, Wanted
+from ...errors import MIKernelsError
+from .efforts import Chosen, Efforts, Wanted
 from .lam_request import RequestError, error_body
+from .refusals import Refusal, answer_to
 from .turns import Turns
 
 Message = MutableMapping[str, Any]
@@ -67,8 +67,7 @@ class EffortLayer:
         try:
             chosen, content = _chosen(efforts, content, path)
         except RequestError as error:
-            status = 404 if isinstance(error, NoSuchEffort) else 400
-            await _refuse(send, status, error.problem, error.remedy, error.param)
+            await _refuse(send, answer_to(error))
             return
         turns: Turns[Wanted] = self._state.mi_kernels_turns
         gone = asyncio.ensure_future(receive())  # the next message is that the client has gone
@@ -79,10 +78,8 @@ class EffortLayer:
                 await self._app(_resized(scope, content), _Replayed(content, gone), _Told(send, chosen))
             finally:
                 turns.end()
-        except EngineError as error:
-            await _refuse(send, 503, error.problem, "Restart the server.")
         except MIKernelsError as error:
-            await _refuse(send, 400, error.problem, error.remedy)
+            await _refuse(send, answer_to(error))
         finally:
             gone.cancel()
 
@@ -220,8 +217,8 @@ def _listed(content: Any, names: list[str]) -> Any:
     return {**content, "data": [*content["data"], *({**own, "id": name} for name in names)]}
 
 
-async def _refuse(send: Send, status: int, problem: str, remedy: str = "", param: str | None = None) -> None:
-    body = json.dumps(error_body(status, printable(problem), remedy, param)).encode()
+async def _refuse(send: Send, answer: Refusal) -> None:
+    body = json.dumps(error_body(*answer)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -26,9 +26,10 @@ from fastapi.responses import JSONResponse
 from ...errors import MIKernelsError
 from ...recipe.interpolation import Recipe
 from .addresses import is_loopback
-from .client import EngineError, NotLiveError, set_lam_async
+from .client import set_lam_async
 from .efforts import Efforts, Wanted, shown
-from .lam_request import PATH, RequestError, error_body, param_of, read_request
+from .lam_request import PATH, error_body, read_request
+from .refusals import answer_to
 from .server import has_key
 from .turns import Turns
 
@@ -99,14 +100,8 @@ async def _post(request: Request) -> JSONResponse:
             return JSONResponse(await _set_default(state, wanted))
         async with state.mi_kernels_turn:  # one change at a time
             answer = await set_lam_async(state.mi_kernels_engine, **wanted)
-    except EngineError as error:
-        return _error(503, error.problem, "Restart the server.")
-    except NotLiveError as error:
-        return _error(409, error.problem, "Start the server with `mi-kernels serve`.")
-    except RequestError as error:
-        return _error(400, error.problem, error.remedy, error.param)
     except MIKernelsError as error:
-        return _error(400, error.problem, error.remedy, param_of(error.problem))
+        return _error(*answer_to(error))
     return JSONResponse(answer)
 
 

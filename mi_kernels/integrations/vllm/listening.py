@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import shlex
 import socket
@@ -10,6 +11,7 @@ import ssl
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn
 
 from ...errors import ArgumentError
 from .lam_request import PATH
@@ -36,13 +38,26 @@ def check_free(host: str, port: int) -> None:
         except socket.gaierror:
             raise ArgumentError(f"--host {host}: is not an address of this machine", "Use 127.0.0.1.") from None
         except OSError as error:
-            if error.errno == 98 or "in use" in str(error):
-                raise ArgumentError(
-                    f"port {port} of {host} is in use", "Give another --port, or stop the program that uses it."
-                ) from None
+            if error.errno == errno.EADDRINUSE:
+                raise _port_taken(host, port) from None
             raise ArgumentError(
                 f"--host {host}: this machine cannot listen there ({error.strerror})", "Use 127.0.0.1."
             ) from None
+
+
+def refuse_taken(options: Namespace) -> NoReturn:
+    """Raises:
+    ArgumentError: always, because another program already uses the address of a server with vLLM's `options`.
+    """
+    if options.uds:
+        raise ArgumentError(
+            f"--uds {options.uds}: exists already", "Stop the program that uses it, or remove the file if none does."
+        )
+    raise _port_taken(options.host, options.port)
+
+
+def _port_taken(host: str, port: int) -> ArgumentError:
+    return ArgumentError(f"port {port} of {host} is in use", "Give another --port, or stop the program that uses it.")
 
 
 def url(host: str, port: int, tls: bool = False) -> str:

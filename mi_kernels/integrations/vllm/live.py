@@ -101,11 +101,15 @@ class Live:
 
         Raises:
             ArgumentError, MismatchError: the recipe is invalid for this model. It is invalid on every worker then.
+            CheckpointError: a change reads the models' files, and one of them was removed, written or replaced.
         """
         selections = recipe.selections(self._whole, self._whole)
         self._resident.check_tied(recipe)
         if self.copies is not None:
             selections = self.copies.selections(recipe)
+        else:  # the change will read the files, and a file that is gone must not be found midway
+            for checkpoint in self._resident.models:
+                checkpoint.check_unchanged()
         return [len(selected) for selected in selections]
 
     def change(self, recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ vLLM is imported in the functions, because that takes seconds.
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 from ...errors import ArgumentError, BackendError, MIKernelsError
 from .import_failure import import_failure
-from .listening import wait_until_healthy
+from .listening import refuse_taken, wait_until_healthy
 
 _NOT_GIVEN: Any = object()
 
@@ -95,10 +96,23 @@ def run_server(options: Namespace, answers: Callable[[], None]) -> None:
 
     Raises:
         ArgumentError: vLLM rejects a combination of options.
-        BackendError: vLLM cannot start the engine.
+        BackendError: vLLM cannot start the engine, or the engine has died.
         Stopped: a signal came before the server answered.
     """
     import uvloop
+
+    signals: list[int] = []
+
+    class Loop(uvloop.Loop):  # type: ignore[misc,unused-ignore]
+        """Remembers the signals that vLLM handles while it serves."""
+
+        def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:
+            def handle() -> None:
+                signals.append(sig)
+                callback(*args)
+
+            super().add_signal_handler(sig, handle)
+
     from vllm.entrypoints.launchers.api_server.entry import run_server_worker
     from vllm.entrypoints.launchers.cli_args import validate_parsed_serve_args
     from vllm.entrypoints.launchers.launcher import setup_server
@@ -131,12 +145,14 @@ def run_server(options: Namespace, answers: Callable[[], None]) -> None:
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     decorate_logs("APIServer", skip_if_decorated=True)
     try:
-        uvloop.run(serve())
+        uvloop.run(serve(), loop_factory=Loop)
     except MIKernelsError:
         raise
     except Exception as error:
         if stopped:  # the signal has stopped the engine, too
             raise Stopped(stopped[0]) from error
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            refuse_taken(options)
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BackendError(
             f"vLLM cannot serve: {first}", "The first error in vLLM's messages above is the cause."
@@ -144,3 +160,8 @@ def run_server(options: Namespace, answers: Callable[[], None]) -> None:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if not signals:  # vLLM's server ends by itself only when its engine has died, and then as if all were well
+        raise BackendError(
+            "vLLM's engine has died, and the server has stopped",
+            "vLLM's messages above say what the engine did last. Run the command again to start the server.",
+        )

@@ -9,11 +9,12 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from ...errors import MIKernelsError
+from ...errors import CheckpointError, MIKernelsError
 from ...recipe.interpolation import Recipe
 
 Answer = dict[str, Any]
 _EXTRAPOLATE = "Use a number from 0 to 1, or start the engine with extrapolate (`mi-kernels serve --extrapolate`)."
+_CHANGED = "The weights in use stay as they are. Restart the engine to change lam."
 
 
 class LiveWorker:
@@ -24,8 +25,9 @@ class LiveWorker:
 
         Returns:
             {"selected": how many tensors of this worker lam and then each rule select}; {"refused": (problem, remedy)};
-            {"fixed": (problem, remedy)} if this engine cannot change lam at all; or {"broken": reason} if this worker
-            answers no more requests.
+            {"fixed": (problem, remedy)} if this engine cannot change lam at all; {"changed": (problem, remedy)} if it
+            no longer can, because files of the models have changed; or {"broken": reason} if this worker answers no
+            more requests.
         """
         answer, _ = self._mi_kernels_checked(wanted)
         return answer
@@ -82,6 +84,8 @@ class LiveWorker:
         try:
             recipe = Recipe.from_dict({**content, "extrapolate": live.extrapolate})
             return {"selected": live.check(recipe)}, recipe
+        except CheckpointError as error:
+            return {"changed": (error.problem, _CHANGED)}, None
         except MIKernelsError as error:
             remedy = _EXTRAPOLATE if not live.extrapolate and _extrapolates(content) else error.remedy
             return {"refused": (error.problem, remedy)}, None

@@ -37,6 +37,12 @@ def efforts(default: Recipe = DEFAULT) -> Efforts:
         ({"model": "other@low"}, "/v1/completions", {"lam": 0.2, "effort": "low"}, {"model": "other"}),
         ({"reasoning_effort": "low", "lam": 0.2, "n": 2}, CHAT, {"lam": 0.2, "effort": "low"}, {"n": 2}),
         ({"model": "unknown@low"}, CHAT, {"lam": 0.5}, {"model": "unknown@low"}),  # vLLM says that there is none
+        (
+            {"mi_kernels": {"lam": 0.6, "layers": "1:", "modules": ["ffn"], "rules": None}},
+            CHAT,
+            {"lam": 0.6, "layers": "1:", "modules": ["ffn"]},
+            {},
+        ),
         ({"model": 3}, CHAT, {"lam": 0.5}, {"model": 3}),
         (
             {"reasoning": {"effort": "low", "summary": "auto"}},
@@ -76,6 +82,14 @@ def test_a_number_keeps_the_masks_of_the_server() -> None:
         ({"reasoning_effort": "minimal"}, "reasoning_effort", "Send one of low, high as reasoning_effort."),
         ({"reasoning_effort": 3}, "reasoning_effort", "reasoning_effort is 3"),
         ({"lam": 0.3, "reasoning_effort": "low"}, "reasoning_effort", "lam and reasoning_effort choose different"),
+        ({"mi_kernels": 0.5}, "mi_kernels", "mi_kernels: a number, 0.5 is not an object"),
+        (
+            {"mi_kernels": {"lam": 0.5, "layer": 1}},
+            "mi_kernels",
+            'mi_kernels: unknown key "layer". Did you mean layers?',
+        ),
+        ({"mi_kernels": {"lam": 0.5, "drain": True}}, "mi_kernels", 'unknown key "drain"'),
+        ({"mi_kernels": {"lam": 2}}, "mi_kernels", "mi_kernels: lam is 2"),
         ({"lam": 0.3, "model": "qwen@low"}, "model", "lam and model choose different merges"),
     ],
 )

@@ -30,6 +30,10 @@ INVALID = [
     ("[0.5]", None, "the body is a list, [0.5], not an object"),
     ("{}", "lam", "lam is missing"),
     ('{"lamb": 1}', "lamb", 'unknown key "lamb". Did you mean lam?'),
+    *(
+        (json.dumps({name: 0.5}), name, f'unknown key "{name}". Did you mean lam?')
+        for name in ("alpha", "lambda", "weight", "t", "ratio", "Alpha")
+    ),
     ('{"lam": 1, "layer": "1:"}', "layer", 'unknown key "layer". Did you mean layers?'),
     ('{"lam": 1, "xyz": 2}', "xyz", "The keys are lam, layers, modules, rules, drain."),
     ('{"lam": "0.5"}', "lam", 'lam is text, "0.5". Send a number without quotes'),
@@ -113,6 +117,12 @@ class TestRoute:
         engine = AsyncEngine({"refused": ["layers: 9 is beyond the 4 layers of this model", "Use 0 to 4."]})
         answer = self.client(engine).post(PATH, json={"lam": 0.3, "layers": "9:"})
         self.refused(answer, 400, "layers: 9 is beyond the 4 layers of this model. Use 0 to 4.", "layers")
+
+    def test_files_that_have_changed(self) -> None:
+        engine = AsyncEngine({"changed": ["thinking/model.safetensors: is no longer readable", "no"]})
+        answer = self.client(engine).post(PATH, json={"lam": 0.3})
+        self.refused(answer, 409, "is no longer readable. The weights in use stay as they are. Restart the server")
+        assert engine.calls == ["pause wait", "check", "resume"]
 
     def test_an_engine_whose_lam_is_fixed(self) -> None:
         answer = self.client(AsyncEngine({"fixed": ["this engine cannot change lam", "no"]})).post(

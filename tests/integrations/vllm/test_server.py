@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +27,7 @@ vllm = pytest.importorskip("vllm", reason="needs vLLM: pip install -e '.[eval-cp
 from mi_kernels.cli.vllm_options import REFUSED, REPLACED  # noqa: E402
 from mi_kernels.errors import ArgumentError  # noqa: E402
 from mi_kernels.integrations.vllm import register  # noqa: E402
+from mi_kernels.integrations.vllm.client import NotLiveError  # noqa: E402
 from mi_kernels.integrations.vllm.http_client import ServerError, change_lam, get_lam  # noqa: E402
 from mi_kernels.integrations.vllm.server import ServerOptions, has_key  # noqa: E402
 
@@ -128,13 +131,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def serving(folder: Path, *words: str, pair: tuple[str, str] = PAIR) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """The command in a session of its own, as a terminal or systemd starts it, and the file with its stderr."""
     said = folder / "stderr"
     environment = {**{k: v for k, v in os.environ.items() if not k.startswith("VLLM_")}, **ENVIRONMENT}
     with said.open("wb") as err, (folder / "stdout").open("wb") as out:
         process = subprocess.Popen(
-            [*PROGRAM, *PAIR, *words], env=environment, stdout=out, stderr=err, start_new_session=True
+            [*PROGRAM, *pair, *words], env=environment, stdout=out, stderr=err, start_new_session=True
         )
         try:
             yield process, said
@@ -178,10 +181,100 @@ def test_a_server_is_changed_and_stopped(tmp_path: Path) -> None:
 )
 def test_stopped_while_vllm_starts(tmp_path: Path, stage: str, number: signal.Signals, status: int) -> None:
     with serving(tmp_path, "--lam", "0.5", "--port", str(free_port()), "--", *ENGINE) as (process, said):
-        wait_for(process, said, "mi-kernels: starting vLLM")
-        if stage == "engine":
+        if stage == "import":
+            wait_for(process, Path(f"/proc/{process.pid}/maps"), "libtorch")
+        else:
             wait_for(process, tmp_path / "stdout", "Initializing a V1 LLM engine")
+            assert "mi-kernels: starting vLLM" in said.read_text()
         time.sleep(1)
         os.killpg(process.pid, number)  # to all processes, as a terminal and systemd do
         assert process.wait(timeout=60) == status
     assert "mi-kernels: stopped before the server answered" in said.read_text().splitlines()
+
+
+def engine_of(process: subprocess.Popen[bytes]) -> int:
+    """The process of vLLM's engine, a child of the server."""
+    found = []
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if "EngineCore" in Path(f"/proc/{child}/cmdline").read_text() + Path(f"/proc/{child}/comm").read_text():
+            found.append(int(child))
+    (engine,) = found
+    return engine
+
+
+def test_an_engine_that_dies_ends_the_server_with_an_error(tmp_path: Path) -> None:
+    """vLLM's own server ends with 0 then. Before that, THINKING's folder is removed, which is no fatal error."""
+    thinking = tmp_path / "thinking"
+    shutil.copytree(PAIR[1], thinking)
+    port = free_port()
+    words = ["--lam", "0.5", "--port", str(port), "--", *ENGINE]
+    with serving(tmp_path, *words, pair=(PAIR[0], str(thinking))) as (process, said):
+        wait_for(process, said, "mi-kernels: to change it")
+        shutil.rmtree(thinking)
+        with pytest.raises(NotLiveError, match="is no longer readable"):
+            change_lam(f"http://127.0.0.1:{port}", 0.8)
+        assert get_lam(f"http://127.0.0.1:{port}")["lam"] == 0.5
+        os.kill(engine_of(process), signal.SIGKILL)
+        assert process.wait(timeout=120) == 2
+    problem, remedy = said.read_text().splitlines()[-2:]
+    assert problem == "mi-kernels: vLLM's engine has died, and the server has stopped"
+    assert "messages above" in remedy
+
+
+def test_a_model_that_is_removed_while_vllm_is_imported(tmp_path: Path) -> None:
+    thinking = tmp_path / "thinking"
+    shutil.copytree(PAIR[1], thinking)
+    words = ["--lam", "0.5", "--port", str(free_port()), "--", *ENGINE]
+    with serving(tmp_path, *words, pair=(PAIR[0], str(thinking))) as (process, said):
+        wait_for(process, Path(f"/proc/{process.pid}/maps"), "libtorch")
+        shutil.rmtree(thinking)
+        assert process.wait(timeout=120) == 2
+    assert "Traceback" not in said.read_text()
+    problem, remedy = said.read_text().splitlines()[-2:]
+    assert problem.startswith(f"mi-kernels: {thinking}: no such folder")
+    assert remedy.startswith("  ")
+
+
+def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **ENVIRONMENT, **variables}
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_options_that_vllm_refuses_come_before_the_start_is_announced(tmp_path: Path) -> None:
+    done = run(*PROGRAM, *PAIR, "--lam", "0.5", "--port", str(free_port()), "--", "--config", "./nothing.yaml")
+    assert done.returncode == 2
+    assert "starting vLLM" not in done.stderr
+    problem, remedy = done.stderr.splitlines()[-2:]
+    assert "./nothing.yaml" in problem
+    assert "after --" in remedy
+
+
+def test_a_port_that_is_taken_between_our_check_and_vllms_bind() -> None:
+    code = (
+        "import sys\n"
+        "from mi_kernels.cli.shell import guarded\n"
+        "from mi_kernels.integrations.vllm.server import ServerOptions, run_server\n"
+        "sys.exit(guarded('p', lambda: run_server(ServerOptions().parse(sys.argv[1:]), print), ''))"
+    )
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        done = run(sys.executable, "-c", code, "--model", PAIR[0], "--host", "127.0.0.1", "--port", str(port))
+    assert done.returncode == 2
+    problem, remedy = done.stderr.splitlines()[-2:]
+    assert problem == f"p: port {port} of 127.0.0.1 is in use"
+    assert "--port" in remedy
+
+
+@pytest.mark.parametrize(("level", "traced"), [("INFO", False), ("DEBUG", True)])
+def test_a_typo_in_vllms_own_server_ends_in_two_lines(level: str, traced: bool) -> None:
+    config = json.dumps({"other": PAIR[1], "lamb": 0.5})
+    words = ["-m", "vllm.entrypoints.openai.api_server", "--model", PAIR[0], "--port", str(free_port()), *ENGINE]
+    more = ["--load-format", "mi_kernels", "--model-loader-extra-config", config]
+    done = run(sys.executable, *words, *more, VLLM_LOGGING_LEVEL=level)
+    assert done.returncode == 1  # as of any exception that nobody catches
+    assert ("Traceback" in done.stderr) is traced
+    problem, remedy = done.stderr.splitlines()[-2:]
+    assert problem.endswith("model_loader_extra_config: unknown key 'lamb'")
+    assert "lam" in remedy

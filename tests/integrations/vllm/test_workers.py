@@ -13,7 +13,7 @@ import torch
 
 from mi_kernels.errors import ArgumentError
 from mi_kernels.integrations.vllm import set_lam, set_lam_async
-from mi_kernels.integrations.vllm.client import EngineError
+from mi_kernels.integrations.vllm.client import EngineError, FilesChangedError
 from mi_kernels.integrations.vllm.copies import Copies, copied
 from mi_kernels.integrations.vllm.live import Live, synchronize
 from mi_kernels.integrations.vllm.options import LoaderOptions
@@ -169,6 +169,22 @@ def test_a_rejected_change_touches_no_worker(engine_of: Callable[..., Any], want
         set_lam(engine, **wanted)
     assert engine.calls == ["mi_kernels_check"]
     models.assert_same_tensors(engine.tensors(), before)
+
+
+def test_files_that_have_changed_are_noticed_before_the_weights_change(
+    engine_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Where a change reads the files, as on a CPU; copies of both models need no file."""
+    reading, copies = engine_of(2), engine_of(2)
+    for worker in reading.workers:
+        worker.model.mi_kernels_live.copies = None
+    before = reading.tensors()
+    (tmp_path / "1" / "model.safetensors").unlink()
+    with pytest.raises(FilesChangedError, match=r"model\.safetensors: is no longer readable.*\n.*Restart the engine"):
+        set_lam(reading, 0.3)
+    assert reading.calls == ["mi_kernels_check"]
+    models.assert_same_tensors(reading.tensors(), before)
+    assert set_lam(copies, 0.3)["lam"] == 0.3
 
 
 def test_one_worker_that_rejects_keeps_the_others_from_changing(
