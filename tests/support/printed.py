@@ -150,6 +150,9 @@ def run_page(
             (folder / block.file).write_text(block.text)
         parts = [block.text] if block.language == "python" else block.commands
         missing = [need for need in needs(block) if need not in having]
+        if "a fresh environment" not in needs(block) and block.language != "python":
+            for part in filter(installs, parts):
+                raise AssertionError(f"{block.place}: {part!r} would change this environment; mark its block")
         for part in parts:
             if missing:
                 yield Outcome(block.place, part, skipped=f"needs {', '.join(missing)}")
@@ -162,6 +165,11 @@ def run_page(
                 yield Outcome(block.place, part, _run_line(line, [], folder, variables, seconds))
             else:
                 yield Outcome(block.place, part, _execute(block, names))
+
+
+def installs(line: str) -> bool:
+    """Whether a line of shell changes the packages of the environment that runs it, or of another one on PATH."""
+    return re.search(r"\b(pip|uv|apt|apt-get|conda|npm)\b.*\b(install|uninstall|sync)\b", line) is not None
 
 
 def needs(block: Block) -> list[str]:
