@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +62,13 @@ SMALLER = {
     "python -m bench.files.methods": "--most 0.02 --rounds 1 --folder bench-work",
     "python -m bench.files.safety": "--most 0.02 --rounds 1 --folder bench-work",
     "python -m bench.files.ray": "--size 0.02 --rounds 1 --folder bench-work",
+    "python -m bench.serving": "--most 0.05 --rounds 1 --folder bench-work",
+    "python -m bench.gpu pack": "--no-build",
 }
 
 # For vLLM's CPU build, which otherwise binds its threads to cores, compiles for minutes and takes most of the memory.
 _VLLM_ON_A_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+_SERVE = "--dtype bfloat16 --enforce-eager --kv-cache-memory-bytes 268435456 --max-model-len 512"
 _LLM = (r"(\bLLM\(\s*\"[^\"]*\",)", r"\1 enforce_eager=True, kv_cache_memory_bytes=1 << 28,")
 
 
@@ -145,17 +151,24 @@ def run_page(
         seconds: the limit of one command.
     """
     names: dict[str, Any] = {"__name__": "page"}
+    server: Server | None = None
     for block in blocks(page):
         if block.file:
             (folder / block.file).write_text(block.text)
         parts = [block.text] if block.language == "python" else block.commands
-        missing = [need for need in needs(block) if need not in having]
+        offered = {*having, *(["a server"] if server is not None else [])}
+        missing = [need for need in needs(block) if need not in offered]
         if "a fresh environment" not in needs(block) and block.language != "python":
             for part in filter(installs, parts):
                 raise AssertionError(f"{block.place}: {part!r} would change this environment; mark its block")
         for part in parts:
             if missing:
                 yield Outcome(block.place, part, skipped=f"needs {', '.join(missing)}")
+            elif Server.is_started_by(part):
+                if server is not None:
+                    yield Outcome(block.place, f"stopping: {server.line}", server.stop(seconds))
+                server = Server(part, _state(block, part), folder, variables)
+                yield Outcome(block.place, part, server.wait(seconds))
             elif block.language != "python":
                 yield Outcome(block.place, part, _run_line(part, _state(block, part), folder, variables, seconds))
             elif block.is_program:
@@ -165,6 +178,56 @@ def run_page(
                 yield Outcome(block.place, part, _run_line(line, [], folder, variables, seconds))
             else:
                 yield Outcome(block.place, part, _execute(block, names))
+    if server is not None:
+        yield Outcome(page.name, f"stopping: {server.line}", server.stop(seconds))
+
+
+class Server:
+    """A server of a page, which runs while the blocks that need one do, until the next one starts or the page ends."""
+
+    def __init__(self, line: str, state: list[str], folder: Path, variables: Mapping[str, str]) -> None:
+        self.line = line
+        self._log = folder / "server.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["bash", "-c", "\n".join([*state, f"exec {_small(line)}"])],
+                cwd=folder,
+                env=dict(variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        atexit.register(self._kill)  # whatever happens to the page
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    @staticmethod
+    def is_started_by(line: str) -> bool:
+        """Whether a line of shell starts a server, which does not end by itself."""
+        return line.startswith("mi-kernels serve ") and not {"--check", "--help"} & set(line.split())
+
+    def wait(self, seconds: float) -> str:
+        """Waits until the server answers. Returns what it printed if it does not."""
+        end = time.monotonic() + seconds
+        while "mi-kernels: to change it: " not in self._log.read_text():
+            if self._process.poll() is not None or time.monotonic() > end:
+                return f"the server does not answer\n{self._log.read_text()}"
+            time.sleep(0.5)
+        return ""
+
+    def stop(self, seconds: float) -> str:
+        """Stops the server, as systemd does. Returns what it printed if it fails."""
+        self._process.terminate()
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return f"the server does not stop\n{self._log.read_text()}"
+        return f"exit status {status}\n{self._log.read_text()}" if status else ""
 
 
 def installs(line: str) -> bool:
@@ -203,7 +266,7 @@ def _state(block: Block, line: str) -> list[str]:
 def _run_line(line: str, state: list[str], folder: Path, variables: Mapping[str, str], seconds: float) -> str:
     """Runs a line of shell. Returns what it printed if it failed."""
     _make_room(line, folder)
-    line = next((line.split(" #")[0] + f" {more}" for start, more in SMALLER.items() if _starts(line, start)), line)
+    line = _small(line)
     try:
         done = subprocess.run(
             ["bash", "-c", "\n".join([*state, line])],
@@ -221,6 +284,14 @@ def _run_line(line: str, state: list[str], folder: Path, variables: Mapping[str,
     if done.returncode:
         return f"exit status {done.returncode}\n{printed}"
     return f"a traceback, though the exit status is 0\n{printed}" if "Traceback (most recent" in printed else ""
+
+
+def _small(line: str) -> str:
+    """The line with the options that make its command small."""
+    bare = line.split(" #")[0]
+    if line.startswith("mi-kernels serve "):
+        return f"{bare} {'' if ' -- ' in bare else '-- '}{_SERVE}"
+    return next((f"{bare} {more}" for start, more in SMALLER.items() if _starts(line, start)), line)
 
 
 def _starts(line: str, start: str) -> bool:
