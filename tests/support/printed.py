@@ -29,6 +29,9 @@ from .fp8_models import fp8_model, quantised
 from .models import qwen3_model
 
 LAYERS = 36  # as many as Qwen3-4B has: the ranges of the pages, such as 12:36, fit
+# vLLM's attention on a CPU does not know heads of 8 values, and `--max-model-len 32768` must not exceed the model.
+_HEADS = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 32768}
+_SIZES: dict[str, Any] = {"tied": False, "num_hidden_layers": LAYERS, "vocab_size": 320, **_HEADS}
 MODELS = {  # the names that the pages use, and which model each of them is
     "base": ("B", "Qwen/Qwen3-4B-Base"),
     "instruct": ("I", "A", "INSTRUCT", "Qwen/Qwen3-4B-Instruct-2507"),
@@ -88,7 +91,7 @@ def make_models(root: Path) -> None:
 
     logging.disable_progress_bar()
     for seed, (name, others) in enumerate(MODELS.items()):
-        qwen3_model(seed, tied=False, num_hidden_layers=LAYERS, vocab_size=320).save_pretrained(root / name)
+        qwen3_model(seed, **_SIZES).save_pretrained(root / name)
         for other in others:
             (root / other).parent.mkdir(exist_ok=True)
             shutil.copytree(root / name, root / other)
