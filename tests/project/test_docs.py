@@ -114,6 +114,21 @@ def test_what_does_not_run_says_what_it_needs(page: Path) -> None:
 
 
 @EVERY_PAGE_WITH_COMMANDS
+def test_what_installs_needs_a_fresh_environment(page: Path) -> None:
+    """`pip` on PATH may belong to another Python than the one that runs the pages: it would change that one."""
+    for block in blocks(page):
+        if block.language != "python" and any(map(printed.installs, block.commands)):
+            assert "a fresh environment" in printed.needs(block), block.place
+
+
+def test_what_installs_is_recognised() -> None:
+    for line in ("pip install torch", "python -m pip uninstall -y triton", "sudo apt-get install zsh", "uv pip sync f"):
+        assert printed.installs(line)
+    for line in ("python -m pip --version", "pip download torch", "mi-kernels lerp ./installed a -o b"):
+        assert not printed.installs(line)
+
+
+@EVERY_PAGE_WITH_COMMANDS
 def test_what_starts_processes_is_a_program(page: Path) -> None:
     """vLLM and graders start processes that import the main module again: without `__main__` they never end."""
     for block in blocks(page):

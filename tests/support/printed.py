@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +29,9 @@ from .fp8_models import fp8_model, quantised
 from .models import qwen3_model
 
 LAYERS = 36  # as many as Qwen3-4B has: the ranges of the pages, such as 12:36, fit
+# vLLM's attention on a CPU does not know heads of 8 values, and `--max-model-len 32768` must not exceed the model.
+_HEADS = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 32768}
+_SIZES: dict[str, Any] = {"tied": False, "num_hidden_layers": LAYERS, "vocab_size": 320, **_HEADS}
 MODELS = {  # the names that the pages use, and which model each of them is
     "base": ("B", "Qwen/Qwen3-4B-Base"),
     "instruct": ("I", "A", "INSTRUCT", "Qwen/Qwen3-4B-Instruct-2507"),
@@ -59,10 +65,13 @@ SMALLER = {
     "python -m bench.files.methods": "--most 0.02 --rounds 1 --folder bench-work",
     "python -m bench.files.safety": "--most 0.02 --rounds 1 --folder bench-work",
     "python -m bench.files.ray": "--size 0.02 --rounds 1 --folder bench-work",
+    "python -m bench.serving": "--most 0.05 --rounds 1 --folder bench-work",
+    "python -m bench.gpu pack": "--no-build",
 }
 
 # For vLLM's CPU build, which otherwise binds its threads to cores, compiles for minutes and takes most of the memory.
 _VLLM_ON_A_CPU = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+_SERVE = "--dtype bfloat16 --enforce-eager --kv-cache-memory-bytes 268435456 --max-model-len 512"
 _LLM = (r"(\bLLM\(\s*\"[^\"]*\",)", r"\1 enforce_eager=True, kv_cache_memory_bytes=1 << 28,")
 
 
@@ -82,7 +91,7 @@ def make_models(root: Path) -> None:
 
     logging.disable_progress_bar()
     for seed, (name, others) in enumerate(MODELS.items()):
-        qwen3_model(seed, tied=False, num_hidden_layers=LAYERS, vocab_size=320).save_pretrained(root / name)
+        qwen3_model(seed, **_SIZES).save_pretrained(root / name)
         for other in others:
             (root / other).parent.mkdir(exist_ok=True)
             shutil.copytree(root / name, root / other)
@@ -145,14 +154,24 @@ def run_page(
         seconds: the limit of one command.
     """
     names: dict[str, Any] = {"__name__": "page"}
+    server: Server | None = None
     for block in blocks(page):
         if block.file:
             (folder / block.file).write_text(block.text)
         parts = [block.text] if block.language == "python" else block.commands
-        missing = [need for need in needs(block) if need not in having]
+        offered = {*having, *(["a server"] if server is not None else [])}
+        missing = [need for need in needs(block) if need not in offered]
+        if "a fresh environment" not in needs(block) and block.language != "python":
+            for part in filter(installs, parts):
+                raise AssertionError(f"{block.place}: {part!r} would change this environment; mark its block")
         for part in parts:
             if missing:
                 yield Outcome(block.place, part, skipped=f"needs {', '.join(missing)}")
+            elif Server.is_started_by(part):
+                if server is not None:
+                    yield Outcome(block.place, f"stopping: {server.line}", server.stop(seconds))
+                server = Server(part, _state(block, part), folder, variables)
+                yield Outcome(block.place, part, server.wait(seconds))
             elif block.language != "python":
                 yield Outcome(block.place, part, _run_line(part, _state(block, part), folder, variables, seconds))
             elif block.is_program:
@@ -162,6 +181,61 @@ def run_page(
                 yield Outcome(block.place, part, _run_line(line, [], folder, variables, seconds))
             else:
                 yield Outcome(block.place, part, _execute(block, names))
+    if server is not None:
+        yield Outcome(page.name, f"stopping: {server.line}", server.stop(seconds))
+
+
+class Server:
+    """A server of a page, which runs while the blocks that need one do, until the next one starts or the page ends."""
+
+    def __init__(self, line: str, state: list[str], folder: Path, variables: Mapping[str, str]) -> None:
+        self.line = line
+        self._log = folder / "server.log"
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                ["bash", "-c", "\n".join([*state, f"exec {_small(line)}"])],
+                cwd=folder,
+                env=dict(variables),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        atexit.register(self._kill)  # whatever happens to the page
+
+    def _kill(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    @staticmethod
+    def is_started_by(line: str) -> bool:
+        """Whether a line of shell starts a server, which does not end by itself."""
+        return line.startswith("mi-kernels serve ") and not {"--check", "--help"} & set(line.split())
+
+    def wait(self, seconds: float) -> str:
+        """Waits until the server answers. Returns what it printed if it does not."""
+        end = time.monotonic() + seconds
+        while "mi-kernels: to change it: " not in self._log.read_text():
+            if self._process.poll() is not None or time.monotonic() > end:
+                return f"the server does not answer\n{self._log.read_text()}"
+            time.sleep(0.5)
+        return ""
+
+    def stop(self, seconds: float) -> str:
+        """Stops the server, as systemd does. Returns what it printed if it fails."""
+        self._process.terminate()
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._kill()
+            return f"the server does not stop\n{self._log.read_text()}"
+        return f"exit status {status}\n{self._log.read_text()}" if status else ""
+
+
+def installs(line: str) -> bool:
+    """Whether a line of shell changes the packages of the environment that runs it, or of another one on PATH."""
+    return re.search(r"\b(pip|uv|apt|apt-get|conda|npm)\b.*\b(install|uninstall|sync)\b", line) is not None
 
 
 def needs(block: Block) -> list[str]:
@@ -195,7 +269,7 @@ def _state(block: Block, line: str) -> list[str]:
 def _run_line(line: str, state: list[str], folder: Path, variables: Mapping[str, str], seconds: float) -> str:
     """Runs a line of shell. Returns what it printed if it failed."""
     _make_room(line, folder)
-    line = next((line.split(" #")[0] + f" {more}" for start, more in SMALLER.items() if _starts(line, start)), line)
+    line = _small(line)
     try:
         done = subprocess.run(
             ["bash", "-c", "\n".join([*state, line])],
@@ -213,6 +287,14 @@ def _run_line(line: str, state: list[str], folder: Path, variables: Mapping[str,
     if done.returncode:
         return f"exit status {done.returncode}\n{printed}"
     return f"a traceback, though the exit status is 0\n{printed}" if "Traceback (most recent" in printed else ""
+
+
+def _small(line: str) -> str:
+    """The line with the options that make its command small."""
+    bare = line.split(" #")[0]
+    if line.startswith("mi-kernels serve "):
+        return f"{bare} {'' if ' -- ' in bare else '-- '}{_SERVE}"
+    return next((f"{bare} {more}" for start, more in SMALLER.items() if _starts(line, start)), line)
 
 
 def _starts(line: str, start: str) -> bool:

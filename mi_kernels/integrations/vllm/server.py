@@ -14,8 +14,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ...errors import ArgumentError, BackendError, MIKernelsError
+from . import LOAD_FORMAT
 from .import_failure import import_failure
 from .listening import refuse_taken, wait_until_healthy
+from .preflight import check_models, options_of
 
 _NOT_GIVEN: Any = object()
 
@@ -95,7 +97,8 @@ def run_server(options: Namespace, answers: Callable[[], None]) -> None:
         answers: called once, when the server answers its first request.
 
     Raises:
-        ArgumentError: vLLM rejects a combination of options.
+        ArgumentError: vLLM rejects a combination of options, or the address is in use.
+        CheckpointError: a model was removed or changed since it was checked.
         BackendError: vLLM cannot start the engine, or the engine has died.
         Stopped: a signal came before the server answered.
     """
@@ -153,6 +156,9 @@ def run_server(options: Namespace, answers: Callable[[], None]) -> None:
             raise Stopped(stopped[0]) from error
         if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
             refuse_taken(options)
+        if options.load_format == LOAD_FORMAT:
+            # A model that was removed since the first check has other errors in vLLM, such as that of a wrong Hub id.
+            check_models(options.model, options_of(options.model_loader_extra_config))
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise BackendError(
             f"vLLM cannot serve: {first}", "The first error in vLLM's messages above is the cause."
