@@ -352,7 +352,7 @@ def test_an_engine_in_a_process_of_its_own(pair: Pair, tmp_path: Path) -> None:
     live = {"load_format": "mi_kernels", "model_loader_extra_config": extra, "worker_extension_cls": LIVE}
     for path, options in ((str(tmp_path / "merge"), {}), (pair.instruct, live)):
         command = [sys.executable, str(script), path, json.dumps(options)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr[-3000:]
         found.append(json.loads(done.stdout.splitlines()[-1]))
     (merged,), (loaded, changed, back) = found
