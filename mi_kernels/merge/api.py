@@ -242,7 +242,7 @@ def plan_merge(
     from ..methods.registry import METHODS
     from ..recipe.load import THE_RECIPE, from_content, load, naming
     from ..recipe.models import MergeRecipe, checked
-    from .combined import combined_sources
+    from .combined import combined_sources, wanted_values
 
     started = time.perf_counter()
     checked_path(out, "out", "the name of a folder or a file to create")
@@ -290,7 +290,9 @@ def plan_merge(
     if early is not None and reads != "nothing":
         early(job.first_forecast(models, alignment, folder, chosen, reads))
     with naming(where):
-        found = combined_sources(recipe, models, alignment, chosen.thread_count, without_functions(chosen.progress))
+        wanted = wanted_values(recipe, alignment)
+    shown = without_functions(chosen.progress)
+    found = combined_sources(recipe, wanted, models, alignment, chosen.thread_count, shown)
     output = job.Output(folder, MergeRecord.of_recipe(recipe, models, chosen, found))
     return Job(models, has_base, alignment, found, [output], chosen, started, recipe_notes=recipe.notes)
 
