@@ -12,11 +12,11 @@ from __future__ import annotations
 import glob
 import os
 import re
-import shutil
 import sys
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, counted, nearest
+from ..system.disk_space import SPARE, free_space
 from ..system.sizes import show_bytes
 from .needed_files import ADAPTER_FILES as ADAPTER_FILES
 from .needed_files import MODEL_FILES as MODEL_FILES
@@ -26,7 +26,6 @@ from .needed_files import File, Repository, Selection, unselected
 _ID = re.compile(r"(?P<id>(?P<org>\w[\w-]*)/(?P<name>\w[\w.-]*))(@(?P<revision>[\w./-]+))?")
 _NEVER = re.compile(r"--|\.\.|[.-]$|\.(git|safetensors|bin|pth?|json|ya?ml)$")  # in or at the end of ORG or NAME
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:(?P<org>[\w.-]+?)--)?(?P<name>[\w.-]+)/snapshots/")
-_SPARE = 16 << 20  # bytes that stay free for the file system itself
 _MOST_NAMES = 1000
 _MOST_TRIED = 3  # folders with a name like that of a missing one
 _LIKENESS = 0.74  # of such names: in a name of four letters, two that changed places
@@ -232,8 +231,8 @@ class _Download(NamedTuple):
         sizes = {name: self._missing_bytes(files[name]) for name in names}
         needed = sum(sizes.values())
         cache = os.path.dirname(self._home)
-        free = shutil.disk_usage(existing_folder(cache)).free
-        if needed and needed + _SPARE > free:
+        free = free_space(cache)
+        if needed and needed + SPARE > free:
             raise CheckpointError(
                 f"{self.source}: the download needs {show_bytes(needed)}, but {cache} has {show_bytes(free)} free",
                 "Free some space, or set HF_HOME to a folder on another disk.",
@@ -269,13 +268,6 @@ def _no_bar() -> type:
             super().__init__(*args, **{**options, "disable": True})
 
     return NoBar
-
-
-def existing_folder(folder: str) -> str:
-    """Returns the folder, or the closest one above it that exists."""
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return folder
 
 
 def cached_id(path: str) -> str | None:

@@ -180,7 +180,7 @@ def test_without_matplotlib_the_refusal_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # makes the import fail
     told = refusal(capsys, "a", "b", "--plot", str(tmp_path / "sigma.png"))
     assert "needs matplotlib" in told
-    assert "pip install matplotlib" in told
+    assert "python -m pip install 'matplotlib>=3.8'" in told
 
 
 @pytest.fixture

@@ -21,10 +21,10 @@ from mi_kernels.errors import ClusterError
 from mi_kernels.merge.api import plan_lerp
 from mi_kernels.merge.journal import read
 from mi_kernels.merge.options import Options
-from mi_kernels.merge.space import _SPARE
 from mi_kernels.merge.stream import Request, Sink, stream
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.output.writer import ShardFile
+from mi_kernels.system.disk_space import SPARE
 
 from ..support.checks import World, assert_message, assert_refused, run_cli, snapshot
 from ..support.kills import Run, Runner, runner
@@ -301,7 +301,7 @@ def test_a_full_disk_has_room_for_what_is_there(killed: Killed, monkeypatch: pyt
         monkeypatch.setattr(OutputFolder, "free_space", lambda self: free)
         return lerp_checkpoint(killed.instruct, killed.thinking, killed.out, 0.5, progress=False)
 
-    needed = _SPARE + left + small - freed
+    needed = SPARE + left + small - freed
     before = snapshot(killed.root)
     with pytest.raises(OutputError, match="of free space"):
         merge(needed - 1)
