@@ -4,10 +4,14 @@ python -m pip install torch transformers
 python live.py
 """
 
+import argparse
+
 import torch
 from transformers import AutoModelForCausalLM
 
 import mi_kernels
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 INSTRUCT = "./instruct"
 THINKING = "./thinking"

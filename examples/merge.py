@@ -3,7 +3,11 @@
 python merge.py
 """
 
+import argparse
+
 import mi_kernels
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 INSTRUCT = "./instruct"  # lam 0: a model folder, or a Hub id such as Qwen/Qwen3-4B-Instruct-2507
 THINKING = "./thinking"  # lam 1

@@ -3,7 +3,11 @@
 python paper.py
 """
 
+import argparse
+
 import mi_kernels
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 INSTRUCT = "./instruct"  # in the paper: Qwen/Qwen3-4B-Instruct-2507
 THINKING = "./thinking"  # in the paper: Qwen/Qwen3-4B-Thinking-2507

@@ -3,7 +3,11 @@
 python sweep.py
 """
 
+import argparse
+
 import mi_kernels
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 INSTRUCT = "./instruct"
 THINKING = "./thinking"

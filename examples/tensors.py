@@ -3,9 +3,13 @@
 python tensors.py
 """
 
+import argparse
+
 import numpy as np
 
 import mi_kernels
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 rng = np.random.default_rng(0)
 a = [rng.standard_normal(shape, dtype=np.float32) for shape in [(64, 64), (64,), (256, 64)]]

@@ -3,6 +3,7 @@
 python tool.py
 """
 
+import argparse
 import json
 import struct
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 
 import mi_kernels
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 INSTRUCT, THINKING, OUT = "./instruct", "./thinking", "./merged-by-tool"
 DTYPES = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}  # NumPy has no bf16: uint16 holds its bits

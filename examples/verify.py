@@ -3,9 +3,12 @@
 python merge.py && python verify.py
 """
 
+import argparse
 import sys
 
 import mi_kernels
+
+argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
 
 OUT = "./merged"
 

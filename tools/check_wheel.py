@@ -7,6 +7,7 @@ The import is tried when the wheel is for the Python that runs this.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -97,10 +98,12 @@ def check_import(wheel: Path, cuda: str, folder: Path) -> None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheels", nargs="*", type=Path, metavar="WHEEL")
     failed = 0
-    for path in sys.argv[1:]:
+    for path in parser.parse_args().wheels:
         try:
-            print(check(Path(path)))
+            print(check(path))
         except (WheelError, cuda_toolkit.ToolkitError) as error:
             print(error, file=sys.stderr)
             failed = 2

@@ -9,6 +9,7 @@ for the GPU of this machine, and the PTX of every wheel.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -167,6 +168,9 @@ def _run(command: Sequence[str | Path]) -> str:
 
 
 def main() -> int:
+    argparse.ArgumentParser(
+        prog="python -m bench.gpu.build", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     try:
         built = build_missing()
     except BuildError as error:

@@ -15,6 +15,7 @@ from glob import glob
 from typing import NamedTuple
 
 from ..errors import BackendError
+from ..system.packages import CUDA_PART, install
 from . import dispatch
 from .dispatch import VARIABLE, Machine
 
@@ -137,8 +138,7 @@ def choose(
     if chosen not in _GPU_BACKENDS:
         raise BackendError(
             f"{request}; found: {', '.join(gpus)}; available: cpu; cuda: {machine.cuda} triton: {machine.triton}",
-            "Install the wheel for your CUDA version, or run `python -m pip install triton`. "
-            "Otherwise, use `device='cpu'`.",
+            f"{CUDA_PART}. Or run {install('triton')}, or use `device='cpu'`.",
             argument=subject,
         )
     return Place(chosen, tuple(devices))

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from ..errors import BackendError
+from ..system.packages import CUDA_PART, install
 
 NAMES = ("cpu", "cuda", "triton", "reference")
 VARIABLE = "MI_KERNELS_BACKEND"
@@ -21,8 +22,8 @@ VARIABLE = "MI_KERNELS_BACKEND"
 _SERVE = {"cpu": ("cpu", "reference"), "cuda": ("cuda", "triton", "reference")}
 
 _REMEDIES = {
-    "cuda": "Install the wheel of mi_kernels for your CUDA version, or use backend=None.",
-    "triton": "Run `python -m pip install triton` on a machine where torch finds a GPU, or use backend=None.",
+    "cuda": f"{CUDA_PART}. Or use backend=None.",
+    "triton": f"Run {install('triton')} on a machine where torch finds a GPU, or use backend=None.",
 }
 
 

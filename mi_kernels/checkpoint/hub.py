@@ -12,11 +12,11 @@ from __future__ import annotations
 import glob
 import os
 import re
-import shutil
 import sys
 from typing import Any, NamedTuple
 
 from ..errors import CheckpointError, counted, nearest
+from ..system.disk_space import SPARE, free_space
 from ..system.sizes import show_bytes
 from .needed_files import ADAPTER_FILES as ADAPTER_FILES
 from .needed_files import MODEL_FILES as MODEL_FILES
@@ -26,10 +26,9 @@ from .needed_files import File, Repository, Selection, unselected
 _ID = re.compile(r"(?P<id>(?P<org>\w[\w-]*)/(?P<name>\w[\w.-]*))(@(?P<revision>[\w./-]+))?")
 _NEVER = re.compile(r"--|\.\.|[.-]$|\.(git|safetensors|bin|pth?|json|ya?ml)$")  # in or at the end of ORG or NAME
 _SNAPSHOT = re.compile(r"(?:^|/)models--(?:(?P<org>[\w.-]+?)--)?(?P<name>[\w.-]+)/snapshots/")
-_SPARE = 16 << 20  # bytes that stay free for the file system itself
 _MOST_NAMES = 1000
 _MOST_TRIED = 3  # folders with a name like that of a missing one
-_LIKENESS = 0.8  # of such names: one wrong letter in six, two in eleven
+_LIKENESS = 0.74  # of such names: in a name of four letters, two that changed places
 _left_out: dict[str, list[str]] = {}  # by the folder of the snapshot
 
 
@@ -125,15 +124,32 @@ def download(text: str, files: Selection | list[str], kind: str = "model") -> tu
     except CheckpointError:
         raise
     except Exception as error:  # many classes: network, gated, unknown id, offline
+        why, otherwise = _reason(error, match["id"], kind)
         close = _model_meant(text) if match["revision"] is None else ""
-        otherwise = (
-            "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used."
-        )
-        raise CheckpointError(
-            f"{text}: no such folder, and the download from the Hub failed: {first_line(error)}",
-            f"{close} {otherwise}".lstrip(),
-        ) from error
+        raise CheckpointError(f"{text}: no such folder, and {why}", f"{close} {otherwise}".lstrip()) from error
     return folder, _commit(folder)
+
+
+def _reason(error: Exception, id: str, kind: str) -> tuple[str, str]:
+    """Returns why the download of an id failed, and what to do. It may as well be a path with a mistake."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+        return (
+            f"the Hub has no {kind} with this id, or it is private",
+            f"Check the path or the id. A private {kind} needs `hf auth login`.",
+        )
+    cached = os.path.join(constants.HF_HUB_CACHE, f"{kind}s--{id.replace('/', '--')}")
+    if constants.HF_HUB_OFFLINE and not os.path.isdir(cached):
+        return (
+            f"the Hub's cache has no {kind} with this id, and HF_HUB_OFFLINE is set, so nothing is downloaded",
+            "Check the path or the id, or unset HF_HUB_OFFLINE.",
+        )
+    return (
+        f"the download from the Hub failed: {first_line(error)}",
+        "Check the path or the id. A gated model needs `hf auth login`; offline, only cached models can be used.",
+    )
 
 
 def left_out(folder: str) -> list[str]:
@@ -215,8 +231,8 @@ class _Download(NamedTuple):
         sizes = {name: self._missing_bytes(files[name]) for name in names}
         needed = sum(sizes.values())
         cache = os.path.dirname(self._home)
-        free = shutil.disk_usage(existing_folder(cache)).free
-        if needed and needed + _SPARE > free:
+        free = free_space(cache)
+        if needed and needed + SPARE > free:
             raise CheckpointError(
                 f"{self.source}: the download needs {show_bytes(needed)}, but {cache} has {show_bytes(free)} free",
                 "Free some space, or set HF_HOME to a folder on another disk.",
@@ -252,13 +268,6 @@ def _no_bar() -> type:
             super().__init__(*args, **{**options, "disable": True})
 
     return NoBar
-
-
-def existing_folder(folder: str) -> str:
-    """Returns the folder, or the closest one above it that exists."""
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return folder
 
 
 def cached_id(path: str) -> str | None:

@@ -14,7 +14,7 @@ from ..errors import counted, printable, shortened
 from ..system.sizes import show_bytes
 from .arguments import silence_downloads
 from .colour import coloured_notes
-from .early import progress_of
+from .early import announce, progress_of, shows
 from .shell import Parser
 from .text import parse_count
 
@@ -35,6 +35,7 @@ def add(p: Parser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..checkpoint.open import open_checkpoint
     from ..compare.similarity import similarity_of
+    from ..merge.forecast import Forecast
     from ..merge.record import content_of, made
 
     silence_downloads(arguments)
@@ -45,7 +46,13 @@ def run(arguments: argparse.Namespace) -> int:
         plots.check(arguments.plot)
     models = [open_checkpoint(arguments.instruct), open_checkpoint(arguments.thinking)]
     lines = [made(content_of(model)) for model in models]
-    found = similarity_of(models, threads=threads, progress=progress_of(arguments))
+    files = [path for model in models for path in model.files]
+
+    def early(size: int) -> None:
+        if shows(arguments):
+            announce(arguments, Forecast(size, [], files).measured())
+
+    found = similarity_of(models, threads=threads, progress=progress_of(arguments), early=early)
     if arguments.plot is not None:
         plots.heat_map(found, arguments.plot)
     if arguments.json:

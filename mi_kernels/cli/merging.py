@@ -6,14 +6,15 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import Field, replace
 from functools import partial
 from typing import Any, cast
 
 from ..errors import ArgumentError, counted, printable
 from ..merge.forecast import Forecast
 from ..merge.job import Job, Report
-from ..merge.options import FLAGS, MergeOptions
+from ..merge.options import FLAGS, HOW, MergeOptions
 from ..output import upload
 from ..system.progress import say
 from .arguments import silence_downloads
@@ -63,7 +64,7 @@ def finish(job: Job, arguments: argparse.Namespace, announcer: Announcer | None 
         return 0
     announcer.check(forecast)
     for i, output in enumerate(job.outputs):
-        output.card["command"] = shlex.join(["mi-kernels", *arguments.argv])
+        output.card["command"] = shlex.join(["mi-kernels", *_lasting(arguments.argv)])
         output.card["repo"] = repos[i] if repos else None
     if repos:
         upload.check_access(repos[0])
@@ -90,6 +91,27 @@ def finish(job: Job, arguments: argparse.Namespace, announcer: Announcer | None 
     elif not arguments.quiet:
         print(*addresses, sep="\n", end="\n" if addresses else "")
     return 0
+
+
+def _lasting(words: Sequence[str]) -> list[str]:
+    """Returns the words of a command without the options that do not change the output: how it ran, and what it showed.
+
+    So the card of a merge is the same however it was run, and the address of a cluster is not published.
+    """
+    values = {f"--{f.name.replace('_', '-')}": f.metadata["kind"] != "flag" for f in FLAGS if _is_passing(f)}
+    values |= {"--ray": True, "--nodes": True, "--node-speed": True, "-q": False, "--quiet": False, "--json": False}
+    kept, value_follows = [], False
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if value_follows or name in values:
+            value_follows = not value_follows and values[name] and not equals
+        else:
+            kept.append(word)
+    return kept
+
+
+def _is_passing(option: Field[Any]) -> bool:
+    return option.metadata["group"] == HOW or option.name in ("overwrite", "restart")
 
 
 def _describe(job: Job, arguments: argparse.Namespace, forecast: Forecast) -> None:

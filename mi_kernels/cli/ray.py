@@ -13,6 +13,7 @@ from ..integrations.ray.merge import run as run_on_cluster
 from ..integrations.ray.merge import smallest
 from ..integrations.ray.plan import Share, split
 from ..merge.job import Job, Report
+from ..system.duration import show_clock
 from ..system.progress import say
 from .text import parse_count, parse_size, show_bytes
 
@@ -65,23 +66,18 @@ def _table(shares: Sequence[Share], nodes: Sequence[Node], threads: int, speed: 
     for s in shares:
         lines.append(
             f"{printable(s.node):<{width}}{s.shards:>8}{show_bytes(s.read):>10}{show_bytes(s.written):>10}"
-            f"{show_bytes(s.memory):>10}{_clock(s.seconds):>10}"
+            f"{show_bytes(s.memory):>10}{show_clock(s.seconds):>10}"
         )
     read, written = sum(s.read for s in shares), sum(s.written for s in shares)
     workers = sum(node.cpus // threads for node in nodes)
     lines += [
         f"{sum(s.shards for s in shares)} shards by {workers} worker{'s' if workers != 1 else ''} of {threads} "
         f"thread{'s' if threads != 1 else ''}: {show_bytes(read)} read, {show_bytes(written)} written, "
-        f"{_clock(max(s.seconds for s in shares))}",
+        f"{show_clock(max(s.seconds for s in shares))}",
         f"assuming that each node reads and writes {show_bytes(speed)}/s at the same time (--node-speed; the last line "
         "of a merge reports the speed of one machine)",
     ]
     return "\n".join(lines)
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def _teller(arguments: argparse.Namespace) -> Callable[[str], None]:

@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import ArgumentError, OutputError, printable
 from ..system.atomic import write_file
 from ..system.faults import problem, remedy
+from ..system.packages import install
 from .plot_style import encoded, fit_width, short_name, style
 from .similarity import Similarity
 
@@ -39,7 +40,7 @@ def check(path: str | os.PathLike[str]) -> None:
     except ImportError as error:
         raise OutputError(
             f"{given}: drawing needs matplotlib, which cannot be imported: {error}",
-            "Run `python -m pip install matplotlib`, or leave out the plot.",
+            f"Run {install('matplotlib')}, or leave out the plot.",
         ) from error
 
 

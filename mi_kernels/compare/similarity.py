@@ -197,8 +197,13 @@ def similarity_of(
     *,
     threads: int | None = None,
     progress: Progress = True,
+    early: Callable[[int], object] = lambda size: None,
 ) -> Similarity:
-    """Computes `similarity` of two open checkpoints."""
+    """Computes `similarity` of two open checkpoints.
+
+    Args:
+        early: called with the number of bytes to read, before they are read, if the models can be compared.
+    """
     started = time.perf_counter()
     count, isa = cpu.checked_threads(threads), cpu.isa()
     alignment = align(models)
@@ -207,6 +212,7 @@ def similarity_of(
     rows = [row for row in alignment.rows if row.name not in left_out]
     size = sum(_bytes_up_to(_elements(row), t) for row in rows for t in row.inputs)
     tensors: dict[str, _Sums] = {}
+    early(size)
     with progress_bar(progress, size, "measuring sigma") as on_bytes:
         for row, parts in _summed(rows, models, isa, count, on_bytes):
             if all(math.isfinite(m.abs_a) and math.isfinite(m.abs_b) for m, *_ in parts):

@@ -121,13 +121,14 @@ class Resident:
         Raises:
             ArgumentError: before the first tensor, also if the models do not meet the conditions of the recipe.
         """
-        from ..merge.combined import combined_sources
+        from ..merge.combined import combined_sources, wanted_values
         from ..merge.job import origin_of
 
         if recipe.conditions is not None:
             options = Options(copy_from=recipe.copy_from)
             recipe.conditions.check(self.models, origin_of(self.models, recipe.base is not None, options))
-        return self._tensors(combined_sources(recipe, self.models, self.alignment, self._threads))
+        wanted = wanted_values(recipe, self.alignment)
+        return self._tensors(combined_sources(recipe, wanted, self.models, self.alignment, self._threads))
 
     def _tensors(self, sources: Mapping[str, Source]) -> Iterator[tuple[str, torch.Tensor]]:
         self._check_unchanged()

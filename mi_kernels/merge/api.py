@@ -199,8 +199,8 @@ def merge_checkpoint(
     (SLERP, NuSLERP, Model Stock) that it needs, FP8 weights with scales, and adapters.
 
     Args:
-        recipe: a YAML file (a recipe of mi_kernels or an unmodified mergekit configuration), a dict with the same
-            content as a recipe of mi_kernels, or a MergeRecipe. A `mi_kernels.Recipe` names no models: pass it to
+        recipe: a YAML file (a recipe of mi_kernels or an unmodified mergekit configuration), a dict with the content of
+            either, or a MergeRecipe. A `mi_kernels.Recipe` names no models: pass it to
             `lerp_checkpoint` as lam, or as the `pair` of a MergeRecipe.
         out: the folder to create, or one file NAME.safetensors.
         options: see `lerp_checkpoint`. `dtype` and `copy_from` override the recipe.
@@ -240,14 +240,15 @@ def plan_merge(
     """
     # Imported here because interpolation does not need them, and imports can take a tenth of the time of a merge.
     from ..methods.registry import METHODS
-    from ..recipe.load import load
-    from ..recipe.models import MergeRecipe, checked, from_dict
-    from .combined import combined_sources
+    from ..recipe.load import THE_RECIPE, from_content, load, naming
+    from ..recipe.models import MergeRecipe, checked
+    from .combined import combined_sources, wanted_values
 
     started = time.perf_counter()
     checked_path(out, "out", "the name of a folder or a file to create")
+    where = THE_RECIPE
     if isinstance(recipe, Mapping):
-        recipe = from_dict(recipe)
+        recipe = from_content(recipe)
     elif isinstance(recipe, MergeRecipe):
         recipe = checked(recipe, recipe.spelling.where if recipe.spelling is not None else "the recipe")
     elif isinstance(recipe, Recipe):
@@ -257,15 +258,22 @@ def plan_merge(
             "pair=recipe).",
         )
     else:
-        recipe = load(checked_path(recipe, "recipe", "a YAML file, a dict or a MergeRecipe"))
+        where = checked_path(recipe, "recipe", "a YAML file, a dict or a MergeRecipe")
+        recipe = load(where)
     by_recipe: MergeOptions = {"dtype": recipe.dtype, "copy_from": recipe.copy_from}
     by_recipe.update(options)
-    chosen = Options(**by_recipe)
     has_base = recipe.base is not None
-    chosen.refuse_copy_from(len(recipe.models), has_base, "the recipe")
+    with naming(where):  # what no option replaces
+        own: MergeOptions = {}
+        own |= {} if "dtype" in options else {"dtype": recipe.dtype}
+        own |= {} if "copy_from" in options else {"copy_from": recipe.copy_from}
+        Options(**own).refuse_copy_from(len(recipe.models), has_base, THE_RECIPE)
+    chosen = Options(**by_recipe)
+    chosen.refuse_copy_from(len(recipe.models), has_base, THE_RECIPE)
     if recipe.pair is not None:
         instruct, thinking = recipe.models
-        return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
+        with naming(where):
+            return plan_lerp(instruct, thinking, [(out, recipe.pair)], chosen)
     chosen.refuse_method(recipe.method, METHODS[recipe.method].weighted_sum)
     if chosen.sigma:
         raise ArgumentError(
@@ -281,7 +289,10 @@ def plan_merge(
     reads = METHODS[recipe.method].reads
     if early is not None and reads != "nothing":
         early(job.first_forecast(models, alignment, folder, chosen, reads))
-    found = combined_sources(recipe, models, alignment, chosen.thread_count, without_functions(chosen.progress))
+    with naming(where):
+        wanted = wanted_values(recipe, alignment)
+    shown = without_functions(chosen.progress)
+    found = combined_sources(recipe, wanted, models, alignment, chosen.thread_count, shown)
     output = job.Output(folder, MergeRecord.of_recipe(recipe, models, chosen, found))
     return Job(models, has_base, alignment, found, [output], chosen, started, recipe_notes=recipe.notes)
 

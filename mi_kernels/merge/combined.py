@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..backends.spans import Operand
@@ -23,8 +23,28 @@ if TYPE_CHECKING:
     from .._cpu import Combine
 
 
+Values = Mapping[str, Mapping[str, Any]]  # by the names of the tensors that a recipe merges: its parameters for them
+
+
+def wanted_values(recipe: MergeRecipe, alignment: Alignment) -> Values:
+    """Returns the parameters of each tensor that the recipe merges, by its name. Other tensors are copied.
+
+    Raises:
+        ArgumentError: a mask selects no tensor, or a parameter has no value for a tensor.
+    """
+    names = [row.name for row in alignment.merged]
+    found, depth = places(names), layer_count(names)
+    chosen = select(names, recipe.layers, recipe.modules)
+    return {
+        row.name: recipe.parameters(row.name, found[row.name], depth)
+        for row in alignment.rows
+        if row.kept is None and row.floating and row.name in chosen
+    }
+
+
 def combined_sources(
     recipe: MergeRecipe,
+    wanted: Values,
     models: Sequence[Checkpoint],
     alignment: Alignment,
     threads: int,
@@ -36,24 +56,22 @@ def combined_sources(
     floating-point is the same in all models, and is copied too.
 
     Args:
+        wanted: see `wanted_values`.
         models: the base first if the recipe has one.
         progress: how to show that tensors are read, see `system.progress`. A method that reads none shows nothing.
 
     Raises:
-        ArgumentError: a mask selects no tensor, or a parameter has no value for a tensor.
+        ArgumentError: the method cannot merge the values of a tensor.
         CheckpointError: an input can no longer be read.
     """
-    names = [row.name for row in alignment.merged]
-    found, depth = places(names), layer_count(names)
-    chosen = select(names, recipe.layers, recipe.modules)
     unchanged = 1.0 if recipe.base is not None else 0.0  # the weight that copies the first model after the base
     sources: dict[str, Source] = {}
-    parameters: list[tuple[Row, dict[str, Any]]] = []
+    parameters: list[tuple[Row, Mapping[str, Any]]] = []
     for row in alignment.rows:
         weight = unchanged if row.floating else 0.0
         sources[row.name] = Source(row.inputs, (weight,), kept=row.kept, common=row.common)
-        if row.kept is None and row.floating and row.name in chosen:
-            parameters.append((row, recipe.parameters(row.name, found[row.name], depth)))
+        if row.name in wanted:
+            parameters.append((row, wanted[row.name]))
 
     method = METHODS[recipe.method]
     shown = progress if method.reads != "nothing" else False
@@ -66,7 +84,7 @@ def combined_sources(
             for k, t in enumerate(row.inputs):
                 inputs.check_length(k, t)
 
-        def task(row: Row, values: dict[str, Any]) -> Callable[[], None]:
+        def task(row: Row, values: Mapping[str, Any]) -> Callable[[], None]:
             def work() -> None:
                 readers = [_reader(inputs, k, t) for k, t in enumerate(row.inputs)]
                 base = readers.pop(0) if recipe.base is not None else None

@@ -22,12 +22,13 @@ class Forecast:
     """What a command will do, known before it starts.
 
     Attributes:
-        bytes_read: bytes that it reads.
+        bytes_read: bytes that it reads, each as often as it is read.
         spaces: what it writes to each file system, and the free space there. Empty: it writes nothing.
         files: the files that it reads.
         seconds: the time that the disks need for this, by a short measure; None if it was not measured.
         uploaded: bytes that are uploaded to the Hub afterwards.
         besides: what takes time in addition, such as "computing thresholds"; may be empty.
+        twice: bytes that are read twice, the first time for `besides`.
 
     Example:
         >>> from mi_kernels.merge.forecast import Forecast
@@ -41,6 +42,7 @@ class Forecast:
     seconds: float | None = None
     uploaded: int = 0
     besides: str = ""
+    twice: int = 0
 
     @property
     def bytes_written(self) -> int:
@@ -82,6 +84,7 @@ class Forecast:
         """Returns the numbers in JSON types."""
         return {
             "bytes_read": self.bytes_read,
+            "bytes_read_twice": self.twice,
             "bytes_written": self.bytes_written,
             "bytes_uploaded": self.uploaded,
             "disks": [{**s._asdict(), "missing": s.missing} for s in self.spaces],
@@ -89,7 +92,8 @@ class Forecast:
         }
 
     def __str__(self) -> str:
-        parts = [f"reads {show_bytes(self.bytes_read)}"] if self.bytes_read or not self.spaces else []
+        twice = f" ({show_bytes(self.twice)} twice, first for {self.besides})" if self.twice else ""
+        parts = [f"reads {show_bytes(self.bytes_read)}{twice}"] if self.bytes_read or not self.spaces else []
         for s in self.spaces:
             models = f" ({s.outputs} outputs)" if s.outputs > 1 else ""
             short = f", {show_bytes(s.missing)} too little" if s.missing else ""

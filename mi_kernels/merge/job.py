@@ -258,9 +258,11 @@ class Job:
         except OSError as error:
             raise self._failed(error) from error
         bytes_read = self._bytes_read(shards, works) + sum(s.size for work in works for s in work.finished.values())
-        if self.options.sigma:
-            bytes_read += sum(model.nbytes for model in self.models)
-        return Forecast(bytes_read, found, [path for model in self.models for path in model.files])
+        files = [path for model in self.models for path in model.files]
+        if not self.options.sigma:
+            return Forecast(bytes_read, found, files)
+        twice = sum(model.nbytes for model in self.models)
+        return Forecast(bytes_read + twice, found, files, besides="measuring sigma", twice=twice)
 
     def _glance(self, i: int, shards: list[OutputShard]) -> ResumableWork:
         folder = self.outputs[i].folder
@@ -497,7 +499,8 @@ def first_forecast(
     except OSError as error:
         raise writing_failed(error, folder.given) from error
     files = [path for model in models for path in model.files]
-    return Forecast(2 * sum(model.nbytes for model in models), found, files, besides=f"computing {reads}")
+    twice = sum(model.nbytes for model in models)
+    return Forecast(2 * twice, found, files, besides=f"computing {reads}", twice=twice)
 
 
 def _spaces(works: Sequence[ResumableWork], small: Sequence[dict[str, bytes]]) -> list[space.Space]:

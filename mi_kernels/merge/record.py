@@ -17,7 +17,7 @@ from ..checkpoint.files import read_json
 from ..checkpoint.record import Checkpoint
 from ..dtypes import TORCH_NAMES
 from ..errors import CheckpointError, counted, printable, shortened
-from ..output.card import Facts
+from ..output.card import Facts, code
 from ..output.layout import OURS
 from ..output.sidefiles import RECORD, reference
 from ..recipe.interpolation import Recipe, plain
@@ -33,6 +33,8 @@ LERP = "lerp"
 _LERP_SOURCE = "https://arxiv.org/abs/2510.10977"
 _LERP_NUMERICS = "Bit-identical to torch.lerp(a.float(), b.float(), lam).to(dtype); lam 0 and 1 copy bytes."
 _NUMERICS = "Computed in float32 in a fixed order and rounded once: see mi_kernels.methods."
+_MOST_RULES = 8  # that a sentence has
+_MOST_PATTERN = 100  # characters of a pattern in a sentence
 _MOST_INPUTS = 16  # that a line names, as many as a merge has
 _MOST_BYTES = 4 << 20  # larger files are rejected; a record has a few kB
 _PARAMETERS = {LERP: ("lam", "layers", "modules", "rules")}
@@ -83,8 +85,7 @@ class MergeRecord:
         content = recipe.to_dict()
         masks = {"layers": content.get("layers"), "modules": content.get("modules")}
         shown = "".join(f", {mask}" for mask in _masks(masks))
-        if recipe.rules:
-            shown += f", and {counted(len(recipe.rules), 'rule')}"
+        shown += "".join(f"; {rule}" for rule in _rules(content.get("rules", [])))
         copied = sum(s.copied_to(output) for s in sources.values())
         return cls(
             method=LERP,
@@ -321,6 +322,16 @@ def content_of(model: Checkpoint) -> dict[str, Any] | None:
     return {"mi_kernels": said.pop("version", None), **said, "models": models}
 
 
+def same_merge(one: bytes, other: bytes) -> bool:
+    """Returns whether two contents of mi_kernels.json describe the same merge, whatever their sentences for people."""
+    try:
+        contents = [json.loads(content) for content in (one, other)]
+        plain = [{key: value for key, value in c.items() if key not in ("summary", "numerics")} for c in contents]
+    except (ValueError, AttributeError, RecursionError):
+        return False
+    return plain[0] == plain[1]
+
+
 def read_record(root: str) -> MergeRecord | None:
     """Returns the record of the model folder `root`, or None if mi_kernels.json is missing.
 
@@ -404,6 +415,22 @@ def _masks(content: Mapping[str, Any]) -> list[str]:
         for key, mask in found
         if mask is not None
     ]
+
+
+def _rules(rules: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns the rules in words: ["lam = 0 for modules attn", "lam = 0.3 for tensors that match `up_proj`"].
+
+    Of many rules, the last ones are left out. Their number is given, because later rules replace earlier ones.
+    """
+    shown = []
+    for rule in rules[:_MOST_RULES]:
+        pattern = rule.get("pattern")
+        which = " and ".join(_masks(rule)) or ("all tensors" if pattern is None else "tensors")
+        if pattern is not None:
+            which += f" that match {code(printable(pattern, _MOST_PATTERN))}"
+        shown.append(f"lam = {_shown(rule['lam'])} for {which}")
+    left = len(rules) - len(shown)
+    return [*shown, f"and {counted(left, 'more rule')}"] if left else shown
 
 
 def _shown(value: Any) -> str:

@@ -16,16 +16,19 @@ from ..checksums.accumulator import Layout
 from ..checksums.crc import crc32c
 from ..checksums.folder import measure
 from ..checksums.record import NAME as CHECKSUMS
-from ..checksums.record import FileSum, Record, ShardSum, weights_digest
-from ..errors import OutputError
+from ..checksums.record import FileSum, Record, ShardSum, repaired, weights_digest
+from ..errors import CheckpointError, OutputError
+from ..output.card import NAME as CARD
 from ..output.card import completed
 from ..output.folder import OutputFolder
 from ..output.layout import OutputShard
+from ..output.sidefiles import RECORD
 from ..system.faults import problem, remedy
 from ..system.progress import OnBytes
 from .findings import Findings
 from .journal import Journal, MergeRequest, State, read
 from .plan import Source
+from .record import same_merge
 
 
 def merge_request(
@@ -156,7 +159,8 @@ class ResumableWork:
         """Reads every shard that the journal names, and keeps those whose checksums match as `finished`.
 
         A process that was killed while it published may have moved the model to `out`. If all small files are at `out`,
-        the shards should be there too.
+        the shards should be there too. The model card may have other text: its writer may have been another build of
+        this version, and the card holds the command as it was typed.
 
         Args:
             small: the content of all files of the model except the shards and the checksums, by name.
@@ -171,8 +175,7 @@ class ResumableWork:
             return
         out = self.folder.published_path
         if self._state.publishing:
-            files = self._with_checksums(small, self._state.shards)
-            self._moved = all(_holds(out(name), content) for name, content in files.items())
+            self._moved = self.folder.single_file or self._published(small)
         if self._moved:
             self.finished = self._intact({i: out(self._shards[i].name) for i in sums}, sums, threads, on_bytes)
             self._moved = len(self.finished) == len(self._shards)  # otherwise the model was changed since
@@ -183,6 +186,26 @@ class ResumableWork:
         self.findings = {i: self._state.findings[self._shards[i].name] for i in self.finished}
         if self._moved:
             self.folder.adopt()
+
+    def _published(self, small: Mapping[str, bytes]) -> bool:
+        """Returns whether `out` has the small files of this merge, and the checksums of its shards and of these files.
+
+        What is text for people may differ, but it must be as the checksums say.
+        """
+        out = self.folder.published_path
+        try:
+            record = Record.decode(_content(out(CHECKSUMS)), out(CHECKSUMS))
+            if record.files.keys() != small.keys() or record.shards != self._state.shards:
+                return False
+            for name, content in small.items():
+                found = _content(out(name))
+                if FileSum(len(found), crc32c(found)) != record.files[name]:
+                    return False
+                if found != content and name != CARD and not (name == RECORD and same_merge(found, content)):
+                    return False
+        except (OSError, CheckpointError):
+            return False
+        return repaired(_content(out(CHECKSUMS))) is None
 
     def _intact(
         self, paths: Mapping[int, str], sums: Mapping[int, ShardSum], threads: int, on_bytes: OnBytes
@@ -250,11 +273,16 @@ def _has_size(path: str, size: int) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size == size
 
 
-def _holds(path: str, content: bytes) -> bool:
-    if not _has_size(path, len(content)):
-        return False
+def _content(path: str) -> bytes:
+    """Returns the content of a file of the model.
+
+    Raises:
+        OSError: it cannot be read, or it is a link or no file.
+    """
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise FileNotFoundError(path)
     with open(path, "rb") as file:
-        return file.read() == content
+        return file.read()
 
 
 def publish(folders: Sequence[OutputFolder]) -> None:

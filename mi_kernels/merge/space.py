@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..errors import OutputError
 from ..output.folder import OutputFolder
+from ..system.disk_space import SPARE, free_space
 from ..system.sizes import show_bytes
-
-_SPARE = 16 << 20  # bytes that stay free for the file system itself
 
 
 class Space(NamedTuple):
@@ -62,7 +60,7 @@ def spaces(folders: Sequence[OutputFolder], written: Sequence[int], needed: Sequ
                 folder=first.existing_parent(),
                 outputs=len(members),
                 written=sum(written[i] for i in members),
-                needed=sum(needed[i] for i in members) + _SPARE,
+                needed=sum(needed[i] for i in members) + SPARE,
                 free=first.free_space(),
             )
         )
@@ -79,7 +77,7 @@ def of_folder(path: str, written: int, needed: int) -> Space:
     Raises:
         OSError: the file system does not answer.
     """
-    return Space(path, os.path.realpath(path), 1, written, needed + _SPARE, shutil.disk_usage(path).free)
+    return Space(path, os.path.realpath(path), 1, written, needed + SPARE, free_space(path))
 
 
 def check(found: Sequence[Space]) -> None:

@@ -80,7 +80,7 @@ def model_card(models: Sequence[Checkpoint], facts: Facts, name: str, files: Map
     for key in ("pipeline_tag", "language"):
         front += _common(cards, key)
     licence_front, licence_text = _licence(flat, roots, cards)
-    named = [_code("+".join(parts)) for parts in ids]
+    named = [code("+".join(parts)) for parts in ids]
     here = facts.repo or name
     paragraphs = [
         f"# {_text(name)}",
@@ -158,9 +158,9 @@ def _recipe(facts: Facts, name: str) -> list[str]:
 def _making(facts: Facts) -> list[str]:
     points = [
         f"Method: {facts.method}",
-        *(f"Model {role}: {_code(printable(name))}" for role, name in facts.inputs),
+        *(f"Model {role}: {code(printable(name))}" for role, name in facts.inputs),
         f"Tensors: {facts.merged:,} merged, {facts.copied:,} copied",
-        f"Dtypes: {', '.join(map(_code, facts.dtypes)) or 'none'}",
+        f"Dtypes: {', '.join(map(code, facts.dtypes)) or 'none'}",
         *([_sigma(facts.sigma)] if facts.sigma is not None else []),
         f"Precision: {facts.numerics}",
         f"Version: mi_kernels {facts.version}. `{RECORD}` has all details.",
@@ -271,7 +271,7 @@ def _fence(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Returns `text` as code within a line."""
     ticks = "`" * (1 + _longest_run(text))
     space = " " if text.startswith(("`", " ")) or text.endswith(("`", " ")) else ""

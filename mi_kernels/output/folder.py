@@ -13,6 +13,7 @@ from types import TracebackType
 from ..errors import ClusterError, OutputError
 from ..system import calls as system
 from ..system import interrupts
+from ..system.disk_space import existing_folder, free_space
 from ..system.faults import naming, problem, remedy
 from .sidefiles import RECORD
 
@@ -139,7 +140,7 @@ class OutputFolder:
 
     def free_space(self) -> int:
         """Returns the free space of the file system of `out`, in bytes, without blocks reserved for root."""
-        return shutil.disk_usage(self.existing_parent()).free
+        return free_space(self.existing_parent())
 
     def used_space(self) -> int:
         """Returns the bytes on disk in the work folder of a killed process. They will be reused or freed."""
@@ -154,10 +155,7 @@ class OutputFolder:
 
     def existing_parent(self) -> str:
         """Returns the folder that contains `out`, or the closest one above it that exists."""
-        parent = os.path.dirname(self.path)
-        while not os.path.isdir(parent):
-            parent = os.path.dirname(parent)
-        return parent
+        return existing_folder(os.path.dirname(self.path))
 
     def __enter__(self) -> OutputFolder:
         """Creates the work folder, or uses an existing one, and locks it.

@@ -137,7 +137,16 @@ def is_mergekit(content: Mapping[str, Any]) -> bool:
     keys = [key for key in content if isinstance(key, str)]
     theirs = {*KEYS, *MIXTURE_KEYS} - {*OWN_KEYS}
     misspelt = "method" not in keys and any("merge_method" in nearest(key, KEYS, likeness=0.8) for key in keys)
-    return misspelt or any(key in theirs for key in keys)
+    return misspelt or any(key in theirs for key in keys) or ("method" not in keys and _has_their_entries(content))
+
+
+def _has_their_entries(content: Mapping[str, Any]) -> bool:
+    """Returns whether models have `parameters`, or slices have `sources`, which entries of our recipes do not have."""
+    for key, theirs in (("models", "parameters"), ("slices", "sources")):
+        entries = content.get(key)
+        if isinstance(entries, list | tuple) and any(isinstance(e, Mapping) and theirs in e for e in entries):
+            return True
+    return False
 
 
 def _refuse_without_method(content: Mapping[str, Any], where: str) -> NoReturn:

@@ -28,3 +28,15 @@ def show_left(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole // 60 % 60} min"
+
+
+def show_clock(seconds: float) -> str:
+    """Formats a duration for a table, in hours, minutes and seconds.
+
+    Example:
+        >>> from mi_kernels.system.duration import show_clock
+        >>> show_clock(3725.6)
+        '1:02:06'
+    """
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -136,8 +137,25 @@ def _planned(root: str, record: MergeRecord, sources: list[str], settings: Mappi
         **settings,
     }
     if record.method == LERP:
-        recipe = Recipe.from_dict({**record.parameters, "extrapolate": True})
+        with _recorded(root, record):
+            recipe = Recipe.from_dict({**record.parameters, "extrapolate": True})
         return plan_lerp(sources[0], sources[1], [(root, recipe)], Options(**options))
     from ..recipe.models import from_record
 
-    return plan_merge(from_record(record.to_dict(), sources, os.path.join(root, RECORD)), root, **options)
+    with _recorded(root, record):
+        merge = from_record(record.to_dict(), sources, os.path.join(root, RECORD))
+    return plan_merge(merge, root, **options)
+
+
+@contextlib.contextmanager
+def _recorded(root: str, record: MergeRecord) -> Iterator[None]:
+    """Explains a recorded parameter that is refused today, such as a density of 20: nobody can change it now."""
+    try:
+        yield
+    except ArgumentError as error:
+        problem = error.problem.removeprefix(f"{os.path.join(root, RECORD)}: ")
+        raise CheckpointError(
+            f"{os.path.join(root, RECORD)}: {problem}, so this merge cannot be computed again",
+            f"mi_kernels {record.version} merged it before such values were refused, or the file was changed. Leave "
+            "out `recompute` to compare the checksums, or merge again with another value.",
+        ) from error

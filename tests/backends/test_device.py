@@ -76,7 +76,7 @@ def test_auto_notes_that_it_does_not_use_the_gpu() -> None:
             ("cuda", None, None),
             TWO,
             NEITHER,
-            ["device 'cuda' requested; found: NVIDIA H100", "cuda: this build", "whe"],
+            ["device 'cuda' requested; found: NVIDIA H100", "cuda: this build", "MI_KERNELS_CUDA=cu128"],
         ),
         (("cuda", "cuda", None), TWO, TRITON, ["backend 'cuda' requested for tensors on cuda:0; available: triton"]),
         (("auto", None, "cuda"), "no GPU", ALL, ["backend 'cuda' requested by MI_KERNELS_BACKEND; found: no GPU"]),

@@ -69,7 +69,11 @@ def test_choice(request_: Request, machine: Machine, chosen: str) -> None:
             NO_GPU,
             ["available: reference; cuda: no driver; triton: triton is not installed\n", "pip install"],
         ),
-        (Request("cuda", "cuda:0"), NO_CUDA, ["available: triton, reference; cuda: it was built", "wheel"]),
+        (
+            Request("cuda", "cuda:0"),
+            NO_CUDA,
+            ["available: triton, reference; cuda: it was built", "MI_KERNELS_CUDA=cu128 python -m pip install ."],
+        ),
         (Request(None, "cuda:0", variable="cuda"), NO_CUDA, ["'cuda' requested by MI_KERNELS_BACKEND for tensors"]),
         (Request(None), Machine(cpu_extension=False), ["'cpu' requested; available: reference", "C++17 compiler"]),
     ],

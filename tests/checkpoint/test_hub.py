@@ -49,11 +49,13 @@ def call(hub: StubHub, root: Path, *argv: object, **environment: str) -> subproc
     return run(hub, root, [*PROGRAM, *argv], **environment)
 
 
-def run(hub: StubHub, root: Path, words: Sequence[object], **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    hub: StubHub, root: Path, words: Sequence[object], cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     ours = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     ours |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(root / "home"), "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "*"}
     return subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, env={**ours, **environment}, timeout=120
+        list(map(str, words)), capture_output=True, text=True, env={**ours, **environment}, cwd=cwd, timeout=120
     )
 
 
@@ -377,16 +379,18 @@ def test_a_model_by_id_and_revision_resumed_and_offline(hub: StubHub, tmp_path: 
     assert hub.requests == []
     absent = call(hub, tmp_path, "inspect", "org/a", HF_HUB_OFFLINE="1")
     assert absent.returncode == 2
-    assert_message(absent.stderr, "org/a", "offline")
+    assert_message(absent.stderr, "org/a", "only cached models can be used")
 
 
-@pytest.mark.parametrize(("source", "words"), [("org/nobody", "org/nobody"), ("org/a@v9", "org/a@v9")])
+@pytest.mark.parametrize(
+    ("source", "words"), [("org/nobody", "the Hub has no model with this id"), ("org/a@v9", "from the Hub failed")]
+)
 def test_unknown_ids_and_revisions(hub: StubHub, tmp_path: Path, source: str, words: str) -> None:
     hub.repos["org/a"] = Repo()
     hub.repos["org/a"].add({"config.json": b"{}"})
     done = call(hub, tmp_path, "inspect", source)
     assert done.returncode == 2
-    assert_message(done.stderr, words, "the download from the Hub failed")
+    assert_message(done.stderr, f"{source}: no such folder", words)
 
 
 def test_push(hub: StubHub, tmp_path: Path) -> None:
@@ -548,6 +552,7 @@ def test_a_missing_model_in_a_local_folder_is_a_path(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert looks_like_id("models/instruct")
     (tmp_path / "models" / "instruct").mkdir(parents=True)
+    (tmp_path / "models" / "instruct" / "model.safetensors").touch()
     assert not looks_like_id("models/instrct")
     assert looks_like_id("models/instrct@main")
     with pytest.raises(CheckpointError) as caught:
@@ -574,7 +579,46 @@ def test_a_path_that_does_not_exist(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "instruct").mkdir()
+    (tmp_path / "instruct" / "model.safetensors").touch()
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(given)
     assert caught.value.problem == problem
     assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("given", "folder", "hint"),
+    [
+        ("./runs/mi-ffn", "runs/mi-fnn", "./runs/mi-fnn"),
+        ("./rusn/mi-ffn", "runs/mi-ffn", "./runs/mi-ffn"),  # the mistake is in a folder above
+        ("./a/long/path/to/qwen3", "a/long/path/to/llama", None),  # only the part that is missing is compared
+        ("./qwen3-base", "qwen3-chat", None),
+        ("./instruct", "instruct/instruct", None),
+        ("./docs/x", "docs/y", None),
+    ],
+)
+def test_only_a_model_that_is_spelled_alike_is_offered(
+    given: str, folder: str, hint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir(parents=True)
+    for weights in (False, True):
+        if weights:
+            (tmp_path / folder / "model.safetensors").touch()
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(given)
+        assert ("Did you mean" in caught.value.remedy) == (weights and hint is not None)
+    if hint is not None:
+        assert caught.value.remedy.startswith(f"Did you mean {hint}? ")
+
+
+@pytest.mark.parametrize("offline", ["0", "1"])
+@pytest.mark.parametrize("reachable", [True, False])
+def test_a_path_with_the_form_of_an_id(hub: StubHub, tmp_path: Path, reachable: bool, offline: str) -> None:
+    """Whatever keeps the Hub from having it, the message says that there is no such folder, and offers a near one."""
+    World(tmp_path / "runs")
+    environment = {"HF_HUB_OFFLINE": offline} | ({} if reachable else {"HF_ENDPOINT": "http://127.0.0.1:9"})
+    done = run(hub, tmp_path, [*PROGRAM, "inspect", "rusn/instruct"], cwd=tmp_path, **environment)
+    assert done.returncode == 2
+    why = "HF_HUB_OFFLINE is set" if offline == "1" else "the Hub has no model with this id" if reachable else "failed"
+    assert_message(done.stderr, "rusn/instruct: no such folder, and the ", why, "Did you mean runs/instruct?")

@@ -17,6 +17,7 @@ import mi_kernels
 from mi_kernels.cli import main
 from mi_kernels.compare.similarity import similarity
 from mi_kernels.output.synthetic import qwen3_shapes
+from mi_kernels.system.sizes import show_bytes
 
 from ..support.adapters import make_pair
 from ..support.models import save
@@ -49,8 +50,8 @@ def test_matplotlib_and_torch_are_not_loaded(pair: tuple[Path, Path]) -> None:
 def test_the_text_says_what_was_found(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", *map(str, pair)]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
     found = similarity(*pair)
+    assert err == f"mi-kernels: reads {show_bytes(found.bytes_read)}\n"
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
     assert rows["all"][1] == f"{found.overall.sigma:.5f}"
     assert rows["all"][-2:] == [str(found.overall.tensors), f"{found.overall.elements:,}"]
@@ -179,7 +180,7 @@ def test_without_matplotlib_the_refusal_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # makes the import fail
     told = refusal(capsys, "a", "b", "--plot", str(tmp_path / "sigma.png"))
     assert "needs matplotlib" in told
-    assert "pip install matplotlib" in told
+    assert "python -m pip install 'matplotlib>=3.8'" in told
 
 
 @pytest.fixture

@@ -7,14 +7,17 @@ import os
 import re
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mi_kernels.merge.forecast import Forecast
 from mi_kernels.merge.space import Space
 from mi_kernels.output import upload
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.system import progress
+from mi_kernels.system.sizes import show_bytes
 
 from ..support.checks import PROGRAM, World, run_cli, snapshot
 from ..support.terminal import Terminal, screen
@@ -25,15 +28,17 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def line(world: World, rest: str = "") -> str:
+TWICE = r" \([\d.]+ kB twice, first for computing thresholds\)"
+
+
+def line(world: World, rest: str = "", twice: str = "") -> str:
     """The pattern of the line of a command that writes."""
-    return (
-        rf"mi-kernels: reads [\d.]+ kB, writes [\d.]+ kB{rest} to {re.escape(str(world.root))} \([\d.]+ [GT]B free\)\n"
-    )
+    root = re.escape(str(world.root))
+    return rf"mi-kernels: reads [\d.]+ kB{twice}, writes [\d.]+ kB{rest} to {root} \([\d.]+ [GT]B free\)\n"
 
 
 def recipe(world: World, method: str = "ties") -> list[str]:
-    path = world.root / "recipe.json"
+    path = world.root / f"{method}.json"
     content = {"method": method, "base": str(world.instruct), "models": [str(world.thinking)]}
     path.write_text(json.dumps({**content, **({"density": 0.5} if method == "ties" else {})}))
     return ["merge", str(path), "-o", str(world.out)]
@@ -45,21 +50,41 @@ def sweep(world: World) -> list[str]:
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 def test_every_merge_says_what_it_will_do(world: World, capsys: pytest.CaptureFixture[str], dry: list[str]) -> None:
-    for words, rest in (
-        (world.argv(), ""),
-        (sweep(world), r" \(2 outputs\)"),
-        ([*recipe(world, "task_arithmetic"), "--overwrite"], ""),
-        ([*recipe(world), "--overwrite"], ""),
+    for words, rest, twice in (
+        (world.argv(), "", ""),
+        (sweep(world), r" \(2 outputs\)", ""),
+        ([*recipe(world, "task_arithmetic"), "--overwrite"], "", ""),
+        ([*recipe(world), "--overwrite"], "", TWICE),
     ):
         assert run_cli([*words, *dry]) == 0
-        assert re.fullmatch(line(world, rest), capsys.readouterr().err)
+        assert re.fullmatch(line(world, rest, twice), capsys.readouterr().err)
+
+
+def test_a_comparison_says_what_it_will_read(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def summed(*arguments: object) -> None:
+        size = sum(t.nbytes for t in [*world.a.values(), *world.b.values()])
+        assert capsys.readouterr().err == f"mi-kernels: reads {show_bytes(size)}, about 3 s at the speed of this disk\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Forecast, "measured", lambda self: replace(self, seconds=3))
+    monkeypatch.setattr("mi_kernels.compare.similarity._summed", summed)
+    assert run_cli(["compare", str(world.instruct), str(world.thinking)]) == 130
+
+
+def test_a_comparison_as_json_says_nothing(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["compare", str(world.instruct), str(world.thinking), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["bytes_read"] > 0
+    assert err == ""
 
 
 def test_a_method_that_reads_first_says_it_before(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def thresholds(*arguments: object) -> None:
-        assert re.fullmatch(line(world), capsys.readouterr().err)
+        assert re.fullmatch(line(world, "", TWICE), capsys.readouterr().err)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("mi_kernels.merge.combined.combined_sources", thresholds)

@@ -18,6 +18,7 @@ import torch
 
 from mi_kernels import __version__, lerp_checkpoint, merge_checkpoint
 from mi_kernels.cli import demonstration, env
+from mi_kernels.system.packages import install
 
 from ..support.adapters import make_pair
 from ..support.checks import PROGRAM, World, assert_message, assert_refused, run_cli, snapshot
@@ -217,6 +218,7 @@ def test_env_names_the_command_that_installs_a_part(
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{name} "))
     assert row[13:].startswith("missing: ")
     assert f"pip install {name}" in row.replace("'", "")
+    assert name == "vllm" or install(name) in row  # as every other remedy
     assert "mi_kernels[" not in row  # our own extras need an index that has us
 
 

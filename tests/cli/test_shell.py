@@ -268,7 +268,7 @@ def test_completion_without_shtab(
 ) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert run_cli(["completion", "bash"]) == 2
-    assert_message(capsys.readouterr().err, "needs shtab", "pip install shtab")
+    assert_message(capsys.readouterr().err, "needs shtab", "pip install 'shtab>=1.8'")
 
 
 def test_completion_offers_values_that_exist() -> None:

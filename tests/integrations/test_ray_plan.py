@@ -83,7 +83,9 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str], extra: lis
 def test_without_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     world = World(tmp_path)
-    assert_refused(capsys, tmp_path, world.argv("--ray", "auto"), "--ray needs Ray", "python -m pip install ray")
+    assert_refused(
+        capsys, tmp_path, world.argv("--ray", "auto"), "--ray needs Ray", "python -m pip install 'ray>=2.40'"
+    )
 
 
 def test_workers_reject_a_gpu(

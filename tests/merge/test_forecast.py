@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from mi_kernels import OutputError, Recipe, merge_checkpoint
+from mi_kernels import ArgumentError, OutputError, Recipe, merge_checkpoint
 from mi_kernels.merge import forecast as forecast_room
 from mi_kernels.merge.api import plan_lerp, plan_merge, plan_sweep
 from mi_kernels.merge.forecast import Forecast, reading
 from mi_kernels.merge.options import Options
 from mi_kernels.merge.space import Space, spaces
+from mi_kernels.methods.registry import METHODS
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.system.disk_speed import ReadSpeed
 
@@ -61,7 +63,11 @@ def test_sigma_reads_both_models_once_more(tmp_path: Path) -> None:
         options = Options(progress=False, sigma=sigma)
         return plan_lerp(world.instruct, world.thinking, [(world.out, Recipe(0.5))], options).forecast().bytes_read
 
-    assert read(True) - read(False) == sum(t.nbytes for t in [*world.a.values(), *world.b.values()])
+    size = sum(t.nbytes for t in [*world.a.values(), *world.b.values()])
+    assert read(True) - read(False) == size
+    sigma = Options(progress=False, sigma=True)
+    found = plan_lerp(world.instruct, world.thinking, [(world.out, Recipe(0.5))], sigma).forecast()
+    assert (found.twice, found.besides) == (size, "measuring sigma")
 
 
 def test_too_little_space_is_found_before_sigma_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +104,35 @@ def test_the_text() -> None:
     two = Forecast(0, [space(), space(folder="/e\x1b")], [])
     assert str(two) == "writes 1 GB to /d (2 GB free), writes 1 GB to /e\\x1b (2 GB free)"
     assert str(Forecast(0, [], [])) == "reads 0 B"
-    slow = Forecast(GB, [], ["f"], 3, besides="computing thresholds")
-    assert str(slow).endswith("about 3 s at the speed of this disk and the time for computing thresholds")
+    slow = Forecast(3 * GB, [], ["f"], 3, besides="computing thresholds", twice=GB)
+    assert str(slow) == (
+        "reads 3 GB (1 GB twice, first for computing thresholds), about 3 s at the speed of this disk and the time for "
+        "computing thresholds"
+    )
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_what_is_read_twice_is_said(tmp_path: Path, method: str) -> None:
+    """By every method that reads the tensors to plan the merge, before it reads them, and by no other."""
+    world = World(tmp_path)
+    one = METHODS[method]
+    models = [str(world.thinking)] if one.base == "required" else [str(world.instruct), str(world.thinking)]
+    models += [str(world.thinking)] * max(0, one.least - len(models))
+    content = {
+        "method": method,
+        "models": models,
+        **({"lam": 0.5} if "lam" in {p.name for p in one.parameters} else {}),
+    }
+    content |= {"base": str(world.instruct)} if one.base == "required" else {}
+    early: list[Forecast] = []
+    with suppress(ArgumentError):  # angles of NaN, after the forecast
+        plan_merge(content, world.out, early=early.append, progress=False)
+    assert bool(early) == (one.reads != "nothing")
+    for found in early:
+        size = sum(t.nbytes for t in world.a.values())
+        assert found.twice == (len(models) + (one.base == "required")) * size == found.bytes_read / 2
+        assert f" twice, first for computing {one.reads}), writes" in str(found)
+        assert found.as_dict()["bytes_read_twice"] == found.twice
 
 
 def test_the_refusal_says_how_much_is_missing_and_where() -> None:

@@ -21,6 +21,7 @@ from mi_kernels.merge.stream import Request, Sink, stream
 from ..support.checks import World
 
 RULES = [Rule(0.1, modules="ffn"), Rule(1, pattern=r"layers\.1\.self_attn\.q")]
+RULES_IN_WORDS = r"; lam = 0.1 for modules ffn; lam = 1 for tensors that match `layers\.1\.self_attn\.q`."
 
 
 def shards(out: Path) -> dict[str, bytes]:
@@ -50,8 +51,8 @@ def test_a_recipe_and_its_parts_write_the_same(tmp_path: Path) -> None:
     for name in ("whole", "s-0.7"):
         record = json.loads((tmp_path / name / "mi_kernels.json").read_text())
         assert record["rules"] == recipe.to_dict()["rules"]
-        assert "and 2 rules" in record["summary"]
-        assert "and 2 rules" in (tmp_path / name / "README.md").read_text()
+        assert RULES_IN_WORDS in record["summary"]
+        assert RULES_IN_WORDS in (tmp_path / name / "README.md").read_text()
         assert mi_kernels.verify_checkpoint(tmp_path / name, [], progress=False).right
 
 

@@ -16,15 +16,15 @@ import torch
 from mi_kernels import CheckpointError, OutputError, Recipe, Report, lerp_checkpoint, sweep_checkpoint
 from mi_kernels.checksums.crc import crc32c
 from mi_kernels.checksums.record import NAME as CHECKSUMS
-from mi_kernels.checksums.record import Record, ShardSum
+from mi_kernels.checksums.record import FileSum, Record, ShardSum
 from mi_kernels.errors import ClusterError
 from mi_kernels.merge.api import plan_lerp
 from mi_kernels.merge.journal import read
 from mi_kernels.merge.options import Options
-from mi_kernels.merge.space import _SPARE
 from mi_kernels.merge.stream import Request, Sink, stream
 from mi_kernels.output.folder import OutputFolder
 from mi_kernels.output.writer import ShardFile
+from mi_kernels.system.disk_space import SPARE
 
 from ..support.checks import World, assert_message, assert_refused, run_cli, snapshot
 from ..support.kills import Run, Runner, runner
@@ -301,7 +301,7 @@ def test_a_full_disk_has_room_for_what_is_there(killed: Killed, monkeypatch: pyt
         monkeypatch.setattr(OutputFolder, "free_space", lambda self: free)
         return lerp_checkpoint(killed.instruct, killed.thinking, killed.out, 0.5, progress=False)
 
-    needed = _SPARE + left + small - freed
+    needed = SPARE + left + small - freed
     before = snapshot(killed.root)
     with pytest.raises(OutputError, match="of free space"):
         merge(needed - 1)
@@ -342,6 +342,9 @@ CHANGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "the-config-changed": (flip, "config.json"),
     "the-index-missing": (unlink, "model.safetensors.index.json"),
     "the-checksums-changed": (flip, CHECKSUMS),
+    "the-card-changed": (flip, "README.md"),
+    "the-record-missing": (unlink, "mi_kernels.json"),
+    "the-config-is-a-link": (link, "config.json"),
 }
 
 
@@ -351,7 +354,7 @@ def test_a_model_that_is_changed_after_the_kill_is_merged_again(
 ) -> None:
     """The kill came right after the rename, so the work folder holds no shard: all of them are merged again."""
     world = Killed(tmp_path, shards=SHARDS)
-    argv = world.again("--quiet", "--overwrite")  # the same one each time: the model card holds it
+    argv = world.again("--quiet", "--overwrite")
     events = run(Run(argv)).events
     made = {path.name: path.read_bytes() for path in world.out.iterdir()}
     shutil.rmtree(world.out)
@@ -374,6 +377,56 @@ def test_a_model_that_was_published_before_the_kill_is_kept_as_it_is(
     assert run_cli(world.again()) == 0
     assert "resumed: 5 of 5 shards were finished" in capsys.readouterr().out
     assert snapshot(world.out) == before
+    world.assert_right()
+
+
+@pytest.mark.parametrize(
+    "extra", [["-q"], ["--quiet", "--threads", "1"], ["--io=buffered", "--overwrite"], ["--sigma"]]
+)
+def test_a_published_model_is_kept_whatever_the_card_would_say(
+    tmp_path: Path, run: Runner, extra: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Killed(tmp_path, shards=SHARDS)
+    events = run(Run(world.again())).events
+    shutil.rmtree(world.out)
+    assert run(Run(world.again(), event=events.index("rename") + 1)).status == -signal.SIGKILL
+    before = snapshot(world.out)
+    assert run_cli(world.again(*extra)) == 0, capsys.readouterr().err
+    assert snapshot(world.out) == before
+    world.assert_right()
+
+
+def test_a_published_model_of_another_build_of_this_version_is_kept(
+    tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other build wrote other sentences into the card and the record."""
+    world = Killed(tmp_path, shards=SHARDS)
+    events = run(Run(world.again())).events
+    shutil.rmtree(world.out)
+    assert run(Run(world.again(), event=events.index("rename") + 1)).status == -signal.SIGKILL
+    before = snapshot(world.out)
+    monkeypatch.setattr("mi_kernels.output.card._verifying", lambda facts, name: ["## Verify", "A new sentence."])
+    monkeypatch.setattr("mi_kernels.merge.record._LERP_NUMERICS", "Another sentence.")
+    assert run_cli(world.again()) == 0
+    assert snapshot(world.out) == before
+    world.assert_right()
+
+
+def test_a_published_model_of_other_parameters_is_not_this_merge(tmp_path: Path, run: Runner) -> None:
+    """The record is part of the model, so a changed one is refused even if its checksum was adapted."""
+    world = Killed(tmp_path, shards=SHARDS)
+    argv = world.again("--overwrite")
+    events = run(Run(argv)).events
+    shutil.rmtree(world.out)
+    assert run(Run(argv, event=events.index("rename") + 1)).status == -signal.SIGKILL
+    record = world.out / "mi_kernels.json"
+    content = {**json.loads(record.read_text()), "lam": 0.75}
+    record.write_text(json.dumps(content, indent=2) + "\n")
+    sums = Record.decode((world.out / CHECKSUMS).read_bytes(), CHECKSUMS)
+    sums.files["mi_kernels.json"] = FileSum(record.stat().st_size, crc32c(record.read_bytes()))
+    (world.out / CHECKSUMS).write_bytes(sums.encode())
+    assert run_cli(argv) == 0
+    assert json.loads(record.read_text())["lam"] == 0.5
     world.assert_right()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from mi_kernels import lerp_checkpoint, merge_checkpoint, sweep_checkpoint
+from mi_kernels import Rule, lerp_checkpoint, merge_checkpoint, sweep_checkpoint
 from mi_kernels.checksums.record import NAME as CHECKSUMS
 from mi_kernels.checksums.record import Record, weights_digest
 
@@ -204,6 +205,61 @@ def test_no_name_breaks_the_card(three: list[str]) -> None:
     again(out, text)
 
 
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ([Rule(0, modules="attn")], "lam = 0.8; lam = 0 for modules attn."),
+        ([Rule(1, layers="1:", modules="ffn,norm")], "; lam = 1 for layers 1: and modules ffn,norm."),
+        ([Rule([0, 0.5], layers=slice(0, 1))], "; lam = [0, 0.5] for layers 0:1."),
+        ([Rule(0.25, pattern=r"\.up_proj\.|`o")], r"; lam = 0.25 for tensors that match ``\.up_proj\.|`o``."),
+        ([Rule(0, modules="attn", pattern="q_proj")], "; lam = 0 for modules attn that match `q_proj`."),
+        ([Rule(0.1)], "; lam = 0.1 for all tensors."),
+        ([Rule(0.1)] * 10, "; lam = 0.1 for all tensors; and 2 more rules."),
+    ],
+)  # fmt: skip
+def test_rules_are_in_the_summary_in_words(three: list[str], rules: list[Rule], words: str) -> None:
+    lerp_checkpoint(three[0], three[1], "out", 0.8, rules=rules, progress=False)
+    summary = json.loads(Path("out", "mi_kernels.json").read_text())["summary"]
+    assert summary.endswith(words)
+    assert summary.count("lam = 0.1 for") <= 8
+    assert summary in Path("out", "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["-q"], ["--quiet"], ["--json"], ["--threads", "1"], ["--threads=1"], ["--io", "buffered", "--overwrite"],
+        ["--max-memory", "64MiB", "--backend", "cpu", "--device=cpu"], ["--restart"],
+    ],
+)  # fmt: skip
+def test_options_that_do_not_change_the_output_do_not_change_the_card(three: list[str], extra: list[str]) -> None:
+    argv = ["lerp", *three[:2], "--lam", "0.5"]
+    assert run_cli([*argv, "-o", "out"]) == 0
+    plain = Path("out", "README.md").read_bytes()
+    assert b"mi-kernels lerp " in plain
+    shutil.rmtree("out")
+    assert run_cli([*argv[:3], *extra, *argv[3:], "-o", "out"]) == 0
+    assert Path("out", "README.md").read_bytes() == plain
+
+
+def test_options_that_change_the_output_are_in_the_card(three: list[str]) -> None:
+    argv = [
+        "lerp",
+        *three[:2],
+        "--lam",
+        "0.5",
+        "-o",
+        "out",
+        "--dtype",
+        "float32",
+        "--copy-from",
+        "instruct",
+        "--strict",
+    ]
+    run_cli([*argv[:-1], "--threads", "1"])
+    assert f"mi-kernels {shlex.join(argv[:-1])}\n" in Path("out", "README.md").read_text()
+
+
 def test_the_commands_of_the_card_verify_the_folder(three: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     merge_checkpoint({"method": "ties", "base": "base", "models": three[1:], "density": 0.3}, "out 1", progress=False)
     commands = [line for block in blocks(read("out 1")[1], "sh") for line in block.splitlines() if " verify " in line]
@@ -297,7 +353,7 @@ def test_a_pushed_card_has_the_id(three: list[str], monkeypatch: pytest.MonkeyPa
     assert 'from_pretrained("Org/mi-0.25"' in text
     assert "vllm serve Org/mi-0.25" in text
     assert "hf download Org/mi-0.25 --local-dir mi-0.25" in text
-    assert shlex.join(["mi-kernels", *words]) in text
+    assert shlex.join(["mi-kernels", *words[:-1]]) in text
 
 
 @pytest.mark.parametrize(

@@ -402,3 +402,39 @@ def test_refusals(merged: Merged, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json", "does not say how")
     (merged.out / "mi_kernels.json").unlink()
     assert_refused(capsys, tmp_path, argv, "mi_kernels.json: missing", "Pass a folder that mi_kernels merged")
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "words"),
+    [
+        ("ties", {"settings": {"density": 20}}, "density is 20, which ties cannot use"),
+        ("ties", {"settings": {"density": 0}}, "density is 0, which ties cannot use"),
+        ("slerp", {"settings": {"lam": 1.5}}, "lam is 1.5, which slerp cannot use"),
+        ("lerp", {"lam": "0.5"}, "lam is '0.5', which is text"),
+    ],
+)
+def test_a_recorded_value_that_is_refused_today(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, change: dict[str, Any], words: str
+) -> None:
+    """Earlier builds took them. The checksums can still be compared, and the message says so."""
+    a = {name: torch.ones_like(tensor) for name, tensor in tiny(1).items()}  # angles need finite values
+    world = World(tmp_path, a=a, b={name: a[name] / 2 for name in a})
+    pair = [str(world.instruct), str(world.thinking)]
+    base = {"base": pair[0], "models": pair[1:]} if method == "ties" else {"models": pair}
+    lam = {"lam": 0.5} if method != "ties" else {}
+    mi_kernels.merge_checkpoint({"method": method, **base, **lam}, world.out, progress=False)
+    path = world.out / "mi_kernels.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **change}))
+    argv = ["verify", str(world.out)]
+    assert run_cli([*argv, "--record", "--overwrite", "--quiet"]) == 0
+    assert_refused(
+        capsys,
+        tmp_path,
+        [*argv, "--recompute", "--quiet"],
+        f"{path}: {words}",
+        "so this merge cannot be computed again",
+        f"mi_kernels {content['mi_kernels']} merged it before such values were refused",
+        "Leave out --recompute to compare the checksums",
+    )
+    assert run_cli([*argv, "--quiet"]) == 0

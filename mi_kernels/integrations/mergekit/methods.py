@@ -23,6 +23,7 @@ from ...errors import BackendError
 from ...methods.method import MAX_MODELS
 from ...methods.registry import METHODS
 from ...ops import combine, lerp
+from ...system.packages import install
 
 try:
     import torch
@@ -31,7 +32,7 @@ try:
 except ImportError as error:
     raise BackendError(
         f"mergekit cannot be extended: {error}",
-        "Install the supported version: `python -m pip install mergekit==0.1.5`.",
+        f"Install the supported version: {install('mergekit')}.",
     ) from error
 
 NAME = "mi_lerp"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ...errors import ArgumentError, ClusterError, counted
 from ...system import interrupts
+from ...system.packages import install
 from ...system.progress import say
 
 ATTEMPTS = 4  # of a task; `Cluster.run` fails if the last one fails
@@ -81,7 +82,7 @@ class Cluster:
             import ray
         except ImportError as error:
             raise ArgumentError(
-                f"--ray needs Ray, which cannot be imported: {error}", "Run `python -m pip install ray`."
+                f"--ray needs Ray, which cannot be imported: {error}", f"Run {install('ray')}."
             ) from error
         if not ray.is_initialized():
             if self._address in _HERE:

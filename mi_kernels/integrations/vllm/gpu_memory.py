@@ -85,7 +85,7 @@ def check_gpus(need: Need, gpus: Sequence[Gpu]) -> None:
         Traceback (most recent call last):
         mi_kernels.errors.ArgumentError: changing lam needs 180 GB on the GPU (the weights and 2 copies), and vLLM may \
 use 79.0 GB of its 85.9 GB
-        Use --resident host (60.0 GB), or more GPUs with vLLM's --tensor-parallel-size.
+        Use --resident host (60 GB), or more GPUs with vLLM's --tensor-parallel-size.
     """
     if not gpus:
         return
