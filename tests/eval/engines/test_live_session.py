@@ -140,6 +140,16 @@ def test_an_engine_that_cannot_hold_the_pair_says_so_and_can_open_a_folder(pair,
         assert {r[0] for r in held(engine)} == {"thinking"}
 
 
+def test_two_models_that_do_not_fit_on_a_gpu_beside_the_merge_are_kept_in_host_memory(pair, monkeypatch, caplog):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(module, "vllm_on_cpu", lambda: False)
+    monkeypatch.setenv("MI_FAKE_OPEN", "OOM-DEVICE")
+    with processes() as engine:
+        engine.open(at(pair, 0.5), 100)
+        assert "trying again with the two models in host memory" in caplog.text
+        assert {r[0] for r in held(engine)} == {"0.5"}
+
+
 @pytest.mark.parametrize("word", ["KILL", "EXIT"])
 def test_an_engine_that_dies_while_it_generates_costs_nothing(pair, tmp_path, monkeypatch, word):
     monkeypatch.setenv("MI_FAKE_ONCE", str(tmp_path / "once"))

@@ -124,6 +124,8 @@ class PairBackend(FakeBackend):
             self.lam = Path(model).name
         else:
             deed = os.environ.get("MI_FAKE_OPEN")
+            if deed == "OOM-DEVICE":
+                deed = "OOM" if model["resident"] == "device" else None
             if deed:
                 DEEDS[deed]()
             assert (Path(model["files"]) / "config.json").is_file()
