@@ -31,9 +31,9 @@ class VllmBackend:
         """Loads a model.
 
         Args:
-            model: a folder; or a pair, as {"instruct", "thinking", "recipe", "files", "resident"}: the two folders, what to
-                interpolate first, the folder with the small files of the merge, and where a GPU engine keeps the models:
-                "device" or "host".
+            model: a folder; or a pair, as {"instruct", "thinking", "recipe", "files", "resident"}: the two folders, what
+                to interpolate first, the folder with the small files of the merge, and where a GPU engine keeps the
+                two models: "device" or "host".
         """
         import vllm
 

@@ -91,11 +91,9 @@ class _DyingEngine(FakeEngine):
 
 def evaluate(points: Sequence[Point], choices: Choices, options: engines.Options) -> str:
     """Evaluates with an engine that responds immediately. Appends the assigned GPUs to `deed-0`."""
-    dies = False
-    for point in points:
-        name = driver.named(point.benchmark).name
-        first = not os.path.exists(os.path.join(point.out, f"{name}.jsonl"))
-        dies = dies or (first and name == "more" and point.out.endswith("lam-0.5"))
+    files = [os.path.join(point.out, f"{driver.named(point.benchmark).name}.jsonl") for point in points]
+    first = not any(map(os.path.exists, files))
+    dies = first and any(file.endswith("lam-0.5/more.jsonl") for file in files)
     with open(Path(points[0].out).parents[1] / "deed-0", "a") as log:
         log.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
     engines.create = lambda options: _DyingEngine() if dies else FakeEngine()
