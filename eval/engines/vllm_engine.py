@@ -31,7 +31,7 @@ class VllmBackend:
         """Loads a model.
 
         Args:
-            model: a folder; or a pair, as {"instruct", "thinking", "recipe", "files", "resident"}: the two folders, what
+            model: a folder; or a pair, as {"instruct", "thinking", "recipe", "files", "resident"}: both folders, what
                 to interpolate first, the folder with the small files of the merge, and where a GPU engine keeps the
                 two models: "device" or "host".
         """
