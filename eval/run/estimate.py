@@ -25,6 +25,7 @@ from .settings import Part
 PAPER_LENGTHS = {"aime25": 17574, "ifeval": 1556, "gpqa": 8427}
 _BYTES_PER_TOKEN = 4  # of English text and of mathematics, in JSON
 _BYTES_PER_RESPONSE = 400  # of the other fields of a line, and of its verdict
+_ENOUGH = 8  # responses of which fewer say little about the others
 
 
 @dataclass
@@ -117,13 +118,19 @@ class Lengths:
         if lam is not None and mean >= 0:
             self._known.setdefault(benchmark, {})[lam] = mean
 
-    def at(self, benchmark: str, lam: float | None) -> float | None:
-        """Linear between the two nearest lam that are known, constant beyond them. None if nothing is known."""
-        known = sorted(self._known.get(benchmark, {}).items())
+    def at(self, work: Work, lam: float | None) -> float | None:
+        """Linear between the two nearest lam that are known. None if nothing is known.
+
+        Outside of them, the nearest one or what is usual, whichever is longer: Instruct's answers can be much shorter
+        than those of all others.
+        """
+        known = sorted(self._known.get(work.benchmark, {}).items())
         if not known or lam is None:
             return None
-        below = [point for point in known if point[0] <= lam] or known[:1]
-        above = [point for point in known if point[0] >= lam] or known[-1:]
+        below = [point for point in known if point[0] <= lam]
+        above = [point for point in known if point[0] >= lam]
+        if not below or not above:
+            return max((below[-1:] or above)[0][1], work.usual())
         (x0, y0), (x1, y1) = below[-1], above[0]
         return y0 if x0 == x1 else y0 + (y1 - y0) * (lam - x0) / (x1 - x0)
 
@@ -134,16 +141,18 @@ def mean_of(work: Work, lengths: Lengths, lam: float | None, running: Sequence[i
     Args:
         running: the tokens that responses in flight have reached, if they are of this work.
     """
-    elsewhere = lengths.at(work.benchmark, lam)
+    elsewhere = lengths.at(work, lam)
     usual = work.usual() if elsewhere is None else elsewhere
-    if work.lengths or running:
+    count = len(work.lengths) + len(running)
+    if count:
         based = f"from {len(work.lengths):,} finished" + (f" and {len(running):,} in flight" if running else "")
-        return mean_length(work.lengths, running, work.limit, usual), based
+        weight = min(count / _ENOUGH, 1.0)
+        return weight * mean_length(work.lengths, running, work.limit, usual) + (1 - weight) * usual, based
     if elsewhere is not None:
         return elsewhere, "as at other lam"
     if work.benchmark in PAPER_LENGTHS:
         return usual, "as in the paper"
-    return usual, "assumed: a quarter of the limit"
+    return usual, "a quarter of the limit"
 
 
 class Left(NamedTuple):
@@ -160,9 +169,9 @@ def left_of(points: Sequence[Point], lengths: Lengths, running: Sequence[int] = 
     Args:
         points: the first of them may have begun; `running` are the tokens of its responses in flight.
     """
-    first: dict[str, float] = {}  # by benchmark: of the first point, for the others if nothing better is known
+    first: dict[str, float] = {}  # by benchmark: of the first point
     bases: dict[str, str] = {}
-    tokens, written, followers = 0.0, 0.0, False
+    tokens, written, others = 0.0, 0.0, False
     for i, point in enumerate(points):
         flying = list(running) if i == 0 else []
         for work in point.works:
@@ -170,16 +179,15 @@ def left_of(points: Sequence[Point], lengths: Lengths, running: Sequence[int] = 
                 continue
             own, flying = flying, []  # responses in flight belong to the first benchmark that has any missing
             mean, base = mean_of(work, lengths, point.lam, own)
-            known = work.lengths or lengths.at(work.benchmark, point.lam) is not None
-            if i and not known and work.benchmark in first:
-                mean, followers = first[work.benchmark], True
+            if i and not work.lengths and lengths.at(work, point.lam) is None:
+                mean, others = max(mean, first.get(work.benchmark, 0.0)), True
             first.setdefault(work.benchmark, mean)
             bases.setdefault(work.benchmark, f"{work.benchmark} {mean:,.0f} tokens per response ({base})")
             # Finished responses are the short ones: what is left is the whole less what they had.
             whole = (len(work.lengths) + work.missing) * mean
             tokens += max(0.0, whole - sum(work.lengths) - sum(own))
             written += work.missing * (mean * _BYTES_PER_TOKEN + work.prompt + _BYTES_PER_RESPONSE)
-    also = ["the other points are as long as the first"] if followers else []
+    also = ["the other points have as many, or the usual number if that is larger"] if others else []
     return Left(tokens, written, [*bases.values(), *also])
 
 

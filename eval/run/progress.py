@@ -86,7 +86,7 @@ class Progress:
                 file=sys.stderr,
                 bar_format=shown,
             )
-            self._bar.desc = f"{self._title} " if self._title else ""
+            self._bar.desc = f"{self._title}: " if self._title else ""
 
     def add(self, tokens: int) -> None:
         """Counts a finished response."""

@@ -105,7 +105,7 @@ class Session:
             point.missing,
             self.shown,
             running=running,
-            title=f"point {len(self._complete) + 1} of {len(self._points)}, {point.name}:" if several else "",
+            title=f"point {len(self._complete) + 1} of {len(self._points)}, {point.name}" if several else "",
             left=lambda: left_of([point], self.lengths, running()).tokens,
             rest=(lambda rate: self._rest(point, rate)) if several else None,
         )
@@ -137,14 +137,19 @@ class Session:
 
     def say(self, word: str, found: Estimate) -> None:
         """Prints an estimate on stderr, after `word`."""
-        more = f" (and of up to {self._more} points more)" if self._more else ""
+        more = f"; and up to {self._more} more points" if self._more else ""
         lines = [f"{word}: {found.text}{more}", f"  assumed: {'; '.join(found.assumed)}"]
         if found.disk > found.free:
             lines.append("  the disk does not have that much space")
         if self.budget.limited:
-            share = self.budget.share(found.seconds, found.tokens)
-            lines.append(f"  the budget of {self.budget} is enough for {_share(share)}")
+            lines.append(f"  the budget is {self.budget}{self._covers(found)}")
         print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+    def _covers(self, found: Estimate) -> str:
+        if found.seconds is None and self.budget.seconds is not None:
+            return ""
+        share = self.budget.share(found.seconds, found.tokens)
+        return ": enough for all of it" if share >= 1 else f": enough for about {100 * share:.0f} % of it"
 
     def complete_benchmarks(self, folder: str) -> list[str]:
         """The benchmarks of the run in `folder` that miss nothing."""
@@ -250,7 +255,3 @@ class Generation:
         confirmation.ask(self._found)
         self._progress.resume(paused)
         return True
-
-
-def _share(share: float) -> str:
-    return "all of it" if share >= 1 else f"about {100 * share:.0f} % of it"
