@@ -3,6 +3,7 @@
 | command                            | answers on stdout                                                        |
 | ---------------------------------- | ------------------------------------------------------------------------ |
 | {"open": {model, length, options}} | {"opened": {...}}                                                        |
+| {"set": {recipe, files}}           | {"set": {...}}: the weights of the open pair are those of the recipe     |
 | {"generate": true}, then           | {"done": completion} as each finishes; {"running": [...]} now and then:  |
 | {"requests": [...]} at any time    | the tokens of each unfinished response, where the backend knows them     |
 | {"end": true} after all requests   | {"finished": true} after the last response                               |
@@ -34,9 +35,12 @@ _TELL_SECONDS = 2.0
 
 
 class Backend(Protocol):
-    """The engine inside the process. Created without arguments; `open` imports its package."""
+    """The engine inside the process. Created without arguments; `open` imports its package.
 
-    def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
+    A backend that can hold a pair of models opens it as `model`, from `live_session.LiveSession.model`, and has `set`.
+    """
+
+    def open(self, model: Any, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
     def generate(self, requests: Feed) -> Generator[Completion | None, None, None]:
         """Every response as it finishes. None, as often as it can, lets the worker look at the clock and at `requests`,
@@ -99,6 +103,8 @@ def serve(backend: Backend, lines: queue.Queue[str], answers: TextIO) -> None:
         try:
             if "open" in command:
                 answer({"opened": backend.open(**command["open"])})
+            elif "set" in command:
+                answer({"set": backend.set(**command["set"])})
             else:
                 told = time.monotonic()
                 feed = Feed(lines)

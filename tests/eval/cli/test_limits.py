@@ -6,7 +6,9 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,12 +57,39 @@ def slow(clock, use) -> SlowEngine:
     return use(SlowEngine(clock, width=1))
 
 
-@pytest.fixture
-def terminal(monkeypatch) -> Iterator[Terminal]:
-    """A terminal for stdin and stderr."""
+class Screen:
+    """A terminal for stdin and stderr, read by a thread: a program blocks when nobody reads a terminal."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.type = terminal.type
+        self._terminal, self._text = terminal, ""
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._end.wait(0.01):
+            self._text += self._terminal.printed()
+
+    def printed(self) -> str:
+        """Everything that was printed; call it once, at the end."""
+        self.close()
+        return self._text + self._terminal.printed()
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+@contextmanager
+def at_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Screen]:
     with on_terminal(monkeypatch, columns=160) as terminal, open(os.dup(terminal.slave)) as keyboard:
         monkeypatch.setattr(sys, "stdin", keyboard)
-        yield terminal
+        screen = Screen(terminal)
+        try:
+            yield screen
+        finally:
+            screen.close()
 
 
 def run(tmp_path: Path, *words: str) -> int:
@@ -73,27 +102,29 @@ def kept(folder: str) -> int:
 
 
 @pytest.mark.parametrize("answer", ["y\n", "yes\n", "Y\n"])
-def test_long_work_goes_on_after_a_yes(tmp_path, slow, terminal, answer):
-    terminal.type(answer)
-    assert run(tmp_path, *LONG) == 0
-    text = terminal.printed()
-    assert "estimate: 299 responses, about " in text
-    assert "Continue? [y/N] " in text
-    assert kept("r") == 300
-    assert len(slow.asked) == 300 + 299
+def test_long_work_goes_on_after_a_yes(tmp_path, slow, answer, monkeypatch):
+    with at_terminal(monkeypatch) as terminal:
+        terminal.type(answer)
+        assert run(tmp_path, *LONG) == 0
+        text = terminal.printed()
+        assert "estimate: 299 responses, about " in text
+        assert "Continue? [y/N] " in text
+        assert kept("r") == 300
+        assert len(slow.asked) == 300 + 299
 
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "maybe\n", "\x04"], ids=["no", "Enter", "maybe", "Ctrl-D"])
-def test_long_work_stops_after_anything_else(tmp_path, slow, terminal, answer):
-    terminal.type(answer)
-    assert run(tmp_path, *LONG) == 2
-    *_, problem, remedy = terminal.printed().strip().splitlines()
-    assert problem.endswith("stopped, since it was not confirmed")
-    assert remedy == "  The responses that are finished are kept. Run the same command again to resume."
-    assert kept("r") == 1
+def test_long_work_stops_after_anything_else(tmp_path, slow, answer, monkeypatch):
+    with at_terminal(monkeypatch) as terminal:
+        terminal.type(answer)
+        assert run(tmp_path, *LONG) == 2
+        *_, problem, remedy = terminal.printed().strip().splitlines()
+        assert problem.endswith("stopped, since it was not confirmed")
+        assert remedy == "  The responses that are finished are kept. Run the same command again to resume."
+        assert kept("r") == 1
 
 
-def test_ctrl_c_at_the_question_is_a_no(tmp_path, slow, terminal, monkeypatch):
+def test_ctrl_c_at_the_question_is_a_no(tmp_path, slow, monkeypatch):
     class Interrupted(io.StringIO):
         def isatty(self):
             return True
@@ -101,31 +132,35 @@ def test_ctrl_c_at_the_question_is_a_no(tmp_path, slow, terminal, monkeypatch):
         def readline(self, *size):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sys, "stdin", Interrupted())
-    assert run(tmp_path, *LONG) == 130
+    with at_terminal(monkeypatch):
+        monkeypatch.setattr(sys, "stdin", Interrupted())
+        assert run(tmp_path, *LONG) == 130
     assert kept("r") == 1
 
 
-def test_quiet_asks_too(tmp_path, slow, terminal):
-    terminal.type("y\n")
-    assert run(tmp_path, *LONG, "--quiet") == 0
-    text = terminal.printed()
-    assert text.startswith("estimate: ")
-    assert "Continue?" in text
+def test_quiet_asks_too(tmp_path, slow, monkeypatch):
+    with at_terminal(monkeypatch) as terminal:
+        terminal.type("y\n")
+        assert run(tmp_path, *LONG, "--quiet") == 0
+        text = terminal.printed()
+        assert text.startswith("estimate: ")
+        assert "Continue?" in text
 
 
 @pytest.mark.parametrize("words", [["--yes"], ["-y"], ["--time", "10h"], ["--tokens", "50M"]])
-def test_who_has_confirmed_is_not_asked(tmp_path, slow, terminal, words):
-    assert run(tmp_path, *LONG, *words) == 0
-    assert "Continue?" not in terminal.printed()
-    assert len(slow.asked) == 300, "and nothing is dropped"
+def test_who_has_confirmed_is_not_asked(tmp_path, slow, words, monkeypatch):
+    with at_terminal(monkeypatch) as terminal:
+        assert run(tmp_path, *LONG, *words) == 0
+        assert "Continue?" not in terminal.printed()
+        assert len(slow.asked) == 300, "and nothing is dropped"
 
 
-def test_short_work_is_not_asked_about(tmp_path, slow, terminal):
-    assert run(tmp_path) == 0
-    text = terminal.printed()
-    assert "estimate: 19 responses" in text
-    assert "Continue?" not in text
+def test_short_work_is_not_asked_about(tmp_path, slow, monkeypatch):
+    with at_terminal(monkeypatch) as terminal:
+        assert run(tmp_path) == 0
+        text = terminal.printed()
+        assert "estimate: 19 responses" in text
+        assert "Continue?" not in text
 
 
 def test_off_a_terminal_long_work_needs_yes_and_the_remedy_works(tmp_path, slow, capsys):
@@ -233,11 +268,11 @@ def test_a_sweep_with_nothing_complete_writes_no_report(tmp_path, slow, merged, 
 
 
 def test_a_sweep_is_asked_about_as_a_whole(tmp_path, slow, merged, capsys):
-    # 930 s a point: one is not long, three are.
-    assert sweep_of(tmp_path, *THREE, "--samples", "24") == 2
-    assert "is not confirmed: 3 points, 359 responses, about " in capsys.readouterr().err
+    # About 500 s a point: one is not long; of three, the other two may be as long as usual, 25 tokens a response.
+    assert sweep_of(tmp_path, *THREE, "--samples", "12") == 2
+    assert "is not confirmed: 3 points, 179 responses, about " in capsys.readouterr().err
     assert kept("s/lam-0") == 1
-    assert sweep_of(tmp_path, "--lam", "0", "--samples", "24") == 0
+    assert sweep_of(tmp_path, "--lam", "0", "--samples", "12") == 0
 
 
 def test_an_adaptive_sweep_says_that_points_may_be_added_and_stops_when_the_budget_is_spent(

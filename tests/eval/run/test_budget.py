@@ -45,7 +45,7 @@ def test_no_limit_is_no_limit() -> None:
 
 @pytest.mark.parametrize("text", ["", "h", "4x", "-4h", "4h-", "1h30", "0h", "0m0s", "inf", "4hours", "h4"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(EvalError, match="--time .* is not a duration"):
+    with pytest.raises(EvalError, match=r"--time .* is not a duration"):
         parse_time(text)
 
 
@@ -59,7 +59,7 @@ def test_a_plain_number_is_no_duration_and_the_remedy_names_the_units() -> None:
 
 @pytest.mark.parametrize("text", ["", "M", "50X", "-5M", "0", "0M", "1e6", "many", "0.0001K"])
 def test_what_is_no_number_of_tokens_is_refused(text: str) -> None:
-    with pytest.raises(EvalError, match="--tokens .* is not a number of tokens"):
+    with pytest.raises(EvalError, match=r"--tokens .* is not a number of tokens"):
         parse_tokens(text)
 
 
