@@ -27,7 +27,7 @@ class Confirm:
         self._always = yes or budget.limited
 
     def needed(self, estimate: Estimate) -> bool:
-        """Whether nobody has confirmed it, and it takes half an hour, ten million tokens or more than the free space."""
+        """Whether nobody has confirmed it, and it takes half an hour, ten million tokens or the free space."""
         long = estimate.seconds is None or estimate.seconds > LONG_SECONDS
         return not self._always and (long or estimate.tokens > MANY_TOKENS or estimate.disk > estimate.free)
 

@@ -27,8 +27,16 @@ def test_durations(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "tokens"),
-    [("50M", 50_000_000), ("2G", 2 * 10**9), ("2b", 2 * 10**9), ("500k", 500_000), ("1.5M", 1_500_000)]
-    + [("50000", 50_000), ("50,000", 50_000), ("50_000", 50_000)],
+    [
+        ("50M", 50_000_000),
+        ("2G", 2 * 10**9),
+        ("2b", 2 * 10**9),
+        ("500k", 500_000),
+        ("1.5M", 1_500_000),
+        ("50000", 50_000),
+        ("50,000", 50_000),
+        ("50_000", 50_000),
+    ],
 )
 def test_numbers_of_tokens(text: str, tokens: int) -> None:
     assert parse_tokens(text) == tokens
