@@ -80,6 +80,7 @@ class Feed:
 
     def take(self, most: int | None = None, *, wait: bool) -> list[Request]:
         """Up to `most` requests that have come; if `wait`, at least one, unless `ended`."""
+        self.poll()
         while not self.ended and (most is None or len(self._come) < most):
             try:
                 self._read(self._lines.get(block=wait and not self._come))

@@ -25,6 +25,7 @@ from .settings import Part
 PAPER_LENGTHS = {"aime25": 17574, "ifeval": 1556, "gpqa": 8427}
 _BYTES_PER_TOKEN = 4  # of English text and of mathematics, in JSON
 _BYTES_PER_RESPONSE = 400  # of the other fields of a line, and of its verdict
+_TEMPLATE_TOKENS = 20
 _ENOUGH = 8  # responses of which fewer say little about the others
 
 
@@ -43,6 +44,11 @@ class Work:
     limit: int
     prompt: float = 0.0
     lengths: list[int] = field(default_factory=list)
+
+    @property
+    def prompt_tokens(self) -> float:
+        """Of a prompt in its chat template, roughly: reading them is work, too, and all of it for short answers."""
+        return self.prompt / _BYTES_PER_TOKEN + _TEMPLATE_TOKENS
 
     def usual(self) -> float:
         """The tokens of a response if nothing is known: the paper's, otherwise a quarter of the limit."""
@@ -156,9 +162,10 @@ def mean_of(work: Work, lengths: Lengths, lam: float | None, running: Sequence[i
 
 
 class Left(NamedTuple):
-    """Tokens to generate, bytes to write, and what they rest on."""
+    """Tokens to generate, tokens to read and to generate, bytes to write, and what they rest on."""
 
     tokens: float
+    work: float
     disk: float
     assumed: Sequence[str]
 
@@ -171,7 +178,7 @@ def left_of(points: Sequence[Point], lengths: Lengths, running: Sequence[int] = 
     """
     first: dict[str, float] = {}  # by benchmark: of the first point
     bases: dict[str, str] = {}
-    tokens, written, others = 0.0, 0.0, False
+    tokens, read, written, others = 0.0, 0.0, 0.0, False
     for i, point in enumerate(points):
         flying = list(running) if i == 0 else []
         for work in point.works:
@@ -186,9 +193,10 @@ def left_of(points: Sequence[Point], lengths: Lengths, running: Sequence[int] = 
             # Finished responses are the short ones: what is left is the whole less what they had.
             whole = (len(work.lengths) + work.missing) * mean
             tokens += max(0.0, whole - sum(work.lengths) - sum(own))
+            read += max(0, work.missing - len(own)) * work.prompt_tokens
             written += work.missing * (mean * _BYTES_PER_TOKEN + work.prompt + _BYTES_PER_RESPONSE)
     also = ["the other points have as many, or the usual number if that is larger"] if others else []
-    return Left(tokens, written, [*bases.values(), *also])
+    return Left(tokens, tokens + read, written, [*bases.values(), *also])
 
 
 def estimate(
@@ -197,6 +205,7 @@ def estimate(
     rate: float | None,
     running: Sequence[int] = (),
     *,
+    speed: float | None = None,
     folder: str,
     overhead: float = 0.0,
     disk: int = 0,
@@ -204,13 +213,14 @@ def estimate(
     """What `points` still cost, see `left_of`.
 
     Args:
-        rate: tokens per second, None if it is not known.
+        rate: generated tokens per second, None if it is not known. speed: the same with those of prompts.
         folder: where they are written. overhead: seconds outside of generation of each point that has not begun.
         disk: bytes of merged models.
     """
     left = left_of(points, lengths, running)
     waiting = sum(point.seconds is None for point in points)
-    seconds = left.tokens / rate + overhead * waiting if rate else None
+    spent = left.work / speed if speed else left.tokens / rate if rate else None
+    seconds = None if spent is None else spent + overhead * waiting
     responses = sum(point.missing for point in points)
     size = int(left.disk) + disk
     return Estimate(len(points), responses, left.tokens, rate, seconds, size, _free(folder), left.assumed)

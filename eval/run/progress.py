@@ -61,6 +61,7 @@ class Progress:
     ) -> None:
         self._total = total
         self._lengths: list[int] = []
+        self._sum = 0
         self._limit, self._running = limit, running
         self._title, self._left, self._rest = title, left, rest
         self._start = self._shown_at = time.monotonic()
@@ -91,6 +92,7 @@ class Progress:
     def add(self, tokens: int) -> None:
         """Counts a finished response."""
         self._lengths.append(tokens)
+        self._sum += tokens
         self.refresh()
         if self._bar is not None:
             self._bar.update()
@@ -137,12 +139,12 @@ class Progress:
     @property
     def tokens(self) -> int:
         """Generated tokens, those in flight included."""
-        return sum(self._lengths) + sum(self._running())
+        return self._sum + sum(self._running())
 
     def estimate(self) -> tuple[float, float]:
         """Tokens per second, and seconds left."""
         running = list(self._running())
-        tokens = sum(self._lengths) + sum(running)
+        tokens = self._sum + sum(running)
         rate = tokens / max(self.seconds, 1e-9)
         if self._left is not None:
             left = self._left()

@@ -56,7 +56,8 @@ class Session:
         self._points: dict[str, Point] = {}
         self._complete: set[str] = set()
         self._folder, self._disk, self._more = ".", 0, 0
-        self._rate: float | None = None
+        self._rate: float | None = None  # generated tokens per second
+        self.speed: float | None = None  # the same with the tokens of prompts
         self.generated = 0.0  # seconds of the runs before the one that generates now
         self._idle_since = time.monotonic()
 
@@ -109,10 +110,12 @@ class Session:
             left=lambda: left_of([point], self.lengths, running()).tokens,
             rest=(lambda rate: self._rest(point, rate)) if several else None,
         )
+        generation = Generation(self, point, progress, running)
         with progress:
             try:
-                yield Generation(self, point, progress, running)
+                yield generation
             finally:
+                generation.measure()
                 self._rate = progress.estimate()[0] or self._rate
                 self.generated += progress.seconds
                 self._idle_since = time.monotonic()
@@ -130,6 +133,7 @@ class Session:
             self.lengths,
             rate or self._rate,
             running,
+            speed=self.speed,
             folder=self._folder,
             overhead=self._overhead(),
             disk=self._disk,
@@ -174,9 +178,9 @@ class Session:
     def _rest(self, now: Point, rate: float) -> float:
         """Seconds of the points after `now`."""
         later = [point for point in self._left() if point is not now]
-        both = left_of([now, *later], self.lengths).tokens
-        own = left_of([now], self.lengths).tokens
-        return (both - own) / rate + self._overhead() * len(later)
+        both = left_of([now, *later], self.lengths).work
+        own = left_of([now], self.lengths).work
+        return (both - own) / (self.speed or rate) + self._overhead() * len(later)
 
     def _overhead(self) -> float:
         """Seconds of a point outside of generation: those of later points, since the first starts the engine."""
@@ -193,6 +197,7 @@ class Generation:
     ) -> None:
         self._session, self._point, self._progress, self._running = session, point, progress, running
         self._works = {work.benchmark: work for work in point.works}
+        self._read = 0.0  # tokens of the prompts of finished responses
         self._stopped: str | None = None
         self._in_flight = 0  # when it was stopped
 
@@ -201,6 +206,7 @@ class Generation:
         work = self._works[benchmark]
         work.lengths.append(tokens)
         work.missing -= 1
+        self._read += work.prompt_tokens
         self._session.budget.spend(tokens)
         if self._stopped:
             self._in_flight -= tokens
@@ -211,16 +217,24 @@ class Generation:
         if self._stopped:
             return True
         running = list(self._running())
+        self.measure()
         if self._session.budget.over(sum(running)):
             self._stopped = "budget"
         elif self._session.confirmation is not None:
-            self._measure(running)
+            self._burst(running)
         if self._stopped:
             self._in_flight = sum(running)
         self._progress.refresh()
         return self._stopped is not None
 
-    def _measure(self, running: Sequence[int]) -> None:
+    def measure(self) -> None:
+        """Tells the session how fast the engine reads and generates."""
+        first = next((work for work in self._point.works if work.missing), None)
+        read = self._read + (len(self._running()) * first.prompt_tokens if first else 0.0)
+        if self._progress.seconds > 0 and self._progress.tokens:
+            self._session.speed = (self._progress.tokens + read) / self._progress.seconds
+
+    def _burst(self, running: Sequence[int]) -> None:
         """Shows the estimate when the burst is over."""
         rate = self._progress.estimate()[0]
         if self._session.generated + self._progress.seconds < (BURST_SECONDS if rate else LONGEST_BURST):

@@ -69,6 +69,15 @@ def test_time_is_tokens_by_rate_and_what_each_later_point_takes_beside() -> None
     assert "tokens/s" not in unknown.text
 
 
+def test_reading_prompts_is_work_so_short_answers_do_not_make_long_ones_look_slow() -> None:
+    # A prompt of 80 bytes is 20 tokens and 20 of the template. After 100 answers of 2 tokens, at 420 tokens a second
+    # with those of prompts, the engine has generated 20 a second. Another point has answers of 100 tokens.
+    points = [Point("lam-1", 1.0, [Work("sums", 100, 400, prompt=80.0)])]
+    found = estimate(points, Lengths(), 20.0, speed=420.0, folder=".")
+    assert found.tokens == 100 * 100
+    assert found.seconds == pytest.approx(100 * (100 + 40) / 420)
+
+
 def test_other_points_are_as_long_as_at_their_neighbours() -> None:
     lengths, work = Lengths(), Work("sums", 2, 1000)
     lengths.add("sums", 0.0, 100)

@@ -121,6 +121,16 @@ class SlowBackend(FakeBackend):
             yield completion
 
 
+class EndlessBackend(FakeBackend):
+    """Never finishes a response."""
+
+    def generate(self, requests: Any) -> Iterator[Any]:
+        requests.take(wait=True)
+        while True:
+            time.sleep(0.05)
+            yield None
+
+
 class UnevenBackend(FakeBackend):
     """One of two is slow. A response says by which of them it was generated."""
 
