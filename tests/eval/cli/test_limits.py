@@ -269,11 +269,11 @@ def test_a_sweep_with_nothing_complete_writes_no_report(tmp_path, slow, merged, 
 
 
 def test_a_sweep_is_asked_about_as_a_whole(tmp_path, slow, merged, capsys):
-    # About 500 s a point: one is not long; of three, the other two may be as long as usual, 25 tokens a response.
-    assert sweep_of(tmp_path, *THREE, "--samples", "12") == 2
-    assert "is not confirmed: 3 points, 179 responses, about " in capsys.readouterr().err
+    # About 900 s a point: one is not long, three are.
+    assert sweep_of(tmp_path, *THREE, "--samples", "30") == 2
+    assert "is not confirmed: 3 points, 449 responses, about " in capsys.readouterr().err
     assert kept("s/lam-0") == 1
-    assert sweep_of(tmp_path, "--lam", "0", "--samples", "12") == 0
+    assert sweep_of(tmp_path, "--lam", "0", "--samples", "30") == 0
 
 
 def test_an_adaptive_sweep_says_that_points_may_be_added_and_stops_when_the_budget_is_spent(
