@@ -29,6 +29,7 @@ from ..run import driver
 from ..run.driver import Subject
 from ..run.estimate import Point, known_lengths, work_of
 from ..run.files import load_scores, write_json
+from ..run.grading import keeping_pools
 from ..run.journal import read
 from ..run.session import Session
 from ..run.settings import Choices, Part, make_part
@@ -110,9 +111,10 @@ def run(
     sweep.check(lams)
     _claim(out, pair)
     sweep.announce(lams, parts)
-    done = sweep.evaluate(lams)
-    if schedule.adaptive:
-        done += sweep.refine(lams)
+    with keeping_pools():
+        done = sweep.evaluate(lams)
+        if schedule.adaptive:
+            done += sweep.refine(lams)
     return done
 
 
