@@ -55,6 +55,33 @@ def add_engine(p: argparse.ArgumentParser) -> None:
     how.add_argument("--dtype", default="auto", metavar="DTYPE", help="dtype of the computation (default: the model's)")
 
 
+def add_limits(p: argparse.ArgumentParser) -> None:
+    limits = p.add_argument_group("limits")
+    limits.add_argument(
+        "-y", "--yes", action="store_true", help="do not ask before more than half an hour or 10 M tokens of work"
+    )
+    limits.add_argument(
+        "--time", metavar="TIME", help="stop after this time, such as 4h, 90m or 1h30m; everything finished is kept"
+    )
+    limits.add_argument(
+        "--tokens", metavar="N", help="stop after generating this many tokens, such as 50M or 2G, in the same way"
+    )
+
+
+def session_of(arguments: argparse.Namespace) -> Any:
+    """The `run.session.Session` in `arguments`, with its time running.
+
+    Raises:
+        EvalError: --time or --tokens cannot be parsed.
+    """
+    from ..run.budget import Budget, parse_time, parse_tokens
+    from ..run.session import Session
+    from .confirm import Confirm
+
+    budget = Budget(parse_time(arguments.time), parse_tokens(arguments.tokens))
+    return Session(budget, Confirm(arguments.yes, budget), shown=not arguments.quiet)
+
+
 def choices_of(arguments: argparse.Namespace) -> Any:
     """The `run.settings.Choices` in `arguments`."""
     from ..run.settings import Choices

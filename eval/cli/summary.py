@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from .. import benchmarks
+from ..run.budget import BudgetReached
 from ..run.files import load_run, load_scores
+from ..run.session import Session
 from ..schema import Benchmark, Scores
+
+INCOMPLETE = 3  # the exit status of a session that its budget stopped
 
 
 def summary(folder: str, names: Sequence[str]) -> str:
@@ -34,3 +39,10 @@ def score_lines(benchmark: Benchmark, scores: Scores) -> list[str]:
         others = (f"{other} {100 * value.value:.1f}" for other, value in scores.others.items())
         lines.append(f"    by other gradings: {', '.join(others)}")
     return lines
+
+
+def stopped(reached: BudgetReached, session: Session) -> int:
+    """Prints what a session that its budget stopped has done and what is left; returns the exit status."""
+    lines = [f"stopped: {reached.problem}", *session.remaining(), reached.remedy]
+    print("\n  ".join(lines), file=sys.stderr)
+    return INCOMPLETE

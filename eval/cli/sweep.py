@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 
 from ..errors import EvalError
-from .arguments import add_choices, add_engine, add_quiet, benchmarks_of, choices_of, engine_options_of, show_notes
+from .arguments import (
+    add_choices,
+    add_engine,
+    add_limits,
+    add_quiet,
+    benchmarks_of,
+    choices_of,
+    engine_options_of,
+    session_of,
+    show_notes,
+)
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -35,6 +45,7 @@ def add(p: argparse.ArgumentParser) -> None:
     )
     add_choices(p)
     add_engine(p)
+    add_limits(p)
     add_quiet(p)
 
 
@@ -42,29 +53,40 @@ def run(arguments: argparse.Namespace) -> int:
     from mi_kernels.cli.text import parse_lams
 
     from .. import engines
+    from ..run.budget import BudgetReached
     from ..sweep import sweep
     from .report import write_report
+    from .summary import stopped
 
     if not arguments.quiet:
         show_notes()
-    options, names = engine_options_of(arguments), benchmarks_of(arguments)
+    options, names, session = engine_options_of(arguments), benchmarks_of(arguments), session_of(arguments)
+    if arguments.ray is not None and session.budget.limited:
+        raise EvalError("--time and --tokens do not work with --ray", "Remove them, or --ray.")
     if options.kind == "openai":
         raise EvalError("a sweep makes its models, and a server has only one", "Use `run` with --url for each model.")
     pair = sweep.Pair(arguments.instruct, arguments.thinking, arguments.layers, arguments.modules)
     schedule = sweep.Schedule(tuple(parse_lams(arguments.lam)), arguments.keep, arguments.adaptive, arguments.points)
     shown = not arguments.quiet
+    choices, reached = choices_of(arguments), None
     if arguments.ray is None:
-        with engines.create(options) as engine:
-            sweep.run(pair, schedule, names, arguments.out, engine, choices_of(arguments), progress=shown)
+        try:
+            with engines.create(options) as engine:
+                sweep.run(pair, schedule, names, arguments.out, engine, choices, progress=shown, session=session)
+        except BudgetReached as error:
+            reached = error
     else:
         from mi_kernels.integrations.ray.cluster import Cluster
 
         from ..sweep.cluster import Workers
 
         with Cluster(arguments.ray) as cluster:
-            workers, choices = Workers(cluster, options), choices_of(arguments)
-            sweep.run(pair, schedule, names, arguments.out, None, choices, progress=shown, workers=workers)
-    page = write_report(arguments.out)
-    if shown:
-        print(page)
-    return 0
+            workers = Workers(cluster, options)
+            sweep.run(
+                pair, schedule, names, arguments.out, None, choices, progress=shown, workers=workers, session=session
+            )
+    if reached is None or sweep.scored(arguments.out):
+        page = write_report(arguments.out)
+        if shown:
+            print(page)
+    return 0 if reached is None else stopped(reached, session)

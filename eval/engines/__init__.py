@@ -11,7 +11,7 @@ This process never imports vLLM or torch, so finished responses survive an engin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,8 +106,12 @@ class Engine(Protocol):
             EngineError: the model cannot be loaded.
         """
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False) -> Iterator[Completion]:
         """Every response as it finishes, in any order.
+
+        Args:
+            stop: called at least every second. Once it returns True, no other request begins, those in flight are
+                dropped, and the iteration ends after what has finished. The engine can generate again.
 
         Raises:
             EngineError: the engine failed. Responses yielded before are complete.

@@ -18,7 +18,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,7 @@ LOG = logging.getLogger("eval")
 
 _FAILED_IN_A_ROW = 8  # responses: then the server, not the responses, is the problem
 _STOP_SECONDS = 5.0
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class OpenAIServer:
         now = time.monotonic()
         return [int((now - start) * self._tokens / self._seconds) for start in list(self._started.values())]
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False) -> Iterator[Completion]:
         answers: queue.Queue[Completion | BaseException | None] = queue.Queue()
         loop = asyncio.new_event_loop()
         stream = loop.create_task(self._stream(requests, answers))
@@ -130,7 +131,17 @@ class OpenAIServer:
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         try:
-            while (answer := answers.get()) is not None:
+            stopped = False
+            while True:
+                if not stopped and stop():
+                    stopped = True
+                    loop.call_soon_threadsafe(stream.cancel)
+                try:
+                    answer = answers.get(timeout=_POLL_SECONDS)
+                except queue.Empty:
+                    continue
+                if answer is None or (stopped and isinstance(answer, asyncio.CancelledError)):
+                    return
                 if isinstance(answer, BaseException):
                     raise answer
                 yield answer
@@ -175,7 +186,9 @@ class OpenAIServer:
             finally:
                 for task in running:
                     task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+                for end in await asyncio.gather(*running, return_exceptions=True):
+                    if isinstance(end, Completion):  # it finished at this moment
+                        answers.put(end)
         if fatal is not None:
             raise fatal
         if unusable:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,6 +39,7 @@ _MORE_MEMORY = (
 )
 _NO_MEMORY = "the engine ran out of memory"
 _STOP_SECONDS = 5
+_POLL_SECONDS = 0.5
 _CPU_SEQUENCES = 64
 
 
@@ -169,12 +170,12 @@ class Processes:
             )
         return options
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False) -> Iterator[Completion]:
         self._generating = True
-        yield from self._generate(requests)
+        yield from self._generate(requests, stop)
         self._generating = False
 
-    def _generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def _generate(self, requests: Sequence[Request], stop: Callable[[], bool]) -> Iterator[Completion]:
         answers: queue.Queue[tuple[_Worker, dict[str, Any] | EngineError]] = queue.Queue()
         waiting = deque(requests)
         share = math.ceil(len(requests) / (1 if len(self._workers) == 1 else 2 * len(self._workers)))
@@ -193,16 +194,27 @@ class Processes:
                 assign(worker, share)
         ended: set[_Worker] = set()
         error: EngineError | None = None
+        stopped = False
         while assigned:
+            if not stopped and stop():
+                stopped = True
+                waiting.clear()
+                for worker in assigned.keys() - ended:
+                    worker.send([{"drop": True}])
+                    ended.add(worker)
             for worker in assigned.keys() - ended:
                 if not waiting and not assigned[worker] and not any(assigned.values()):
                     worker.send([{"end": True}])  # not before all are finished: another may die
                     ended.add(worker)
-            worker, answer = answers.get()
+            try:
+                worker, answer = answers.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
             if isinstance(answer, EngineError):
                 error = answer
                 self._running.pop(worker, None)
-                waiting.extendleft(reversed(assigned.pop(worker).values()))
+                lost = assigned.pop(worker)
+                waiting.extendleft([] if stopped else reversed(lost.values()))
                 self._workers.remove(worker)
                 worker.stop()
                 if assigned and waiting:

@@ -6,7 +6,7 @@ A batch ends when its longest response ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import Completion, Request
@@ -24,6 +24,8 @@ class TransformersBackend:
         self._tokenizer: Any = None
         self._length = 0
         self._batch = 0
+        self._texts: list[list[int]] = []
+        self._open: set[int] = set()
 
     def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
         import torch
@@ -36,14 +38,18 @@ class TransformersBackend:
         settings = {"dtype": options["dtype"], "device": device, "max_num_seqs": self._batch}
         return {"name": "transformers", "version": transformers.__version__, "settings": settings}
 
-    def generate(self, requests: Feed) -> Iterator[Completion]:
+    def generate(self, requests: Feed) -> Generator[Completion | None, None, None]:
         import torch
 
         while batch := requests.take(self._batch, wait=True):
             with torch.inference_mode():
                 yield from self._generate_batch(batch)
 
-    def _generate_batch(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def running(self) -> list[int]:
+        """The tokens of each response in the batch that is not finished."""
+        return [len(self._texts[row]) for row in self._open]
+
+    def _generate_batch(self, requests: Sequence[Request]) -> Iterator[Completion | None]:
         import torch
 
         device = self._model.device
@@ -54,8 +60,8 @@ class TransformersBackend:
         mask = torch.tensor([[0] * (widest - len(p)) + [1] * len(p) for p in prompts], device=device)
         generators = [torch.Generator().manual_seed(r.seed) for r in requests]
         ends = _end_tokens(self._model)
-        texts: list[list[int]] = [[] for _ in requests]
-        open_rows = set(range(len(requests)))
+        texts = self._texts = [[] for _ in requests]
+        open_rows = self._open = set(range(len(requests)))
         cache = None
         while open_rows:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -73,6 +79,7 @@ class TransformersBackend:
                     yield self._completion(requests[row], texts[row], stopped)
             ids = torch.tensor(following, device=device)[:, None]
             mask = torch.cat([mask, mask.new_ones(len(requests), 1)], dim=1)
+            yield None
 
     def _completion(self, request: Request, tokens: list[int], stopped: bool) -> Completion:
         text = self._tokenizer.decode(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mi_kernels.errors import ArgumentError, MismatchError
@@ -85,22 +85,30 @@ class VllmBackend:
         except AttributeError:
             return []
 
-    def generate(self, requests: Feed) -> Iterator[Completion]:
+    def generate(self, requests: Feed) -> Generator[Completion | None, None, None]:
         engine, length = self._llm.llm_engine, self._llm.model_config.max_model_len
         tokenizer = self._tokenizer
         skip = not hides_thinking(tokenizer)
-        while True:
-            for request in requests.take(wait=not engine.has_unfinished_requests()):
-                tokens = chat_tokens(tokenizer, request.prompt, length)
-                engine.add_request(str(request.index), {"prompt_token_ids": tokens}, _parameters(request, skip))
-            if not engine.has_unfinished_requests():
-                return
-            for output in engine.step():
-                if output.finished:
-                    choice = output.outputs[0]
-                    yield Completion(
-                        int(output.request_id), choice.text, len(choice.token_ids), str(choice.finish_reason)
-                    )
+        unfinished: set[str] = set()
+        try:
+            while True:
+                for request in requests.take(wait=not engine.has_unfinished_requests()):
+                    tokens = chat_tokens(tokenizer, request.prompt, length)
+                    unfinished.add(str(request.index))
+                    engine.add_request(str(request.index), {"prompt_token_ids": tokens}, _parameters(request, skip))
+                if not engine.has_unfinished_requests():
+                    return
+                for output in engine.step():
+                    if output.finished:
+                        unfinished.discard(output.request_id)
+                        choice = output.outputs[0]
+                        yield Completion(
+                            int(output.request_id), choice.text, len(choice.token_ids), str(choice.finish_reason)
+                        )
+                yield None
+        except GeneratorExit:  # they are dropped, and the engine generates others later
+            engine.abort_request(sorted(unfinished))
+            raise
 
 
 def llm_arguments(length: int, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,14 @@
 | {"generate": true}, then           | {"done": completion} as each finishes; {"running": [...]} now and then:  |
 | {"requests": [...]} at any time    | the tokens of each unfinished response, where the backend knows them     |
 | {"end": true} after all requests   | {"finished": true} after the last response                               |
+| or {"drop": true} at any time      | {"finished": true}: unfinished responses are dropped                     |
 
 or {"failed": {"kind", "text"}}. The process ends when stdin is closed, so it never outlives its parent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -21,7 +23,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol, TextIO
 
@@ -29,7 +31,7 @@ from ..schema import Sampling
 from . import Completion, Request
 from .diagnosis import failure
 
-_TELL_SECONDS = 5.0
+_TELL_SECONDS = 2.0
 
 
 class Backend(Protocol):
@@ -40,28 +42,50 @@ class Backend(Protocol):
 
     def open(self, model: Any, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
-    def generate(self, requests: Feed) -> Iterator[Completion]: ...
+    def generate(self, requests: Feed) -> Generator[Completion | None, None, None]:
+        """Every response as it finishes. None, as often as it can, lets the worker look at the clock and at `requests`,
+        and close this iterator if they are dropped."""
 
 
 class Feed:
-    """The requests that the parent sends, until it ends them. Iterate over it, or `take` those that have come."""
+    """The requests that the parent sends, until it ends them. Iterate over it, or `take` those that have come.
+
+    Attributes:
+        ended: no other requests will come. dropped: the responses that are not finished are not wanted any more.
+    """
 
     def __init__(self, lines: queue.Queue[str]) -> None:
         self._lines = lines
         self._come: deque[Request] = deque()
-        self.ended = False
+        self.ended = self.dropped = False
+
+    def poll(self) -> bool:
+        """Reads what has come; returns `dropped`."""
+        while not self.ended:
+            try:
+                self._read(self._lines.get_nowait())
+            except queue.Empty:
+                break
+        return self.dropped
+
+    def _read(self, line: str) -> None:
+        content = json.loads(line)
+        if "drop" in content:
+            self._come.clear()
+            self.ended = self.dropped = True
+        elif "end" in content:
+            self.ended = True
+        else:
+            self._come.extend(map(_request, content["requests"]))
 
     def take(self, most: int | None = None, *, wait: bool) -> list[Request]:
         """Up to `most` requests that have come; if `wait`, at least one, unless `ended`."""
+        self.poll()
         while not self.ended and (most is None or len(self._come) < most):
             try:
-                content = json.loads(self._lines.get(block=wait and not self._come))
+                self._read(self._lines.get(block=wait and not self._come))
             except queue.Empty:
                 break
-            if "end" in content:
-                self.ended = True
-            else:
-                self._come.extend(map(_request, content["requests"]))
         count = len(self._come) if most is None else min(most, len(self._come))
         return [self._come.popleft() for _ in range(count)]
 
@@ -84,11 +108,16 @@ def serve(backend: Backend, lines: queue.Queue[str], answers: TextIO) -> None:
                 answer({"set": backend.set(**command["set"])})
             else:
                 told = time.monotonic()
-                for completion in backend.generate(Feed(lines)):
-                    answer({"done": asdict(completion)})
-                    if time.monotonic() - told >= _TELL_SECONDS and hasattr(backend, "running"):
-                        told = time.monotonic()
-                        answer({"running": backend.running()})
+                feed = Feed(lines)
+                with contextlib.closing(backend.generate(feed)) as completions:
+                    for completion in completions:
+                        if completion is not None:
+                            answer({"done": asdict(completion)})
+                        elif feed.poll():
+                            break
+                        if time.monotonic() - told >= _TELL_SECONDS and hasattr(backend, "running"):
+                            told = time.monotonic()
+                            answer({"running": backend.running()})
                 answer({"finished": True})
         except Exception as error:
             import traceback

@@ -21,10 +21,12 @@ from ..engines.live_pair import LivePair
 from ..engines.model_folder import context_length, local_folder
 from ..errors import EngineError, EvalError
 from ..schema import Benchmark, Response, Run
+from .budget import BudgetReached
+from .estimate import Point, work_of
 from .files import defect, load_run, save_run, save_scores, save_verdicts
 from .journal import Journal, changing_run, locked, read
-from .progress import Progress
 from .roles import described, identify, identify_pair, is_live
+from .session import Session
 from .settings import Choices, Part, check_same, longest, make_part
 
 
@@ -52,6 +54,7 @@ def run(
     subject: Subject | None = None,
     *,
     progress: bool = True,
+    session: Session | None = None,
 ) -> str:
     """Evaluates `model` on `benchmarks` into the folder `out`, and returns `out`.
 
@@ -61,14 +64,17 @@ def run(
         benchmarks: names or Benchmarks.
         out: created if missing. If it holds a part of this run, or other benchmarks of it, the run is completed.
         engine: from `engines.create`. It is opened only if responses are missing, so many runs can share it.
-        progress: shows notes and a bar (or one line per minute) on stderr.
+        progress: shows notes and a bar (or one line per minute) on stderr. session: of several runs that have one
+            budget and one estimate; by default this run has no budget.
 
     Raises:
-        EvalError: the model, a choice or `out` cannot be used.
+        EvalError: the model, a choice or `out` cannot be used, or the estimate is not confirmed.
+        BudgetReached: the budget of `session` is spent. Finished responses are kept, complete benchmarks are scored.
         NotLiveError: the engine cannot hold this merge; a folder with it can be evaluated into the same `out`.
         EngineError: the engine failed; finished responses are kept in `out`.
     """
     choices, subject = choices or Choices(), subject or Subject()
+    session = session or Session(shown=progress)
     now, target, context = _identified(model, subject)
     parts = [make_part(b, now.role, choices, context) for b in {b.name: b for b in map(named, benchmarks)}.values()]
     now = replace(now, settings={p.benchmark.name: p.setting for p in parts})
@@ -81,17 +87,27 @@ def run(
         with ExitStack() as stack:
             journals = {p.benchmark.name: stack.enter_context(closing(Journal(out, p.benchmark.name))) for p in parts}
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
+            point = Point(out, now.lam, [work_of(p, journals[p.benchmark.name].responses) for p in parts])
             if missing:
+                session.begin(point)
                 length = max(map(longest, parts))
                 now = replace(now, engine=engine.open(target, min(length, context or length)))
             with changing_run(out):  # another process may have changed run.json
                 joined = _joined(out, now, parts)
                 _remove_outgrown(out, parts)
                 save_run(out, replace(joined, engine=now.engine) if missing else joined)
+            reached: BudgetReached | None = None
             if missing:
-                _generate(out, engine, missing, journals, progress)
+                try:
+                    _generate(engine, missing, journals, session, point)
+                except BudgetReached as error:
+                    reached = error
         for part in parts:
-            _grade(out, now.role, part, part.ordered(journals[part.benchmark.name].responses))
+            responses = journals[part.benchmark.name].responses
+            if not part.missing(responses):
+                _grade(out, now.role, part, part.ordered(responses))
+    if reached is not None:
+        raise reached
     return out
 
 
@@ -185,34 +201,37 @@ def _joined(out: str, now: Run, parts: Sequence[Part]) -> Run:
 
 
 def _generate(
-    out: str,
     engine: Engine,
     missing: Sequence[tuple[Part, Response]],
     journals: Mapping[str, Journal],
-    progress: bool,
+    session: Session,
+    point: Point,
 ) -> None:
-    requests = [
-        Request(i, part.prompts[response.problem], response.seed, part.setting.sampling)
+    requests = {
+        i: Request(i, part.prompts[response.problem], response.seed, part.setting.sampling)
         for i, (part, response) in enumerate(missing)
-    ]
+    }
     defects: list[str] = []
-    limit = max(request.sampling.max_tokens for request in requests)
-    with Progress(len(missing), progress, limit, engine.running) as bar:
+    with session.generating(point, engine.running) as generation:
         try:
-            for done in engine.generate(requests):
-                part, response = missing[done.index]
-                said = replace(response, text=done.text, tokens=done.tokens, finish_reason=done.finish_reason)
-                if (why := defect(said)) is not None:  # the others are still worth their tokens
-                    defects.append(why)
-                    continue
-                journals[part.benchmark.name].append(said)
-                bar.add(done.tokens)
+            while requests:
+                for done in engine.generate(list(requests.values()), generation.stop):
+                    part, response = missing[done.index]
+                    said = replace(response, text=done.text, tokens=done.tokens, finish_reason=done.finish_reason)
+                    if (why := defect(said)) is not None:  # the others are still worth their tokens
+                        defects.append(why)
+                    else:
+                        journals[part.benchmark.name].append(said)
+                    if requests.pop(done.index, None) is not None and why is None:
+                        generation.add(part.benchmark.name, done.tokens)
+                if not generation.proceed():
+                    break
             if defects:
                 raise EngineError(
                     f"{len(defects)} of {len(missing)} responses cannot be counted: of the first, {defects[0]}", ""
                 )
         except EngineError as error:
-            kept = f"Finished responses are kept in {out}: run the same command again to resume."
+            kept = f"Finished responses are kept in {point.folder}: run the same command again to resume."
             raise EngineError(error.problem, f"{error.remedy} {kept}".strip()) from error
 
 

@@ -23,17 +23,20 @@ from mi_kernels.recipe.lam import checked_lam
 
 from ..engines import Engine
 from ..engines.live_pair import LivePair, NotLiveError
-from ..engines.model_folder import context_length, local_folder
+from ..engines.model_folder import context_length, local_folder, weight_bytes
 from ..errors import EvalError
 from ..run import driver
 from ..run.driver import Subject
+from ..run.estimate import Point, known_lengths, work_of
 from ..run.files import load_scores, write_json
 from ..run.grading import keeping_pools
-from ..run.settings import Choices, make_part
+from ..run.journal import read
+from ..run.session import Session
+from ..run.settings import Choices, Part, make_part
 from ..schema import Benchmark
 
 if TYPE_CHECKING:
-    from .cluster import Point, Workers
+    from .cluster import Workers
 
 BOUNDARY = 0.02
 _SWEEP = "sweep.json"
@@ -81,6 +84,7 @@ def run(
     *,
     progress: bool = True,
     workers: Workers | None = None,
+    session: Session | None = None,
 ) -> list[str]:
     """Evaluates every point of `schedule` into a folder of `out`, and returns the folders.
 
@@ -90,25 +94,33 @@ def run(
     Args:
         engine: evaluates one model after the other; None with `workers`.
         workers: of a cluster. They evaluate in parallel. If folders are needed, they merge all in one pass before.
+        session: has the budget of the sweep, see `driver.run`; by default there is none.
 
     Raises:
         EvalError: `out` holds a sweep of another pair; otherwise see `driver.run`.
+        BudgetReached: the budget of `session` is spent. The points that are complete are scored.
         mi_kernels.MIKernelsError: the pair cannot be merged, or a benchmark's data cannot be used. Both are checked
             before `out` is created or the first model is evaluated.
     """
     lams = list(dict.fromkeys(map(_checked, schedule.lams)))
     choices = choices or Choices()
-    for benchmark in benchmarks:
-        make_part(driver.named(benchmark), "merged", choices, None)
+    parts = [make_part(driver.named(benchmark), "merged", choices, None) for benchmark in benchmarks]
     _check_claim(out, pair)
-    sweep = _Sweep(pair, schedule, benchmarks, out, engine, choices, progress, workers)
+    session = session or Session(shown=progress)
+    sweep = _Sweep(pair, schedule, benchmarks, out, engine, choices, progress, workers, session)
     sweep.check(lams)
     _claim(out, pair)
+    sweep.announce(lams, parts)
     with keeping_pools():
         done = sweep.evaluate(lams)
         if schedule.adaptive:
             done += sweep.refine(lams)
     return done
+
+
+def scored(out: str) -> bool:
+    """Whether a point of the sweep in `out` has scores."""
+    return any(name.endswith(".scores.json") for _, _, names in os.walk(out) for name in names)
 
 
 def _checked(lam: float) -> float:
@@ -163,6 +175,7 @@ class _Sweep:
     choices: Choices
     progress: bool
     workers: Workers | None
+    session: Session
     _folders: str = field(default="", init=False)  # why merges need folders; "" if the engine holds the pair
     _noted: bool = field(default=False, init=False)
 
@@ -170,6 +183,28 @@ class _Sweep:
         evaluates = self.workers or self.engine
         assert evaluates is not None
         self._folders = "--keep all" if self.schedule.keep == "all" else evaluates.refuses_pairs()
+
+    def announce(self, lams: Sequence[float], parts: Sequence[Part]) -> None:
+        """Tells the session what each point misses, and how long the responses of complete ones are."""
+        todo = [lam for lam in lams if not self._complete(lam, self.benchmarks)]
+        for part in parts:
+            done = [(lam, self._folder(lam)) for lam in lams if lam not in todo]
+            for lam, mean in known_lengths(done, part.benchmark.name):
+                self.session.lengths.add(part.benchmark.name, lam, mean)
+        points = []
+        for lam in todo:
+            folder = self._folder(lam)
+            points.append(Point(folder, lam, [work_of(p, read(folder, p.benchmark.name)) for p in parts]))
+        more = self.schedule.points - len(lams) if self.schedule.adaptive else 0
+        self.session.announce(points, self.out, disk=self._disk(todo), more=max(0, more))
+
+    def _disk(self, lams: Sequence[float]) -> int:
+        """Bytes of the folders that are merged and on the disk together."""
+        absent = [lam for lam in lams if self._end(lam) is None and not os.path.exists(self._merged(lam))]
+        if not self._folders or not absent:
+            return 0
+        together = self.schedule.keep == "all" or self.workers is not None
+        return (len(absent) if together else 1) * weight_bytes(local_folder(self.pair.instruct))
 
     def check(self, lams: Sequence[float]) -> None:
         """Plans the merges, so that a pair or a mask that cannot be merged is refused before anything is evaluated."""
@@ -199,6 +234,7 @@ class _Sweep:
         if self.schedule.keep == "all":
             self._merge([lam for lam in todo if self._end(lam) is None])
         for i, lam in enumerate(todo):
+            self.session.check()
             if self.progress:
                 print(f"lam {lam:g}: {i + 1} of {len(todo)}", file=sys.stderr)
             self._evaluate(lam, todo[i:])
@@ -220,7 +256,16 @@ class _Sweep:
     def _run(self, model: str | LivePair, subject: Subject, lam: float) -> None:
         assert self.engine is not None
         out = self._folder(lam)
-        driver.run(model, self.benchmarks, out, self.engine, self.choices, subject, progress=self.progress)
+        driver.run(
+            model,
+            self.benchmarks,
+            out,
+            self.engine,
+            self.choices,
+            subject,
+            progress=self.progress,
+            session=self.session,
+        )
 
     def _live(self, lam: float) -> tuple[LivePair, Subject]:
         """The model at `lam` without a folder of its own."""
@@ -251,7 +296,7 @@ class _Sweep:
         self._evaluate_points([lam for lam in lams if not self._complete(lam, self.benchmarks)], workers)
 
     def _evaluate_points(self, lams: Sequence[float], workers: Workers) -> None:
-        from .cluster import Point
+        from .cluster import Point as Task
 
         left: dict[str, set[str]] = {}  # by folder: the benchmarks that are not finished
         merged: dict[str, str] = {}
@@ -267,9 +312,9 @@ class _Sweep:
                     merged[folder] = self._merged(lam)
             wanted = [b for b in self.benchmarks if not self._complete(lam, [b])]
             left[folder] = {driver.named(b).name for b in wanted}
-            points += [Point(model, b, folder, subject) for b in wanted]
+            points += [Task(model, b, folder, subject) for b in wanted]
 
-        def done(point: Point, node: str) -> None:
+        def done(point: Task, node: str) -> None:
             left[point.out].discard(driver.named(point.benchmark).name)
             if self.progress:
                 count = len(points) - sum(map(len, left.values()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from eval import engines
@@ -22,7 +22,7 @@ from mi_kernels.integrations.ray.merge import Part, Written
 from mi_kernels.merge.stream import stream
 from mi_kernels.output.writer import ShardFile
 
-from ..eval.support.fakes import FakeEngine, grade_here
+from ..eval.support.fakes import FakeEngine, grade_here, never
 
 _WRITE, _EVALUATE = ray_merge.write_shard, cluster.evaluate
 
@@ -82,8 +82,8 @@ _CHANGED = {
 class _DyingEngine(FakeEngine):
     """Kills its process after three responses."""
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        for number, completion in enumerate(super().generate(requests)):
+    def generate(self, requests: Sequence[Request], stop: Callable[[], bool] = never) -> Iterator[Completion]:
+        for number, completion in enumerate(super().generate(requests, stop)):
             if number == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield completion

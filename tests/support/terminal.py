@@ -36,6 +36,10 @@ class Terminal:
             pass
         return found.decode()
 
+    def type(self, keys: str) -> None:
+        """Types on the keyboard: what reads from `slave` gets it. "\\n" is Enter, "\\x04" Ctrl-D."""
+        os.write(self._master, keys.encode())
+
     def close(self) -> None:
         os.close(self.slave)
         os.close(self._master)

@@ -21,7 +21,7 @@ from eval.sweep import sweep
 from mi_kernels.cli.shell import Terminated
 
 from ..support import simulated
-from ..support.fakes import FakeEngine, grade_here, mergeable, model, sums
+from ..support.fakes import FakeEngine, grade_here, mergeable, model, never, sums
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_progress_tells_rate_and_time_left(monkeypatch):
         for _ in range(100):
             progress.add(3000)
         now[0] += 1220
-        assert progress.line() == "100 of 400 responses, 246 tokens/s, 1:01:00 left"
+        assert progress.line() == "100 of 400 responses, 246 tokens/s, 1 h 1 min left"
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_a_sweep_merges_evaluates_and_goes_on(tmp_path, merged):
 class Thinker(FakeEngine):
     """Thinks at random, ever more often between lam 0.4 and 0.6."""
 
-    def generate(self, requests):
+    def generate(self, requests, stop=never):
         lam = {"a": 0.0, "b": 1.0}.get(Path(self.opened[-1]).name)
         share = ((float(self.opened[-1].rpartition("-")[2]) if lam is None else lam) - 0.4) / 0.2
         for i, request in enumerate(requests):

@@ -16,7 +16,7 @@ from eval.sweep.cluster import Point, shared, slots
 from mi_kernels import Recipe
 from mi_kernels.integrations.ray.cluster import Node
 
-from ..support.fakes import FakeEngine, grade_here, mergeable, sums
+from ..support.fakes import FakeEngine, grade_here, mergeable, never, sums
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ class Holder(FakeEngine):
 class Thinker(Holder):
     """Thinks at random, ever more often between lam 0.4 and 0.6."""
 
-    def generate(self, requests):
+    def generate(self, requests, stop=never):
         share = (self.opened[-1].recipe.lam - 0.4) / 0.2
         for i, request in enumerate(requests):
             yield Completion(request.index, "</think> 1" if (i + 0.5) / len(requests) < share else "1", 5, "stop")

@@ -291,6 +291,27 @@ def test_stopping_early_does_not_wait_for_what_is_running():
     assert not outlasted
 
 
+def test_a_stop_drops_what_is_in_flight_and_keeps_what_is_finished():
+    release = threading.Event()
+
+    def slow(body, times):
+        if body["seed"] > 52:
+            release.wait(20)
+        return answer(body, times)
+
+    with serving(slow) as server:
+        engine = OpenAIServer(Options(kind="openai", url=server.url, concurrency=6))
+        engine.open("mi", 100)
+        done = []
+        for completion in engine.generate(REQUESTS, lambda: len(done) == 3):
+            done.append(completion)
+        assert sorted(done, key=lambda c: c.index) == WANTED[:3]
+        assert len(server.asked) <= 9, "no others begin"
+        release.set()
+        rest = sorted(engine.generate(REQUESTS[3:]), key=lambda c: c.index)
+        assert rest == WANTED[3:], "the engine generates again"
+
+
 def test_a_model_or_server_that_is_not_there():
     with serving(answer) as server:
         with pytest.raises(EngineError, match="serves mi, not other"):

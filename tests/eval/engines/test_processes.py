@@ -127,6 +127,39 @@ def test_an_engine_that_stops_in_the_middle_leaves_no_process(folder):
             os.kill(pid, 0)
 
 
+@pytest.mark.parametrize("engines", [1, 3])
+def test_an_engine_that_is_told_to_stop_drops_the_rest_and_generates_again(folder, engines):
+    wanted = requests(500)
+    options = Options(kind="transformers", engines=engines)
+    with Processes(options, backend="tests.eval.support.fakes:SlowBackend") as engine:
+        engine.open(folder, 128)
+        pids = [worker._process.pid for worker in engine._workers]
+        done = []
+        for answer in engine.generate(wanted, lambda: len(done) >= 5):
+            done.append(answer)
+        assert 5 <= len(done) < 100
+        assert all(answer == completion(wanted[answer.index]) for answer in done)
+        left = [request for request in wanted[:30] if request.index not in {answer.index for answer in done}]
+        again = list(engine.generate(left))
+        assert sorted(again, key=lambda c: c.index) == [completion(request) for request in left]
+        assert [worker._process.pid for worker in engine._workers] == pids
+
+
+def test_an_engine_is_told_to_stop_while_nothing_is_finished(folder):
+    calls = []
+    with Processes(Options(kind="transformers"), backend="tests.eval.support.fakes:EndlessBackend") as engine:
+        engine.open(folder, 128)
+        assert list(engine.generate(requests(3), lambda: calls.append(1) or len(calls) == 3)) == []
+
+
+def test_an_engine_that_dies_after_the_stop_is_no_error(folder, monkeypatch):
+    wanted = requests(6, _2="KILL")
+    with processes() as engine:
+        engine.open(folder, 128)
+        done = list(engine.generate(wanted, lambda: True))
+    assert [answer.index for answer in done] in ([], [0], [0, 1])
+
+
 def test_an_engine_process_ends_with_its_parent(folder):
     engine = processes()
     engine.open(folder, 128)

@@ -26,7 +26,7 @@ from eval.run.settings import Choices
 from eval.schema import Response, Sampling
 from mi_kernels.cli.shell import guarded
 
-from ..support.fakes import PROBLEMS, FakeEngine, grade_here, model, sums
+from ..support.fakes import PROBLEMS, FakeEngine, grade_here, model, never, sums
 
 HOLD = """
 import sys
@@ -211,8 +211,8 @@ def test_a_response_that_is_there_twice_counts_once_and_as_it_was_first(tmp_path
 
 def test_a_response_that_comes_twice_counts_as_it_does_when_the_run_is_read_again(tmp_path):
     class Stutters(FakeEngine):
-        def generate(self, requests):
-            for completion in super().generate(requests):
+        def generate(self, requests, stop=never):
+            for completion in super().generate(requests, stop):
                 yield completion
                 yield replace(completion, text="It is 7", tokens=99)
 
@@ -225,8 +225,8 @@ def test_a_response_that_comes_twice_counts_as_it_does_when_the_run_is_read_agai
 
 def test_what_no_file_can_hold_is_graded_as_it_will_be_read(tmp_path):
     class Halves(FakeEngine):
-        def generate(self, requests):
-            for completion in super().generate(requests):
+        def generate(self, requests, stop=never):
+            for completion in super().generate(requests, stop):
                 yield replace(completion, text="It is \ud83d")  # half of a pair of surrogates
 
     out = evaluate(tmp_path, Halves())
@@ -461,8 +461,8 @@ def test_two_processes_do_not_write_one_run(tmp_path):
 
 def test_an_answer_that_is_neither_whole_nor_cut_is_an_error(tmp_path):
     class Filtered(FakeEngine):
-        def generate(self, requests):
-            for completion in super().generate(requests):
+        def generate(self, requests, stop=never):
+            for completion in super().generate(requests, stop):
                 yield replace(completion, finish_reason="content_filter")
 
     with pytest.raises(EngineError, match="'content_filter'"):
@@ -475,8 +475,8 @@ def test_an_answer_that_is_neither_whole_nor_cut_is_an_error(tmp_path):
 )
 def test_one_answer_that_cannot_be_counted_costs_only_itself(tmp_path, change):
     class Once(FakeEngine):
-        def generate(self, requests):
-            for completion in super().generate(requests):
+        def generate(self, requests, stop=never):
+            for completion in super().generate(requests, stop):
                 yield replace(completion, **change) if completion.index == 3 else completion
 
     whole = evaluate(tmp_path, FakeEngine(), out="whole")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ def completion(request: Request) -> Completion:
     return Completion(request.index, f"{thought}It is {answer}", 5 + request.seed % 7, "stop")
 
 
+def never() -> bool:
+    """For engines that nobody stops."""
+    return False
+
+
 class FakeEngine:
     """Answers in reverse order, and fails after `fail_after` responses with `error`."""
 
@@ -75,11 +80,13 @@ class FakeEngine:
         self.opened.append(model)
         return {"name": "fake", "version": "1", "settings": {"length": length}}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Sequence[Request], stop: Callable[[], bool] = never) -> Iterator[Completion]:
         self.asked += requests
         for i, request in enumerate(reversed(requests)):
             if i == self.fail_after:
                 raise self.error
+            if stop():
+                return
             yield completion(request)
 
     def running(self) -> Sequence[int]:
@@ -153,6 +160,16 @@ class SlowBackend(FakeBackend):
         for completion in super().generate(requests):
             time.sleep(0.05)
             yield completion
+
+
+class EndlessBackend(FakeBackend):
+    """Never finishes a response."""
+
+    def generate(self, requests: Any) -> Iterator[Any]:
+        requests.take(wait=True)
+        while True:
+            time.sleep(0.05)
+            yield None
 
 
 class UnevenBackend(FakeBackend):
