@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import EngineError
-from . import Completion, Options, Request
+from . import Completion, Options, Request, refuses_pairs
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
 from .live_pair import LivePair, NotLiveError
@@ -64,9 +64,7 @@ class Processes:
         self._generating = False
 
     def refuses_pairs(self) -> str:
-        if self._options.kind != "vllm":
-            return f"the engine {self._options.kind} cannot change the weights of a model"
-        return "further arguments of vLLM are set" if self._options.extra else ""
+        return refuses_pairs(self._options)
 
     def open(self, model: str | LivePair, length: int) -> Mapping[str, Any]:
         if self._generating:  # what the processes still generate is not wanted any more
