@@ -19,13 +19,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import EngineError
-from . import Completion, Options, Request, refuses_pairs
+from . import Completion, Options, Request, kv_cache, refuses_pairs
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
 from .live_pair import LivePair, NotLiveError
 from .live_session import REMEDY, LiveSession, check_loadable, own_engine, planned
 from .merged_files import MergedFiles
-from .model_folder import kv_bytes_per_token, weight_bytes
+from .model_folder import config, kv_bytes_per_token, weight_bytes
 
 LOG = logging.getLogger("eval")
 
@@ -157,6 +157,10 @@ class Processes:
             options["kv_cache_memory"] = cpu_cache_bytes(
                 kv_bytes_per_token(model) * length, options["max_num_seqs"], len(self._workers)
             )
+        if not self._on_cpu and options["max_num_seqs"] is None and "max_num_seqs" not in (options["extra"] or {}):
+            choice = kv_cache.choose_for(config(model), options, weight_bytes(model), length)
+            options["max_num_seqs"] = choice.sequences
+            LOG.info("%s", choice.why)
         return options
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:

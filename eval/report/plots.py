@@ -88,12 +88,15 @@ def masks(title: str, curves: Mapping[str, Points]) -> dict[str, bytes]:
         rows = -(-len(curves) // 2)
         figure = Figure(figsize=(5.8, 7.0 + 0.24 * rows), layout="constrained")
         axes = figure.subplots(3, 1, sharex=True)
-        for number, (mask, points) in enumerate(curves.items()):
+        drawn = list(enumerate(curves.items()))
+        drawn.sort(key=lambda curve: len(curve[1][1]) == 1)  # single markers lie over the curves
+        for number, (mask, points) in drawn:
             lams, scores = [lam for lam, _ in points], [s for _, s in points]
             kinds = (([s.mean for s in scores], 100), ([s.think for s in scores], 100), ([s.tokens for s in scores], 1))
             color, marker = _CURVES[number % len(_CURVES)], _SHAPES[number % len(_SHAPES)]
             for axis, (values, unit) in zip(axes, kinds):
                 _measured(axis, lams, values, unit, color, marker, short_name(mask, _LONGEST_MASK))
+                axis.containers[-1].lines[0].set_zorder(3 + (len(lams) == 1))  # above all error bars
         axes[0].set_ylabel(f"Mean@{next(iter(curves.values()))[0][1].samples} (%)")
         axes[1].set(ylabel="Think #R (%)", ylim=(-5, 105))
         axes[2].set(ylabel="tokens per answer", xlabel="lam of the merged part; the rest is Instruct's")
@@ -261,7 +264,7 @@ def scatter(
             )
         axis.plot([], [], "o", color=GREY, markeredgecolor=INK, label="interpolation, with its lam")
         axis.set(xlabel="tokens per answer (mean)", ylabel=f"Mean@{runs[0][3].samples} (%)")
-        axis.margins(0.1)
+        axis.margins(0.12, 0.1)
         axis.xaxis.set_major_locator(MaxNLocator(6))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
