@@ -41,12 +41,13 @@ def add(p: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from mi_kernels.cli.text import parse_lams
 
-    from .. import engines
+    from .. import engines, report
     from ..sweep import sweep
     from .report import write_report
 
     if not arguments.quiet:
         show_notes()
+    report.require()  # before hours of generation
     options, names = engine_options_of(arguments), benchmarks_of(arguments)
     if options.kind == "openai":
         raise EvalError("a sweep makes its models, and a server has only one", "Use `run` with --url for each model.")

@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 
 from mi_kernels.errors import ArgumentError, OutputError
-from mi_kernels.system.atomic import write_file
 from mi_kernels.system.faults import problem, remedy
 
 from ..run import files
@@ -49,10 +48,12 @@ def write(
         page_text = page.render(TITLE, content.HOW, made.sections, made.images)
         pictures = {f"{stem}.{kind}": data for stem, image in made.images.items() for kind, data in image.items()}
         for name, data in pictures.items():
-            write_file(os.path.join(folder, name), data)
-        write_file(os.path.join(folder, "report.md"), markdown.render(TITLE, content.HOW, made.sections).encode())
+            files.write_whole(os.path.join(folder, name), data)
+        files.write_whole(
+            os.path.join(folder, "report.md"), markdown.render(TITLE, content.HOW, made.sections).encode()
+        )
         files.write_json(os.path.join(folder, "report.json"), {"families": made.values, "notes": notes})
-        write_file(os.path.join(folder, "index.html"), page_text.encode())
+        files.write_whole(os.path.join(folder, "index.html"), page_text.encode())
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {problem(error)}", remedy(error)) from error
     return [os.path.join(folder, name) for name in ("index.html", "report.md", "report.json", *sorted(pictures))]

@@ -78,7 +78,7 @@ def grade(
 def _grade_all(benchmark: Benchmark, wanted: dict[Key, Any], workers: int, limit: float) -> dict[Key, Verdict]:
     if not wanted:
         return {}
-    datasets.need("pebble", "pebble")
+    datasets.require(benchmark)
     import pebble
 
     context = _KeptLocks()

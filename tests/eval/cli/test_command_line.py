@@ -225,10 +225,10 @@ def test_a_sweep_that_cannot_be_merged_is_refused_before_the_first_token(fake, p
 def test_masked_sweeps_share_a_folder_with_the_plain_one(fake, pair):
     """Each mask has runs of its own beside the shared Instruct, and one report is about all of them."""
     command = ["sweep", *pair, "--benchmark", "sums", "--out", "out", "--lam", "0,0.5,1", "-q"]
-    masks = ([], ["--modules", "ffn"], ["--layers", ":1/2"], ["--layers", "0:1", "--modules", "ffn, attn"])
+    masks = ([], ["--modules", "ffn"], ["--layers", ":1/2"], ["--layers", "0:1", "--modules", "ffn, embed"])
     for mask in masks:
         assert cli.main([*command, *mask]) == 0
-    plain, ffn, half, both = "", "-ffn", "-layers--1of2", "-ffn+attn-layers-0-1"
+    plain, ffn, half, both = "", "-ffn", "-layers--1of2", "-ffn+embed-layers-0-1"
     names = {"lam-0", *(f"lam-{lam}{mask}" for lam in ("0.5", "1") for mask in (plain, ffn, half, both))}
     assert {path.name for path in Path("out").glob("lam-*")} == names
     recorded = {name: driver.load_run(f"out/{name}").merge for name in names}
