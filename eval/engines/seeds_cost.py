@@ -2,8 +2,9 @@
 
     python -m eval.engines.seeds_cost MODEL --sequences 1,16,64
 
-Every request of `eval` has a seed, so that a run does not depend on where it was interrupted. vLLM then draws the
-noise of each sampled token with a generator of the request, one request after the other, instead of once for the batch.
+Every request of `eval` has a seed, so that a run does not depend on where it was interrupted. vLLM 0.32 then draws for
+each token from the generator of its request, one request after the other (v1/sample/ops/topk_topp_sampler.py): on a CPU
+one number, which seeds the noise of that token; on GPUs the noise for the whole vocabulary.
 One engine generates the same prompts in both ways in turn; the figures are the medians of the rounds.
 """
 

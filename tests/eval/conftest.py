@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-
-from eval.benchmarks import datasets
 
 PUNKT = {
     "abbrev_types.txt": "dr\nmr\n",
@@ -17,13 +14,6 @@ PUNKT = {
     "ortho_context.tab": "",
     "sent_starters.txt": "",
 }
-
-
-@pytest.fixture(autouse=True)
-def needs_no_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where pebble is not installed, tests grade in their own process, and runs must not miss it."""
-    if importlib.util.find_spec("pebble") is None:
-        monkeypatch.setattr(datasets, "POOL", ("json", "the standard library"))
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ NEEDED = [(name, module) for name in benchmarks.names() for module, _ in (*bench
 @pytest.fixture
 def without(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Hides modules as if they were not installed."""
-    monkeypatch.setattr(datasets, "POOL", ("pebble", "pebble"))  # conftest.py may have changed it
+    monkeypatch.setattr(datasets, "POOL", ("pebble", "pebble"))  # fakes.py may have changed it
     hidden: set[str] = set()
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name in hidden else real(name, *a))
