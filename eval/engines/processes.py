@@ -37,6 +37,7 @@ _MORE_MEMORY = (
     "Lower --max-num-seqs or --max-tokens, change --gpu-memory-utilization (--kv-cache-memory on the CPU), or spread "
     "the model over GPUs with --tensor-parallel."
 )
+_NO_MEMORY = "the engine ran out of memory"
 _STOP_SECONDS = 5
 _CPU_SEQUENCES = 64
 
@@ -97,14 +98,25 @@ class Processes:
         self._end_session()
         if not self._on_cpu or len(self._workers) < self._options.engines:
             self.close()
-        self._session = LiveSession(pair, merged, length)
-        model = self._session.model(pair, merged)
-        check_loadable(model)
-        if not self._workers:
-            self._start(weight_bytes(self._session.instruct))
-        name = f"{os.path.basename(self._session.instruct)} and {os.path.basename(self._session.thinking)}"
         try:
-            self._opened = self._load(model, name, length, self._worker_options(self._session.instruct, length))
+            return self._load_pair(pair, merged, length, "device")
+        except NotLiveError as error:
+            if self._on_cpu or not error.problem.startswith(_NO_MEMORY):
+                raise
+            LOG.warning("%s; trying again with the two models in host memory", error.problem)
+            return self._load_pair(pair, merged, length, "host")
+
+    def _load_pair(self, pair: LivePair, merged: MergedFiles, length: int, resident: str) -> Mapping[str, Any]:
+        session = self._session = LiveSession(pair, merged, length)
+        model = session.model(pair, merged, resident)
+        name = f"{os.path.basename(session.instruct)} and {os.path.basename(session.thinking)}"
+        try:
+            check_loadable(model)
+            if not self._workers:
+                self._start(weight_bytes(session.instruct))
+            self._opened = self._load(
+                model, name, length, self._worker_options(session.instruct, length, 3 if resident == "device" else 1)
+            )
         except EngineError as error:
             self.close()
             raise NotLiveError(error.problem, error.remedy) from error
@@ -149,7 +161,8 @@ class Processes:
         opened: Mapping[str, Any] = answers[0]["opened"]
         return {**opened, "settings": {**opened["settings"], "engines": len(self._workers)}}
 
-    def _worker_options(self, model: str, length: int) -> dict[str, Any]:
+    def _worker_options(self, model: str, length: int, copies: int = 1) -> dict[str, Any]:
+        """`copies`: how often the weights are in the memory of the GPUs."""
         options = {**asdict(self._options), "on_cpu": self._on_cpu}
         if self._on_cpu and options["max_num_seqs"] is None:
             options["max_num_seqs"] = _CPU_SEQUENCES
@@ -158,7 +171,7 @@ class Processes:
                 kv_bytes_per_token(model) * length, options["max_num_seqs"], len(self._workers)
             )
         if not self._on_cpu and options["max_num_seqs"] is None and "max_num_seqs" not in (options["extra"] or {}):
-            choice = kv_cache.choose_for(config(model), options, weight_bytes(model), length)
+            choice = kv_cache.choose_for(config(model), options, copies * weight_bytes(model), length)
             options["max_num_seqs"] = choice.sequences
             LOG.info("%s", choice.why)
         return options
@@ -312,7 +325,7 @@ class _Worker:
         self._failed_once = True
         memory = text if kind == "memory" else memory_line(self._log_lines()) if kind == "error" else None
         if memory is not None:
-            return EngineError(f"the engine ran out of memory: {memory}", f"{_MORE_MEMORY} Its log: {self.log}.")
+            return EngineError(f"{_NO_MEMORY}: {memory}", f"{_MORE_MEMORY} Its log: {self.log}.")
         if kind == "pair":
             return NotLiveError(text, REMEDY)
         if kind == "refusal":

@@ -28,6 +28,7 @@ from ..errors import EvalError
 from ..run import driver
 from ..run.driver import Subject
 from ..run.files import load_scores, write_json
+from ..run.grading import keeping_pools
 from ..run.settings import Choices, make_part
 from ..schema import Benchmark
 
@@ -112,9 +113,10 @@ def run(
     sweep = _Sweep(pair, schedule, benchmarks, out, engine, choices, progress, workers)
     sweep.check(lams)
     _claim(out, pair)
-    done = sweep.evaluate(lams)
-    if schedule.adaptive:
-        done += sweep.refine(lams)
+    with keeping_pools():
+        done = sweep.evaluate(lams)
+        if schedule.adaptive:
+            done += sweep.refine(lams)
     return done
 
 
