@@ -66,6 +66,7 @@ class Benchmark:
         ks: the values of k for Pass@k and Vote@k in reports.
         votes: whether responses have an answer that Vote@k can count. If not, every Verdict.answer is None, and a
             response without one does not count as unparsed.
+        needs: (module, package) that loading and grading import, beside those of eval itself.
         private: its questions must not be written anywhere; responses hold a digest instead of the prompt.
     """
 
@@ -78,6 +79,7 @@ class Benchmark:
     ks: Sequence[int] = ()
     private: bool = False
     votes: bool = True
+    needs: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)

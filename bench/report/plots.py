@@ -31,6 +31,7 @@ COLORS = {
 _TOP = 1.3  # upper end of the axis of shares: a single disturbed round can be far above it
 _CLOSE = 0.06  # of the axis: two labels with one digit more than those of the measured values
 _LONGEST_TITLE = 40  # characters
+_GAP = 1.5  # points between a line and a text beside it
 
 
 def save(found: dict[str, Any], draw: Draw, path: Path, size: tuple[float, float]) -> None:
@@ -94,6 +95,19 @@ def shares(rows: Sequence[dict[str, Any]], names: Sequence[str], prefix: str, fi
     axis.set_ylabel("share of the loop\nwithout arithmetic")
     axis.set_ylim(0, _TOP + 0.12)
     _legend(figure)
+    _clear(figure, axis, 1)
+
+
+def _clear(figure: Any, axis: Any, y: float) -> None:
+    """Moves the texts through which a horizontal line at `y` would run above it."""
+    figure.draw_without_rendering()  # the layout determines how far a text reaches in the units of the axis
+    line = axis.transData.transform((0, y))[1]
+    gap = _GAP * figure.dpi / 72
+    for text in axis.texts:
+        box = text.get_window_extent()
+        if box.y0 - gap < line < box.y1 + gap:
+            across, up = text.xyann
+            text.xyann = (across, up + (line + gap - box.y0) * 72 / figure.dpi)
 
 
 def _outlined() -> list[Any]:

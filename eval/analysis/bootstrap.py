@@ -1,4 +1,8 @@
-"""The bootstrap over problems: how far a mean would vary with other problems of the same kind."""
+"""How far a mean would vary: with other problems of the same kind (the bootstrap), or with other responses to the same.
+
+The two are the parts of the law of total variance. Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640),
+sections 2.1 and 3.1, names them: problems are drawn from all problems of their kind, and responses from a model.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +49,41 @@ def mean_interval(values: Array) -> Interval:
     if values.min() == values.max():  # means of the same values in another order differ in their last bits
         return Interval(*[float(values[0])] * 3)
     return interval(values.mean(), resampled_means(values))
+
+
+def sampling_error(problems: Sequence[ProblemScore], of: Callable[[ProblemScore], Sequence[float]]) -> float | None:
+    """The standard error of a mean over problems and responses, if the problems stay and the responses are new.
+
+    With P problems and n responses x to each, from the variance within the problems:
+
+        SE^2 = 1 / P^2 * sum over problems of  s^2 / n        s^2 = sum (x - mean x)^2 / (n - 1)
+
+    s^2 is an unbiased estimate of the variance of one response to a problem, so SE^2 is one of the variance of the
+    mean (arXiv 2411.00640, section 3.1, where it is the first term with K responses). The difference of two runs of one
+    model has sqrt(2) times this error.
+
+    Args:
+        of: one number for each response to a problem, such as `correct_each`.
+
+    Returns:
+        None if a problem has only one response: its variance cannot be estimated.
+    """
+    if any(p.n < 2 for p in problems):
+        return None
+    return float(np.sqrt(sum(np.var(of(p), ddof=1) / p.n for p in problems))) / len(problems)
+
+
+def correct_each(problem: ProblemScore) -> Sequence[float]:
+    return [float(right) for right in problem.answers_correct]
+
+
+def thinking_each(problem: ProblemScore) -> Sequence[float]:
+    """Which responses think does not matter to their variance: only how many."""
+    return [1.0] * problem.thinking + [0.0] * (problem.n - problem.thinking)
+
+
+def tokens_each(problem: ProblemScore) -> Sequence[float]:
+    return list(problem.tokens)
 
 
 def resampled_means(values: Array) -> Array:

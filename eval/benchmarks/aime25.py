@@ -35,7 +35,7 @@ SOURCE = datasets.Source(
 
 def load(where: str | None) -> list[Problem]:
     """Reads rows with question, answer and optionally id. For `where` see `datasets`."""
-    datasets.need("math_verify", "math-verify[antlr4_13_2]")
+    datasets.require(BENCHMARK)
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
         (question,) = datasets.texts("aime25", row, number, "question|problem")
@@ -167,4 +167,5 @@ BENCHMARK = Benchmark(
     load=load,
     grade=grade,
     ks=(1, 2, 4, 8, 16, 32, 64),
+    needs=[(name, "math-verify[antlr4_13_2]") for name in ("math_verify", "latex2sympy2_extended")],
 )

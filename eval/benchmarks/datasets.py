@@ -23,10 +23,11 @@ from mi_kernels.checkpoint import hub
 from mi_kernels.errors import CheckpointError
 
 from ..errors import DataError
-from ..schema import Problem
+from ..schema import Benchmark, Problem
 
 LOG = logging.getLogger("eval")
 DATA = "MI_EVAL_DATA"
+POOL = ("pebble", "pebble")  # the processes that grade
 
 Row = Mapping[str, Any]
 
@@ -126,15 +127,21 @@ def unique(name: str, problems: Sequence[Problem]) -> list[Problem]:
     return list(problems)
 
 
-def need(module: str, package: str) -> None:
-    """Checks that `module` is installed. Benchmarks call it when they load, not after hours of generation.
+def require(benchmark: Benchmark) -> None:
+    """Checks that the packages that grading needs are installed: before the engine starts, not after hours.
 
     Raises:
-        DataError: `module` is not installed.
+        DataError: some are not installed. Names all of them.
     """
-    if importlib.util.find_spec(module) is None:
+    missing = [
+        (module, package) for module, package in (*benchmark.needs, POOL) if importlib.util.find_spec(module) is None
+    ]
+    if missing:
+        modules = ", ".join(module for module, _ in missing)
+        packages = " ".join(f"'{package}'" for package in dict.fromkeys(package for _, package in missing))
         raise DataError(
-            f"Grading needs the module {module}, which is not installed.", f"Run `python -m pip install '{package}'`."
+            f"Grading {benchmark.name} needs {modules}, which cannot be imported here.",
+            f"Run `python -m pip install {packages}`, or install mi_kernels with its extra eval.",
         )
 
 

@@ -37,8 +37,7 @@ MODEL = "tokenizers/punkt_tab/english"
 
 def load(where: str | None) -> list[Problem]:
     """Reads rows with key, prompt, instruction_id_list and kwargs. For `where` see `datasets`."""
-    datasets.need("lm_eval", "lm-eval[ifeval]")
-    datasets.need("langdetect", "lm-eval[ifeval]")
+    datasets.require(BENCHMARK)
     _need_model()
     problems = []
     for number, row in enumerate(datasets.rows(SOURCE, where), 1):
@@ -154,7 +153,6 @@ def _need_model() -> None:
     Raises:
         DataError: the model is missing.
     """
-    datasets.need("nltk", "lm-eval[ifeval]")
     import nltk
 
     folder = datasets.data_folder("nltk_data")
@@ -179,4 +177,5 @@ BENCHMARK = Benchmark(
     grade=grade,
     ks=(1, 2, 4, 8),
     votes=False,
+    needs=[(name, "lm-eval[ifeval]") for name in ("lm_eval", "langdetect", "nltk", "immutabledict")],
 )

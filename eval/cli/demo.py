@@ -15,9 +15,11 @@ def add(p: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from .. import report
     from ..tiny_pair import demo
     from .report import write_report
 
+    report.require()
     started = time.monotonic()
     folders = demo.run(arguments.out, arguments.engine or demo.installed_engine(), progress=not arguments.quiet)
     page = write_report(arguments.out)

@@ -29,12 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
     import os
 
     from ..analysis import metrics
+    from ..benchmarks import datasets
     from ..run import driver, elsewhere, files, grading
     from .summary import score_lines
 
     if "," in arguments.benchmark:
         raise EvalError("--benchmark names several benchmarks", "A file holds responses to one: name only it.")
     benchmark = driver.named(arguments.benchmark)
+    datasets.require(benchmark)
     problems = benchmark.load(data_of(arguments).get(benchmark.name))
     responses = elsewhere.read(arguments.file, problems)
     answered = {r.problem for r in responses}

@@ -52,7 +52,7 @@ def add(p: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from mi_kernels.cli.text import parse_lams
 
-    from .. import engines
+    from .. import engines, report
     from ..run.budget import BudgetReached
     from ..sweep import sweep
     from .report import write_report
@@ -60,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.quiet:
         show_notes()
+    report.require()  # before hours of generation
     options, names, session = engine_options_of(arguments), benchmarks_of(arguments), session_of(arguments)
     if arguments.ray is not None and session.budget.limited:
         raise EvalError("--time and --tokens do not work with --ray", "Remove them, or --ray.")

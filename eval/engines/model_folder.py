@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 from mi_kernels.checkpoint import hub
 
@@ -28,24 +29,29 @@ def local_folder(model: str) -> str:
 
 def context_length(folder: str) -> int | None:
     """The context length (prompt and response, in tokens) in the config; None if it has none."""
-    content = _config(folder)
+    content = config(folder)
     value = content.get("max_position_embeddings")
     return int(value) if value else None
 
 
 def kv_bytes_per_token(folder: str) -> int:
     """Bytes of one token in a 16-bit KV cache, for a decoder with keys and values in every layer."""
-    config = _config(folder)
-    heads = config.get("num_attention_heads") or 1
-    size = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
-    return 2 * 2 * (config.get("num_hidden_layers") or 0) * (config.get("num_key_value_heads") or heads) * size
+    content = config(folder)
+    heads = content.get("num_attention_heads") or 1
+    size = content.get("head_dim") or (content.get("hidden_size") or 0) // heads
+    return 2 * 2 * (content.get("num_hidden_layers") or 0) * (content.get("num_key_value_heads") or heads) * size
 
 
 def weight_bytes(folder: str) -> int:
     return sum(os.path.getsize(e.path) for e in os.scandir(folder) if e.name.endswith(".safetensors"))
 
 
-def _config(folder: str) -> dict[str, int]:
+def config(folder: str) -> dict[str, Any]:
+    """config.json, with the part of its text model on top.
+
+    Raises:
+        EvalError: it cannot be read.
+    """
     path = os.path.join(folder, "config.json")
     try:
         with open(path, encoding="utf-8") as file:

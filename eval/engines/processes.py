@@ -19,13 +19,13 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import EngineError
-from . import Completion, Options, Request, refuses_pairs
+from . import Completion, Options, Request, kv_cache, refuses_pairs
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
 from .live_pair import LivePair, NotLiveError
 from .live_session import REMEDY, LiveSession, check_loadable, own_engine, planned
 from .merged_files import MergedFiles
-from .model_folder import kv_bytes_per_token, weight_bytes
+from .model_folder import config, kv_bytes_per_token, weight_bytes
 
 LOG = logging.getLogger("eval")
 
@@ -115,7 +115,9 @@ class Processes:
             check_loadable(model)
             if not self._workers:
                 self._start(weight_bytes(session.instruct))
-            self._opened = self._load(model, name, length, self._worker_options(session.instruct, length))
+            self._opened = self._load(
+                model, name, length, self._worker_options(session.instruct, length, 3 if resident == "device" else 1)
+            )
         except EngineError as error:
             self.close()
             raise NotLiveError(error.problem, error.remedy) from error
@@ -160,7 +162,8 @@ class Processes:
         opened: Mapping[str, Any] = answers[0]["opened"]
         return {**opened, "settings": {**opened["settings"], "engines": len(self._workers)}}
 
-    def _worker_options(self, model: str, length: int) -> dict[str, Any]:
+    def _worker_options(self, model: str, length: int, copies: int = 1) -> dict[str, Any]:
+        """`copies`: how often the weights are in the memory of the GPUs."""
         options = {**asdict(self._options), "on_cpu": self._on_cpu}
         if self._on_cpu and options["max_num_seqs"] is None:
             options["max_num_seqs"] = _CPU_SEQUENCES
@@ -168,6 +171,10 @@ class Processes:
             options["kv_cache_memory"] = cpu_cache_bytes(
                 kv_bytes_per_token(model) * length, options["max_num_seqs"], len(self._workers)
             )
+        if not self._on_cpu and options["max_num_seqs"] is None and "max_num_seqs" not in (options["extra"] or {}):
+            choice = kv_cache.choose_for(config(model), options, copies * weight_bytes(model), length)
+            options["max_num_seqs"] = choice.sequences
+            LOG.info("%s", choice.why)
         return options
 
     def generate(self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False) -> Iterator[Completion]:

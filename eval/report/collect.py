@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mi_kernels.checkpoint.hub import cached_id
@@ -84,12 +84,27 @@ class View:
 
         If all interpolations have the same mask, those with Instruct: they do not end at Thinking.
         """
-        masked = [e for e in self.entries if e.kind == "ablation" and isinstance(e.record.get("lam"), (int, float))]
+        masked = self._masked()
         plain = [(e.lam, e) for e in self.entries if e.lam is not None]
         if masked and not any(e.kind == "interpolation" for _, e in plain) and len({e.mask for e in masked}) == 1:
             starts = [(lam, e) for lam, e in plain if e.kind == "instruct"]
             plain = list({**{float(e.record["lam"]): e for e in masked}, **dict(starts)}.items())
         return sorted(plain, key=lambda point: point[0])
+
+    def masks(self) -> dict[str, list[tuple[float, Entry]]]:
+        """By mask, its interpolations by lam. Those with several start at Instruct, as all masks do at lam 0."""
+        found: dict[str, list[tuple[float, Entry]]] = {}
+        for entry in self._masked():
+            found.setdefault(entry.mask, []).append((float(entry.record["lam"]), entry))
+        starts = [(0.0, e) for e in self.entries if e.kind == "instruct"][:1]
+        for mask, points in found.items():
+            if len(points) > 1 and all(lam > 0 for lam, _ in points):
+                points += starts
+            found[mask] = sorted(points, key=lambda point: point[0])
+        return dict(sorted(found.items()))
+
+    def _masked(self) -> list[Entry]:
+        return [e for e in self.entries if e.kind == "ablation" and isinstance(e.record.get("lam"), (int, float))]
 
 
 @dataclass(frozen=True)
@@ -105,16 +120,16 @@ class Family:
         return f"{self.pair[0]} to {self.pair[1]}" if self.pair else "All runs"
 
 
-def families(folder: str) -> tuple[list[Family], list[str]]:
-    """Every family in `folder`, the largest first, and notes on scores that are missing.
+def families(*folders: str) -> tuple[list[Family], list[str]]:
+    """Every family in `folders`, the largest first, and notes on scores that are missing.
 
     Args:
-        folder: one run, or a folder that holds runs at any depth.
+        folders: each is one run, or a folder that holds runs at any depth. A run that is in several counts once.
 
     Raises:
-        ArgumentError: `folder` does not exist, or has no run with scores.
+        ArgumentError: a folder does not exist, or none has a run with scores.
     """
-    entries, notes = _load(folder)
+    entries, notes = _load(folders)
     pairs = list(dict.fromkeys(pair for e in entries if (pair := _pair(e)) is not None))
     if not pairs:
         ends = [[e.model for e in entries if e.kind == kind] for kind in ("instruct", "thinking")]
@@ -135,12 +150,13 @@ def model_name(source: str) -> str:
     return (cached_id(source) or source).rstrip("/").rsplit("/", 1)[-1].split("@")[0]
 
 
-def _load(folder: str) -> tuple[list[Entry], list[str]]:
-    if not os.path.isdir(folder):
-        raise ArgumentError(f"{folder}: is not a folder", "Give the folder that holds the runs.")
-    runs = list(_run_folders(folder))
+def _load(folders: Sequence[str]) -> tuple[list[Entry], list[str]]:
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise ArgumentError(f"{folder}: is not a folder", "Give the folder that holds the runs.")
+    runs = {os.path.realpath(path): (folder, path) for folder in reversed(folders) for path in _run_folders(folder)}
     loaded, notes = [], []
-    for path in runs:
+    for folder, path in sorted(runs.values(), key=lambda found: (folders.index(found[0]), found[1])):
         try:
             run = files.load_run(path)
         except (EvalError, OSError) as error:
@@ -156,18 +172,32 @@ def _load(folder: str) -> tuple[list[Entry], list[str]]:
                 notes.append(f"{run.name}: {_reason(error, path)}: {name} is left out.")
         if scores:
             place = os.path.relpath(path, folder) if path != folder else os.path.basename(os.path.abspath(path))
+            if len(folders) > 1 and path != folder:
+                place = os.path.join(os.path.basename(os.path.abspath(folder)), place)
             loaded.append((place, run, scores))
     if not loaded:
         what = "has no run with scores" if runs else "has no run.json, in it or in a folder below"
         what += f" ({notes[0]})" if notes else ""
-        raise ArgumentError(f"{folder}: {what}", "Evaluate a model into it first, or finish its runs.")
-    often = Counter(run.name for _, run, _ in loaded)
+        raise ArgumentError(f"{', '.join(folders)}: {what}", "Evaluate a model into it first, or finish its runs.")
+    return sorted(_named(loaded), key=_position), notes
+
+
+def _named(loaded: Sequence[tuple[str, Run, Mapping[str, Scores]]]) -> list[Entry]:
+    """Runs with one name are told apart by their masks, and then by their folders."""
     entries = []
-    for place, run, scores in loaded:
-        name = run.name if often[run.name] == 1 else f"{run.name} ({place})"
+    for _, run, scores in loaded:
         kind, lam = _kind(run)
-        entries.append(Entry(name, model_name(run.model), kind, lam, run, scores))
-    return sorted(entries, key=_position), notes
+        entries.append(Entry(run.name, model_name(run.model), kind, lam, run, scores))
+    often = Counter(entry.name for entry in entries)
+    entries = [
+        replace(entry, name=f"{entry.name}, {entry.mask}") if often[entry.name] > 1 and entry.mask else entry
+        for entry in entries
+    ]
+    often = Counter(entry.name for entry in entries)
+    return [
+        replace(entry, name=f"{entry.name} ({place})") if often[entry.name] > 1 else entry
+        for entry, (place, _, _) in zip(entries, loaded)
+    ]
 
 
 def _reason(error: Exception, path: str) -> str:
@@ -225,7 +255,7 @@ def _view(benchmark: str, entries: Sequence[Entry]) -> View:
     kept: list[Entry] = []
     for entry in same:
         drawn = _decoding(entry.sampling(benchmark))
-        twin = next((k for k in kept if k.kind == entry.kind and k.lam == entry.lam is not None), None)
+        twin = next((k for k in kept if _same_model(k, entry)), None)
         if drawn != usual_sampling[entry.kind == "instruct"]:
             if not any(entry in runs for runs in grids.values()):
                 aside.append((entry.name, f"sampled with {_said(drawn)}"))
@@ -234,6 +264,14 @@ def _view(benchmark: str, entries: Sequence[Entry]) -> View:
         else:
             kept.append(entry)
     return View(benchmark, title(benchmark), kept, aside, grids)
+
+
+def _same_model(a: Entry, b: Entry) -> bool:
+    """Whether two runs are of the same point of a sweep, with or without a mask."""
+    if a.kind == b.kind == "ablation":
+        lams = a.record.get("lam"), b.record.get("lam")
+        return a.mask == b.mask and lams[0] == lams[1] is not None and a.record.get("rules") == b.record.get("rules")
+    return a.kind == b.kind and a.lam == b.lam is not None
 
 
 def _grids(entries: Sequence[Entry], benchmark: str) -> dict[str, list[Entry]]:

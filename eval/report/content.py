@@ -47,6 +47,11 @@ def _family(content: Content, family: Family, prefix: str, budget: float | None)
     blocks: list[Any] = [summary]
     if any(row.aside for row in summary.rows):
         blocks.append(f"Rows named paper are from {paper.CITATION}.")
+        blocks.append(
+            f"Rows named {tables.SAMPLING} are 95 % ranges of the row above for new responses of the same model to the "
+            "same problems. The paper's figures have an error of their own, so two runs of one model differ by up to "
+            "1.4 times as much."
+        )
     content.sections.append(Section(family.title, 2, blocks))
     values: dict[str, Any] = {"family": family.title, "benchmarks": {}}
     content.values.append(values)
@@ -85,13 +90,26 @@ def _benchmark(content: Content, family: Family, view: View, stem: str, budget: 
     values: dict[str, Any] = {
         "title": view.title,
         "setting": asdict(setting),
-        "models": [_values(e, e.scores[name], theirs.get(e.name)) for e in view.entries],
+        "models": [
+            {**_values(e, e.scores[name], theirs.get(e.name)), "sampling_error": tables.sampling_errors(e.scores[name])}
+            for e in view.entries
+        ],
         "set_aside": [{"name": who, "why": why} for who, why in view.set_aside],
         "advice": asdict(found) if found else None,
     }
     sweep = view.sweep()
     if len(sweep) > 1:
         values["stages"] = _stages(content, blocks, view, sweep, theirs, stem)
+    masks = view.masks()
+    curves: dict[str, Any] = {}
+    if masks:
+        curves = {mask: [(lam, e.scores[name]) for lam, e in points] for mask, points in masks.items()}
+        if sweep and not any(sweep[-1][1].mask == mask for mask in masks):
+            curves = {"all": [(lam, e.scores[name]) for lam, e in sweep], **curves}
+    if curves and not (len(curves) == 1 and len(sweep) > 1):  # a sweep with one mask has its own picture
+        text = f"{view.title}: accuracy, Think #R and tokens against lam, of merges of {'; '.join(curves)}."
+        image = plots.masks(f"{view.title}: which layers and modules are merged", curves)
+        blocks.append(content.draw(f"{stem}-masks", text, image))
     plain = [e for e in view.entries if e.kind != "ablation"]
     if len(plain) > 1:
         runs = [(e.name, e.kind, e.lam, e.scores[name]) for e in plain]

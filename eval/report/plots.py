@@ -10,7 +10,22 @@ import numpy as np
 from ..analysis.stages import Stages
 from ..schema import Interval, Scores
 from . import labels
-from .style import BLUE, GREEN, GREY, INK, ORANGE, STAGES, VERMILION, encoded, fit_width, short_name, style, wrapped
+from .style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    STAGES,
+    VERMILION,
+    encoded,
+    fit_width,
+    short_name,
+    style,
+    wrapped,
+)
 
 _LONGEST_NAME = 24  # characters beside a point: half the width of the plot
 
@@ -59,6 +74,46 @@ def dynamics(title: str, points: Points, stages: Stages, second: str, theirs: Fi
         _name_stages(performance, stages, lams)
         _title(figure, title)
         return encoded(figure)
+
+
+def masks(title: str, curves: Mapping[str, Points]) -> dict[str, bytes]:
+    """Accuracy, Think #R and tokens against lam, one curve for each mask; a mask with one lam is a single marker.
+
+    Args:
+        curves: (lam, scores) by lam, by the name of the mask in the legend.
+    """
+    from matplotlib.figure import Figure
+
+    with style():
+        rows = -(-len(curves) // 2)
+        figure = Figure(figsize=(5.8, 7.0 + 0.24 * rows), layout="constrained")
+        axes = figure.subplots(3, 1, sharex=True)
+        drawn = list(enumerate(curves.items()))
+        drawn.sort(key=lambda curve: len(curve[1][1]) == 1)  # single markers lie over the curves
+        for number, (mask, points) in drawn:
+            lams, scores = [lam for lam, _ in points], [s for _, s in points]
+            kinds = (([s.mean for s in scores], 100), ([s.think for s in scores], 100), ([s.tokens for s in scores], 1))
+            color, marker = _CURVES[number % len(_CURVES)], _SHAPES[number % len(_SHAPES)]
+            for axis, (values, unit) in zip(axes, kinds):
+                _measured(axis, lams, values, unit, color, marker, short_name(mask, _LONGEST_MASK))
+                axis.containers[-1].lines[0].set_zorder(3 + (len(lams) == 1))  # above all error bars
+        axes[0].set_ylabel(f"Mean@{next(iter(curves.values()))[0][1].samples} (%)")
+        axes[1].set(ylabel="Think #R (%)", ylim=(-5, 105))
+        axes[2].set(ylabel="tokens per answer", xlabel="lam of the merged part; the rest is Instruct's")
+        axes[2].set_ylim(bottom=0)
+        axes[2].yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        for axis in axes:
+            axis.set_facecolor("#F6F6F6")
+        handles, names = axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=2)
+        _title(figure, title)
+        return encoded(figure)
+
+
+# Seven colours and five shapes: 35 masks until a pair of them repeats.
+_CURVES = (BLUE, VERMILION, GREEN, ORANGE, SKY_BLUE, PURPLE, GREY)
+_SHAPES = ("o", "s", "^", "D", "v")
+_LONGEST_MASK = 26  # characters: two columns of the legend
 
 
 def _title(figure: Any, title: str) -> None:
@@ -209,7 +264,7 @@ def scatter(
             )
         axis.plot([], [], "o", color=GREY, markeredgecolor=INK, label="interpolation, with its lam")
         axis.set(xlabel="tokens per answer (mean)", ylabel=f"Mean@{runs[0][3].samples} (%)")
-        axis.margins(0.1)
+        axis.margins(0.12, 0.1)
         axis.xaxis.set_major_locator(MaxNLocator(6))
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)

@@ -6,7 +6,18 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from mi_kernels.compare import plot_style
-from mi_kernels.compare.plot_style import BLUE, GREEN, GREY, ORANGE, VERMILION, fit_width, short_name, wrapped
+from mi_kernels.compare.plot_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
+    fit_width,
+    short_name,
+    wrapped,
+)
 
 __all__ = [
     "BLUE",
@@ -14,6 +25,8 @@ __all__ = [
     "GREY",
     "INK",
     "ORANGE",
+    "PURPLE",
+    "SKY_BLUE",
     "STAGES",
     "VERMILION",
     "encoded",

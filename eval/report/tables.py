@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from ..analysis import bootstrap
 from ..schema import Interval, Scores
 from . import paper
 from .collect import Entry, Family, View
@@ -13,6 +14,8 @@ VOTED = ("gpqa",)  # benchmarks for which the paper reports Vote@n instead of Pa
 _SHOWN = 0.01  # shares of cut or unparsed responses above this are reported
 _TABLE_3 = (8, 32)  # the k of Pass@k it shows below n
 _NONE = ""
+_NORMAL = 1.96  # standard errors from the middle of a normal distribution to the ends of its central 95 %
+SAMPLING = "sampling error"
 
 
 def overview(family: Family) -> Table:
@@ -32,6 +35,7 @@ def overview(family: Family) -> Table:
             theirs += _theirs(entry, family, view)
         rows.append(Row(ours))
         if any(theirs[1:]):
+            rows.append(Row([SAMPLING, *(cell for v in family.views for cell in _errors(entry, v))], aside=True))
             rows.append(Row(theirs, aside=True))
     return Table(columns, rows)
 
@@ -42,6 +46,26 @@ def _ours(entry: Entry, view: View) -> list[str]:
     scores = entry.scores[view.benchmark]
     at_n = _at(seconds(scores), scores.samples)
     return [percent(scores.mean.value), at_n, count(scores.tokens.value), percent(scores.think.value)]
+
+
+def _errors(entry: Entry, view: View) -> list[str]:
+    """Half of the 95 % interval for new responses to the same problems. Pass@n and Vote@n are no means over responses,
+    so their columns stay empty."""
+    if entry not in view.entries:
+        return [_NONE] * 4
+    mean, tokens, think = (sampling_errors(entry.scores[view.benchmark])[key] for key in ("mean", "tokens", "think"))
+    return [_within(mean, 100), _NONE, _NONE if tokens is None else f"\u00b1{count(tokens)}", _within(think, 100)]
+
+
+def sampling_errors(scores: Scores) -> dict[str, float | None]:
+    """1.96 standard errors of mean, tokens and think (see `bootstrap.sampling_error`); None with one response each."""
+    parts = {"mean": bootstrap.correct_each, "tokens": bootstrap.tokens_each, "think": bootstrap.thinking_each}
+    found = {key: bootstrap.sampling_error(scores.problems, of) for key, of in parts.items()}
+    return {key: None if error is None else _NORMAL * error for key, error in found.items()}
+
+
+def _within(error: float | None, unit: float) -> str:
+    return _NONE if error is None else f"\u00b1{unit * error:.1f}"
 
 
 def _theirs(entry: Entry, family: Family, view: View) -> list[str]:
@@ -137,6 +161,11 @@ def ablations(view: View, family: Family, part: str) -> Table | None:
         rows.append(Row([*cells, percent(s.think.value)]))
         found = paper.figures(entry, family.pair, view.benchmark)
         if found:
+            errors = sampling_errors(s)
+            ours = [SAMPLING, _NONE, _within(errors["mean"], 100), *[_NONE] * (len(passes) + 1)]
+            ours += [_NONE if errors["tokens"] is None else f"\u00b1{count(errors['tokens'])}"]
+            ours += [*[_NONE] * (thinking is not None), _within(errors["think"], 100)]
+            rows.append(Row(ours, aside=True))
             same_n = n == paper.SETTINGS[view.benchmark][1]
             keys = {8: "pass8", 32: "pass32", n if same_n else None: "pass"}
             theirs = ["paper", _NONE, _figure(found, "mean")]

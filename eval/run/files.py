@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
 
 from mi_kernels.system.atomic import write_file
+from mi_kernels.system.faults import problem, remedy
 
 from ..errors import EvalError
 from ..schema import ROLES, Interval, ProblemScore, Response, Run, Sampling, Scores, Setting, Verdict
 
 FORMAT = 1  # of run.json and of scores; files without one have it, too
 
+_SIZE_LIMIT = "The file exceeds a size limit: raise `ulimit -f`."
+
 T = TypeVar("T")
 
 
+@contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Context: a system call that fails while `path` is written becomes an EvalError with the path and a remedy."""
+    try:
+        yield
+    except OSError as error:
+        what = _SIZE_LIMIT if error.errno == errno.EFBIG else remedy(error)
+        raise EvalError(
+            f"{path}: cannot be written: {problem(error)}",
+            f"{what} Finished responses are kept: then run the same command again.",
+        ) from error
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Writes `content`, whole or not at all.
+
+    Raises:
+        EvalError: it cannot be written, because the disk is full for example.
+    """
+    with writing(path):
+        write_file(path, content)
+
+
 def write_json(path: str, content: Any) -> None:
-    """Writes `content` as JSON, whole or not at all."""
-    write_file(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    """Writes `content` as JSON, as `write_whole` does."""
+    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def save_run(folder: str, run: Run) -> None:
@@ -32,8 +60,8 @@ def load_run(folder: str) -> Run:
     EvalError: run.json is not the record of a run, or that of a newer version.
     FileNotFoundError: `folder` has none.
     """
-    remedy = "Restore it from a backup, or choose another folder with --out."
-    return _loaded(os.path.join(folder, "run.json"), _run, remedy)
+    restore = "Restore it from a backup, or choose another folder with --out."
+    return _loaded(os.path.join(folder, "run.json"), _run, restore)
 
 
 def save_scores(folder: str, scores: Scores) -> None:
@@ -45,11 +73,11 @@ def load_scores(folder: str, benchmark: str) -> Scores:
     EvalError: the file does not hold scores, or those of a newer version.
     FileNotFoundError: there is none.
     """
-    remedy = "Remove it and run the same command again: it grades the responses again."
-    return _loaded(os.path.join(folder, f"{benchmark}.scores.json"), _scores, remedy)
+    again = "Remove it and run the same command again: it grades the responses again."
+    return _loaded(os.path.join(folder, f"{benchmark}.scores.json"), _scores, again)
 
 
-def _loaded(path: str, make: Callable[[dict[str, Any]], T], remedy: str) -> T:
+def _loaded(path: str, make: Callable[[dict[str, Any]], T], what_to_do: str) -> T:
     with open(path, encoding="utf-8") as file:
         try:
             content = json.load(file)
@@ -61,7 +89,7 @@ def _loaded(path: str, make: Callable[[dict[str, Any]], T], remedy: str) -> T:
                 )
             return make(content)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise EvalError(f"{path}: cannot be read: {type(error).__name__}: {error}", remedy) from error
+            raise EvalError(f"{path}: cannot be read: {type(error).__name__}: {error}", what_to_do) from error
 
 
 def _run(content: dict[str, Any]) -> Run:
@@ -129,4 +157,4 @@ def save_verdicts(folder: str, benchmark: str, responses: Iterable[Response], ve
         json.dumps({"problem": r.problem, "sample": r.sample, **asdict(v)}, ensure_ascii=False) + "\n"
         for r, v in zip(responses, verdicts)
     ]
-    write_file(os.path.join(folder, f"{benchmark}.verdicts.jsonl"), "".join(lines).encode())
+    write_whole(os.path.join(folder, f"{benchmark}.verdicts.jsonl"), "".join(lines).encode())

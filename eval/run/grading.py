@@ -79,7 +79,7 @@ def grade(
 def _grade_all(benchmark: Benchmark, wanted: dict[Key, Any], workers: int, limit: float) -> dict[Key, Verdict]:
     if not wanted:
         return {}
-    datasets.need("pebble", "pebble")
+    datasets.require(benchmark)
     with _pool(benchmark, min(workers, len(wanted)), next(iter(wanted.values()))) as pool:
         futures = {
             key: pool.schedule(benchmark.grade, args=(reference, key[1]), timeout=limit)

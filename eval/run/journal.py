@@ -12,11 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import BinaryIO
 
-from mi_kernels.system.faults import naming
-
 from ..errors import EvalError
 from ..schema import Response
-from .files import defect, load_responses
+from .files import defect, load_responses, writing
 
 LOG = logging.getLogger("eval")
 
@@ -34,26 +32,28 @@ class Journal:
             Those that cannot be counted (see `files.defect`) are not among them, with a warning: they are missing.
 
     Raises:
-        EvalError: a complete line is not a response.
+        EvalError: a complete line is not a response, or the file cannot be written.
     """
 
     def __init__(self, folder: str, benchmark: str) -> None:
         path = self._path = os.path.join(folder, f"{benchmark}.jsonl")
         self.responses = read(folder, benchmark, warn=True)
-        _cut_partial_line(path)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        with writing(path):
+            _cut_partial_line(path)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._synced = time.monotonic()
 
     def append(self, response: Response) -> None:
         """Raises:
         ValueError: `response` cannot be counted.
+        EvalError: the file cannot be written, because the disk is full for example.
         """
         if (why := defect(response)) is not None:
             raise ValueError(why)
         line = json.dumps(asdict(response), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
         # As read from the file: half of a surrogate pair cannot be encoded, and has become a question mark.
         response = Response(**json.loads(line))
-        with naming(self._path):
+        with writing(self._path):
             while line:  # a full disk may accept a part, and raise on the next write
                 line = line[self._file.write(line) :]
         self.responses.setdefault((response.problem, response.sample), response)
@@ -65,7 +65,7 @@ class Journal:
         self._file.close()
 
     def _sync(self) -> None:
-        with naming(self._path):
+        with writing(self._path):
             os.fsync(self._file.fileno())
         self._synced = time.monotonic()
 
@@ -136,8 +136,11 @@ def locked(folder: str, benchmark: str) -> Iterator[None]:
     Raises:
         EvalError: another process has the lock.
     """
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, f".{benchmark}.lock"), "w") as file:
+    path = os.path.join(folder, f".{benchmark}.lock")
+    with writing(path):
+        os.makedirs(folder, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -150,6 +153,9 @@ def locked(folder: str, benchmark: str) -> Iterator[None]:
 @contextmanager
 def changing_run(folder: str) -> Iterator[None]:
     """Locks run.json while it is read and written again. Waits while another process has the lock."""
-    with open(os.path.join(folder, ".lock"), "w") as file:
+    path = os.path.join(folder, ".lock")
+    with writing(path):
+        file = open(path, "w")  # noqa: SIM115
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from ..benchmarks import datasets
 from ..errors import EvalError
 from ..schema import Benchmark, Problem, Response, Run, Setting
 from .roles import is_live, paper_sampling
@@ -76,8 +77,10 @@ def make_part(benchmark: Benchmark, role: str, choices: Choices, context: int | 
 
     Raises:
         EvalError: the benchmark has no problems, or a choice is out of range.
+        DataError: a package that grading needs is missing, or the benchmark's data cannot be used.
     """
     _check(choices)
+    datasets.require(benchmark)
     problems = benchmark.load(choices.data.get(benchmark.name))[: choices.limit]
     if not problems:
         raise EvalError(f"{benchmark.name} has no problems", "Check --data and --limit.")

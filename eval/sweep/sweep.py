@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mi_kernels import sweep_checkpoint
@@ -54,6 +54,15 @@ class Pair:
     @property
     def masked(self) -> bool:
         return self.layers is not None or self.modules is not None
+
+    @property
+    def mask(self) -> str:
+        """The mask in the names of folders and runs: "", "ffn", "layers-12-24", "attn+norm-layers-1of3-"."""
+        modules = "+".join(part.strip() for part in (self.modules or "").split(","))
+        layers = "".join((self.layers or "").split())
+        for sign, name in ((":", "-"), (",", "+"), ("/", "of")):
+            layers = layers.replace(sign, name)
+        return "-".join(part for part in (modules, layers and f"layers-{layers}") if part)
 
 
 @dataclass(frozen=True)
@@ -140,8 +149,10 @@ def _claim(out: str, pair: Pair) -> None:
         write_json(os.path.join(out, _SWEEP), _recorded(pair))
 
 
-def _recorded(pair: Pair) -> dict[str, str | None]:
-    return {k: os.path.abspath(v) if v and os.path.isdir(v) else v for k, v in asdict(pair).items()}
+def _recorded(pair: Pair) -> dict[str, str]:
+    """The two models. Masks are not among them: sweeps of one pair share a folder, and each mask has its own runs."""
+    models = {"instruct": pair.instruct, "thinking": pair.thinking}
+    return {k: os.path.abspath(v) if os.path.isdir(v) else v for k, v in models.items()}
 
 
 def _check_claim(out: str, pair: Pair) -> None:
@@ -155,6 +166,8 @@ def _check_claim(out: str, pair: Pair) -> None:
         with open(path, encoding="utf-8") as file:
             before = json.load(file)
         differs = [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if before.get(k) != v]
+        # Once, a folder belonged to one mask, and its runs did not have it in their names.
+        differs += [f"{k} {before[k]} in all its runs" for k in ("layers", "modules") if before.get(k)]
     except (ValueError, AttributeError) as error:
         raise EvalError(
             f"{path}: is not the record of a sweep", "Remove it to claim the folder for this pair, or choose another."
@@ -217,7 +230,7 @@ class _Sweep:
         plan_sweep(
             self.pair.instruct,
             self.pair.thinking,
-            os.path.join(self.out, "models", "mi-{lam}"),
+            self._models,
             absent or [0.5],
             layers=self.pair.layers,
             modules=self.pair.modules,
@@ -274,7 +287,7 @@ class _Sweep:
             side = "instruct" if lam == 0 else "thinking"
             return LivePair(pair.instruct, pair.thinking, Recipe(lam), side), end[1]
         recipe = Recipe(lam, pair.layers, pair.modules)
-        return LivePair(pair.instruct, pair.thinking, recipe), Subject(None, lam, f"MI-{lam:g}")
+        return LivePair(pair.instruct, pair.thinking, recipe), self._merge_of(lam)
 
     def _note_folders(self, lams: Sequence[float]) -> None:
         wanted = self.schedule.keep == "all" or all(self._end(lam) is not None for lam in lams)
@@ -307,7 +320,7 @@ class _Sweep:
             if not self._folders:
                 model, subject = self._live(lam)
             else:
-                model, subject = end or (self._merged(lam), Subject(None, lam, f"MI-{lam:g}"))
+                model, subject = end or (self._merged(lam), self._merge_of(lam))
                 if end is None:
                     merged[folder] = self._merged(lam)
             wanted = [b for b in self.benchmarks if not self._complete(lam, [b])]
@@ -345,10 +358,21 @@ class _Sweep:
         return driver.complete(self._folder(lam), benchmarks, self.choices, context_length(config))
 
     def _folder(self, lam: float) -> str:
-        return os.path.join(self.out, f"lam-{lam:g}")
+        return os.path.join(self.out, f"lam-{lam:g}{self._suffix if lam else ''}")  # at 0, every mask is INSTRUCT
 
     def _merged(self, lam: float) -> str:
-        return os.path.join(self.out, "models", f"mi-{lam:g}")
+        return self._models.replace("{lam}", f"{lam:g}")
+
+    @property
+    def _models(self) -> str:
+        return os.path.join(self.out, "models", f"mi-{{lam}}{self._suffix}")
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.pair.mask}" if self.pair.mask else ""
+
+    def _merge_of(self, lam: float) -> Subject:
+        return Subject(None, lam, f"MI-{lam:g} {self.pair.mask}".strip())
 
     def _end(self, lam: float) -> tuple[str, Subject] | None:
         if lam == 0:
@@ -364,7 +388,7 @@ class _Sweep:
             yield end
             return
         self._merge([lam])
-        yield self._merged(lam), Subject(None, lam, f"MI-{lam:g}")
+        yield self._merged(lam), self._merge_of(lam)
         self._remove(lam)  # only after a complete run: an interrupted run still needs the model
 
     def _remove(self, lam: float) -> None:
@@ -380,7 +404,7 @@ class _Sweep:
             merge(
                 self.pair.instruct,
                 self.pair.thinking,
-                os.path.join(self.out, "models", "mi-{lam}"),
+                self._models,
                 absent,
                 layers=self.pair.layers,
                 modules=self.pair.modules,

@@ -12,7 +12,7 @@ from bench.instructions import BAND, CannotCountError, compiler, measure, off, s
 from bench.noise import spread
 from bench.registry import benchmarks
 from bench.report import markdown as report
-from bench.report import readme
+from bench.report import plots, readme
 
 from ..support.pictures import captured, text_problems
 
@@ -137,3 +137,26 @@ def test_texts_of_the_plots_are_inside_and_apart(tmp_path: Path, monkeypatch: py
     assert len(figures) == 2 * len(drawn)
     for name, figure in zip(drawn * 2, figures):
         assert text_problems(figure) == [], name
+
+
+def test_no_number_stands_on_the_line_of_the_loop() -> None:
+    """Of the committed results, and with medians and maxima at every height near the line."""
+    from matplotlib.figure import Figure
+
+    found = results.load(results.RESULTS / "memory.json")
+    moved = 0
+    for near in (False, True):
+        for i, row in enumerate(row for row in found["rows"] if near and "of_roofline" in row):
+            middle = 0.85 + 0.01 * (i % 20)
+            row["of_roofline"] = {"min": 0.8, "median": middle, "max": middle + 0.005}
+        draw = plots.memory_sizes(found)
+        assert draw is not None
+        figure = Figure(figsize=(8, 3.5), layout="constrained")
+        draw(figure)
+        figure.draw_without_rendering()
+        (axis,) = figure.axes
+        line = axis.transData.transform((0, 1))[1]
+        boxes = [(text.get_text(), text.get_window_extent()) for text in axis.texts]
+        assert [name for name, box in boxes if box.y0 < line < box.y1] == []
+        moved += sum(line < box.y0 < line + 5 for _, box in boxes)  # just above it
+    assert moved > 5

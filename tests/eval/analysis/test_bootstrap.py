@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.analysis import bootstrap
-from eval.schema import Interval
+from eval.schema import Interval, ProblemScore
 
 from ..support import simulated
 
@@ -44,3 +44,40 @@ def test_runs_are_compared_on_the_problems_that_all_of_them_hold() -> None:
     table = bootstrap.by_problem([more, few], ["2", "0"], bootstrap.accuracy)
     rows = [[s.problems[i].correct / s.problems[i].n for s in (more, few)] for i in (2, 0)]
     assert table.tolist() == rows
+
+
+def problem(right: list[bool], tokens: list[int], thinking: int = 0) -> ProblemScore:
+    n = len(right)
+    answers = ["7" if r else "8" for r in right]
+    return ProblemScore("p", n, sum(right), thinking, 0, 0, tokens, answers, right)
+
+
+def test_the_sampling_error_by_hand() -> None:
+    """Two problems of two responses: (1, 0) has s^2 = 1/2, (1, 1) has 0, so SE^2 = (1/2 / 2 + 0) / 4 = 1/16."""
+    problems = [problem([True, False], [10, 14], 1), problem([True, True], [20, 20], 2)]
+    assert bootstrap.sampling_error(problems, bootstrap.correct_each) == 0.25
+    assert bootstrap.sampling_error(problems, bootstrap.thinking_each) == 0.25
+    # (10, 14): s^2 = 8, so SE^2 = (8 / 2) / 4 = 1
+    assert bootstrap.sampling_error(problems, bootstrap.tokens_each) == 1.0
+
+
+def test_the_sampling_error_of_one_response_each_is_unknown() -> None:
+    assert bootstrap.sampling_error([problem([True], [3])], bootstrap.correct_each) is None
+
+
+def test_the_sampling_error_is_that_of_other_runs_on_the_same_problems() -> None:
+    """2,000 runs of a known model. Their spread is known to sqrt(1 / 4000) = 1.6 %, and the mean of SE^2 to less, so
+    six per cent are more than three times what chance explains. The interval over problems is three times as wide."""
+    generator = np.random.default_rng(0)
+    chances = np.array([0.02, 0.1, 0.5, 0.9, 0.98, 1.0] * 5)
+    drawn = generator.random((2000, chances.size, 8)) < chances[None, :, None]
+    spread = drawn.mean((1, 2)).std()
+    runs = [[problem(list(map(bool, row)), [1] * 8) for row in run] for run in drawn[:200]]
+    squares = [found**2 for run in runs if (found := bootstrap.sampling_error(run, bootstrap.correct_each)) is not None]
+    assert len(squares) == 200
+    assert np.sqrt(np.mean(squares)) == pytest.approx(spread, rel=0.06)
+    assert np.sqrt(np.mean(squares)) == pytest.approx(
+        np.sqrt((chances * (1 - chances) / 8).sum()) / chances.size, rel=0.06
+    )
+    whole = bootstrap.mean_interval(drawn[0].mean(1))
+    assert (whole.high - whole.low) / (2 * 1.96) > 3 * spread

@@ -222,6 +222,37 @@ def test_a_sweep_that_cannot_be_merged_is_refused_before_the_first_token(fake, p
     assert cli.main([*command, "-q"]) == 0
 
 
+def test_masked_sweeps_share_a_folder_with_the_plain_one(fake, pair):
+    """Each mask has runs of its own beside the shared Instruct, and one report is about all of them."""
+    command = ["sweep", *pair, "--benchmark", "sums", "--out", "out", "--lam", "0,0.5,1", "-q"]
+    masks = ([], ["--modules", "ffn"], ["--layers", ":1/2"], ["--layers", "0:1", "--modules", "ffn, embed"])
+    for mask in masks:
+        assert cli.main([*command, *mask]) == 0
+    plain, ffn, half, both = "", "-ffn", "-layers--1of2", "-ffn+embed-layers-0-1"
+    names = {"lam-0", *(f"lam-{lam}{mask}" for lam in ("0.5", "1") for mask in (plain, ffn, half, both))}
+    assert {path.name for path in Path("out").glob("lam-*")} == names
+    recorded = {name: driver.load_run(f"out/{name}").merge for name in names}
+    assert (recorded["lam-1-ffn"]["modules"], recorded["lam-0.5-layers--1of2"]["layers"]) == ("ffn", ":1/2")
+    found = json.loads(Path("out/report/report.json").read_text())["families"]
+    assert len(found) == 1
+    models = found[0]["benchmarks"]["sums"]["models"]
+    assert len(models) == len({m["name"] for m in models}) == 9
+    assert Path("out/report/sums-masks.png").exists()
+    opened = len(fake.opened)
+    assert cli.main([*command, *masks[1]]) == 0
+    assert len(fake.opened) == opened, "the same command finds its own runs"
+
+
+def test_a_folder_of_one_mask_only_is_refused(tmp_path, merged):
+    """As written once, without the mask in the names of the runs."""
+    pair = sweep.Pair(model(tmp_path / "a"), model(tmp_path / "b"), layers="0:1")
+    (tmp_path / "sweep.json").write_text(
+        json.dumps({"instruct": pair.instruct, "thinking": pair.thinking, "layers": "0:1", "modules": None})
+    )
+    with pytest.raises(driver.EvalError, match="layers 0:1 in all its runs"):
+        sweep.run(pair, sweep.Schedule((0.5,)), [sums()], str(tmp_path), FakeEngine(), progress=False)
+
+
 def test_models_that_do_not_fit_together_are_refused_before_the_first_token(fake, pair, tmp_path, capsys):
     other = mergeable(tmp_path / "other-thinking", width=6)
     assert cli.main(["sweep", pair[0], other, "--benchmark", "sums", "--out", "out", "--lam", "0,0.5"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -46,7 +47,7 @@ def small(folder: Path, lams: tuple[float, ...] = (0.5,)) -> Path:
 
 def test_every_file_is_there_and_says_the_same(everything: Path) -> None:
     made = everything / "report"
-    stems = {"aime25-dynamics", "aime25-cost", "aime25-decoding1", "gpqa-dynamics", "gpqa-cost"}
+    stems = {"aime25-dynamics", "aime25-cost", "aime25-masks", "aime25-decoding1", "gpqa-dynamics", "gpqa-cost"}
     pictures = {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     assert {p.name for p in made.iterdir()} == {"index.html", "report.md", "report.json", *pictures}
     markdown, page = (made / "report.md").read_text(), (made / "index.html").read_text()
@@ -66,7 +67,7 @@ def test_every_file_is_there_and_says_the_same(everything: Path) -> None:
 def test_the_page_asks_for_nothing(everything: Path) -> None:
     page = (everything / "report" / "index.html").read_text()
     sources = re.findall(r'(?:src|href|srcset|action|data)\s*=\s*"([^"]*)"', page)
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(source.startswith("data:image/svg+xml;base64,") for source in sources)
     assert not re.search(r"https?:|url\(|@import|<script|<link|<iframe", page)
     assert "default-src 'none'" in page
@@ -146,7 +147,7 @@ def test_tables_follow_the_papers_layout(everything: Path) -> None:
     labels_of = [label for _, label in table.columns]
     assert labels_of[1:5] == ["Mean@8", "Pass@8", "Token #N", "Think #R"]
     assert labels_of[6] == "Vote@8"  # GPQA's
-    below = {a.cells[0]: b for a, b in zip(table.rows, table.rows[1:]) if b.aside}
+    below = {a.cells[0]: b for a, b in zip(table.rows, table.rows[2:]) if b.cells[0] == "paper"}
     # Pass@64 of the paper does not compare with our Pass@8; Vote@8 of GPQA does.
     assert below["MI-0.8"].cells == ["paper", "80.5", "", "17,574", "99.9", "66.2", "70.2", "8,427", "99.9"]
     assert "MI-0.7" not in below
@@ -295,6 +296,102 @@ def test_a_sweep_of_some_layers_starts_at_instruct_and_does_not_end_at_thinking(
     (family,), _ = collect.families(str(folder))
     found = [(lam, e.name) for lam, e in family.views[0].sweep()]
     assert found == [(0, "Instruct"), (0.4, "l-0.4"), (0.5, "l-0.5"), (1, "l-1")]
+
+
+def masked(folder: Path, lams: tuple[float, ...] = (0.4, 0.6, 0.8), **mask: str) -> None:
+    """A sweep with a mask, in the folders that `eval sweep` gives it."""
+    (name,) = mask.values()
+    for lam in lams:
+        merge = runs.record(lam=lam, **mask)
+        scores = [runs.at(lam / 2, "aime25")]
+        runs.save(folder / name.replace(":", "-"), f"MI-{lam:g}", "merged", None, scores, merge=merge)
+
+
+def test_a_masked_sweep_and_the_plain_one_are_one_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one folder or in two, each mask is a curve of its own, the tables hold all, and nothing is said to repeat."""
+    figures = captured(monkeypatch)
+    folder = small(tmp_path, (0.4, 0.6, 0.8))
+    masked(tmp_path / "masked", modules="ffn,norm,embed")
+    masked(tmp_path / "masked", layers="12:24")
+    masked(tmp_path / "masked", (0.8,), layers="24:36")
+    (family,), _ = collect.families(str(folder), str(tmp_path / "masked"))
+    (view,) = family.views
+    assert view.set_aside == []
+    assert [e.name for _, e in view.sweep()] == ["Instruct", "MI-0.4", "MI-0.6", "MI-0.8", "Thinking"]
+    assert {mask: [lam for lam, _ in points] for mask, points in view.masks().items()} == {
+        "modules ffn,norm,embed": [0, 0.4, 0.6, 0.8],
+        "layers 12:24": [0, 0.4, 0.6, 0.8],
+        "layers 24:36": [0.8],
+    }
+    layers = tables.ablations(view, family, "layers")
+    assert layers is not None
+    at = [(row.cells[0], row.cells[1]) for row in layers.rows if not row.aside]
+    assert {("all", "0.8"), ("12:24", "0.4"), ("12:24", "0.8"), ("24:36", "0.8")} <= set(at)
+    assert ("all", "0") not in at
+    report.write([folder, tmp_path / "masked"], tmp_path / "two")
+    shutil.copytree(tmp_path / "masked", folder, dirs_exist_ok=True)
+    report.write(folder, tmp_path / "one")
+    name = "aime25-masks.png"
+    assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    (first, *_) = [f for f in figures if "layers and modules" in f.get_suptitle()]
+    (legend,) = first.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["all", "layers 12:24", "modules ffn,norm,embed", "layers 24:36"]
+    assert text_problems(first, bars=False) == []
+
+
+def test_a_masked_run_that_repeats_another_is_set_aside(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    for name in ("once", "again"):
+        masked(folder / name, (0.8,), layers="12:24")
+    (family,), _ = collect.families(str(folder))
+    ((name, why),) = family.views[0].set_aside
+    assert why.startswith("it repeats MI-0.8, layers 12:24 (")
+    assert name != why.removeprefix("it repeats ")
+
+
+def test_a_run_that_is_in_two_of_the_folders_counts_once(tmp_path: Path) -> None:
+    folder = small(tmp_path)
+    (once,), _ = collect.families(str(folder))
+    (twice,), _ = collect.families(str(folder), str(folder / "MI-0.5"))
+    assert [e.name for e in twice.entries] == [e.name for e in once.entries]
+
+
+def test_the_sampling_error_is_beside_the_papers_rows(everything: Path) -> None:
+    (family,), _ = collect.families(str(everything / "runs"))
+    rows = tables.overview(family).rows
+    asides = [(a.cells[0], b.cells[0]) for a, b in itertools.pairwise(rows) if b.cells[0] == "paper"]
+    assert asides == [(tables.SAMPLING, "paper")] * len(asides) != []
+    at = next(i for i, row in enumerate(rows) if row.cells[0] == "MI-0.8")
+    scores = next(e for e in family.entries if e.name == "MI-0.8").scores["aime25"]
+    within = sum(p.correct * (p.n - p.correct) / (p.n**2 * (p.n - 1)) for p in scores.problems)
+    wanted = 196 * within**0.5 / len(scores.problems)
+    assert rows[at + 1].cells[:3] == [tables.SAMPLING, f"\u00b1{wanted:.1f}", ""]
+    over_problems = 100 * (scores.mean.high - scores.mean.low) / 2
+    assert 0 < wanted < over_problems
+
+
+@pytest.mark.parametrize("stem", ["aime25-dynamics", "aime25-cost", "aime25-masks", "gpqa-dynamics", "gpqa-cost"])
+def test_the_data_can_be_seen_in_every_plot(everything: Path, stem: str) -> None:
+    """Nothing lies over the data: enough pixels have the colour of each line and of each marker's face."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread
+
+    pixels = imread(everything / "report" / f"{stem}.png")[:, :, :3]
+    blue, orange, green, vermilion = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+    colors: dict[str, list[Any]] = {
+        "dynamics": [blue, orange, green, vermilion],
+        "cost": [vermilion] if "aime" in stem else [],  # TA and TIES
+        "masks": [blue, vermilion, green, orange],
+    }
+    kind = stem.split("-")[1]
+    wanted = [to_rgb(color) for color in colors[kind]]
+    if kind == "cost":
+        wanted += [colormaps["cividis"](0.92 * lam)[:3] for lam in (0, *runs.LAMS, 1)]
+    for color in wanted:
+        seen = (abs(pixels - color).max(2) < 0.02).sum()
+        assert seen > 60, color
 
 
 def test_runs_are_found_in_folders_below(tmp_path: Path) -> None:

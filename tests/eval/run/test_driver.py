@@ -561,6 +561,7 @@ def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path, monkeypatch,
     status = guarded("eval", lambda: int(evaluate(tmp_path, FakeEngine())), "")
     assert status == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"eval: {tmp_path / 'out' / 'sums.jsonl'}: No space left on device",
-        "  The disk is full: free some space or choose another disk.",
+        f"eval: {tmp_path / 'out' / 'sums.jsonl'}: cannot be written: No space left on device",
+        "  The disk is full: free some space or choose another disk. Finished responses are kept: then run the same "
+        "command again.",
     ]

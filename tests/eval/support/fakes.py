@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import time
@@ -9,10 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks import datasets
 from eval.engines import Completion, PairRefusal, Refusal, Request
 from eval.errors import EngineError
 from eval.run.grading import graded_text
 from eval.schema import Benchmark, Problem, Response, Verdict
+
+if importlib.util.find_spec("pebble") is None:
+    # Tests with `grade_here` grade in their own process, so a run must not miss the pool. Here and not in a fixture,
+    # because some of them run in other processes.
+    datasets.POOL = ("json", "the standard library")
 
 PROBLEMS = [Problem(f"sum-{i}", f"What is {i} + {i} {{in braces}}?", 2 * i) for i in range(5)]
 
