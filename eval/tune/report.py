@@ -115,7 +115,7 @@ def _sections(outcome: Outcome) -> list[Section]:
         "Every candidate is sampled as a merge and has Thinking's chat template, lam 0 included.",
         "The front and the recommendation were chosen on the problems of the search, so their numbers here are not "
         "favoured by the choice. Recommended is the cheapest candidate whose Mean@k is at most 2 points below the best "
-        "and not significantly below it, if it is clearly better than the plain interpolation that the same rule chooses.",
+        "and not significantly below it, if it is clearly better than the plain interpolation that this rule chooses.",
     ]
     every = outcome.candidates
     text = f"Mean@k against tokens of {len(every)} candidates."

@@ -100,7 +100,7 @@ class Study:
                     f"{self._path}: is not the journal of a search: {error}",
                     "Restore it, or choose another folder with --out.",
                 ) from error
-            for start in starts[len(self._study.trials) :]:
+            for start in starts[len(self._trials()) :]:
                 self._study.enqueue_trial(dict(start.weights), user_attrs={"name": start.name, "lam": start.lam})
 
     def take(self) -> tuple[Given, IO[str]] | None:
@@ -109,7 +109,7 @@ class Study:
         An interrupted candidate comes first. Others may still be running in other processes, see `running`.
         """
         with self._locked():
-            trials = self._study.trials
+            trials = self._trials()
             for trial in trials:
                 if trial.state.name == "RUNNING" and (lock := self._own(trial.number)) is not None:
                     return self._suggested(trial.number, trial._trial_id), lock
@@ -127,14 +127,14 @@ class Study:
 
     def tell(self, given: Given, mean: float, tokens: float, rung: int, stopped: bool) -> None:
         with self._locked():
-            trial = self._optuna.trial.Trial(self._study, self._study.trials[given.number]._trial_id)
+            trial = self._optuna.trial.Trial(self._study, self._trials()[given.number]._trial_id)
             trial.set_user_attr("rung", rung)
             trial.set_user_attr("stopped", stopped)
             self._study.tell(given.number, [mean, tokens])
 
     def done(self) -> list[Done]:
         """All candidates with values, by number."""
-        trials = [t for t in self._study.trials if t.state.name == "COMPLETE"]
+        trials = [t for t in self._trials() if t.state.name == "COMPLETE"]
         return [
             Done(self._given(t), t.values[0], t.values[1], t.user_attrs["rung"], t.user_attrs["stopped"])
             for t in trials
@@ -142,10 +142,14 @@ class Study:
 
     def running(self) -> bool:
         """Whether a candidate has been given out and not told."""
-        return any(t.state.name == "RUNNING" for t in self._study.trials)
+        return any(t.state.name == "RUNNING" for t in self._trials())
 
     def candidate_folder(self, number: int) -> str:
         return os.path.join(self._folder, "candidates", f"{number:04d}")
+
+    def _trials(self) -> list[Any]:
+        trials: list[Any] = self._study.get_trials(deepcopy=False)
+        return trials
 
     def _load(self) -> Any:
         from optuna.storages import JournalStorage
@@ -162,13 +166,13 @@ class Study:
     def _suggested(self, number: int, trial_id: int) -> Given:
         """The candidate with all weights. A kill may have come between the first and the last of them: the others are
         drawn as they would have been."""
-        frozen = self._study.trials[number]
+        frozen = self._trials()[number]
         if len(frozen.params) < len(self._distributions):
             self._study.sampler = self._make_sampler(number)
             trial = self._optuna.trial.Trial(self._study, trial_id)
             for name in self._distributions:
                 trial.suggest_float(name, 0.0, 1.0)
-        return self._given(self._study.trials[number])
+        return self._given(self._trials()[number])
 
     def _given(self, trial: Any) -> Given:
         name, lam = trial.user_attrs.get("name"), trial.user_attrs.get("lam")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.schema import ProblemScore, Scores
 from eval.tune.front import hypervolume, hypervolumes, undominated
 from eval.tune.resampled import Resampled
 
-from ..support import simulated
+from ..support.simulated import counted as scores
 
 
 def test_a_front_is_what_nothing_dominates():
@@ -43,16 +42,6 @@ def test_many_rows_are_the_rows_one_by_one():
     for m, t, volume in zip(mean[:5], tokens[:5], expected):
         best = np.where(t[None] <= budgets[:, None], m[None], 0).max(1)
         assert best.mean() == pytest.approx(volume, abs=0.001), "of 20,000 budgets, each wrong by one step at most"
-
-
-def scores(correct: list[int], tokens: list[int], n: int = 4) -> Scores:
-    """One benchmark with the number of right responses, of `n`, and tokens of each problem."""
-    made = simulated.scores(0.5, 0.5, problems=len(correct), samples=n)
-    problems = [
-        ProblemScore(str(i), n, c, 0, 0, 0, [t] * n, ["x"] * n, [k < c for k in range(n)])
-        for i, (c, t) in enumerate(zip(correct, tokens))
-    ]
-    return Scores(**{**vars(made), "problems": problems})
 
 
 def test_domination_and_fronts_under_resampling():
