@@ -13,10 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import EvalError
 from ..schema import Sampling
+
+if TYPE_CHECKING:
+    from .live_pair import LivePair
 
 KINDS = ("vllm", "openai", "transformers")
 
@@ -71,19 +74,28 @@ class Refusal(Exception):
     """A failure that an engine process explains itself. The text is shown to the user unchanged."""
 
 
+class PairRefusal(Refusal):
+    """An engine process cannot hold a LivePair, or not with this recipe; it holds what it held before."""
+
+
 class Engine(Protocol):
     """Generates for one model at a time. A context manager: leaving it stops what it started."""
 
-    def open(self, model: str, length: int) -> Mapping[str, Any]:
-        """Loads `model`.
+    def refuses_pairs(self) -> str:
+        """Why this engine cannot open any LivePair, to be shown to the user; "" if it can."""
+
+    def open(self, model: str | LivePair, length: int) -> Mapping[str, Any]:
+        """Loads `model`. If the engine holds another merge of the same LivePair, it only changes its weights.
 
         Args:
-            model: a folder, or the server's name for it. length: the most tokens of a prompt and its response.
+            model: a folder, the server's name for it, or two folders to interpolate in memory.
+            length: the most tokens of a prompt and its response.
 
         Returns:
             The content of `schema.Run.engine`: name, version, settings.
 
         Raises:
+            live_pair.NotLiveError: this engine cannot hold the LivePair: evaluate a merged folder instead.
             EngineError: the model cannot be loaded.
         """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import Refusal
+from . import PairRefusal, Refusal
 
 _MEMORY = (
     "out of memory",
@@ -19,12 +19,12 @@ _MEMORY = (
 
 
 def failure(error: BaseException) -> dict[str, str]:
-    """The failure in one line ("text") and its "kind": "memory", "refusal" or "error".
+    """The failure in one line ("text") and its "kind": "memory", "refusal", "pair" or "error".
 
     Searches the whole chain of exceptions, because an engine often wraps the cause.
     """
     if isinstance(error, Refusal):
-        return {"kind": "refusal", "text": str(error)}
+        return {"kind": "pair" if isinstance(error, PairRefusal) else "refusal", "text": str(error)}
     lines = [f"{type(link).__name__}: {link}" for link in _chain(error)]
     memory = next((line for line in lines if _is_memory(line)), None)
     return {"kind": "memory" if memory else "error", "text": shortened(memory or lines[0])}

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 from mi_kernels.recipe.interpolation import Recipe
+
+from ..errors import EngineError
+
+
+class NotLiveError(EngineError):
+    """The engine cannot hold this pair, or not with this recipe. A merged folder can be evaluated instead."""
 
 
 @dataclass(frozen=True)
@@ -24,3 +31,18 @@ class LivePair:
     thinking: str
     recipe: Recipe
     side: str = "thinking"
+
+    @property
+    def end(self) -> str | None:
+        """The model that this is without any merging: that of lam 0 or 1 with its own files; None for a merge."""
+        if self.recipe == Recipe(0.0) and self.side == "instruct":
+            return self.instruct
+        return self.thinking if self.recipe == Recipe(1.0) and self.side == "thinking" else None
+
+    def absolute(self) -> LivePair:
+        """The same pair with absolute paths. Hub ids stay."""
+        return replace(self, instruct=_absolute(self.instruct), thinking=_absolute(self.thinking))
+
+
+def _absolute(model: str) -> str:
+    return os.path.abspath(model) if os.path.isdir(model) else model

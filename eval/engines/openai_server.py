@@ -24,6 +24,7 @@ from typing import Any
 
 from ..errors import EngineError
 from . import Completion, Options, Request
+from .live_pair import LivePair, NotLiveError
 
 LOG = logging.getLogger("eval")
 
@@ -72,8 +73,14 @@ class OpenAIServer:
         self._started: dict[int, float] = {}  # by request in flight
         self._tokens, self._seconds = 0, 0.0  # of finished responses
 
-    def open(self, model: str, length: int) -> Mapping[str, Any]:
+    def refuses_pairs(self) -> str:
+        return "a server has one model"
+
+    def open(self, model: str | LivePair, length: int) -> Mapping[str, Any]:
         import openai
+
+        if isinstance(model, LivePair):
+            raise NotLiveError(self.refuses_pairs(), "Serve each merge, and evaluate it with `run --url`.")
 
         with openai.OpenAI(**self._connection(), max_retries=2) as client:
             try:

@@ -22,6 +22,9 @@ from ..errors import EngineError
 from . import Completion, Options, Request
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
+from .live_pair import LivePair, NotLiveError
+from .live_session import REMEDY, LiveSession, check_loadable, own_engine, planned
+from .merged_files import MergedFiles
 from .model_folder import kv_bytes_per_token, weight_bytes
 
 LOG = logging.getLogger("eval")
@@ -56,19 +59,94 @@ class Processes:
         self._on_cpu = options.kind != "vllm" or vllm_on_cpu()
         self._workers: list[_Worker] = []
         self._running: dict[_Worker, list[int]] = {}
+        self._session: LiveSession | None = None
+        self._opened: Mapping[str, Any] = {}
+        self._generating = False
 
-    def open(self, model: str, length: int) -> Mapping[str, Any]:
+    def refuses_pairs(self) -> str:
+        if self._options.kind != "vllm":
+            return f"the engine {self._options.kind} cannot change the weights of a model"
+        return "further arguments of vLLM are set" if self._options.extra else ""
+
+    def open(self, model: str | LivePair, length: int) -> Mapping[str, Any]:
+        if self._generating:  # what the processes still generate is not wanted any more
+            self.close()
+        if not isinstance(model, LivePair):
+            return self._open_folder(model, length)
+        if why := self.refuses_pairs():
+            raise NotLiveError(why, REMEDY)
+        pair = model.absolute()
+        merged = planned(pair)
+        if (folder := own_engine(pair, merged)) is not None:
+            return self._open_folder(folder, length)
+        session, complete = self._session, len(self._workers) == self._options.engines
+        if session is not None and complete and session.becomes(pair, merged, length):
+            return self._set(session, pair, merged)
+        return self._open_pair(pair, merged, length)
+
+    def _open_folder(self, model: str, length: int) -> Mapping[str, Any]:
+        self._end_session()
         if not self._on_cpu or len(self._workers) < self._options.engines:
             self.close()  # only the end of a process surely frees a GPU's memory; and one of them may have died
         if not self._workers:
-            self._workers = [
-                _Worker(self._backend, i, environment)
-                for i, environment in enumerate(environments(self._options, self._on_cpu, weight_bytes(model)))
-            ]
-        order = {"open": {"model": model, "length": length, "options": self._worker_options(model, length)}}
+            self._start(weight_bytes(model))
+        return self._load(model, os.path.basename(model), length, self._worker_options(model, length))
+
+    def _open_pair(self, pair: LivePair, merged: MergedFiles, length: int) -> Mapping[str, Any]:
+        before = self._session
+        if before is not None and before.holds(pair):
+            length = max(length, before.length)
+        self._end_session()
+        if not self._on_cpu or len(self._workers) < self._options.engines:
+            self.close()
+        self._session = LiveSession(pair, merged, length)
+        model = self._session.model(pair, merged)
+        check_loadable(model)
+        if not self._workers:
+            self._start(weight_bytes(self._session.instruct))
+        name = f"{os.path.basename(self._session.instruct)} and {os.path.basename(self._session.thinking)}"
+        try:
+            self._opened = self._load(model, name, length, self._worker_options(self._session.instruct, length))
+        except EngineError as error:
+            self.close()
+            raise NotLiveError(error.problem, error.remedy) from error
+        return self._opened
+
+    def _set(self, session: LiveSession, pair: LivePair, merged: MergedFiles) -> Mapping[str, Any]:
+        """Changes the weights in every process. One that fails is stopped, because nobody knows what it holds."""
         for worker in self._workers:
-            LOG.info("starting %s with %s; log: %s", self._options.kind, os.path.basename(model), worker.log)
-            worker.send([order])
+            worker.send([{"set": session.change(pair, merged)}])
+        failed: dict[_Worker, EngineError] = {}
+        for worker in self._workers:
+            try:
+                worker.receive()
+            except EngineError as error:
+                failed[worker] = error
+        refused = [error for error in failed.values() if isinstance(error, NotLiveError)]
+        if refused and len(refused) == len(self._workers):  # no weight has changed
+            raise refused[0]
+        for worker, error in failed.items():
+            self._workers.remove(worker)
+            worker.stop()
+            if self._workers:
+                LOG.warning("%s (log: %s); the other engines generate its responses", error.problem, worker.log)
+        if not self._workers:
+            self.close()
+            raise error
+        return {**self._opened, "settings": {**self._opened["settings"], "engines": len(self._workers)}}
+
+    def _start(self, weights: int) -> None:
+        self._workers = [
+            _Worker(self._backend, i, environment)
+            for i, environment in enumerate(environments(self._options, self._on_cpu, weights))
+        ]
+
+    def _load(
+        self, model: str | Mapping[str, Any], name: str, length: int, options: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        for worker in self._workers:
+            LOG.info("starting %s with %s; log: %s", self._options.kind, name, worker.log)
+            worker.send([{"open": {"model": model, "length": length, "options": options}}])
         answers = [worker.receive() for worker in self._workers]
         opened: Mapping[str, Any] = answers[0]["opened"]
         return {**opened, "settings": {**opened["settings"], "engines": len(self._workers)}}
@@ -84,6 +162,11 @@ class Processes:
         return options
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        self._generating = True
+        yield from self._generate(requests)
+        self._generating = False
+
+    def _generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         answers: queue.Queue[tuple[_Worker, dict[str, Any] | EngineError]] = queue.Queue()
         waiting = deque(requests)
         share = math.ceil(len(requests) / (1 if len(self._workers) == 1 else 2 * len(self._workers)))
@@ -139,6 +222,14 @@ class Processes:
         for worker in self._workers:
             worker.stop()
         self._workers = []
+        self._running = {}
+        self._generating = False
+        self._end_session()
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.close()
+        self._session = None
 
     def __enter__(self) -> Processes:
         return self
@@ -220,6 +311,8 @@ class _Worker:
         memory = text if kind == "memory" else memory_line(self._log_lines()) if kind == "error" else None
         if memory is not None:
             return EngineError(f"the engine ran out of memory: {memory}", f"{_MORE_MEMORY} Its log: {self.log}.")
+        if kind == "pair":
+            return NotLiveError(text, REMEDY)
         if kind == "refusal":
             return EngineError(text, f"The engine's log: {self.log}.")
         return EngineError(f"the engine failed: {text}", f"Its log: {self.log}.")

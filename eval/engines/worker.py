@@ -3,6 +3,7 @@
 | command                            | answers on stdout                                                        |
 | ---------------------------------- | ------------------------------------------------------------------------ |
 | {"open": {model, length, options}} | {"opened": {...}}                                                        |
+| {"set": {recipe, files}}           | {"set": {...}}: the weights of the open pair are those of the recipe     |
 | {"generate": true}, then           | {"done": completion} as each finishes; {"running": [...]} now and then:  |
 | {"requests": [...]} at any time    | the tokens of each unfinished response, where the backend knows them     |
 | {"end": true} after all requests   | {"finished": true} after the last response                               |
@@ -32,9 +33,12 @@ _TELL_SECONDS = 5.0
 
 
 class Backend(Protocol):
-    """The engine inside the process. Created without arguments; `open` imports its package."""
+    """The engine inside the process. Created without arguments; `open` imports its package.
 
-    def open(self, model: str, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
+    A backend that can hold a pair of models opens it as `model`, from `live_session.LiveSession.model`, and has `set`.
+    """
+
+    def open(self, model: Any, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]: ...
 
     def generate(self, requests: Feed) -> Iterator[Completion]: ...
 
@@ -76,6 +80,8 @@ def serve(backend: Backend, lines: queue.Queue[str], answers: TextIO) -> None:
         try:
             if "open" in command:
                 answer({"opened": backend.open(**command["open"])})
+            elif "set" in command:
+                answer({"set": backend.set(**command["set"])})
             else:
                 told = time.monotonic()
                 for completion in backend.generate(Feed(lines)):

@@ -17,13 +17,14 @@ from dataclasses import dataclass, replace
 
 from .. import benchmarks as registry
 from ..engines import Engine, Request
+from ..engines.live_pair import LivePair
 from ..engines.model_folder import context_length, local_folder
 from ..errors import EngineError, EvalError
 from ..schema import Benchmark, Response, Run
 from .files import defect, load_run, save_run, save_scores, save_verdicts
 from .journal import Journal, changing_run, locked, read
 from .progress import Progress
-from .roles import identify
+from .roles import described, identify, identify_pair, is_live
 from .settings import Choices, Part, check_same, longest, make_part
 
 
@@ -43,7 +44,7 @@ class Subject:
 
 
 def run(
-    model: str,
+    model: str | LivePair,
     benchmarks: Sequence[str | Benchmark],
     out: str,
     engine: Engine,
@@ -55,18 +56,22 @@ def run(
     """Evaluates `model` on `benchmarks` into the folder `out`, and returns `out`.
 
     Args:
-        model: a folder, a Hub id, or the name that the engine's server uses. benchmarks: names or Benchmarks.
+        model: a folder, a Hub id, the name that the engine's server uses, or a merge that the engine holds without a
+            folder. An engine that is open with a merge of the same pair only changes its weights.
+        benchmarks: names or Benchmarks.
         out: created if missing. If it holds a part of this run, or other benchmarks of it, the run is completed.
         engine: from `engines.create`. It is opened only if responses are missing, so many runs can share it.
         progress: shows notes and a bar (or one line per minute) on stderr.
 
     Raises:
         EvalError: the model, a choice or `out` cannot be used.
+        NotLiveError: the engine cannot hold this merge; a folder with it can be evaluated into the same `out`.
         EngineError: the engine failed; finished responses are kept in `out`.
     """
     choices, subject = choices or Choices(), subject or Subject()
-    folder = None if subject.served and not os.path.isdir(model) else local_folder(model)
-    now, parts = _plan(model, folder, benchmarks, choices, subject)
+    now, target, context = _identified(model, subject)
+    parts = [make_part(b, now.role, choices, context) for b in {b.name: b for b in map(named, benchmarks)}.values()]
+    now = replace(now, settings={p.benchmark.name: p.setting for p in parts})
     if progress:
         _note_limits(parts)
     with ExitStack() as locks:
@@ -77,7 +82,8 @@ def run(
             journals = {p.benchmark.name: stack.enter_context(closing(Journal(out, p.benchmark.name))) for p in parts}
             missing = [(p, r) for p in parts for r in p.missing(journals[p.benchmark.name].responses)]
             if missing:
-                now = _opened(now, engine, model if subject.served else folder or model, parts)
+                length = max(map(longest, parts))
+                now = replace(now, engine=engine.open(target, min(length, context or length)))
             with changing_run(out):  # another process may have changed run.json
                 joined = _joined(out, now, parts)
                 _remove_outgrown(out, parts)
@@ -126,18 +132,27 @@ def named(given: str | Benchmark) -> Benchmark:
     return registry.get(given)
 
 
-def _plan(
-    model: str, folder: str | None, benchmarks: Sequence[str | Benchmark], choices: Choices, subject: Subject
-) -> tuple[Run, list[Part]]:
-    found = identify(model, folder, subject.role)
-    context = context_length(folder) if folder else None
-    distinct = {b.name: b for b in map(named, benchmarks)}
-    parts = [make_part(b, found.role, choices, context) for b in distinct.values()]
-    here = os.path.abspath(model) if os.path.isdir(model) else model
-    name = subject.name or os.path.basename(here.rstrip("/"))
+def _identified(model: str | LivePair, subject: Subject) -> tuple[Run, str | LivePair, int | None]:
+    """The run without settings, what the engine opens, and the context length if it is known."""
+    folder: str | None
+    target: str | LivePair
+    if isinstance(model, LivePair):
+        target = pair = model.absolute()
+        found, here = identify_pair(pair, subject.role), pair.end or described(pair)
+        folder = local_folder(pair.instruct if pair.side == "instruct" else pair.thinking)
+    else:
+        folder = None if subject.served and not os.path.isdir(model) else local_folder(model)
+        found, here = identify(model, folder, subject.role), os.path.abspath(model) if os.path.isdir(model) else model
+        target = model if subject.served else folder or model
     lam = found.lam if subject.lam is None else subject.lam
-    settings = {p.benchmark.name: p.setting for p in parts}
-    return Run(here, name, found.role, lam, found.merge, {}, settings), parts
+    name = subject.name or _usual_name(here, lam)
+    return Run(here, name, found.role, lam, found.merge, {}, {}), target, context_length(folder) if folder else None
+
+
+def _usual_name(model: str, lam: float | None) -> str:
+    if is_live(model):
+        return "merge" if lam is None else f"MI-{lam:g}"
+    return os.path.basename(model.rstrip("/"))
 
 
 def _remove_outgrown(out: str, parts: Sequence[Part]) -> None:
@@ -167,12 +182,6 @@ def _joined(out: str, now: Run, parts: Sequence[Part]) -> Run:
         return now
     check_same(out, before, now, parts)
     return replace(now, engine=before.engine, settings={**before.settings, **now.settings})
-
-
-def _opened(now: Run, engine: Engine, model: str, parts: Sequence[Part]) -> Run:
-    length = max(map(longest, parts))
-    context = context_length(model) if os.path.isdir(model) else None
-    return replace(now, engine=engine.open(model, min(length, context or length)))
 
 
 def _generate(

@@ -6,6 +6,7 @@ Thinking and every merge T 0.6 and top_p 0.95, top_k 20 for all.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,11 +16,16 @@ from mi_kernels.checkpoint.hub import cached_id
 from mi_kernels.merge.record import read_content
 from mi_kernels.output.sidefiles import RECORD
 
+from ..engines.live_pair import LivePair
+from ..engines.merged_files import merged_files
 from ..errors import EvalError
 from ..schema import ROLES, Sampling
 
 _TEMPERATURE_TOP_P = {"instruct": (0.7, 0.8), "thinking": (0.6, 0.95), "merged": (0.6, 0.95)}
 _TOP_K = 20
+
+
+LIVE = "live merge of "  # begins `Run.model` where an engine held a merge without a folder
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,35 @@ def identify(model: str, folder: str | None, role: str | None = None) -> Identit
             "Add --role instruct|thinking|merged. It determines the sampling and whether reasoning is graded.",
         )
     return Identity(named[0], None, None)
+
+
+def identify_pair(pair: LivePair, role: str | None = None) -> Identity:
+    """The role of a merge without a folder, with the content that the mi_kernels.json of its folder would have.
+
+    At lam 0 or 1 with the small files of that model it is that model itself.
+
+    Raises:
+        EvalError: `role` contradicts the recipe.
+        mi_kernels.errors.MIKernelsError: the models cannot be merged, or not with this recipe.
+    """
+    own = pair.side if pair.end is not None else "merged"
+    if role not in (None, own):
+        raise EvalError(f"{described(pair)}: the role is {own}, not {role}", f"Give the role {own}, or none.")
+    if own != "merged":
+        return Identity(own, float(own == "thinking"), None)
+    record = merged_files(pair).record
+    return Identity("merged", _plain_lam(record), record)
+
+
+def described(pair: LivePair) -> str:
+    """`Run.model` of a merge without a folder. Equal for equal merges."""
+    models = f"{LIVE}{pair.instruct} and {pair.thinking}"
+    return f"{models}: {json.dumps(pair.recipe.to_dict())}{' with the files of INSTRUCT' * (pair.side == 'instruct')}"
+
+
+def is_live(model: str) -> bool:
+    """Whether `Run.model` is from `described`."""
+    return model.startswith(LIVE)
 
 
 def _last_part(model: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..errors import EvalError
 from ..schema import Benchmark, Problem, Response, Run, Setting
-from .roles import paper_sampling
+from .roles import is_live, paper_sampling
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,9 @@ def check_same(folder: str, before: Run, now: Run, parts: Sequence[Part]) -> Non
 
 def _comparable(run: Run, now: Run) -> dict[str, Any]:
     """What two sessions of one run must have in common. Of the engine, that is only its name."""
-    content: dict[str, Any] = {"model": run.model, "role": run.role, "lam": run.lam, "merge": run.merge}
+    content: dict[str, Any] = {"role": run.role, "lam": run.lam, "merge": _same_anywhere(run.merge)}
+    if not is_live(run.model) and not is_live(now.model):  # else the record says whether it is the same merge
+        content["model"] = run.model
     if run.engine and now.engine:
         content["engine"] = run.engine["name"]
     for name, setting in run.settings.items():
@@ -163,6 +166,18 @@ def _comparable(run: Run, now: Run) -> dict[str, Any]:
         values.update(values.pop("sampling"))
         content.update({f"{name} {key}": value for key, value in values.items()})
     return content
+
+
+def _same_anywhere(record: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The record of a merge with absolute paths of its models. A relative path is the same model."""
+    if record is None:
+        return None
+    models = {key: record[key] for key in ("instruct", "thinking") if isinstance(record.get(key), Mapping)}
+    for key, model in models.items():
+        source = model.get("source")
+        if isinstance(source, str) and os.path.isdir(source):
+            models[key] = {**model, "source": os.path.abspath(source)}
+    return {**record, **models}
 
 
 def _short(value: object) -> str:

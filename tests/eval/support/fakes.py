@@ -67,6 +67,9 @@ class FakeEngine:
         self.asked: list[Request] = []
         self.opened: list[str] = []
 
+    def refuses_pairs(self) -> str:
+        return "a fake engine holds no pair"
+
     def open(self, model: str, length: int) -> Mapping[str, Any]:
         self.opened.append(model)
         return {"name": "fake", "version": "1", "settings": {"length": length}}

@@ -12,7 +12,7 @@ TEMPLATE = (
 )
 
 
-def make(folder: Path, *, context: int = 512, seed: int = 0) -> str:
+def make(folder: Path, *, context: int = 512, seed: int = 0, tied: bool = True) -> str:
     """Writes it; returns the folder. Its responses end by chance: one token in 260 or so ends them."""
     hide_cuda_extras()
     import torch
@@ -39,7 +39,7 @@ def make(folder: Path, *, context: int = 512, seed: int = 0) -> str:
         num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=context,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         eos_token_id=wrapped.eos_token_id,
         dtype="bfloat16",
     )

@@ -376,15 +376,15 @@ _RESUMED = [
     Fault(
         "merged-again-in-the-same-folder",
         "eval/run/settings.py",
-        old='"lam": run.lam, "merge": run.merge}',
+        old='"lam": run.lam, "merge": _same_anywhere(run.merge)}',
         new='"lam": run.lam}',
         tests=(f"{_DRIVER}test_a_model_that_was_merged_again_in_the_same_folder_does_not_mix",),
     ),
     Fault(
         "another-model-accepted",
         "eval/run/settings.py",
-        old='{"model": run.model, "role": run.role,',
-        new='{"role": run.role,',
+        old='content["model"] = run.model',
+        new="pass",
         tests=(f"{_DRIVER}test_another_model_does_not_mix",),
     ),
     Fault(
