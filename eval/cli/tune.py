@@ -14,9 +14,8 @@ def add(p: argparse.ArgumentParser) -> None:
     p.add_argument("--evaluations", type=int, default=48, metavar="N", help="candidates besides --lam (default: 48)")
     p.add_argument(
         "--space",
-        default="layers:6",
         metavar="SPACE",
-        help="lam, modules, layers, layers:6 (6 blocks of layers) or layers:6xmodules (default: layers:6)",
+        help="lam, modules, layers, layers:6 (6 blocks of layers) or layers:6xmodules (default: layers:6, or layers)",
     )
     p.add_argument(
         "--sampler", default=None, metavar="NAME", help="gp, tpe, nsga2 or random (default: the best measured)"

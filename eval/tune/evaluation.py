@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mi_kernels import Recipe
+from mi_kernels import Recipe, lerp_checkpoint
 
 from ..engines import Engine
-from ..engines.live_pair import LivePair
+from ..engines.live_pair import LivePair, NotLiveError
 from ..run import driver
 from ..run.driver import Subject
 from ..run.files import load_scores, save_scores
@@ -22,8 +24,11 @@ from .space import Space
 from .split import Split
 from .study import Done, Given, Study
 
+LOG = logging.getLogger("eval")
+_MODEL = "model"
 
-@dataclass(frozen=True)
+
+@dataclass
 class Evaluation:
     """How the candidates of a search are evaluated.
 
@@ -33,6 +38,8 @@ class Evaluation:
         instruct, thinking: model folders. samples: to each problem, by benchmark, at the last rung.
         choices: settings of all runs. Their problems and samples are those of `splits` and `rungs`.
         known: points of an earlier sweep, which are not evaluated again.
+        live: whether the engine changes weights in place. Where it cannot, each candidate is merged into a folder,
+            which is removed when the candidate is done.
     """
 
     instruct: str
@@ -44,6 +51,7 @@ class Evaluation:
     choices: Choices
     engine: Engine
     known: Known = field(default_factory=dict)
+    live: bool = True
 
     def search(self, given: Given, study: Study) -> tuple[Measured, int, bool]:
         """Evaluates a candidate on the problems of the search, until it stops.
@@ -60,14 +68,15 @@ class Evaluation:
             }
             return scores, len(self.rungs.rungs) - 1, False
         folder, last = study.candidate_folder(given.number), len(self.rungs.rungs) - 1
-        if given.lam is not None:
-            return self._rung(given, folder, last), last, False
         others = self.finished(study)
-        for number in range(last):
+        for number in range(last if given.lam is None else 0):
             own = self._rung(given, folder, number)
             if self.rungs.stops(number, own, others):
+                _remove_model(folder)
                 return own, number, number < self.rungs.whole
-        return self._rung(given, folder, last), last, False
+        own = self._rung(given, folder, last)
+        _remove_model(folder)
+        return own, last, False
 
     def finished(self, study: Study) -> list[tuple[int, Measured]]:
         """(rung, scores) of every candidate with values, by number."""
@@ -89,6 +98,7 @@ class Evaluation:
                 for s in self.splits
             }
         self._run(name, lam, recipe, folder, [s.validated(self.samples[s.benchmark.name]) for s in self.splits])
+        _remove_model(folder)
         return {s.benchmark.name: load_scores(folder, s.benchmark.name) for s in self.splits}
 
     def _rung(self, given: Given, folder: str, number: int) -> Measured:
@@ -115,5 +125,29 @@ class Evaluation:
     def _run(self, name: str, lam: float | None, recipe: Recipe, folder: str, benchmarks: Sequence[Benchmark]) -> None:
         # The benchmarks hold the problems and the samples of this rung.
         choices = replace(self.choices, samples=None, limit=None, data={})
-        pair = LivePair(self.instruct, self.thinking, recipe)
-        driver.run(pair, benchmarks, folder, self.engine, choices, Subject(None, lam, name), progress=False)
+        subject = Subject(None, lam, name)
+        if self.live:
+            pair = LivePair(self.instruct, self.thinking, recipe)
+            try:
+                driver.run(pair, benchmarks, folder, self.engine, choices, subject, progress=False)
+                return
+            except NotLiveError as error:
+                LOG.warning("%s: each candidate is merged into a folder", error.problem)
+                self.live = False
+        model = self.thinking if recipe == Recipe(1.0) else self._merged(recipe, folder)
+        if model == self.thinking:
+            subject = Subject("thinking", lam, name)
+        driver.run(model, benchmarks, folder, self.engine, choices, subject, progress=False)
+
+    def _merged(self, recipe: Recipe, folder: str) -> str:
+        """The folder of a merge. One that exists is complete, because a merge ends with a rename."""
+        model = os.path.join(folder, _MODEL)
+        if not os.path.exists(model):
+            os.makedirs(folder, exist_ok=True)
+            lerp_checkpoint(self.instruct, self.thinking, model, recipe, progress=False)
+        return model
+
+
+def _remove_model(folder: str) -> None:
+    if os.path.exists(model := os.path.join(folder, _MODEL)):
+        shutil.rmtree(model)

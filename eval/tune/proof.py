@@ -28,7 +28,7 @@ from .. import engines
 from ..engines import Engine
 from ..run.files import write_json
 from ..run.settings import Choices
-from . import report, samplers, search
+from . import claim, report, samplers, search
 from .outcome import Outcome
 from .resampled import Resampled
 
@@ -72,9 +72,8 @@ def main() -> int:
 def compared(plan: search.Plan, benchmark: Any, out: str, choices: Choices, engine: Engine) -> dict[str, Any]:
     """Both arms for one seed. The same call again resumes."""
     found, seconds = _arm(plan, benchmark, os.path.join(out, "search"), choices, engine)
-    _share_sweep(os.path.join(out, "search"), os.path.join(out, "lam"), len(plan.lams))
     finer = replace(plan, space="lam", tried=tuple(further(plan.lams, plan.evaluations)))
-    plain, _ = _arm(finer, benchmark, os.path.join(out, "lam"), choices, engine)
+    plain, _ = _arm(finer, benchmark, os.path.join(out, "lam"), choices, engine, os.path.join(out, "search"))
     both = [*found.candidates, *plain.candidates]
     table = Resampled.of([c.scores for c in both])
     ours = [i for i, c in enumerate(found.candidates) if c.on_search_front]
@@ -121,9 +120,16 @@ def further(lams: Sequence[float], count: int) -> list[float]:
     return made
 
 
-def _arm(plan: search.Plan, benchmark: Any, out: str, choices: Choices, engine: Engine) -> tuple[Outcome, float]:
+def _arm(
+    plan: search.Plan, benchmark: Any, out: str, choices: Choices, engine: Engine, other: str | None = None
+) -> tuple[Outcome, float]:
+    """One arm. `other`: the folder of the other one, whose runs of the plain sweep it shares."""
     started = time.monotonic()
-    outcome = search.run(search.prepare(plan, [benchmark], out, choices), engine)
+    prepared = search.prepare(plan, [benchmark], out, choices)
+    claim.save(out, prepared.content)
+    if other is not None:
+        _share_sweep(other, out, len(plan.lams))
+    outcome = search.run(prepared, engine)
     report.write(outcome)
     return outcome, time.monotonic() - started
 
@@ -133,11 +139,12 @@ def _share_sweep(source: str, target: str, points: int) -> None:
     folders = [os.path.join("candidates", f"{i:04d}") for i in range(points)]
     names = os.listdir(os.path.join(source, "validation"))
     folders += [os.path.join("validation", name) for name in names if name.startswith("lam-")]
-    if os.path.exists(target):
-        return
     for folder in folders:
-        shutil.copytree(os.path.join(source, folder), os.path.join(target + ".partial", folder))
-    os.rename(target + ".partial", target)
+        place = os.path.join(target, folder)
+        if not os.path.exists(os.path.join(place, "run.json")):
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(os.path.join(source, folder), place + ".partial", dirs_exist_ok=True)
+            os.rename(place + ".partial", place)
 
 
 def _machine() -> str:

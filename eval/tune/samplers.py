@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import EvalError
 
 NAMES = ("gp", "tpe", "nsga2", "random")
-DEFAULT = "gp"
+DEFAULT = "tpe"
 _POPULATION = 12  # of nsga2: optuna's 50 would make a search of 48 candidates a random one
 NEEDS = {"gp": ("scipy", "torch")}
 _INSTALL = "Run `python -m pip install -e '.[tune]'`."

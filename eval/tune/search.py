@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from mi_kernels import similarity
 from mi_kernels.checkpoint.names import places
@@ -39,7 +39,7 @@ class Plan:
     Attributes:
         instruct, thinking: model folders or Hub ids.
         evaluations: candidates besides the points of the plain sweep.
-        space: see `space.parse`. sampler: one of `samplers.NAMES`.
+        space: see `space.parse`; None becomes its default. sampler: one of `samplers.NAMES`.
         lams: the points of the plain sweep, which the search begins with.
         seed: of the sampler, the split of the problems, and the first response.
         budget: the limit of mean tokens per answer for what is recommended, or None.
@@ -51,7 +51,7 @@ class Plan:
     instruct: str
     thinking: str
     evaluations: int = 48
-    space: str = "layers:6"
+    space: str | None = None
     sampler: str = samplers.DEFAULT
     lams: tuple[float, ...] = LAMS
     seed: int = 0
@@ -100,6 +100,7 @@ def prepare(plan: Plan, benchmarks: Sequence[str | Benchmark], out: str, choices
     job = plan_lerp(instruct, thinking, [(os.path.join(out, "model"), Recipe(0.5))], MergeOptions())
     names = list(job.sources)
     space = parse(plan.space, list(places(names).values()))
+    plan = replace(plan, space=space.text)
     space.recipe({b.name: 0.001 * i for i, b in enumerate(space.blocks)}).weights(names)  # every rule selects tensors
     context = context_length(thinking)  # candidates have THINKING's config
     parts = [make_part(b, "merged", choices, context) for b in distinct.values()]

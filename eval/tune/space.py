@@ -29,6 +29,7 @@ from mi_kernels.errors import nearest
 from ..errors import EvalError
 
 DECIMALS = 3
+_BLOCKS = 6
 _FORM = re.compile(r"(lam|modules|layers)(?::([0-9]+))?(x ?modules)?")
 _FORMS = ("lam", "modules", "layers", "layers:6", "layers:6xmodules")
 
@@ -95,18 +96,20 @@ class Space:
         return Recipe(rest, rules=tuple(rules))
 
 
-def parse(text: str, places: Sequence[Place]) -> Space:
-    """The space that `text` names, for a model with tensors at `places`.
+def parse(text: str | None, places: Sequence[Place]) -> Space:
+    """The space that `text` names, for a model with tensors at `places`. None: six blocks of layers, or all layers.
 
     Raises:
         EvalError: the form is unknown, or the model has fewer layers than blocks.
     """
+    depth = 1 + max((p.layer for p in places if p.layer is not None), default=-1)
+    if text is None:
+        text = f"layers:{_BLOCKS}" if depth >= _BLOCKS else "layers" if depth else "modules"
     match = _FORM.fullmatch(text.replace(" ", ""))
     if match is None or (match[1] != "layers" and (match[2] or match[3])):
         close = nearest(text, _FORMS)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise EvalError(f"--space is {text!r}", f"{hint}Choose one of {', '.join(_FORMS)}.")
-    depth = 1 + max((p.layer for p in places if p.layer is not None), default=-1)
     modules = [m for m in MODULES if any(p.module == m for p in places)]
     if match[1] == "lam":
         return Space("lam", [Block("lam", None, None)], depth, modules)

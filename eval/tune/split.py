@@ -41,8 +41,9 @@ def split(benchmark: Benchmark, problems: Sequence[Problem], share: float, seed:
         EvalError: there are fewer than two problems.
     """
     if len(problems) < 2:
+        found = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
         raise EvalError(
-            f"{benchmark.name}: has {len(problems)} problems, and a search needs some to search and some to validate",
+            f"{benchmark.name}: has {found}, and a search needs some to search and some to validate",
             "Use more problems: raise --limit, or leave it out.",
         )
     order = sorted(problems, key=lambda problem: _number(benchmark.name, problem.id, seed))

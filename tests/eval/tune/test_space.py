@@ -100,3 +100,10 @@ def test_what_is_no_space_is_refused(text, problem, remedy):
 def test_a_model_without_layers_has_other_spaces():
     with pytest.raises(EvalError, match="the model has 0 layers"):
         parse("layers", list(places(["model.embed_tokens.weight"]).values()))
+
+
+def test_without_a_space_there_are_six_blocks_or_all_layers():
+    deep = list(places([f"model.layers.{i}.mlp.up_proj.weight" for i in range(36)]).values())
+    assert parse(None, deep).text == "layers:6"
+    assert parse(None, list(places(NAMES).values())).text == "layers"
+    assert parse(None, list(places(NAMES[:1]).values())).text == "modules"

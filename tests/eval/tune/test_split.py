@@ -46,7 +46,7 @@ def test_neither_side_is_empty(count, share, validation):
 
 
 def test_one_problem_cannot_be_split():
-    with pytest.raises(EvalError, match="has 1 problems"):
+    with pytest.raises(EvalError, match="has 1 problem, and"):
         split(landscape.benchmark(), PROBLEMS[:1], 0.5, 0)
 
 
