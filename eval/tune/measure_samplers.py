@@ -1,15 +1,15 @@
 """python -m eval.tune.measure_samplers: which sampler finds the larger front, on a simulated pair.
 
-A search on a real pair costs minutes to days, so samplers are compared on a surrogate of one, with many seeds. A candidate
-has one weight for each of `dimensions` blocks, and, shaped after the tiny pair and the paper's Figure 2,
+A search on a real pair costs minutes to days, so samplers are compared on a surrogate of one, with many seeds. A
+candidate has one weight for each of `dimensions` blocks, and, shaped after the tiny pair and the paper's Figure 2,
 
     Mean@k     0.3 + 0.7 * s(a),  a = the mean of the weights, weighted by (1, 2, ..., dimensions)
     tokens     5 + 60 * s(b),     b = the same, weighted by (dimensions, ..., 2, 1)
     s(x)       1 / (1 + exp(-12 (x - 0.5)))
 
-so that late blocks make a candidate accurate, early ones make it long, and a plain lam has a = b. Mean@k has the binomial
-noise of 256 responses, tokens have 2 %. Each search begins with the same 11 points of plain lam. Fronts are chosen by the
-noisy values, and their hypervolume is that of the true ones.
+so that late blocks make a candidate accurate, early ones make it long, and a plain lam has a = b. Mean@k has the
+binomial noise of 256 responses, tokens have 2 %. Each search begins with the same 11 points of plain lam. Fronts are
+chosen by the noisy values, and their hypervolume is that of the true ones.
 """
 
 from __future__ import annotations
