@@ -72,7 +72,7 @@ def main() -> int:
 def compared(plan: search.Plan, benchmark: Any, out: str, choices: Choices, engine: Engine) -> dict[str, Any]:
     """Both arms for one seed. The same call again resumes."""
     found, seconds = _arm(plan, benchmark, os.path.join(out, "search"), choices, engine)
-    finer = replace(plan, space="lam", tried=tuple(further(plan.lams, plan.evaluations)))
+    finer = replace(plan, space="lam", sampler="random", tried=tuple(further(plan.lams, plan.evaluations)))
     plain, _ = _arm(finer, benchmark, os.path.join(out, "lam"), choices, engine, os.path.join(out, "search"))
     both = [*found.candidates, *plain.candidates]
     table = Resampled.of([c.scores for c in both])
