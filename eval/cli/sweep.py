@@ -21,8 +21,8 @@ def add(p: argparse.ArgumentParser) -> None:
         "--keep",
         choices=("none", "all"),
         default="none",
-        help="none: merge one model at a time and remove it after its run; all: merge all in one pass and keep them "
-        "(default: none)",
+        help="none: write no model, the engine changes lam in place (if it cannot: merge one at a time and remove "
+        "it after its run); all: merge all in one pass, keep them and evaluate the folders (default: none)",
     )
     p.add_argument("--adaptive", action="store_true", help="after --lam, add points near the boundaries of the stages")
     p.add_argument(

@@ -70,6 +70,13 @@ class Options:
     extra: Mapping[str, Any] | None = None
 
 
+def refuses_pairs(options: Options) -> str:
+    """Why an engine with these options cannot open any LivePair, to be shown to the user; "" if it can."""
+    if options.kind != "vllm":
+        return f"the engine {options.kind} cannot change the weights of a model"
+    return "further arguments of vLLM are set" if options.extra else ""
+
+
 class Refusal(Exception):
     """A failure that an engine process explains itself. The text is shown to the user unchanged."""
 

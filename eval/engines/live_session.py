@@ -47,9 +47,10 @@ class LiveSession:
             merged.write(folder)
         return folder
 
-    def model(self, pair: LivePair, merged: MergedFiles) -> dict[str, Any]:
+    def model(self, pair: LivePair, merged: MergedFiles, resident: str) -> dict[str, Any]:
         """What a backend opens, see `vllm_engine.VllmBackend.open`."""
         return {
+            "resident": resident,
             "instruct": self.instruct,
             "thinking": self.thinking,
             "files": self.files(merged),
@@ -91,9 +92,10 @@ def own_engine(pair: LivePair, merged: MergedFiles) -> str | None:
     return folder
 
 
-def loader_config(thinking: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def loader_config(model: Mapping[str, Any]) -> dict[str, Any]:
     """vLLM's `model_loader_extra_config`. The range of lam is checked where the merge is planned."""
-    return {"other": thinking, **recipe, "extrapolate": True, "live": True, "check": True}
+    always = {"extrapolate": True, "live": True, "check": True}
+    return {"other": model["thinking"], **model["recipe"], "resident": model["resident"], **always}
 
 
 def check_loadable(model: Mapping[str, Any]) -> None:
@@ -103,6 +105,6 @@ def check_loadable(model: Mapping[str, Any]) -> None:
         NotLiveError: the loader would refuse the pair.
     """
     try:
-        check_models(model["instruct"], LoaderOptions.read(loader_config(model["thinking"], model["recipe"])))
+        check_models(model["instruct"], LoaderOptions.read(loader_config(model)))
     except MIKernelsError as error:
         raise NotLiveError(error.problem, error.remedy) from error

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import EngineError
-from . import Completion, Options, Request
+from . import Completion, Options, Request, refuses_pairs
 from .live_pair import LivePair, NotLiveError
 
 LOG = logging.getLogger("eval")
@@ -74,7 +74,7 @@ class OpenAIServer:
         self._tokens, self._seconds = 0, 0.0  # of finished responses
 
     def refuses_pairs(self) -> str:
-        return "a server has one model"
+        return refuses_pairs(self._options)
 
     def open(self, model: str | LivePair, length: int) -> Mapping[str, Any]:
         import openai

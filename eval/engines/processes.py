@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..errors import EngineError
-from . import Completion, Options, Request
+from . import Completion, Options, Request, refuses_pairs
 from .diagnosis import memory_line
 from .installed import check_installed, environments, vllm_on_cpu
 from .live_pair import LivePair, NotLiveError
@@ -37,6 +37,7 @@ _MORE_MEMORY = (
     "Lower --max-num-seqs or --max-tokens, change --gpu-memory-utilization (--kv-cache-memory on the CPU), or spread "
     "the model over GPUs with --tensor-parallel."
 )
+_NO_MEMORY = "the engine ran out of memory"
 _STOP_SECONDS = 5
 _CPU_SEQUENCES = 64
 
@@ -64,9 +65,7 @@ class Processes:
         self._generating = False
 
     def refuses_pairs(self) -> str:
-        if self._options.kind != "vllm":
-            return f"the engine {self._options.kind} cannot change the weights of a model"
-        return "further arguments of vLLM are set" if self._options.extra else ""
+        return refuses_pairs(self._options)
 
     def open(self, model: str | LivePair, length: int) -> Mapping[str, Any]:
         if self._generating:  # what the processes still generate is not wanted any more
@@ -99,14 +98,23 @@ class Processes:
         self._end_session()
         if not self._on_cpu or len(self._workers) < self._options.engines:
             self.close()
-        self._session = LiveSession(pair, merged, length)
-        model = self._session.model(pair, merged)
-        check_loadable(model)
-        if not self._workers:
-            self._start(weight_bytes(self._session.instruct))
-        name = f"{os.path.basename(self._session.instruct)} and {os.path.basename(self._session.thinking)}"
         try:
-            self._opened = self._load(model, name, length, self._worker_options(self._session.instruct, length))
+            return self._load_pair(pair, merged, length, "device")
+        except NotLiveError as error:
+            if self._on_cpu or not error.problem.startswith(_NO_MEMORY):
+                raise
+            LOG.warning("%s; trying again with the two models in host memory", error.problem)
+            return self._load_pair(pair, merged, length, "host")
+
+    def _load_pair(self, pair: LivePair, merged: MergedFiles, length: int, resident: str) -> Mapping[str, Any]:
+        session = self._session = LiveSession(pair, merged, length)
+        model = session.model(pair, merged, resident)
+        name = f"{os.path.basename(session.instruct)} and {os.path.basename(session.thinking)}"
+        try:
+            check_loadable(model)
+            if not self._workers:
+                self._start(weight_bytes(session.instruct))
+            self._opened = self._load(model, name, length, self._worker_options(session.instruct, length))
         except EngineError as error:
             self.close()
             raise NotLiveError(error.problem, error.remedy) from error
@@ -310,7 +318,7 @@ class _Worker:
         self._failed_once = True
         memory = text if kind == "memory" else memory_line(self._log_lines()) if kind == "error" else None
         if memory is not None:
-            return EngineError(f"the engine ran out of memory: {memory}", f"{_MORE_MEMORY} Its log: {self.log}.")
+            return EngineError(f"{_NO_MEMORY}: {memory}", f"{_MORE_MEMORY} Its log: {self.log}.")
         if kind == "pair":
             return NotLiveError(text, REMEDY)
         if kind == "refusal":

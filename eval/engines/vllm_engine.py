@@ -31,8 +31,9 @@ class VllmBackend:
         """Loads a model.
 
         Args:
-            model: a folder; or a pair to hold, as {"instruct", "thinking", "recipe", "files"}: the two folders, what to
-                interpolate first, and the folder with the small files of the merge.
+            model: a folder; or a pair, as {"instruct", "thinking", "recipe", "files", "resident"}: both folders, what
+                to interpolate first, the folder with the small files of the merge, and where a GPU engine keeps the
+                two models: "device" or "host".
         """
         import vllm
 
@@ -128,7 +129,7 @@ def pair_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer": model["files"],
         "load_format": live.LOAD_FORMAT,
         "worker_extension_cls": live.LIVE,
-        "model_loader_extra_config": loader_config(model["thinking"], model["recipe"]),
+        "model_loader_extra_config": loader_config(model),
     }
 
 

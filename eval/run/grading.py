@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.context import SpawnContext
 from typing import TYPE_CHECKING, Any
 
@@ -79,24 +80,57 @@ def _grade_all(benchmark: Benchmark, wanted: dict[Key, Any], workers: int, limit
     if not wanted:
         return {}
     datasets.need("pebble", "pebble")
-    import pebble
-
-    context = _KeptLocks()
-    pool = pebble.ProcessPool(
-        max_workers=min(workers, len(wanted)),
-        initializer=_warm_up,
-        initargs=(benchmark.grade, next(iter(wanted.values()))),
-        context=context,
-    )
-    try:
+    with _pool(benchmark, min(workers, len(wanted)), next(iter(wanted.values()))) as pool:
         futures = {
             key: pool.schedule(benchmark.grade, args=(reference, key[1]), timeout=limit)
             for key, reference in wanted.items()
         }
         return {key: _verdict(benchmark, key, future, limit) for key, future in futures.items()}
+
+
+_KEPT: list[dict[tuple[Any, ...], tuple[Any, Any]]] = []  # of each `keeping_pools`: pools with their contexts
+
+
+@contextmanager
+def keeping_pools() -> Iterator[None]:
+    """Keeps the processes of a grader for all calls of `grade` within, because starting them takes a second or more."""
+    kept: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+    _KEPT.append(kept)
+    try:
+        yield
     finally:
-        pool.stop()
-        pool.join()
+        _KEPT.remove(kept)
+        for pool, _ in kept.values():
+            _end(pool)
+
+
+@contextmanager
+def _pool(benchmark: Benchmark, workers: int, reference: Any) -> Iterator[Any]:
+    """A pool of `workers` processes that have loaded the grader. A pool that raised an error is not kept."""
+    import pebble
+
+    kept = _KEPT[-1] if _KEPT else {}
+    key = (benchmark.grade, workers)
+    pool, context = kept.pop(key, (None, None))
+    if pool is None or not pool.active:
+        context = _KeptLocks()
+        pool = pebble.ProcessPool(
+            max_workers=workers, initializer=_warm_up, initargs=(benchmark.grade, reference), context=context
+        )
+    try:
+        yield pool
+    except BaseException:
+        _end(pool)
+        raise
+    if _KEPT:
+        kept[key] = (pool, context)
+    else:
+        _end(pool)
+
+
+def _end(pool: Any) -> None:
+    pool.stop()
+    pool.join()
 
 
 class _KeptLocks(SpawnContext):

@@ -1,4 +1,8 @@
-"""Evaluates a sweep on a Ray cluster with shared storage: one task for each (lam, benchmark).
+"""Evaluates a sweep on a Ray cluster with shared storage.
+
+A point is one benchmark at one lam. Where points are merges that an engine holds without a folder, a task evaluates
+several of them with one start of its engine: as many tasks as the cluster runs at a time share the points. Otherwise
+there is one task for each point.
 
 A task runs `driver.run` in its own process, with its own engine, into the same folder as without a cluster. So finished
 responses are kept, and the same command resumes the sweep, with or without the cluster.
@@ -12,21 +16,22 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mi_kernels.integrations.ray import merge as ray_merge
-from mi_kernels.integrations.ray.cluster import Cluster
+from mi_kernels.integrations.ray.cluster import Cluster, Node
 from mi_kernels.merge.api import plan_sweep
 
 from .. import engines
+from ..engines.live_pair import LivePair
 from ..errors import EvalError
 from ..run import driver
 from ..run.driver import Subject
-from ..run.settings import Choices
+from ..run.settings import Choices, longest, make_part
 from ..schema import Benchmark
 
 
 class Point(NamedTuple):
     """One benchmark of one model: arguments of `driver.run`."""
 
-    model: str
+    model: str | LivePair
     benchmark: str | Benchmark
     out: str
     subject: Subject
@@ -48,6 +53,11 @@ class Workers:
         gpus = options.engines * options.tensor_parallel
         self._gpus = gpus if any(node.gpus for node in nodes) else 0
         self._cpus = options.engines if self._gpus else ray_merge.smallest(nodes)
+        self._together = slots(nodes, self._cpus, self._gpus)
+
+    def refuses_pairs(self) -> str:
+        """See `engines.Engine.refuses_pairs`."""
+        return engines.refuses_pairs(self._options)
 
     def merge(self, *pair: Any, **options: Any) -> None:
         """`mi_kernels.sweep_checkpoint` on the cluster."""
@@ -60,42 +70,68 @@ class Workers:
             done: called with each finished point and the name of its node.
 
         Raises:
-            EvalError, EngineError: see `driver.run`; finished responses are kept.
+            NotLiveError, EvalError, EngineError: see `driver.run`; finished responses are kept.
             ClusterError: the cluster failed.
         """
-        by_key = {_absolute(point).key: _absolute(point) for point in points}
         data = {name: os.path.abspath(path) if os.path.exists(path) else path for name, path in choices.data.items()}
-        tasks = _Tasks(by_key, replace(choices, data=data), self._options, done)
-        self.cluster.run(evaluate, by_key, tasks, cpus=self._cpus, gpus=self._gpus, again=False)
+        shares = {_title(share): share for share in shared([_absolute(point) for point in points], self._together)}
+        tasks = _Tasks(shares, replace(choices, data=data), self._options, done)
+        self.cluster.run(evaluate, shares, tasks, cpus=self._cpus, gpus=self._gpus, again=False)
+
+
+def slots(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
+    """How many tasks of `cpus` CPUs and `gpus` GPUs the nodes run at a time, at least 1."""
+    fitting = [min(n.cpus // cpus, n.gpus // gpus if gpus else n.cpus) for n in nodes]
+    return max(1, sum(fitting))
+
+
+def shared(points: Sequence[Point], count: int) -> list[list[Point]]:
+    """Divides points among at most `count` tasks, or one task each if engines cannot go from one to the next.
+
+    Answers grow longer with lam, so each task gets points from the whole range. Those of one lam follow each other.
+    """
+    if not all(isinstance(point.model, LivePair) for point in points):
+        return [[point] for point in points]
+    return [list(points[i::count]) for i in range(min(count, len(points)))]
+
+
+def _title(share: Sequence[Point]) -> str:
+    more = f" and {len(share) - 1} more" if len(share) > 1 else ""
+    return f"{share[0].key}{more}"
 
 
 def _absolute(point: Point) -> Point:
-    model = os.path.abspath(point.model) if os.path.isdir(point.model) else point.model
+    model = point.model
+    if isinstance(model, LivePair):
+        model = model.absolute()
+    elif os.path.isdir(model):
+        model = os.path.abspath(model)
     return point._replace(model=model, out=os.path.abspath(point.out))
 
 
 class _Tasks:
-    """See `mi_kernels.integrations.ray.Tasks`."""
+    """See `mi_kernels.integrations.ray.Tasks`. A task is a list of points."""
 
     def __init__(
         self,
-        points: dict[str, Point],
+        shares: dict[str, list[Point]],
         choices: Choices,
         options: engines.Options,
         done: Callable[[Point, str], None],
     ) -> None:
-        self._points, self._choices, self._options, self._done = points, choices, options, done
+        self._shares, self._choices, self._options, self._done = shares, choices, options, done
 
     def arguments(self, key: str) -> tuple[Any, ...]:
-        os.makedirs(self._points[key].out, exist_ok=True)
-        return self._points[key], self._choices, self._options
+        for point in self._shares[key]:
+            os.makedirs(point.out, exist_ok=True)
+        return self._shares[key], self._choices, self._options
 
     def done(self, key: str, result: str) -> None:
-        point = self._points[key]
-        scores = os.path.join(point.out, f"{driver.named(point.benchmark).name}.scores.json")
-        if not os.path.exists(scores):
-            raise EvalError(f"{scores}: was written by {result} and is missing here", _SHARE)
-        self._done(point, result)
+        for point in self._shares[key]:
+            scores = os.path.join(point.out, f"{driver.named(point.benchmark).name}.scores.json")
+            if not os.path.exists(scores):
+                raise EvalError(f"{scores}: was written by {result} and is missing here", _SHARE)
+            self._done(point, result)
 
     def lost(self, key: str) -> None:
         """Nothing to do: finished responses are kept."""
@@ -104,11 +140,18 @@ class _Tasks:
 _SHARE = "All nodes must share the storage of the runs and of the models, under the same paths."
 
 
-def evaluate(point: Point, choices: Choices, options: engines.Options) -> str:
-    """Evaluates `point` on a worker; returns the name of its node."""
+def evaluate(points: Sequence[Point], choices: Choices, options: engines.Options) -> str:
+    """Evaluates `points` on a worker, in one engine; returns the name of its node."""
     node = os.uname().nodename
-    if not os.path.isdir(point.out):
-        raise EvalError(f"{node} does not see {point.out}", _SHARE)
+    for point in points:
+        if not os.path.isdir(point.out):
+            raise EvalError(f"{node} does not see {point.out}", _SHARE)
+
+    def tokens(point: Point) -> int:
+        return longest(make_part(driver.named(point.benchmark), "merged", choices, None))
+
     with engines.create(options) as engine:
-        driver.run(point.model, [point.benchmark], point.out, engine, choices, point.subject, progress=False)
+        # The longest first: an engine that is started for it also has room for the others.
+        for point in sorted(points, key=tokens, reverse=True):
+            driver.run(point.model, [point.benchmark], point.out, engine, choices, point.subject, progress=False)
     return node

@@ -1,4 +1,8 @@
-"""A sweep over lam: merges two models at many lam and evaluates each merge, and the two models as its ends."""
+"""A sweep over lam: evaluates the merges of two models at many lam, and the two models as its ends.
+
+An engine that can holds the pair and changes lam in place, so that it is started once and no model is written. For
+other engines, and for pairs that vLLM cannot hold, a folder is merged for each lam.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,23 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from mi_kernels import sweep_checkpoint
 from mi_kernels.errors import ArgumentError
 from mi_kernels.merge.api import plan_sweep
+from mi_kernels.recipe.interpolation import Recipe
 from mi_kernels.recipe.lam import checked_lam
 
 from ..engines import Engine
+from ..engines.live_pair import LivePair, NotLiveError
 from ..engines.model_folder import context_length, local_folder
 from ..errors import EvalError
 from ..run import driver
 from ..run.driver import Subject
 from ..run.files import load_scores, write_json
+from ..run.grading import keeping_pools
 from ..run.settings import Choices, make_part
 from ..schema import Benchmark
 
@@ -51,8 +58,9 @@ class Schedule:
     """The lam to evaluate, and which merged models to keep.
 
     Attributes:
-        lams: from 0 to 1. keep: "all" merges in one pass and keeps the models; "none" merges one at a time and
-            removes each after its run, so that the disk holds one.
+        lams: from 0 to 1.
+        keep: "all" merges in one pass, keeps the models and evaluates their folders. "none" writes no model if the
+            engine can hold the pair; otherwise it merges one at a time and removes it after its run.
         adaptive: after `lams`, adds lam near the boundaries of the stages, until both are known to +-BOUNDARY or
             `points` lam are evaluated.
     """
@@ -81,7 +89,7 @@ def run(
 
     Args:
         engine: evaluates one model after the other; None with `workers`.
-        workers: of a cluster. They merge all models in one pass, then evaluate them in parallel.
+        workers: of a cluster. They evaluate in parallel. If folders are needed, they merge all in one pass before.
 
     Raises:
         EvalError: `out` holds a sweep of another pair; otherwise see `driver.run`.
@@ -96,9 +104,10 @@ def run(
     sweep = _Sweep(pair, schedule, benchmarks, out, engine, choices, progress, workers)
     sweep.check(lams)
     _claim(out, pair)
-    done = sweep.evaluate(lams)
-    if schedule.adaptive:
-        done += sweep.refine(lams)
+    with keeping_pools():
+        done = sweep.evaluate(lams)
+        if schedule.adaptive:
+            done += sweep.refine(lams)
     return done
 
 
@@ -144,7 +153,7 @@ def _check_claim(out: str, pair: Pair) -> None:
         )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Sweep:
     pair: Pair
     schedule: Schedule
@@ -154,6 +163,13 @@ class _Sweep:
     choices: Choices
     progress: bool
     workers: Workers | None
+    _folders: str = field(default="", init=False)  # why merges need folders; "" if the engine holds the pair
+    _noted: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        evaluates = self.workers or self.engine
+        assert evaluates is not None
+        self._folders = "--keep all" if self.schedule.keep == "all" else evaluates.refuses_pairs()
 
     def check(self, lams: Sequence[float]) -> None:
         """Plans the merges, so that a pair or a mask that cannot be merged is refused before anything is evaluated."""
@@ -175,28 +191,66 @@ class _Sweep:
     def evaluate(self, lams: Sequence[float]) -> list[str]:
         folders = [self._folder(lam) for lam in lams]
         todo = [lam for lam in lams if not self._complete(lam, self.benchmarks)]
-        if self.schedule.keep == "all" or self.workers is not None:
-            self._merge([lam for lam in todo if self._end(lam) is None])
+        if self._folders:
+            self._note_folders(todo)
         if self.workers is not None:
             self._evaluate_together(todo, self.workers)
             return folders
-        assert self.engine is not None
+        if self.schedule.keep == "all":
+            self._merge([lam for lam in todo if self._end(lam) is None])
         for i, lam in enumerate(todo):
             if self.progress:
                 print(f"lam {lam:g}: {i + 1} of {len(todo)}", file=sys.stderr)
-            with self._model(lam) as (model, subject):
-                driver.run(
-                    model,
-                    self.benchmarks,
-                    self._folder(lam),
-                    self.engine,
-                    self.choices,
-                    subject,
-                    progress=self.progress,
-                )
+            self._evaluate(lam, todo[i:])
         return folders
 
+    def _evaluate(self, lam: float, left: Sequence[float]) -> None:
+        """Evaluates one lam: without a folder unless the engine refuses it, now or before."""
+        if not self._folders:
+            try:
+                self._run(*self._live(lam), lam)
+                self._remove(lam)
+                return
+            except NotLiveError as error:
+                self._folders = error.problem
+                self._note_folders(left)
+        with self._model(lam) as (model, subject):
+            self._run(model, subject, lam)
+
+    def _run(self, model: str | LivePair, subject: Subject, lam: float) -> None:
+        assert self.engine is not None
+        out = self._folder(lam)
+        driver.run(model, self.benchmarks, out, self.engine, self.choices, subject, progress=self.progress)
+
+    def _live(self, lam: float) -> tuple[LivePair, Subject]:
+        """The model at `lam` without a folder of its own."""
+        pair, end = self.pair, self._end(lam)
+        if end is not None:
+            side = "instruct" if lam == 0 else "thinking"
+            return LivePair(pair.instruct, pair.thinking, Recipe(lam), side), end[1]
+        recipe = Recipe(lam, pair.layers, pair.modules)
+        return LivePair(pair.instruct, pair.thinking, recipe), Subject(None, lam, f"MI-{lam:g}")
+
+    def _note_folders(self, lams: Sequence[float]) -> None:
+        wanted = self.schedule.keep == "all" or all(self._end(lam) is not None for lam in lams)
+        if self.progress and not wanted and not self._noted:
+            self._noted = True
+            print(f"note: a model is merged into a folder for each lam: {self._folders}", file=sys.stderr)
+
     def _evaluate_together(self, lams: Sequence[float], workers: Workers) -> None:
+        if not self._folders:
+            try:
+                self._evaluate_points(lams, workers)
+                for lam in lams:
+                    self._remove(lam)
+                return
+            except NotLiveError as error:
+                self._folders = error.problem
+                self._note_folders(lams)
+        self._merge([lam for lam in lams if self._end(lam) is None])
+        self._evaluate_points([lam for lam in lams if not self._complete(lam, self.benchmarks)], workers)
+
+    def _evaluate_points(self, lams: Sequence[float], workers: Workers) -> None:
         from .cluster import Point
 
         left: dict[str, set[str]] = {}  # by folder: the benchmarks that are not finished
@@ -204,9 +258,13 @@ class _Sweep:
         points = []
         for lam in lams:
             end, folder = self._end(lam), os.path.abspath(self._folder(lam))
-            model, subject = end or (self._merged(lam), Subject(None, lam, f"MI-{lam:g}"))
-            if end is None:
-                merged[folder] = self._merged(lam)
+            model: str | LivePair
+            if not self._folders:
+                model, subject = self._live(lam)
+            else:
+                model, subject = end or (self._merged(lam), Subject(None, lam, f"MI-{lam:g}"))
+                if end is None:
+                    merged[folder] = self._merged(lam)
             wanted = [b for b in self.benchmarks if not self._complete(lam, [b])]
             left[folder] = {driver.named(b).name for b in wanted}
             points += [Point(model, b, folder, subject) for b in wanted]
@@ -262,7 +320,10 @@ class _Sweep:
             return
         self._merge([lam])
         yield self._merged(lam), Subject(None, lam, f"MI-{lam:g}")
-        if self.schedule.keep == "none":  # only after a complete run: an interrupted run still needs the model
+        self._remove(lam)  # only after a complete run: an interrupted run still needs the model
+
+    def _remove(self, lam: float) -> None:
+        if self.schedule.keep == "none" and os.path.exists(self._merged(lam)):
             shutil.rmtree(self._merged(lam))
 
     def _merge(self, lams: Sequence[float]) -> None:

@@ -1,4 +1,4 @@
-"""The whole loop on the tiny pair, on a CPU: merges at 11 lam in one pass and evaluates each on chains."""
+"""The whole loop on the tiny pair, on a CPU: evaluates merges at 11 lam on chains, with one start of the engine."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ LAMS = tuple(i / 10 for i in range(11))
 def run(
     out: str, kind: str, lams: Sequence[float] = LAMS, choices: Choices | None = None, *, progress: bool = True
 ) -> list[str]:
-    """Merges and evaluates the pair; returns the run folders in the order of `lams`. Resumes an earlier call."""
+    """Evaluates merges of the pair; returns the run folders in the order of `lams`. Resumes an earlier call."""
     pair = sweep.Pair(os.path.join(PAIR, "instruct"), os.path.join(PAIR, "thinking"))
-    with engines.create(engines.Options(kind=kind, max_num_seqs=256)) as engine:
-        return sweep.run(
-            pair, sweep.Schedule(tuple(lams), keep="all"), ["chains"], out, engine, choices, progress=progress
-        )
+    # The model is so small that an engine uses one core. The responses do not depend on how many engines share them.
+    count = min(4, os.cpu_count() or 1) if kind == "vllm" else 1
+    with engines.create(engines.Options(kind=kind, max_num_seqs=256, engines=count)) as engine:
+        return sweep.run(pair, sweep.Schedule(tuple(lams)), ["chains"], out, engine, choices, progress=progress)
 
 
 def table(folders: Sequence[str]) -> list[str]:

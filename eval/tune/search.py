@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from typing import IO
 
 from mi_kernels import similarity
 from mi_kernels.checkpoint.names import places
@@ -19,6 +20,7 @@ from ..engines import Engine
 from ..engines.model_folder import context_length, local_folder
 from ..errors import EvalError
 from ..run import driver
+from ..run.grading import keeping_pools
 from ..run.settings import Choices, Part, make_part
 from ..schema import Benchmark
 from . import claim, known, prior, rungs, samplers
@@ -26,7 +28,7 @@ from .evaluation import Evaluation
 from .outcome import Outcome, validated
 from .space import Space, parse
 from .split import Split, split
-from .study import Start, Study
+from .study import Given, Start, Study
 
 _POLL_SECONDS = 0.5
 LAMS = tuple(i / 10 for i in range(11))
@@ -152,21 +154,24 @@ def run(prepared: Prepared, engine: Engine, say: Callable[[str], None] | None = 
     )
     total = len(plan.lams) + plan.evaluations
     study = Study(prepared.out, prepared.space, plan.sampler, plan.seed, _starts(prepared), total)
-    while True:
-        taken = study.take()
-        if taken is None:
-            if not study.running():
-                break
-            time.sleep(_POLL_SECONDS)  # another process evaluates the last ones; if it dies, they are given out again
-            continue
-        given, lock = taken
-        with lock:
-            scores, rung, stopped = evaluation.search(given, study)
-            mean, tokens = _values(scores)
-            study.tell(given, mean, tokens, rung, stopped)
-        told = "stopped, clearly dominated" if stopped else f"rung {rung + 1} of {len(prepared.rungs.rungs)}"
-        say(f"{given.number + 1} of {total}: {given.name}: Mean {100 * mean:.1f} %, {tokens:,.0f} tokens, {told}")
-    return validated(prepared, study, evaluation, say)
+    with keeping_pools():
+        while (taken := _next(study)) is not None:
+            given, lock = taken
+            with lock:
+                scores, rung, stopped = evaluation.search(given, study)
+                mean, tokens = _values(scores)
+                study.tell(given, mean, tokens, rung, stopped)
+            told = "stopped, clearly dominated" if stopped else f"rung {rung + 1} of {len(prepared.rungs.rungs)}"
+            say(f"{given.number + 1} of {total}: {given.name}: Mean {100 * mean:.1f} %, {tokens:,.0f} tokens, {told}")
+        return validated(prepared, study, evaluation, say)
+
+
+def _next(study: Study) -> tuple[Given, IO[str]] | None:
+    """The next candidate; None when all have values. Waits for the last ones of other processes: if one of these dies,
+    its candidate is given out again."""
+    while (taken := study.take()) is None and study.running():
+        time.sleep(_POLL_SECONDS)
+    return taken
 
 
 def _values(scores: rungs.Measured) -> tuple[float, float]:

@@ -89,13 +89,13 @@ class _DyingEngine(FakeEngine):
             yield completion
 
 
-def evaluate(point: Point, choices: Choices, options: engines.Options) -> str:
+def evaluate(points: Sequence[Point], choices: Choices, options: engines.Options) -> str:
     """Evaluates with an engine that responds immediately. Appends the assigned GPUs to `deed-0`."""
-    name = driver.named(point.benchmark).name
-    first = not os.path.exists(os.path.join(point.out, f"{name}.jsonl"))
-    dies = first and name == "more" and point.out.endswith("lam-0.5")
-    with open(Path(point.out).parents[1] / "deed-0", "a") as log:
+    files = [os.path.join(point.out, f"{driver.named(point.benchmark).name}.jsonl") for point in points]
+    first = not any(map(os.path.exists, files))
+    dies = first and any(file.endswith("lam-0.5/more.jsonl") for file in files)
+    with open(Path(points[0].out).parents[1] / "deed-0", "a") as log:
         log.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\n")
     engines.create = lambda options: _DyingEngine() if dies else FakeEngine()
     grading.grade = grade_here
-    return _EVALUATE(point, choices, options)
+    return _EVALUATE(points, choices, options)

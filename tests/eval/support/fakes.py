@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.engines import Completion, Refusal, Request
+from eval.engines import Completion, PairRefusal, Refusal, Request
 from eval.errors import EngineError
 from eval.run.grading import graded_text
 from eval.schema import Benchmark, Problem, Response, Verdict
@@ -107,6 +108,46 @@ class FakeBackend:
             yield completion(request)
 
 
+class PairBackend(FakeBackend):
+    """Holds a model or a pair. A response is the lam, the process and how many models it has opened.
+
+    $MI_FAKE_SET is NUMBER=WORD: the engine with this number does the deed when its weights are to change.
+    """
+
+    def __init__(self) -> None:
+        self.opens = 0
+        self.lam: Any = None
+
+    def open(self, model: Any, length: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.opens += 1
+        if isinstance(model, str):
+            self.lam = Path(model).name
+        else:
+            deed = os.environ.get("MI_FAKE_OPEN")
+            if deed == "OOM-DEVICE":
+                deed = "OOM" if model["resident"] == "device" else None
+            if deed:
+                DEEDS[deed]()
+            assert (Path(model["files"]) / "config.json").is_file()
+            self.lam = model["recipe"]["lam"]
+        return {"name": "fake", "version": "1", "settings": {"length": length}}
+
+    def set(self, recipe: Mapping[str, Any], files: str) -> Mapping[str, Any]:
+        assert (Path(files) / "config.json").is_file()
+        number, _, deed = os.environ.get("MI_FAKE_SET", "").partition("=")
+        if deed and f"engine-{number}-" in os.readlink("/proc/self/fd/2"):
+            DEEDS[deed]()
+        self.lam = recipe["lam"]
+        return {"seconds": 0.0}
+
+    def generate(self, requests: Any) -> Iterator[Completion]:
+        for request in requests:
+            for word, deed in DEEDS.items():
+                if word in request.prompt and _once():
+                    deed()
+            yield Completion(request.index, f"{self.lam} {os.getpid()} {self.opens}", 1, "stop")
+
+
 class SlowBackend(FakeBackend):
     def generate(self, requests: Any) -> Iterator[Completion]:
         for completion in super().generate(requests):
@@ -118,8 +159,6 @@ class UnevenBackend(FakeBackend):
     """One of two is slow. A response says by which of them it was generated."""
 
     def generate(self, requests: Any) -> Iterator[Completion]:
-        import os
-
         slow = "engine-0" in os.readlink("/proc/self/fd/2")
         for request in requests:
             time.sleep(0.05 * slow)
@@ -128,8 +167,6 @@ class UnevenBackend(FakeBackend):
 
 def _once() -> bool:
     """Whether this is the first time, of all processes, if $MI_FAKE_ONCE names a file to remember it; else always."""
-    import os
-
     path = os.environ.get("MI_FAKE_ONCE")
     if path is None:
         return True
@@ -145,14 +182,12 @@ def _raise(error: Exception, cause: Exception | None = None) -> None:
 
 
 def _kill() -> None:
-    import os
     import signal
 
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _exit() -> None:
-    import os
     import sys
 
     print("last words of a library", file=sys.stderr, flush=True)
@@ -172,6 +207,7 @@ DEEDS = {
     "OOM": lambda: _raise(RuntimeError("engine died"), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")),
     "CACHE": lambda: _raise(ValueError("No available memory for the cache blocks. Try increasing")),
     "REFUSE": lambda: _raise(Refusal("the model has no chat template")),
+    "PAIR": lambda: _raise(PairRefusal("3 of 9 tensors differ")),
     "BUG": lambda: _raise(KeyError("oops")),
     "KILL": _kill,
     "EXIT": _exit,

@@ -388,6 +388,31 @@ _RESUMED = [
         tests=(f"{_DRIVER}test_another_model_does_not_mix",),
     ),
     Fault(
+        "a-failed-change-is-used",
+        "eval/engines/processes.py",
+        old="for worker, error in failed.items():",
+        new="for worker, error in list(failed.items())[1:]:",
+        tests=("tests/eval/engines/test_live_session.py::test_an_engine_that_fails_to_change_is_not_used",),
+    ),
+    Fault(
+        "other-end-tokens-in-one-engine",
+        "eval/engines/merged_files.py",
+        old='json.loads(content).get("eos_token_id")',
+        new="None",
+        tests=(
+            "tests/eval/engines/test_live_session.py::test_a_model_that_ends_its_responses_otherwise_is_started_for_itself",
+        ),
+    ),
+    Fault(
+        "lam-1-of-other-dtypes",
+        "eval/engines/merged_files.py",
+        old="tensor.dtype == first.dtype and tensor.shape == first.shape",
+        new="tensor.shape == first.shape",
+        tests=(
+            "tests/eval/engines/test_live_session.py::test_a_model_with_other_dtypes_than_the_merge_is_opened_as_it_is",
+        ),
+    ),
+    Fault(
         "complete-without-its-responses",
         "eval/run/driver.py",
         old="if not scored or part.missing(read(out, benchmark.name)):",
