@@ -17,6 +17,10 @@ COMMANDS = {
         "merge two models at many lam, evaluate each, and report",
         "sweep ./instruct ./thinking --lam 0:1:0.1 --benchmark aime25",
     ),
+    "tune": (
+        "search the weights of a merge for accuracy at few tokens",
+        "tune ./instruct ./thinking --benchmark aime25,gpqa --evaluations 48 --max-tokens-per-answer 8000",
+    ),
     "report": ("make tables, figures and advice from runs", "report runs/ --tokens-per-answer 8000"),
     "grade": (
         "grade responses that another program generated",

@@ -99,7 +99,8 @@ class Output:
     Attributes:
         folder: the folder or file to create.
         record: how the output is made, for mi_kernels.json.
-        card: additional facts for the model card only: "command", "sigma", "repo". They have no effect on the tensors.
+        card: additional facts for the model card only: "command", "sigma", "repo", "origin". They have no effect on the
+            tensors.
     """
 
     folder: OutputFolder

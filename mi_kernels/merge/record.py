@@ -200,7 +200,7 @@ class MergeRecord:
         """Returns what the model card says about the merge of `models`.
 
         Args:
-            known: further facts: "dtypes", "command", "sigma", "repo". See `output.card.Facts`.
+            known: further facts: "dtypes", "command", "sigma", "repo", "origin". See `output.card.Facts`.
         """
         names = [reference(model) for model in models]
         if self.method == LERP:

@@ -45,6 +45,7 @@ class Facts(NamedTuple):
         command: the shell command of the merge, if it is known.
         sigma: the distance of the two models, if it is known.
         repo: the Hub id that the output is uploaded to, if it is.
+        origin: where the recipe comes from, such as a search: a paragraph in Markdown.
     """
 
     summary: str
@@ -60,6 +61,7 @@ class Facts(NamedTuple):
     command: str | None = None
     sigma: float | None = None
     repo: str | None = None
+    origin: str | None = None
 
 
 def model_card(models: Sequence[Checkpoint], facts: Facts, name: str, files: Mapping[str, bytes]) -> bytes:
@@ -166,7 +168,8 @@ def _making(facts: Facts) -> list[str]:
         f"Version: mi_kernels {facts.version}. `{RECORD}` has all details.",
     ]
     command = [] if facts.command is None else ["The command:", _fence(printable(facts.command), "sh")]
-    return ["## How it was made", "\n".join(f"- {point}" for point in points), *command]
+    origin = [] if facts.origin is None else [printable(facts.origin)]
+    return ["## How it was made", *origin, "\n".join(f"- {point}" for point in points), *command]
 
 
 def _verifying(facts: Facts, name: str) -> list[str]:
