@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,12 @@ class LandscapeEngine:
         self.opened += 1
         return {"name": "landscape", "version": "1", "settings": {}}
 
-    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+    def generate(self, requests: Sequence[Request], stop: Callable[[], bool] = lambda: False) -> Iterator[Completion]:
         assert self.recipe is not None
         right, length, text = chance(self.recipe), tokens(self.recipe), json.dumps(self.recipe.to_dict())
         for request in requests:
+            if stop():
+                return
             if self.kill_after is not None and len(self.asked) == self.kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.delay:

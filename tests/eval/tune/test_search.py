@@ -212,8 +212,8 @@ def test_two_processes_share_one_search(pair, tmp_path):
 
 def test_an_engine_that_fails_loses_nothing(pair, tmp_path):
     class Failing(LandscapeEngine):
-        def generate(self, requests):
-            for done in super().generate(requests):
+        def generate(self, requests, stop=lambda: False):
+            for done in super().generate(requests, stop):
                 if len(self.asked) == 333:
                     raise EngineError("the engine broke", "Fix it.")
                 yield done
