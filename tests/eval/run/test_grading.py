@@ -70,6 +70,22 @@ def test_a_text_is_graded_once_in_another_process() -> None:
 
 
 @in_processes
+def test_kept_processes_grade_the_next_run_too_and_end_with_the_context() -> None:
+    def graded_by() -> str | None:
+        asked = [Problem("1", "", "")]
+        benchmark = graders.benchmark(grade=graders.process)
+        return grading.grade(benchmark, "merged", asked, responses("a"), workers=1)[0].answer
+
+    with grading.keeping_pools():
+        first = graded_by()
+        assert first is not None
+        assert graded_by() == first
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(first), 0)
+    assert graded_by() != first
+
+
+@in_processes
 def test_graders_of_a_benchmark_start_in_their_processes() -> None:
     pytest.importorskip("math_verify")
     asked = responses(r"\boxed{7}</think>\boxed{70}", r"\boxed{71}")
