@@ -120,7 +120,7 @@ def _sections(outcome: Outcome) -> list[Section]:
     every = outcome.candidates
     text = f"Mean@k against tokens of {len(every)} candidates."
     blocks: list[Any] = [Points(sentences(outcome)), Picture("front", text), _table(outcome)]
-    best = every[outcome.recommended]
+    best = _shown(outcome)
     return [
         Section("What was found", 2, blocks),
         Section(
@@ -140,6 +140,15 @@ def _sections(outcome: Outcome) -> list[Section]:
             ],
         ),
     ]
+
+
+def _shown(outcome: Outcome) -> Candidate:
+    """Whose weights the heat map shows: those of a plain interpolation would say nothing where there are others."""
+    best = outcome.candidates[outcome.recommended]
+    others = [c for c in outcome.candidates if c.lam is None and c.on_search_front]
+    if best.lam is None or not others:
+        return best
+    return max(others, key=lambda c: (c.searched[0], -c.searched[1]))
 
 
 def _table(outcome: Outcome) -> Table:
@@ -168,7 +177,7 @@ def _named(candidate: Candidate, recommended: bool) -> str:
 
 def _images(outcome: Outcome) -> dict[str, dict[str, bytes]]:
     titles = " and ".join(s.benchmark.title for s in outcome.prepared.splits)
-    best = outcome.candidates[outcome.recommended]
+    best = _shown(outcome)
     modules, layers, table = _weights(outcome, best)
     return {
         "front": plots.fronts(f"{titles}: accuracy and cost", outcome),

@@ -257,6 +257,8 @@ def test_it_says_when_nothing_is_better_than_plain_lam(pair, tmp_path):
     assert said[0] == "The search found nothing that is clearly better than plain lam."
     recipe_files.write(outcome)
     recipe = load(tmp_path / "out" / "best.yml")
+    front = [c for c in outcome.candidates if c.lam is None and c.on_search_front]
+    assert report._shown(outcome) in (front or [outcome.candidates[outcome.recommended]])
     assert recipe.pair == Recipe(outcome.candidates[outcome.recommended].lam)
 
 
