@@ -5,7 +5,17 @@ from __future__ import annotations
 import argparse
 
 from ..errors import EvalError
-from .arguments import add_choices, add_engine, add_quiet, benchmarks_of, choices_of, engine_options_of, show_notes
+from .arguments import (
+    add_choices,
+    add_engine,
+    add_limits,
+    add_quiet,
+    benchmarks_of,
+    choices_of,
+    engine_options_of,
+    session_of,
+    show_notes,
+)
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -34,6 +44,7 @@ def add(p: argparse.ArgumentParser) -> None:
     p.add_argument("--write", metavar="OUT", help="also write the recommended model to this folder")
     add_choices(p)
     add_engine(p)
+    add_limits(p)
     add_quiet(p)
 
 
@@ -41,11 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
     from mi_kernels.cli.text import parse_lams
 
     from .. import engines
+    from ..report import require
+    from ..run.budget import BudgetReached
     from ..tune import recipe_files, report, samplers, search
+    from .summary import stopped
 
     if not arguments.quiet:
         show_notes()
+    require()  # before hours of generation
     options, names, choices = engine_options_of(arguments), benchmarks_of(arguments), choices_of(arguments)
+    session = session_of(arguments)
     if options.kind == "openai":
         raise EvalError(
             "a search changes weights, and a server has its own", "Remove --url: use an engine of this machine."
@@ -65,8 +81,11 @@ def run(arguments: argparse.Namespace) -> int:
     prepared = search.prepare(plan, names, arguments.out, choices)
     if arguments.write:
         recipe_files.check_model((prepared.instruct, prepared.thinking), arguments.write)
-    with engines.create(options) as engine:
-        outcome = search.run(prepared, engine, (lambda line: None) if arguments.quiet else None)
+    try:
+        with engines.create(options) as engine:
+            outcome = search.run(prepared, engine, (lambda line: None) if arguments.quiet else None, session)
+    except BudgetReached as error:
+        return stopped(error, session)
     paths = recipe_files.write(outcome)
     page = report.write(outcome)
     if arguments.write:

@@ -15,6 +15,7 @@ from ..engines.live_pair import LivePair, NotLiveError
 from ..run import driver
 from ..run.driver import Subject
 from ..run.files import load_scores, save_scores
+from ..run.session import Session
 from ..run.settings import Choices
 from ..schema import Benchmark
 from .known import Known, restricted
@@ -38,6 +39,7 @@ class Evaluation:
         instruct, thinking: model folders. samples: to each problem, by benchmark, at the last rung.
         choices: settings of all runs. Their problems and samples are those of `splits` and `rungs`.
         known: points of an earlier sweep, which are not evaluated again.
+        session: has the budget of the search; None for none.
         live: whether the engine changes weights in place. Where it cannot, each candidate is merged into a folder,
             which is removed when the candidate is done.
     """
@@ -52,6 +54,7 @@ class Evaluation:
     engine: Engine
     known: Known = field(default_factory=dict)
     live: bool = True
+    session: Session | None = None
 
     def search(self, given: Given, study: Study) -> tuple[Measured, int, bool]:
         """Evaluates a candidate on the problems of the search, until it stops.
@@ -129,7 +132,9 @@ class Evaluation:
         if self.live:
             pair = LivePair(self.instruct, self.thinking, recipe)
             try:
-                driver.run(pair, benchmarks, folder, self.engine, choices, subject, progress=False)
+                driver.run(
+                    pair, benchmarks, folder, self.engine, choices, subject, progress=False, session=self.session
+                )
                 return
             except NotLiveError as error:
                 LOG.warning("%s: each candidate is merged into a folder", error.problem)
@@ -137,7 +142,7 @@ class Evaluation:
         model = self.thinking if recipe == Recipe(1.0) else self._merged(recipe, folder)
         if model == self.thinking:
             subject = Subject("thinking", lam, name)
-        driver.run(model, benchmarks, folder, self.engine, choices, subject, progress=False)
+        driver.run(model, benchmarks, folder, self.engine, choices, subject, progress=False, session=self.session)
 
     def _merged(self, recipe: Recipe, folder: str) -> str:
         """The folder of a merge. One that exists is complete, because a merge ends with a rename."""

@@ -20,15 +20,20 @@ from ..engines import Engine
 from ..engines.model_folder import context_length, local_folder
 from ..errors import EvalError
 from ..run import driver
+from ..run.budget import BudgetReached
+from ..run.estimate import Point, Work, work_of
 from ..run.grading import keeping_pools
+from ..run.journal import read
+from ..run.session import Session
 from ..run.settings import Choices, Part, make_part
 from ..schema import Benchmark
 from . import claim, known, prior, rungs, samplers
 from .evaluation import Evaluation
+from .front import undominated
 from .outcome import Outcome, validated
 from .space import Space, parse
 from .split import Split, split
-from .study import Given, Start, Study
+from .study import Done, Given, Start, Study
 
 _POLL_SECONDS = 0.5
 LAMS = tuple(i / 10 for i in range(11))
@@ -127,15 +132,19 @@ def prepare(plan: Plan, benchmarks: Sequence[str | Benchmark], out: str, choices
     )
 
 
-def run(prepared: Prepared, engine: Engine, say: Callable[[str], None] | None = None) -> Outcome:
+def run(
+    prepared: Prepared, engine: Engine, say: Callable[[str], None] | None = None, session: Session | None = None
+) -> Outcome:
     """Searches, validates, and returns what was found. The same call again resumes.
 
     Several processes can run one search: each takes the next candidate, and all return the same outcome.
 
     Args:
         say: is called with a line for each candidate; by default prints on stderr.
+        session: has the budget of the search; by default there is none.
 
     Raises:
+        BudgetReached: the budget is spent. `say` gets the front so far, and the same call resumes.
         EngineError: the engine failed. Finished responses are kept, and the same call resumes.
     """
     say = say or _say
@@ -151,9 +160,23 @@ def run(prepared: Prepared, engine: Engine, say: Callable[[str], None] | None = 
         prepared.choices,
         engine,
         prepared.known,
+        session=session,
     )
     total = len(plan.lams) + plan.evaluations
     study = Study(prepared.out, prepared.space, plan.sampler, plan.seed, _starts(prepared), total)
+    if session is not None:
+        _announce(session, prepared, study, total)
+    try:
+        return _search(prepared, study, evaluation, total, say)
+    except BudgetReached:
+        for line in _front(study.done(), total):
+            say(line)
+        raise
+
+
+def _search(
+    prepared: Prepared, study: Study, evaluation: Evaluation, total: int, say: Callable[[str], None]
+) -> Outcome:
     with keeping_pools():
         while (taken := _next(study)) is not None:
             given, lock = taken
@@ -164,6 +187,35 @@ def run(prepared: Prepared, engine: Engine, say: Callable[[str], None] | None = 
             told = "stopped, clearly dominated" if stopped else f"rung {rung + 1} of {len(prepared.rungs.rungs)}"
             say(f"{given.number + 1} of {total}: {given.name}: Mean {100 * mean:.1f} %, {tokens:,.0f} tokens, {told}")
         return validated(prepared, study, evaluation, say)
+
+
+def _announce(session: Session, prepared: Prepared, study: Study, total: int) -> None:
+    """Tells the session what all candidates would miss if none stopped early, and that the plain sweep is validated."""
+    done = {finished.given.number for finished in study.done()}
+    last, points = prepared.rungs.rungs[-1], []
+    for number in range(total):
+        if number not in done:
+            lam = prepared.plan.lams[number] if number < len(prepared.plan.lams) else None
+            if lam is None or lam not in prepared.known:
+                folder = study.candidate_folder(number)
+                points.append(Point(folder, lam, [_work(prepared, split, last, folder) for split in prepared.splits]))
+    session.announce(points, prepared.out, more=len(prepared.plan.lams))
+
+
+def _work(prepared: Prepared, split: Split, rung: rungs.Rung, folder: str) -> Work:
+    name = split.benchmark.name
+    choices = replace(prepared.choices, samples=None, limit=None, data={})
+    part = make_part(split.searched(rung.problems[name], rung.samples[name]), "merged", choices, None)
+    return work_of(part, read(folder, name))
+
+
+def _front(every: Sequence[Done], total: int) -> list[str]:
+    """What is known before the end: the front of the candidates that were not stopped."""
+    whole = [done for done in every if not done.stopped]
+    lines = [f"{len(every)} of {total} candidates have values. The front so far, on the problems of the search:"]
+    for i in undominated([(done.mean, done.tokens) for done in whole]):
+        lines.append(f"  {whole[i].given.name}: Mean {100 * whole[i].mean:.1f} %, {whole[i].tokens:,.0f} tokens")
+    return lines
 
 
 def _next(study: Study) -> tuple[Given, IO[str]] | None:

@@ -55,6 +55,29 @@ def test_it_writes_recipes_a_model_and_a_report(pair, tmp_path, capsys):
     assert "found by a search over `layers:2`" in (tmp_path / "model" / "README.md").read_text()
 
 
+def test_budgets_end_with_what_is_known_and_the_same_command_goes_on(pair, tmp_path, capsys):
+    """Sessions of few tokens find what one long session finds."""
+    command = ["tune", *pair, "--benchmark", "known", *QUICK.split()]
+    assert cli.main([*command, "--out", "calm"]) == 0
+    calm = capsys.readouterr()
+    assert (
+        "to generate: 5 points, 480 responses" in calm.err
+    )  # 24 problems, 4 samples, 5 candidates, if none stops early
+    statuses, said = [], []
+    while 0 not in statuses:
+        statuses.append(cli.main([*command, "--out", "short", "--tokens", "9K"]))
+        said.append(capsys.readouterr().err)
+        assert len(statuses) < 20
+    assert statuses[:-1] == [3] * (len(statuses) - 1)
+    assert len(statuses) > 2
+    assert "stopped: the budget of 9 k tokens is spent" in said[0]
+    later = said[-2]
+    assert "candidates have values. The front so far, on the problems of the search:" in later
+    assert "lam 0.25: Mean " in later
+    for name in ("best.yml", "report/report.md"):
+        assert (tmp_path / "short" / name).read_text() == (tmp_path / "calm" / name).read_text()
+
+
 def test_quiet_prints_nothing(pair, capsys):
     assert cli.main(["tune", *pair, "--benchmark", "known", *QUICK.split(), "-q"]) == 0
     assert capsys.readouterr() == ("", "")
