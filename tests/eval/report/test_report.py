@@ -505,7 +505,7 @@ def test_texts_of_the_plots_are_inside_and_apart(tmp_path: Path, monkeypatch: py
         )
     for folder in ("many", "few"):
         report.write(tmp_path / folder, tmp_path / f"{folder} report")
-    assert len(figures) == 8
+    assert len(figures) == 9
     for figure in figures:
         assert text_problems(figure, bars=False) == [], figure.get_suptitle()
 
