@@ -251,6 +251,7 @@ sys.exit(main(["run", "mi", "--url", sys.argv[1], "--role", "merged", "--benchma
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_ends_a_run_in_one_line(tmp_path, number, status):
+    pytest.importorskip("pebble", reason="the run is a process of its own, and grading needs pebble")
     stopped = threading.Event()
 
     def stuck(body, times):
