@@ -73,7 +73,7 @@ class ArgumentError(MIKernelsError, ValueError):
 
 
 class DTypeError(MIKernelsError, TypeError):
-    """The function does not support the dtype of a tensor or the Python type of an argument."""
+    """A call does not fit: a dtype or a type that the function does not support, or arguments that it does not have."""
 
 
 class BackendError(MIKernelsError, RuntimeError):

@@ -138,24 +138,29 @@ def test_the_group_that_waited_longest_is_next_even_if_its_first_request_left() 
 
 
 def test_a_request_that_leaves_in_its_moment_frees_the_turn() -> None:
+    """It is granted its turn, and its client goes before it runs again."""
+
     async def test() -> None:
-        changed = asyncio.Event()
+        tasks: list[asyncio.Task[None]] = []
 
         async def change(wanted: str) -> None:
-            await changed.wait()
+            pass
 
-        world = World(change=change)
-        world.engine = "b"
-        leaving = world.request("b")
-        await settle()
-        changed.set()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        leaving.cancel()
-        await settle()
-        world.engine = "a"
-        await asyncio.wait_for(world.request("a"), 5)  # impossible if the place of `leaving` were still taken
-        assert leaving.cancelled() or leaving.done()
+        def granted(seen: Seen) -> None:
+            if seen.changed and len(tasks) == 1:
+                tasks[0].cancel()
+
+        turns: Turns[str] = Turns(change, "a", 10.0, granted)
+
+        async def request(wanted: str) -> None:
+            async with turns.turn(wanted):
+                pass
+
+        tasks.append(asyncio.create_task(request("b")))
+        await asyncio.wait(tasks)
+        assert tasks[0].cancelled()
+        tasks.append(asyncio.create_task(request("a")))
+        await asyncio.wait_for(tasks[1], 5)  # impossible if the place of the first one were still taken
 
     run(test)
 

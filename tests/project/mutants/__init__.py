@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import NamedTuple
 
-AREAS = ("publishing", "cards", "messages", "inputs", "matching", "kernels", "evaluation")
+AREAS = ("publishing", "cards", "messages", "inputs", "matching", "kernels", "evaluation", "serving")
 
 
 class Fault(NamedTuple):
