@@ -52,7 +52,7 @@ def sentences(outcome: Outcome) -> list[str]:
         said.append("The search found nothing that is clearly better than plain lam.")
     said.append(f"Recommended: {best.name}, {spread(best.mean)} % with {counts(best.tokens)} tokens per answer.")
     if found is best and found is not plain:
-        said.append(f"The best plain interpolation, {plain.name}: {_against(outcome)}")
+        said.append(f"That is clearly better than the best plain interpolation: {_against(outcome)}")
     elif found is not plain:
         said.append(
             f"The search chose {found.name}, but on problems that it has not seen it is not clearly better: "
