@@ -239,6 +239,7 @@ def test_the_offline_error_has_two_lines(hub: ModuleType, monkeypatch: pytest.Mo
         raise hub.errors.LocalEntryNotFoundError("Cannot find the snapshot\non the disk\nand outgoing traffic is off")
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # otherwise the message need not say why
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint("org/name")
     assert "org/name" in caught.value.problem

@@ -121,7 +121,7 @@ def test_what_is_missing_is_told_before_generation(data: Path, monkeypatch: pyte
     with pytest.raises(DataError, match=r"(?s)sentence model.*nltk\.downloader punkt_tab.*NLTK_DATA"):
         ifeval.load(None)
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(DataError, match=r"(?s)module lm_eval.*pip install 'lm-eval\[ifeval\]'"):
+    with pytest.raises(DataError, match=r"(?s)needs lm_eval.*pip install 'lm-eval\[ifeval\]'"):
         ifeval.load(None)
 
 
