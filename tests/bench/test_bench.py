@@ -268,7 +268,9 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_result_without_a_benchmark_is_refused() -> None:
     found = results.record("other", "python -m bench.other", {}, [])
-    with pytest.raises(ValueError, match="no benchmark is registered as 'other'; registered: efforts, grow, instructions,"):
+    with pytest.raises(
+        ValueError, match="no benchmark is registered as 'other'; registered: efforts, grow, instructions,"
+    ):
         report.section("other", found)
 
 

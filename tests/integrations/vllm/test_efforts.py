@@ -241,9 +241,8 @@ def test_refusals_have_vllms_shape(body: dict[str, Any], status: int, words: str
 
 
 def test_what_vllm_refuses_stays_as_it_is() -> None:
-    import httpx
-
     app = application(Weights(), efforts())
+    import httpx
 
     async def test() -> Any:
         transport = httpx.ASGITransport(app=app)
@@ -256,20 +255,22 @@ def test_what_vllm_refuses_stays_as_it_is() -> None:
 
 
 def test_models_are_listed() -> None:
+    app = application(Weights(), efforts())
     from fastapi.testclient import TestClient
 
-    answer = TestClient(application(Weights(), efforts())).get("/v1/models")
+    answer = TestClient(app).get("/v1/models")
     assert [entry["id"] for entry in answer.json()["data"]] == ["qwen", "qwen@low", "qwen@high"]
     assert answer.json()["data"][1]["owned_by"] == "vllm"
 
 
 def test_the_route_shows_and_changes_the_default() -> None:
+    engine = Weights()
+    app = application(engine, efforts())
     from fastapi.testclient import TestClient
 
     from mi_kernels.integrations.vllm.lam_request import PATH
 
-    engine = Weights()
-    client = TestClient(application(engine, efforts()), client=("127.0.0.1", 1))
+    client = TestClient(app, client=("127.0.0.1", 1))
     assert client.get(PATH).json() == {
         "lam": 0.5,
         "current": {"lam": 0.5},
@@ -284,10 +285,11 @@ def test_the_route_shows_and_changes_the_default() -> None:
 
 
 def test_without_efforts_nothing_changes() -> None:
+    engine = Weights()
+    app = application(engine, None)
     from fastapi.testclient import TestClient
 
-    engine = Weights()
-    client = TestClient(application(engine, None))
+    client = TestClient(app)
     answer = client.post(CHAT, json={"model": "qwen@low", "lam": 0.9})
     assert answer.json() == {"id": "x", "began": 0.5, "ended": 0.5}
     assert engine.bodies == [{"model": "qwen@low", "lam": 0.9}]
