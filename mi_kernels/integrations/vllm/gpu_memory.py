@@ -84,7 +84,7 @@ def check_gpus(need: Need, gpus: Sequence[Gpu]) -> None:
         >>> check_gpus(Need(30_000_000_000, share=0.92), [Gpu(80 << 30, 79 << 30)])
         Traceback (most recent call last):
         mi_kernels.errors.ArgumentError: changing lam needs 180 GB on the GPU (the weights and 2 copies), and vLLM may \
-use 79.0 GB of its 85.9 GB
+use 79 GB of its 85.9 GB
         Use --resident host (60 GB), or more GPUs with vLLM's --tensor-parallel-size.
     """
     if not gpus:
