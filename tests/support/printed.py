@@ -111,10 +111,10 @@ def make_models(root: Path) -> None:
 
 
 def add_tokenizers(root: Path) -> None:
-    """Gives the models a tokenizer, which vLLM needs; its tokens are fewer than the models' rows."""
+    """Gives the models a tokenizer and a chat template, which vLLM needs; it has fewer tokens than the models' rows."""
     for name, others in MODELS.items():
         for model in (name, *others):
-            for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+            for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"):
                 shutil.copy(ROOT / "eval" / "tiny_pair" / "instruct" / file, root / model / file)
 
 
