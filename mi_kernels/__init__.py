@@ -122,6 +122,3 @@ if not TYPE_CHECKING:  # type checkers would take every misspelt name for an att
 
 def __dir__() -> list[str]:
     return __all__
-
-    def __dir__() -> list[str]:  # Python's own hints and completion know only these names
-        return sorted({*globals(), *__all__})

@@ -56,17 +56,41 @@ def score(
     """
     grouped = _grouped(benchmark.name, problems, responses, verdicts)
     counted = [_problem_score(benchmark, name, group) for name, group in grouped.items()]
-    n = counted[0].n
-    ks = [k for k in benchmark.ks if k <= n]
+    ks = [k for k in benchmark.ks if k <= counted[0].n]
     every = [v for group in grouped.values() for _, v in group]
+    return summary(
+        benchmark.name,
+        counted,
+        passes=ks,
+        votes=ks if benchmark.votes else (),
+        others={
+            **{name: mean_interval(_other(grouped, name)) for name in sorted({o for v in every for o in v.others})},
+            **{name: _share(grouped, name) for name in sorted({c for v in every for c in v.counts})},
+        },
+    )
+
+
+def summary(
+    benchmark: str,
+    counted: Sequence[ProblemScore],
+    *,
+    passes: Sequence[int] = (),
+    votes: Sequence[int] = (),
+    others: Mapping[str, Interval] | None = None,
+) -> Scores:
+    """The scores of `counted`, which have equal numbers of responses.
+
+    Args:
+        passes, votes: the k of Pass@k and Vote@k. others: the scores by other gradings.
+    """
     tokens = np.array([t for p in counted for t in p.tokens], dtype=np.float64)
     counts, _ = np.histogram(np.clip(tokens, EDGES[0], EDGES[-1]), bins=np.array(EDGES))
     return Scores(
-        benchmark=benchmark.name,
-        samples=n,
+        benchmark=benchmark,
+        samples=counted[0].n,
         mean=mean_interval(values(counted, "mean")),
-        passes={k: mean_interval(values(counted, f"pass@{k}")) for k in ks},
-        votes={k: mean_interval(values(counted, f"vote@{k}")) for k in ks if benchmark.votes},
+        passes={k: mean_interval(values(counted, f"pass@{k}")) for k in passes},
+        votes={k: mean_interval(values(counted, f"vote@{k}")) for k in votes},
         think=mean_interval(values(counted, "think")),
         tokens=mean_interval(values(counted, "tokens")),
         tokens_median=float(np.median(tokens)),
@@ -74,10 +98,7 @@ def score(
         histogram=(EDGES, counts.tolist()),
         cut=sum(p.cut for p in counted) / tokens.size,
         unparsed=sum(p.unparsed for p in counted) / tokens.size,
-        others={
-            **{name: mean_interval(_other(grouped, name)) for name in sorted({o for v in every for o in v.others})},
-            **{name: _share(grouped, name) for name in sorted({c for v in every for c in v.counts})},
-        },
+        others=others or {},
         problems=counted,
     )
 

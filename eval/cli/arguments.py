@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import EvalError
 
@@ -22,6 +22,46 @@ def show_notes() -> None:
         handler.setFormatter(logging.Formatter("note: %(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+
+
+class Common(NamedTuple):
+    """What commands that generate have in common.
+
+    Attributes:
+        engine: `engines.Options`. benchmarks: their names. choices: `run.settings.Choices`.
+        session: `run.session.Session`, with its time running. shown: whether notes and results are printed.
+    """
+
+    engine: Any
+    benchmarks: list[str]
+    choices: Any
+    session: Any
+    shown: bool
+
+
+def add_common(p: argparse.ArgumentParser) -> None:
+    """Adds the options that `common_of` reads."""
+    add_choices(p)
+    add_engine(p)
+    add_limits(p)
+    add_quiet(p)
+
+
+def common_of(arguments: argparse.Namespace) -> Common:
+    """Reads what commands that generate have in common, and shows notes from here on.
+
+    Raises:
+        EvalError: an option is invalid.
+    """
+    if not arguments.quiet:
+        show_notes()
+    return Common(
+        engine_options_of(arguments),
+        benchmarks_of(arguments),
+        choices_of(arguments),
+        session_of(arguments),
+        not arguments.quiet,
+    )
 
 
 def add_choices(p: argparse.ArgumentParser) -> None:

@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from .arguments import (
-    add_choices,
-    add_engine,
-    add_limits,
-    add_quiet,
-    benchmarks_of,
-    choices_of,
-    engine_options_of,
-    session_of,
-    show_notes,
-)
+from .arguments import add_common, common_of
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -25,10 +15,7 @@ def add(p: argparse.ArgumentParser) -> None:
         "--role", metavar="ROLE", help="instruct, thinking or merged (default: from mi_kernels.json or name)"
     )
     p.add_argument("--name", metavar="NAME", help="the model's name in reports (default: the folder's name)")
-    add_choices(p)
-    add_engine(p)
-    add_limits(p)
-    add_quiet(p)
+    add_common(p)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -37,10 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..run.budget import BudgetReached
     from .summary import stopped, summary
 
-    if not arguments.quiet:
-        show_notes()
-    options, names, session = engine_options_of(arguments), benchmarks_of(arguments), session_of(arguments)
-    choices, shown = choices_of(arguments), not arguments.quiet
+    options, names, choices, session, shown = common_of(arguments)
     out = arguments.out or os.path.join("runs", os.path.basename(os.path.abspath(arguments.model)))
     subject = driver.Subject(arguments.role, None, arguments.name, served=options.kind == "openai")
     reached: BudgetReached | None = None

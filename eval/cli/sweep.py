@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import EvalError
-from .arguments import (
-    add_choices,
-    add_engine,
-    add_limits,
-    add_quiet,
-    benchmarks_of,
-    choices_of,
-    engine_options_of,
-    session_of,
-    show_notes,
-)
+from .arguments import add_common, common_of
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -43,10 +33,7 @@ def add(p: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="one task for each lam and benchmark on a Ray cluster with shared storage: auto, HOST:PORT or local",
     )
-    add_choices(p)
-    add_engine(p)
-    add_limits(p)
-    add_quiet(p)
+    add_common(p)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,18 +45,15 @@ def run(arguments: argparse.Namespace) -> int:
     from .report import write_report
     from .summary import stopped
 
-    if not arguments.quiet:
-        show_notes()
     report.require()  # before hours of generation
-    options, names, session = engine_options_of(arguments), benchmarks_of(arguments), session_of(arguments)
+    options, names, choices, session, shown = common_of(arguments)
     if arguments.ray is not None and session.budget.limited:
         raise EvalError("--time and --tokens do not work with --ray", "Remove them, or --ray.")
     if options.kind == "openai":
         raise EvalError("a sweep makes its models, and a server has only one", "Use `run` with --url for each model.")
     pair = sweep.Pair(arguments.instruct, arguments.thinking, arguments.layers, arguments.modules)
     schedule = sweep.Schedule(tuple(parse_lams(arguments.lam)), arguments.keep, arguments.adaptive, arguments.points)
-    shown = not arguments.quiet
-    choices, reached = choices_of(arguments), None
+    reached = None
     if arguments.ray is None:
         try:
             with engines.create(options) as engine:

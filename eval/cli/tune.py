@@ -5,17 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..errors import EvalError
-from .arguments import (
-    add_choices,
-    add_engine,
-    add_limits,
-    add_quiet,
-    benchmarks_of,
-    choices_of,
-    engine_options_of,
-    session_of,
-    show_notes,
-)
+from .arguments import add_common, common_of
 
 
 def add(p: argparse.ArgumentParser) -> None:
@@ -42,10 +32,7 @@ def add(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--out", metavar="DIR", default="runs/tune", help="folder of the search (default: runs/tune)")
     p.add_argument("--write", metavar="OUT", help="also write the recommended model to this folder")
-    add_choices(p)
-    add_engine(p)
-    add_limits(p)
-    add_quiet(p)
+    add_common(p)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -57,11 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ..tune import recipe_files, report, samplers, search
     from .summary import stopped
 
-    if not arguments.quiet:
-        show_notes()
     require()  # before hours of generation
-    options, names, choices = engine_options_of(arguments), benchmarks_of(arguments), choices_of(arguments)
-    session = session_of(arguments)
+    options, names, choices, session, shown = common_of(arguments)
     if options.kind == "openai":
         raise EvalError(
             "a search changes weights, and a server has its own", "Remove --url: use an engine of this machine."
@@ -83,13 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
         recipe_files.check_model((prepared.instruct, prepared.thinking), arguments.write)
     try:
         with engines.create(options) as engine:
-            outcome = search.run(prepared, engine, (lambda line: None) if arguments.quiet else None, session)
+            outcome = search.run(prepared, engine, None if shown else (lambda line: None), session)
     except BudgetReached as error:
         return stopped(error, session)
     paths = recipe_files.write(outcome)
     page = report.write(outcome)
     if arguments.write:
-        recipe_files.write_model(outcome, arguments.write, not arguments.quiet)
-    if not arguments.quiet:
+        recipe_files.write_model(outcome, arguments.write, shown)
+    if shown:
         print("\n".join([*report.sentences(outcome), paths[0], *([arguments.write] if arguments.write else []), page]))
     return 0

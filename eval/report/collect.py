@@ -183,7 +183,7 @@ def _load(folders: Sequence[str]) -> tuple[list[Entry], list[str]]:
 
 
 def _named(loaded: Sequence[tuple[str, Run, Mapping[str, Scores]]]) -> list[Entry]:
-    """Runs with one name are told apart by their masks, and then by their folders."""
+    """Runs with one name are distinguished by their masks, and then by their folders."""
     entries = []
     for _, run, scores in loaded:
         kind, lam = _kind(run)

@@ -6,10 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from ..analysis.bootstrap import mean_interval
-from ..analysis.metrics import EDGES, values
+from ..analysis import metrics
 from ..errors import EvalError
 from ..run.files import load_run, load_scores
 from ..run.settings import Part
@@ -79,22 +76,4 @@ def _point(folder: str, part: Part) -> Scores:
 def restricted(scores: Scores, ids: Sequence[str]) -> Scores:
     """The scores on some of the problems. Pass@k, Vote@k and other gradings are left out."""
     by_id = {p.id: p for p in scores.problems}
-    counted = [by_id[i] for i in ids]
-    tokens = np.array([t for p in counted for t in p.tokens], dtype=np.float64)
-    counts, _ = np.histogram(np.clip(tokens, EDGES[0], EDGES[-1]), bins=np.array(EDGES))
-    return Scores(
-        benchmark=scores.benchmark,
-        samples=scores.samples,
-        mean=mean_interval(values(counted, "mean")),
-        passes={},
-        votes={},
-        think=mean_interval(values(counted, "think")),
-        tokens=mean_interval(values(counted, "tokens")),
-        tokens_median=float(np.median(tokens)),
-        tokens_p95=float(np.percentile(tokens, 95)),
-        histogram=(EDGES, counts.tolist()),
-        cut=sum(p.cut for p in counted) / tokens.size,
-        unparsed=sum(p.unparsed for p in counted) / tokens.size,
-        others={},
-        problems=counted,
-    )
+    return metrics.summary(scores.benchmark, [by_id[i] for i in ids])

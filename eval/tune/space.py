@@ -1,4 +1,4 @@
-"""What a search varies: the weights of blocks of tensors, and the recipe that a set of weights stands for.
+"""What a search varies: the weights of blocks of tensors, and the recipe of a set of weights.
 
     lam                  one weight for all tensors: a plain interpolation
     modules              one weight for each module: attn, ffn, router, norm, embed, head, as far as the model has them

@@ -104,7 +104,7 @@ class Study:
                 self._study.enqueue_trial(dict(start.weights), user_attrs={"name": start.name, "lam": start.lam})
 
     def take(self) -> tuple[Given, IO[str]] | None:
-        """The next candidate and its lock, to close when its values are told. None if nothing is left to give out.
+        """The next candidate and its lock, to close when its values are reported. None if nothing is left to give out.
 
         An interrupted candidate comes first. Others may still be running in other processes, see `running`.
         """
@@ -141,7 +141,7 @@ class Study:
         ]
 
     def running(self) -> bool:
-        """Whether a candidate has been given out and not told."""
+        """Whether a candidate has been given out, and its values are not reported."""
         return any(t.state.name == "RUNNING" for t in self._trials())
 
     def candidate_folder(self, number: int) -> str:

@@ -56,7 +56,7 @@ def add(p: Parser) -> None:
         nargs="?",
         const="",
         metavar="REPORT",
-        help="serve a page at /ui: chat with a slider for lam; with the report of a sweep, it shows where lam stands",
+        help="serve a page at /ui: chat with a slider for lam; with the report of a sweep, it shows where lam is",
     )
     how = p.add_argument_group("server")
     how.add_argument(
@@ -269,7 +269,10 @@ def pair_name(instruct: str, thinking: str) -> str:
     >>> pair_name("Qwen/Qwen3-4B-Instruct-2507", "Qwen/Qwen3-4B-Thinking-2507")
     'Qwen3-4B-Instruct+Thinking-2507'
     """
-    a, b = ([*os.path.basename(os.path.abspath(name.split("@")[0])).split("-")] for name in (instruct, thinking))
+    from ..checkpoint.hub import cached_id
+
+    names = [cached_id(name) or os.path.basename(os.path.abspath(name)) for name in (instruct, thinking)]
+    a, b = (os.path.basename(name).partition("@")[0].split("-") for name in names)
     if a == b:
         return "-".join(a)
     start = _equal(a, b)

@@ -241,6 +241,12 @@ def test_the_command_line_for_vllm(pair: Path) -> None:
         ("a/x", "b/x", "x"),
         ("q", "q-thinking", "q-thinking"),
         ("q-x-x", "q-x", "q-x-x"),
+        ("/data/user@host/instruct", "/data/user@host/thinking", "instruct+thinking"),
+        (
+            "/c/models--Q--M-Instruct/snapshots/0123abc",
+            "/c/models--Q--M-Thinking/snapshots/4567def",
+            "M-Instruct+Thinking",
+        ),
     ],
 )
 def test_the_name_of_a_pair(instruct: str, thinking: str, name: str) -> None:

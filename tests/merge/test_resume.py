@@ -366,13 +366,19 @@ def test_a_model_that_is_changed_after_the_kill_is_merged_again(
     assert {path.name: path.read_bytes() for path in world.out.iterdir()} == made
 
 
-def test_a_model_that_was_published_before_the_kill_is_kept_as_it_is(
-    tmp_path: Path, run: Runner, capsys: pytest.CaptureFixture[str]
-) -> None:
+def published_and_killed(tmp_path: Path, run: Runner) -> Killed:
+    """A merge that was killed just after its model appeared at `out`."""
     world = Killed(tmp_path, shards=SHARDS)
     events = run(Run(world.again())).events
     shutil.rmtree(world.out)
     assert run(Run(world.again(), event=events.index("rename") + 1)).status == -signal.SIGKILL
+    return world
+
+
+def test_a_model_that_was_published_before_the_kill_is_kept_as_it_is(
+    tmp_path: Path, run: Runner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = published_and_killed(tmp_path, run)
     before = snapshot(world.out)
     assert run_cli(world.again()) == 0
     assert "resumed: 5 of 5 shards were finished" in capsys.readouterr().out
@@ -386,10 +392,7 @@ def test_a_model_that_was_published_before_the_kill_is_kept_as_it_is(
 def test_a_published_model_is_kept_whatever_the_card_would_say(
     tmp_path: Path, run: Runner, extra: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world = Killed(tmp_path, shards=SHARDS)
-    events = run(Run(world.again())).events
-    shutil.rmtree(world.out)
-    assert run(Run(world.again(), event=events.index("rename") + 1)).status == -signal.SIGKILL
+    world = published_and_killed(tmp_path, run)
     before = snapshot(world.out)
     assert run_cli(world.again(*extra)) == 0, capsys.readouterr().err
     assert snapshot(world.out) == before
@@ -400,10 +403,7 @@ def test_a_published_model_of_another_build_of_this_version_is_kept(
     tmp_path: Path, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other build wrote other sentences into the card and the record."""
-    world = Killed(tmp_path, shards=SHARDS)
-    events = run(Run(world.again())).events
-    shutil.rmtree(world.out)
-    assert run(Run(world.again(), event=events.index("rename") + 1)).status == -signal.SIGKILL
+    world = published_and_killed(tmp_path, run)
     before = snapshot(world.out)
     monkeypatch.setattr("mi_kernels.output.card._verifying", lambda facts, name: ["## Verify", "A new sentence."])
     monkeypatch.setattr("mi_kernels.merge.record._LERP_NUMERICS", "Another sentence.")
