@@ -136,17 +136,22 @@ def of_model(config: Mapping[str, Any], bytes_per_value: int = 2) -> Cache | str
     layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
     if not layers or not heads:
         return "config.json does not give the number of layers and heads"
-    stored = config.get("num_key_value_heads") or heads
-    size = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
-    if not size:
+    one = layer_bytes(config, bytes_per_value)
+    if not one:
         return "config.json does not give the size of a head"
     kinds = _kinds(config, layers)
     if isinstance(kinds, str):
         return kinds
-    one = 2 * bytes_per_value * stored * size
     sliding = kinds.count("sliding_attention")
     window = int(config["sliding_window"]) if sliding else 0
-    return Cache(one * (len(kinds) - sliding), one * sliding, window, stored)
+    return Cache(one * (len(kinds) - sliding), one * sliding, window, config.get("num_key_value_heads") or heads)
+
+
+def layer_bytes(config: Mapping[str, Any], bytes_per_value: int = 2) -> int:
+    """Bytes of the keys and values of one token in one layer; 0 if the config does not give the size of a head."""
+    heads = config.get("num_attention_heads") or 1
+    size = config.get("head_dim") or (config.get("hidden_size") or 0) // heads
+    return int(2 * bytes_per_value * (config.get("num_key_value_heads") or heads) * size)
 
 
 def _kinds(config: Mapping[str, Any], layers: int) -> Sequence[str] | str:

@@ -9,6 +9,7 @@ from typing import Any
 from mi_kernels.checkpoint import hub
 
 from ..errors import EvalError
+from .kv_cache import layer_bytes
 
 
 def local_folder(model: str) -> str:
@@ -37,9 +38,7 @@ def context_length(folder: str) -> int | None:
 def kv_bytes_per_token(folder: str) -> int:
     """Bytes of one token in a 16-bit KV cache, for a decoder with keys and values in every layer."""
     content = config(folder)
-    heads = content.get("num_attention_heads") or 1
-    size = content.get("head_dim") or (content.get("hidden_size") or 0) // heads
-    return 2 * 2 * (content.get("num_hidden_layers") or 0) * (content.get("num_key_value_heads") or heads) * size
+    return layer_bytes(content) * (content.get("num_hidden_layers") or 0)
 
 
 def weight_bytes(folder: str) -> int:

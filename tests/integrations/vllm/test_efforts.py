@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mi_kernels import Recipe, Rule
 from mi_kernels.errors import ArgumentError
+from mi_kernels.integrations.vllm.effort_route import EffortLayer
 from mi_kernels.integrations.vllm.efforts import Efforts, NoSuchEffort, Wanted, read_efforts
 from mi_kernels.integrations.vllm.lam_request import RequestError
+from mi_kernels.integrations.vllm.turns import Turns
 
 from ...support.effort_server import CHAT, Weights, application
 
@@ -221,6 +224,37 @@ def test_a_client_that_goes_gives_up_its_place() -> None:
     asyncio.run(test())
     assert engine.lam == 0.5
     assert len(engine.bodies) == 2
+
+
+def test_a_client_that_goes_while_it_waits_is_never_begun() -> None:
+    """As a server reports it: the next message after the body is that the client has gone."""
+
+    async def test() -> None:
+        changes: list[Wanted] = []
+
+        async def change(wanted: Wanted) -> None:
+            changes.append(wanted)
+
+        turns = Turns(change, Wanted.of(DEFAULT), 10.0)
+        layer = EffortLayer(never, SimpleNamespace(mi_kernels_efforts=efforts(), mi_kernels_turns=turns))
+        messages = [
+            {"type": "http.request", "body": b'{"lam": 0.9}', "more_body": False},
+            {"type": "http.disconnect"},
+        ]
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop(0)
+
+        async with turns.turn(Wanted.of(DEFAULT)):
+            scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
+            await asyncio.wait_for(layer(scope, receive, never), 5)
+        async with turns.turn(Wanted.of(Recipe(0.1))):
+            assert changes == [Wanted.of(Recipe(0.1))]
+
+    async def never(*_: Any) -> None:
+        raise AssertionError("nobody is there any more")
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize(
