@@ -1,7 +1,7 @@
 """How far a mean would vary: with other problems of the same kind (the bootstrap), or with other responses to the same.
 
-The two are the parts of the law of total variance. Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640),
-sections 2.1 and 3.1, names them: problems are drawn from all problems of their kind, and responses from a model.
+The two are the parts of the law of total variance, as in Miller 2024, "Adding Error Bars to Evals" (arXiv 2411.00640):
+problems are drawn from all problems of their kind, and responses from a model.
 """
 
 from __future__ import annotations
@@ -59,8 +59,7 @@ def sampling_error(problems: Sequence[ProblemScore], of: Callable[[ProblemScore]
         SE^2 = 1 / P^2 * sum over problems of  s^2 / n        s^2 = sum (x - mean x)^2 / (n - 1)
 
     s^2 is an unbiased estimate of the variance of one response to a problem, so SE^2 is one of the variance of the
-    mean (arXiv 2411.00640, section 3.1, where it is the first term with K responses). The difference of two runs of one
-    model has sqrt(2) times this error.
+    mean. The difference of two runs of one model has sqrt(2) times this error.
 
     Args:
         of: one number for each response to a problem, such as `correct_each`.

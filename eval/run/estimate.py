@@ -7,11 +7,11 @@ otherwise they are assumed to be as long as the paper's. Tokens per second come 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mi_kernels.system.disk_space import free_space
 from mi_kernels.system.duration import show_about
 from mi_kernels.system.sizes import show_bytes, show_count
 
@@ -223,15 +223,7 @@ def estimate(
     seconds = None if spent is None else spent + overhead * waiting
     responses = sum(point.missing for point in points)
     size = int(left.disk) + disk
-    return Estimate(len(points), responses, left.tokens, rate, seconds, size, _free(folder), left.assumed)
-
-
-def _free(folder: str) -> int:
-    """Free bytes where `folder` is or will be."""
-    there = os.path.abspath(folder)
-    while not os.path.exists(there):
-        there = os.path.dirname(there)
-    return shutil.disk_usage(there).free
+    return Estimate(len(points), responses, left.tokens, rate, seconds, size, free_space(folder), left.assumed)
 
 
 def known_lengths(folders: Iterable[tuple[float, str]], benchmark: str) -> list[tuple[float, float]]:

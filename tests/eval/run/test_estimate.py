@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
+from eval import report
+from eval.engines import kv_cache
 from eval.run import files
-from eval.run.estimate import Lengths, Point, Work, estimate, known_lengths, left_of, work_of
+from eval.run.estimate import PAPER_LENGTHS, Lengths, Point, Work, estimate, known_lengths, left_of, work_of
 from eval.run.settings import Choices, make_part
 from eval.schema import Response
 
@@ -116,3 +119,12 @@ def test_runs_without_scores_say_nothing(tmp_path: Path) -> None:
     (tmp_path / "b" / "sums.scores.json").write_text("{")
     folders = [(lam, str(tmp_path / name)) for lam, name in ((0.5, "a"), (0.6, "b"), (0.7, "c"))]
     assert known_lengths(folders, "sums") == [(0.5, known.tokens.value)]
+
+
+def test_the_papers_lengths_are_those_of_its_tables() -> None:
+    with open(Path(report.__file__).with_name("paper.csv"), encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["table"] == "Table 2" and "Qwen3-4B" in row["instruct"]]
+    found = {row["benchmark"]: int(row["tokens"]) for row in rows if row["variant"] == "MI-0.8"}
+    assert found == PAPER_LENGTHS
+    longest = max(int(row["tokens"]) for row in rows if row["benchmark"] == "aime25")
+    assert round(longest / 81920, 2) == kv_cache.MEAN_OF_LIMIT
